@@ -1,1 +1,2 @@
-//! Placeholder.
+//! Nodens.
+pub mod wire;

@@ -1,0 +1,330 @@
+//! A whole message that came from elsewhere, an upstream's answer above all: where each record begins and ends.
+
+use smallvec::SmallVec;
+
+use super::name::{NameBuf, NameError};
+use super::query::skip_name;
+use super::{Class, HEADER_LEN, Rcode, RecordType, Section, flags, read_u16, read_u32, write_u16};
+
+/// The option that says more about an error (RFC 8914).
+pub const OPTION_EDE: u16 = 15;
+
+/// Why bytes are not a message that can be passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// Shorter than a header.
+    #[error("the message is shorter than its header")]
+    NoHeader,
+    /// Not exactly one question.
+    #[error("the message has {0} questions where one is expected")]
+    Questions(u16),
+    /// A record runs over the end of the message.
+    #[error("record {0} runs over the end of the message")]
+    Short(u32),
+    /// A name is malformed.
+    #[error("a name in the message is malformed: {0}")]
+    Name(#[from] NameError),
+    /// More than one OPT, or an OPT outside the additional section.
+    #[error("the message has an OPT record too many or in the wrong place")]
+    Opt,
+}
+
+/// One record's place in a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordAt {
+    /// The section it stands in.
+    pub section: Section,
+    /// Its type.
+    pub rtype: RecordType,
+    /// Its class.
+    pub class: Class,
+    /// Its time to live, seconds.
+    pub ttl: u32,
+    /// Where its owner name begins.
+    pub start: u16,
+    /// Where its TTL's four octets begin; the data begin six octets later.
+    pub ttl_at: u16,
+    /// Where it ends.
+    pub end: u16,
+}
+
+impl RecordAt {
+    /// The data's octets within `message`, which may hold compression pointers.
+    pub fn rdata<'m>(&self, message: &'m [u8]) -> &'m [u8] {
+        message.get(usize::from(self.ttl_at) + 6..usize::from(self.end)).unwrap_or(&[])
+    }
+
+    /// The owner, expanded and lower-cased.
+    pub fn owner(&self, message: &[u8]) -> Result<NameBuf, NameError> {
+        NameBuf::expand(message, self.start.into()).map(|(name, _)| name)
+    }
+}
+
+/// The EDNS of a message that was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EdnsAt {
+    /// Where the OPT record begins.
+    pub start: u16,
+    /// Where its options begin.
+    pub options: u16,
+    /// Where it ends.
+    pub end: u16,
+    /// The upper eight bits of the response code.
+    pub extended_rcode: u8,
+    /// DNSSEC OK.
+    pub dnssec_ok: bool,
+}
+
+/// Where everything in a message is.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// Octets 2 and 3 of the header.
+    pub flags: u16,
+    /// The question's name, lower-cased.
+    pub name: NameBuf,
+    /// The question's type.
+    pub qtype: RecordType,
+    /// The question's class.
+    pub qclass: Class,
+    /// Where the question ends and the first record begins.
+    pub question_end: usize,
+    /// Every record but OPT, in order.
+    pub records: SmallVec<[RecordAt; 12]>,
+    /// The OPT record.
+    pub edns: Option<EdnsAt>,
+}
+
+impl Layout {
+    /// Walks all records of `message`. Owner names are stepped over, not expanded; data are not looked into.
+    pub fn parse(message: &[u8]) -> Result<Self, MessageError> {
+        if message.len() < HEADER_LEN {
+            return Err(MessageError::NoHeader);
+        }
+        let word = |at| read_u16(message, at).unwrap_or(0);
+        if word(4) != 1 {
+            return Err(MessageError::Questions(word(4)));
+        }
+        let (name, at) = NameBuf::expand(message, HEADER_LEN)?;
+        let (qtype, qclass) =
+            (read_u16(message, at).ok_or(MessageError::Short(0))?, read_u16(message, at + 2).ok_or(MessageError::Short(0))?);
+        let mut layout = Self {
+            flags: word(2),
+            name,
+            qtype: RecordType(qtype),
+            qclass: Class(qclass),
+            question_end: at + 4,
+            records: SmallVec::new(),
+            edns: None,
+        };
+        layout.walk(message, [word(6), word(8), word(10)])?;
+        Ok(layout)
+    }
+
+    fn walk(&mut self, message: &[u8], counts: [u16; 3]) -> Result<(), MessageError> {
+        let mut at = self.question_end;
+        let mut number = 0;
+        for (section, count) in [Section::Answer, Section::Authority, Section::Additional].into_iter().zip(counts) {
+            for _ in 0..count {
+                number += 1;
+                let short = MessageError::Short(number);
+                let start = at;
+                let fixed = skip_name(message, at)?;
+                let rtype = RecordType(read_u16(message, fixed).ok_or(short)?);
+                let class = read_u16(message, fixed + 2).ok_or(short)?;
+                let ttl = read_u32(message, fixed + 4).ok_or(short)?;
+                at = fixed + 10 + usize::from(read_u16(message, fixed + 8).ok_or(short)?);
+                if at > message.len() {
+                    return Err(short);
+                }
+                // A message has at most 65,535 octets, whoever made it: more cannot have come over any transport.
+                let place = |at: usize| u16::try_from(at).map_err(|_| short);
+                if rtype == RecordType::OPT {
+                    if section != Section::Additional || self.edns.is_some() {
+                        return Err(MessageError::Opt);
+                    }
+                    self.edns = Some(EdnsAt {
+                        start: place(start)?,
+                        options: place(fixed + 10)?,
+                        end: place(at)?,
+                        extended_rcode: (ttl >> 24) as u8,
+                        dnssec_ok: ttl & 0x8000 != 0,
+                    });
+                    continue;
+                }
+                self.records.push(RecordAt {
+                    section,
+                    rtype,
+                    class: Class(class),
+                    ttl,
+                    start: place(start)?,
+                    ttl_at: place(fixed + 4)?,
+                    end: place(at)?,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The response code with its EDNS extension.
+    pub fn rcode(&self) -> Rcode {
+        Rcode(self.flags & flags::RCODE | self.edns.map_or(0, |edns| u16::from(edns.extended_rcode) << 4))
+    }
+
+    /// The records of one section.
+    pub fn section(&self, section: Section) -> impl Iterator<Item = &RecordAt> {
+        self.records.iter().filter(move |record| record.section == section)
+    }
+}
+
+/// A message that can be answered from and kept: sound, without OPT, its extended errors kept aside.
+#[derive(Clone)]
+pub struct Message {
+    bytes: Vec<u8>,
+    layout: Layout,
+    options: Vec<u8>,
+    rcode: Rcode,
+}
+
+impl Message {
+    /// Takes a message that was received. The OPT record and whatever stands behind it is cut off (only signatures of
+    /// the transaction stand there, RFC 8945 and RFC 2931); of its options the extended errors are kept.
+    pub fn from_received(mut bytes: Vec<u8>) -> Result<Self, MessageError> {
+        let mut layout = Layout::parse(&bytes)?;
+        let rcode = layout.rcode();
+        let mut options = Vec::new();
+        if let Some(edns) = layout.edns.take() {
+            let all = bytes.get(usize::from(edns.options)..usize::from(edns.end)).unwrap_or(&[]);
+            keep_extended_errors(all, &mut options);
+            layout.records.retain(|record| record.start < edns.start);
+            bytes.truncate(edns.start.into());
+            let additional = layout.section(Section::Additional).count();
+            write_u16(&mut bytes, 10, additional as u16);
+        }
+        Ok(Self { bytes, layout, options, rcode })
+    }
+
+    /// The message's octets, without OPT.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Where everything is.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The response code with its EDNS extension.
+    pub fn rcode(&self) -> Rcode {
+        self.rcode
+    }
+
+    /// The extended errors (RFC 8914) as options in wire form.
+    pub fn options(&self) -> &[u8] {
+        &self.options
+    }
+
+    /// True where the message is marked as truncated.
+    pub fn truncated(&self) -> bool {
+        self.layout.flags & flags::TC != 0
+    }
+
+    /// Gives up the octets.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {} {} ({} records)", self.layout.name, self.layout.qtype, self.rcode, self.layout.records.len())
+    }
+}
+
+/// Appends an extended error to options in wire form: code and text (RFC 8914 section 2).
+pub fn push_extended_error(options: &mut Vec<u8>, code: u16, text: &str) {
+    let text = text.as_bytes();
+    options.extend_from_slice(&OPTION_EDE.to_be_bytes());
+    options.extend_from_slice(&(text.len() as u16 + 2).to_be_bytes());
+    options.extend_from_slice(&code.to_be_bytes());
+    options.extend_from_slice(text);
+}
+
+fn keep_extended_errors(mut options: &[u8], kept: &mut Vec<u8>) {
+    /// Enough for a few errors with their texts; an upstream that sends more says nothing more.
+    const MAX_KEPT: usize = 512;
+    while let (Some(code), Some(len)) = (read_u16(options, 0), read_u16(options, 2)) {
+        let Some(option) = options.get(..4 + usize::from(len)) else { return };
+        if code == OPTION_EDE && kept.len() + option.len() <= MAX_KEPT {
+            kept.extend_from_slice(option);
+        }
+        options = options.get(option.len()..).unwrap_or(&[]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Name, query::write_query};
+
+    fn answer() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let name = Name::from_text("www.example.com").unwrap();
+        write_query(&mut bytes, 1, flags::QR | flags::RD | flags::RA, name.as_ref(), RecordType::A, Class::IN, None);
+        write_u16(&mut bytes, 6, 2);
+        for last in [1, 2] {
+            bytes.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 192, 0, 2, last]);
+        }
+        bytes
+    }
+
+    #[test]
+    fn records_are_found() {
+        let layout = Layout::parse(&answer()).unwrap();
+        assert_eq!(layout.records.len(), 2);
+        assert_eq!(layout.records[1].rdata(&answer()), [192, 0, 2, 2]);
+        assert_eq!(layout.records[0].ttl, 300);
+        assert_eq!(layout.records[0].owner(&answer()).unwrap().as_name().to_string(), "www.example.com.");
+    }
+
+    #[test]
+    fn opt_is_cut_off_and_its_errors_are_kept() {
+        let mut bytes = answer();
+        bytes[11] = 1;
+        let mut options = Vec::new();
+        options.extend_from_slice(&[0, 10, 0, 2, 1, 2]); // a cookie, which is nobody else's business
+        push_extended_error(&mut options, 22, "no reachable authority");
+        bytes.extend_from_slice(&[0, 0, 41, 4, 208, 1, 0, 0, 0]);
+        bytes.extend_from_slice(&(options.len() as u16).to_be_bytes());
+        bytes.extend_from_slice(&options);
+        let message = Message::from_received(bytes).unwrap();
+        assert_eq!(message.rcode(), Rcode(16));
+        assert_eq!(message.as_bytes(), answer());
+        assert_eq!(message.options(), &options[6..]);
+    }
+
+    #[test]
+    fn what_runs_over_the_end_is_refused() {
+        let bytes = answer();
+        assert_eq!(Layout::parse(&bytes[..bytes.len() - 1]).unwrap_err(), MessageError::Short(2));
+        assert_eq!(Layout::parse(&bytes[..8]).unwrap_err(), MessageError::NoHeader);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_octets_are_a_message_or_an_error(bytes in proptest::collection::vec(0u8.., 0..600)) {
+            let _ = Message::from_received(bytes);
+        }
+
+        #[test]
+        fn a_damaged_answer_is_a_message_or_an_error(at in 0usize..65, octet in 0u8..) {
+            let mut bytes = answer();
+            if let Some(b) = bytes.get_mut(at) { *b = octet; }
+            if let Ok(message) = Message::from_received(bytes) {
+                for record in &message.layout().records {
+                    let _ = record.owner(message.as_bytes());
+                    let _ = record.rdata(message.as_bytes());
+                }
+            }
+        }
+    }
+}

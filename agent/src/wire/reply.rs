@@ -1,0 +1,426 @@
+//! The reply being written: header, the question in the client's case, records, OPT; cut off honestly where the client's
+//! size ends.
+
+use smallvec::SmallVec;
+
+use super::message::{Layout, Message, push_extended_error};
+use super::{
+    Class, HEADER_LEN, MAX_MESSAGE, NameRef, OUR_UDP_PAYLOAD, Query, Rcode, RecordType, Section, flags, read_u32,
+    write_u16, write_u32,
+};
+
+/// Octets of an OPT record without options.
+const OPT_LEN: usize = 11;
+
+/// Whose name a record bears.
+#[derive(Clone, Copy, Debug)]
+pub enum Owner<'a> {
+    /// The name asked for: a pointer to the question.
+    Question,
+    /// A suffix of the name asked for, so many octets into it: a pointer into the question.
+    Suffix(usize),
+    /// Any name, written out.
+    Name(NameRef<'a>),
+}
+
+/// What becomes of the times to live of a message that is copied into the reply.
+#[derive(Clone, Copy, Debug)]
+pub enum Ttl {
+    /// As they are.
+    Keep,
+    /// So many seconds less, but not below the second number.
+    Minus(u32, u32),
+    /// All the same.
+    Set(u32),
+}
+
+/// A reply being written at the end of a buffer. The buffer is the caller's and is used again and again, so that a reply
+/// allocates nothing once the buffer has grown.
+pub struct Reply<'b> {
+    buf: &'b mut Vec<u8>,
+    base: usize,
+    limit: usize,
+    question_end: usize,
+    flags: u16,
+    rcode: Rcode,
+    counts: [u16; 3],
+    edns: bool,
+    dnssec_ok: bool,
+    nsid: bool,
+    over_tcp: bool,
+    options: SmallVec<[u8; 32]>,
+}
+
+impl<'b> Reply<'b> {
+    /// Begins a reply to `query` at the end of `buf`: NOERROR, no records, the question as it was asked. `over_tcp`
+    /// decides the limit: a TCP message's, or what [`Query::udp_limit`] says.
+    pub fn begin(buf: &'b mut Vec<u8>, query: &Query<'_>, over_tcp: bool) -> Self {
+        let base = buf.len();
+        buf.extend_from_slice(&query.id().to_be_bytes());
+        buf.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        buf.extend_from_slice(query.question());
+        let edns = query.edns();
+        Self {
+            question_end: HEADER_LEN + query.question().len(),
+            buf,
+            base,
+            limit: if over_tcp { MAX_MESSAGE } else { query.udp_limit() },
+            flags: flags::QR | query.flags() & (flags::RD | flags::CD),
+            rcode: Rcode::NOERROR,
+            counts: [0; 3],
+            edns: edns.is_some(),
+            dnssec_ok: edns.is_some_and(|edns| edns.dnssec_ok),
+            nsid: edns.is_some_and(|edns| edns.nsid),
+            over_tcp,
+            options: SmallVec::new(),
+        }
+    }
+
+    /// Takes back every record, flag and option: the state right after [`Reply::begin`].
+    pub fn reset(&mut self) {
+        self.buf.truncate(self.base + self.question_end);
+        self.flags &= flags::QR | flags::RD | flags::CD;
+        self.rcode = Rcode::NOERROR;
+        self.counts = [0; 3];
+        self.options.clear();
+    }
+
+    /// Lowers the limit, as `bufsize` wants; never below what is needed for header, question and OPT.
+    pub fn lower_limit(&mut self, limit: usize) {
+        if !self.over_tcp {
+            self.limit = self.limit.min(limit.max(usize::from(super::MIN_UDP_PAYLOAD)));
+        }
+    }
+
+    /// Sets the response code.
+    pub fn set_rcode(&mut self, rcode: Rcode) {
+        self.rcode = rcode;
+    }
+
+    /// The response code set so far.
+    pub fn rcode(&self) -> Rcode {
+        self.rcode
+    }
+
+    /// Sets or clears header flags ([`flags`]).
+    pub fn set_flags(&mut self, mask: u16, on: bool) {
+        self.flags = if on { self.flags | mask } else { self.flags & !mask };
+    }
+
+    /// True once a record did not fit and TC is set.
+    pub fn truncated(&self) -> bool {
+        self.flags & flags::TC != 0
+    }
+
+    /// Adds an extended error (RFC 8914); left out where the client sent no EDNS or it does not fit.
+    pub fn extended_error(&mut self, code: u16, text: &str) {
+        let mut option = Vec::new();
+        push_extended_error(&mut option, code, text);
+        self.options.extend_from_slice(&option);
+    }
+
+    /// Appends a record of class IN. Returns false where it does not fit: then nothing is written, and TC is set unless
+    /// the section is the additional one (RFC 2181 section 9) or the transport is TCP.
+    pub fn record(&mut self, section: Section, owner: Owner<'_>, rtype: RecordType, ttl: u32, rdata: &[u8]) -> bool {
+        self.record_of(section, owner, rtype, Class::IN, ttl, rdata)
+    }
+
+    /// As [`Reply::record`], of any class.
+    pub fn record_of(
+        &mut self,
+        section: Section,
+        owner: Owner<'_>,
+        rtype: RecordType,
+        class: Class,
+        ttl: u32,
+        rdata: &[u8],
+    ) -> bool {
+        let owner_len = if let Owner::Name(name) = owner { name.len() } else { 2 };
+        if !self.has_room(section, owner_len + 10 + rdata.len()) {
+            return false;
+        }
+        match owner {
+            Owner::Question => self.buf.extend_from_slice(&[0xc0, HEADER_LEN as u8]),
+            Owner::Suffix(octets) => {
+                let pointer = 0xc000 | (HEADER_LEN + octets) as u16;
+                self.buf.extend_from_slice(&pointer.to_be_bytes());
+            }
+            Owner::Name(name) => self.buf.extend_from_slice(name.as_bytes()),
+        }
+        self.buf.extend_from_slice(&rtype.0.to_be_bytes());
+        self.buf.extend_from_slice(&class.0.to_be_bytes());
+        self.buf.extend_from_slice(&ttl.to_be_bytes());
+        self.buf.extend_from_slice(&(rdata.len() as u16).to_be_bytes());
+        self.buf.extend_from_slice(rdata);
+        self.count(section, 1);
+        true
+    }
+
+    /// Appends `count` records in wire form, all or none. Any pointer in them must lead to the question.
+    pub fn records(&mut self, section: Section, count: u16, records: &[u8]) -> bool {
+        if !self.has_room(section, records.len()) {
+            return false;
+        }
+        self.buf.extend_from_slice(records);
+        self.count(section, count);
+        true
+    }
+
+    /// Appends records that are each `stride` octets long, beginning with number `first` and going round; as many as fit.
+    /// This is how addresses rotate (`loadbalance`) at the cost of two copies.
+    pub fn records_from(&mut self, section: Section, stride: usize, records: &[u8], first: usize) -> bool {
+        let total = records.len().checked_div(stride).unwrap_or(0);
+        if total == 0 {
+            return true;
+        }
+        let fit = (self.room() / stride).min(total);
+        let first = first % total;
+        let head = fit.min(total - first);
+        let (low, high) = records.split_at(first * stride);
+        self.buf.extend_from_slice(high.get(..head * stride).unwrap_or(high));
+        self.buf.extend_from_slice(low.get(..(fit - head) * stride).unwrap_or(low));
+        self.count(section, fit as u16);
+        fit == total || self.has_room(section, stride)
+    }
+
+    /// Copies a whole answer: flags AA, AD and RA, response code and records, with `ttl` applied to the times to live at
+    /// `ttl_at` (offsets in `message`). `message` must answer the same question, compressed or not as it was there: its
+    /// records begin at `question_end`. Where it does not fit, whole records are left out and TC is set.
+    pub fn message(&mut self, message: &[u8], question_end: usize, rcode: Rcode, ttl_at: &[u16], ttl: Ttl) {
+        let word = super::read_u16(message, 2).unwrap_or(0);
+        self.flags |= word & (flags::AA | flags::AD | flags::RA | flags::TC);
+        self.rcode = rcode;
+        let fits = question_end == self.question_end && message.len() - question_end.min(message.len()) <= self.room();
+        if !fits {
+            self.message_cut(message, question_end, ttl);
+            return;
+        }
+        self.buf.extend_from_slice(message.get(question_end..).unwrap_or(&[]));
+        for (slot, at) in self.counts.iter_mut().zip([6, 8, 10]) {
+            *slot = super::read_u16(message, at).unwrap_or(0);
+        }
+        if matches!(ttl, Ttl::Keep) {
+            return;
+        }
+        for &at in ttl_at {
+            self.patch_ttl(usize::from(at), ttl);
+        }
+    }
+
+    /// Copies the answer that a [`Message`] holds, its extended errors included.
+    pub fn copy(&mut self, message: &Message, ttl: Ttl) {
+        self.options.extend_from_slice(message.options());
+        let places: SmallVec<[u16; 16]> = message.layout().records.iter().map(|record| record.ttl_at).collect();
+        self.message(message.as_bytes(), message.layout().question_end, message.rcode(), &places, ttl);
+    }
+
+    /// Adds options in wire form (extended errors that were kept) to the OPT record.
+    pub fn push_options(&mut self, options: &[u8]) {
+        self.options.extend_from_slice(options);
+    }
+
+    /// Octets written so far, without the OPT record.
+    pub fn len(&self) -> usize {
+        self.buf.len() - self.base
+    }
+
+    /// Never: a reply has a header.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The message as it stands; header counts are written by [`Reply::finish`].
+    pub fn as_bytes(&self) -> &[u8] {
+        self.buf.get(self.base..).unwrap_or(&[])
+    }
+
+    /// Writes the header and, where the client sent EDNS, the OPT record with `nsid` if it was asked for (RFC 5001).
+    /// Returns the message's length.
+    pub fn finish(mut self, nsid: Option<&[u8]>) -> usize {
+        if self.edns {
+            self.write_opt(nsid);
+        }
+        let header = self.base;
+        write_u16(self.buf, header + 2, self.flags | self.rcode.0 & flags::RCODE);
+        for (at, count) in [6, 8, 10].into_iter().zip(self.counts) {
+            write_u16(self.buf, header + at, count);
+        }
+        self.len()
+    }
+
+    fn write_opt(&mut self, nsid: Option<&[u8]>) {
+        let start = self.buf.len();
+        self.buf.push(0);
+        self.buf.extend_from_slice(&RecordType::OPT.0.to_be_bytes());
+        self.buf.extend_from_slice(&OUR_UDP_PAYLOAD.to_be_bytes());
+        self.buf.push((self.rcode.0 >> 4) as u8);
+        self.buf.extend_from_slice(&[0, if self.dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]);
+        let room = self.limit.saturating_sub(self.buf.len() - self.base);
+        if self.options.len() <= room {
+            self.buf.extend_from_slice(&self.options);
+        }
+        let room = self.limit.saturating_sub(self.buf.len() - self.base);
+        if let (true, Some(id)) = (self.nsid, nsid.filter(|id| id.len() + 4 <= room)) {
+            self.buf.extend_from_slice(&[0, 3]);
+            self.buf.extend_from_slice(&(id.len() as u16).to_be_bytes());
+            self.buf.extend_from_slice(id);
+        }
+        let len = self.buf.len() - start - OPT_LEN;
+        write_u16(self.buf, start + OPT_LEN - 2, len as u16);
+        self.count(Section::Additional, 1);
+    }
+
+    fn room(&self) -> usize {
+        let opt = if self.edns { OPT_LEN } else { 0 };
+        self.limit.saturating_sub(self.buf.len() - self.base + opt)
+    }
+
+    fn has_room(&mut self, section: Section, octets: usize) -> bool {
+        let fits = octets <= self.room();
+        if !fits && section != Section::Additional && !self.over_tcp {
+            self.flags |= flags::TC;
+        }
+        fits
+    }
+
+    fn count(&mut self, section: Section, more: u16) {
+        let slot = match section {
+            Section::Answer => &mut self.counts[0],
+            Section::Authority => &mut self.counts[1],
+            Section::Additional => &mut self.counts[2],
+        };
+        *slot = slot.saturating_add(more);
+    }
+
+    fn patch_ttl(&mut self, at: usize, ttl: Ttl) {
+        let at = self.base + at;
+        let value = match ttl {
+            Ttl::Keep => return,
+            Ttl::Minus(age, floor) => read_u32(self.buf, at).map_or(0, |ttl| ttl.saturating_sub(age).max(floor)),
+            Ttl::Set(value) => value,
+        };
+        write_u32(self.buf, at, value);
+    }
+
+    /// The slow way of [`Reply::message`]: as many whole records as fit.
+    fn message_cut(&mut self, message: &[u8], question_end: usize, ttl: Ttl) {
+        let Ok(layout) = Layout::parse(message) else {
+            self.reset();
+            self.rcode = Rcode::SERVFAIL;
+            return;
+        };
+        // Records with compressed names can be copied only to the place where they were.
+        if question_end != self.question_end {
+            self.flags |= flags::TC;
+            return;
+        }
+        for record in &layout.records {
+            let bytes = message.get(usize::from(record.start)..usize::from(record.end)).unwrap_or(&[]);
+            if !self.records(record.section, 1, bytes) {
+                return;
+            }
+            self.patch_ttl(usize::from(record.ttl_at), ttl);
+        }
+    }
+}
+
+/// Writes the reply to what is no query: the header's id, opcode and RD with `rcode`, and no sections.
+pub fn write_rejection(buf: &mut Vec<u8>, packet: &[u8], rcode: Rcode) {
+    let id = super::read_u16(packet, 0).unwrap_or(0);
+    let word = super::read_u16(packet, 2).unwrap_or(0);
+    buf.extend_from_slice(&id.to_be_bytes());
+    buf.extend_from_slice(&(flags::QR | word & (flags::OPCODE | flags::RD) | rcode.0 & flags::RCODE).to_be_bytes());
+    buf.extend_from_slice(&[0; 8]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Name, query::write_query};
+
+    fn query(edns: Option<(u16, bool)>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let name = Name::from_text("Api.default.svc.cluster.local").unwrap();
+        write_query(&mut bytes, 9, flags::RD, name.as_ref(), RecordType::A, Class::IN, edns);
+        bytes[13] = b'A';
+        bytes
+    }
+
+    fn addresses(n: u8) -> Vec<u8> {
+        (0..n).flat_map(|i| [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 10, 0, 0, i]).collect()
+    }
+
+    #[test]
+    fn addresses_rotate_and_the_case_is_kept() {
+        let packet = query(Some((1232, true)));
+        let query = Query::parse(&packet).unwrap();
+        let mut buf = Vec::new();
+        let mut reply = Reply::begin(&mut buf, &query, false);
+        assert!(reply.records_from(Section::Answer, 16, &addresses(3), 5));
+        reply.set_flags(flags::AA, true);
+        reply.finish(None);
+        let layout = Layout::parse(&buf).unwrap();
+        let last: Vec<u8> = layout.records.iter().map(|r| r.rdata(&buf)[3]).collect();
+        assert_eq!(last, [2, 0, 1]);
+        assert_eq!(layout.flags & (flags::AA | flags::RD | flags::QR | flags::TC), flags::AA | flags::RD | flags::QR);
+        assert!(layout.edns.unwrap().dnssec_ok);
+        assert_eq!(buf.get(12..query.question_end()), Some(query.question()));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_and_said() {
+        let packet = query(None);
+        let query = Query::parse(&packet).unwrap();
+        for tcp in [false, true] {
+            let mut buf = Vec::new();
+            let mut reply = Reply::begin(&mut buf, &query, tcp);
+            assert_eq!(reply.records_from(Section::Answer, 16, &addresses(60), 0), tcp);
+            reply.finish(None);
+            let layout = Layout::parse(&buf).unwrap();
+            assert_eq!(layout.flags & flags::TC != 0, !tcp);
+            assert_eq!(layout.records.len(), if tcp { 60 } else { (512 - query.question_end()) / 16 });
+        }
+    }
+
+    #[test]
+    fn a_kept_message_is_copied_with_its_times_counted_down() {
+        let packet = query(None);
+        let asked = Query::parse(&packet).unwrap();
+        let mut kept = Vec::new();
+        let mut reply = Reply::begin(&mut kept, &asked, true);
+        reply.records_from(Section::Answer, 16, &addresses(40), 0);
+        reply.finish(None);
+        let message = Message::from_received(kept).unwrap();
+        for (limit, fits) in [(4096, true), (512, false)] {
+            let packet = query(Some((limit, false)));
+            let asked = Query::parse(&packet).unwrap();
+            let mut buf = vec![0xee; 3];
+            let mut reply = Reply::begin(&mut buf, &asked, false);
+            reply.copy(&message, Ttl::Minus(2, 1));
+            let len = reply.finish(None);
+            let out = &buf[3..];
+            assert_eq!(len, out.len());
+            assert!(len <= usize::from(limit));
+            let layout = Layout::parse(out).unwrap();
+            assert_eq!(layout.flags & flags::TC == 0, fits);
+            assert_eq!(layout.records.len() == 40, fits);
+            assert!(layout.records.iter().all(|r| r.ttl == 3));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_size_is_honest(size in 512u16..4097, count in 0u8..255) {
+            let packet = query(Some((size, false)));
+            let asked = Query::parse(&packet).unwrap();
+            let mut buf = Vec::new();
+            let mut reply = Reply::begin(&mut buf, &asked, false);
+            let whole = reply.records_from(Section::Answer, 16, &addresses(count), 7);
+            reply.finish(None);
+            let layout = Layout::parse(&buf).unwrap();
+            proptest::prop_assert!(buf.len() <= usize::from(size));
+            proptest::prop_assert_eq!(whole, layout.flags & flags::TC == 0);
+            proptest::prop_assert_eq!(whole, layout.records.len() == usize::from(count));
+        }
+    }
+}
