@@ -1,2 +1,25 @@
-//! Nodens.
+//! The server of a node's DNS.
+//!
+//! The way of one query, and the modules that it passes:
+//!
+//! ```text
+//! pod
+//!  -> server::udp       a batch of datagrams: bytes, source, local address
+//!  -> wire::Query       header, question and EDNS checked in place; else FORMERR, NOTIMP or silence
+//!  -> server::dispatch  the longest zone suffix of the lower-cased wire name picks the server block
+//!  -> chain             the block's handlers in their fixed order
+//!       plugin::hosts, plugin::kubernetes, ...   what we know ourselves: a reply at once
+//!       plugin::cache                            a fresh hit: copy, patch the times, done
+//!       plugin::forward                          has to wait: the query becomes a task
+//!  -> wire::Reply       cut to the client's size, OPT, the question in the client's case
+//!  -> metrics::cells    one Outcome, recorded once
+//!  -> server::udp       the batch of replies leaves from the addresses that were asked
+//! ```
+
+pub mod chain;
+pub mod clock;
+pub mod metrics;
+pub mod plugin;
+pub mod request;
+pub mod server;
 pub mod wire;

@@ -203,6 +203,26 @@ impl Message {
         Ok(Self { bytes, layout, options, rcode })
     }
 
+    /// Takes a message that [`super::Reply`] wrote. What we write is sound; should it ever not be, the result is an empty
+    /// SERVFAIL rather than a panic.
+    pub fn from_written(bytes: Vec<u8>) -> Self {
+        Self::from_received(bytes).unwrap_or_else(|_| {
+            let mut bytes = vec![0; HEADER_LEN + 5];
+            write_u16(&mut bytes, 2, flags::QR | Rcode::SERVFAIL.0);
+            write_u16(&mut bytes, 4, 1);
+            let layout = Layout {
+                flags: flags::QR | Rcode::SERVFAIL.0,
+                name: NameBuf::new(),
+                qtype: RecordType(0),
+                qclass: Class(0),
+                question_end: HEADER_LEN + 5,
+                records: SmallVec::new(),
+                edns: None,
+            };
+            Self { bytes, layout, options: Vec::new(), rcode: Rcode::SERVFAIL }
+        })
+    }
+
     /// The message's octets, without OPT.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes

@@ -1,0 +1,215 @@
+//! The plugins of one server block in their fixed order, and the one way of a query through them.
+//!
+//! The order is CoreDNS's but in one thing: what we know ourselves (`hosts`, `kubernetes`, `file`) is asked before
+//! `cache`, so that it is never answered from an old copy. It is decided when the configuration is read.
+//!
+//! A query is first served in the receive loop, by [`Chain::serve`]: each handler answers, passes it on, or says that it
+//! has to wait. Only then does it become a task, which goes on at the same handler by [`Chain::resolve`].
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::metrics::cells::Cells;
+use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
+use crate::wire::{Name, Rcode, Reply, flags};
+
+/// A future that a handler returns.
+pub type Resolving<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
+
+/// One directive that answers queries.
+pub trait Handler: Send + Sync {
+    /// Which one it is.
+    fn plugin(&self) -> Plugin;
+
+    /// Serves a query in the receive loop. Must not block, log or, where it answers, allocate. On [`Step::Next`] and
+    /// [`Step::Wait`] the reply must be as it was.
+    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Step;
+
+    /// Serves a query that may wait. Called only after [`Handler::serve`] has said [`Step::Wait`].
+    fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
+        next.resolve(request)
+    }
+
+    /// What the handler still waits for before it can do its work; `/ready` prints it.
+    fn not_ready(&self) -> Option<String> {
+        None
+    }
+}
+
+/// What one worker has for itself; nobody else touches it.
+pub struct Local {
+    /// Which worker: 0 up to the number of workers.
+    pub worker: usize,
+    /// Moves on with every answer that rotates (`loadbalance`).
+    pub rotation: usize,
+}
+
+impl Local {
+    /// A new worker's.
+    pub fn new(worker: usize) -> Self {
+        Self { worker, rotation: worker }
+    }
+
+    /// The next place to begin at.
+    pub fn rotate(&mut self) -> usize {
+        self.rotation = self.rotation.wrapping_add(1);
+        self.rotation
+    }
+}
+
+/// The handlers behind the one that is asked.
+#[derive(Clone, Copy)]
+pub struct Next<'a> {
+    chain: &'a Chain,
+    from: usize,
+}
+
+impl<'a> Next<'a> {
+    /// Serves the query by whoever comes next.
+    pub fn resolve(self, request: &'a OwnedRequest) -> Resolving<'a> {
+        self.chain.resolve_from(request, self.from)
+    }
+}
+
+/// One server block, compiled.
+pub struct Chain {
+    /// The zone that it serves; a block with several zones has a chain for each.
+    pub zone: Name,
+    /// The `zone` label of metrics: the zone's text.
+    pub zone_label: Arc<str>,
+    /// The `server` label of metrics: `dns://ADDRESS:PORT`.
+    pub server_label: Arc<str>,
+    /// Counters, one set for each worker.
+    pub cells: Box<[Cells]>,
+    /// What `nsid` says, where it is set.
+    pub nsid: Option<Box<[u8]>>,
+    /// What class CHAOS is told: the defaults, or what `chaos` says.
+    pub identity: Identity,
+    /// What `bufsize` says, where it is set: octets of a UDP reply.
+    pub max_udp: Option<usize>,
+    /// Writes finished queries to the log, where `log` is set.
+    pub log: Option<Arc<dyn QueryLog>>,
+    /// Writes failures to the log, where `errors` is set.
+    pub errors: Option<Arc<dyn ErrorLog>>,
+    handlers: Vec<Arc<dyn Handler>>,
+    recursive: bool,
+}
+
+/// What the server says of itself in class CHAOS (RFC 4892).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// `version.bind` and `version.server`.
+    pub version: Box<str>,
+    /// `hostname.bind` and `id.server`.
+    pub hostname: Box<str>,
+    /// `authors.bind`; empty: not answered.
+    pub authors: Vec<Box<str>>,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        Self {
+            version: concat!("Nodens-", env!("CARGO_PKG_VERSION")).into(),
+            hostname: hostname.unwrap_or_else(|| "localhost".to_owned()).into(),
+            authors: Vec::new(),
+        }
+    }
+}
+
+/// What `log` does with a finished query.
+pub trait QueryLog: Send + Sync {
+    /// True where an outcome of this kind is wanted; asked first, so that nothing is prepared in vain.
+    fn wants(&self, request: &Request<'_>, outcome: &Outcome) -> bool;
+    /// Writes it; `reply` is the finished message, `micros` the time since it was received.
+    fn write(&self, request: &Request<'_>, outcome: &Outcome, reply: &[u8], micros: u64);
+}
+
+/// What `errors` does with a failure.
+pub trait ErrorLog: Send + Sync {
+    /// Writes it.
+    fn write(&self, request: &Request<'_>, outcome: &Outcome, error: &str);
+}
+
+impl Chain {
+    /// A chain of `handlers`, which must be in order, with counters for `workers`.
+    pub fn new(zone: Name, server_label: Arc<str>, handlers: Vec<Arc<dyn Handler>>, workers: usize) -> Self {
+        let recursive = handlers.iter().any(|handler| handler.plugin() == Plugin::Forward);
+        Self {
+            zone_label: zone.to_string().into(),
+            zone,
+            server_label,
+            cells: (0..workers).map(|_| Cells::default()).collect(),
+            nsid: None,
+            identity: Identity::default(),
+            max_udp: None,
+            log: None,
+            errors: None,
+            handlers,
+            recursive,
+        }
+    }
+
+    /// The handlers in order.
+    pub fn handlers(&self) -> &[Arc<dyn Handler>] {
+        &self.handlers
+    }
+
+    /// Serves a query in the receive loop: either the reply is written, or the query has to wait for the handler of the
+    /// number that is returned.
+    pub fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Result<Outcome, usize> {
+        reply.set_flags(flags::RA, self.recursive);
+        for (number, handler) in self.handlers.iter().enumerate() {
+            match handler.serve(request, reply, local) {
+                Step::Done(outcome) => return Ok(outcome),
+                Step::Next => {}
+                Step::Wait => return Err(number),
+            }
+        }
+        reply.set_rcode(Rcode::REFUSED);
+        Ok(Outcome::new(Plugin::Server, Rcode::REFUSED))
+    }
+
+    /// Serves a query that may wait, from the first handler on.
+    pub fn resolve<'a>(&'a self, request: &'a OwnedRequest) -> Resolving<'a> {
+        self.resolve_from(request, 0)
+    }
+
+    /// Serves a query that may wait, from handler `from` on.
+    pub fn resolve_from<'a>(&'a self, request: &'a OwnedRequest, from: usize) -> Resolving<'a> {
+        Box::pin(async move {
+            let Ok(view) = request.view() else {
+                return Answer::unreadable();
+            };
+            let mut local = Local::new(request.origin.worker);
+            local.rotation = request.origin.client.port().into();
+            let mut buf = Vec::new();
+            for (number, handler) in self.handlers.iter().enumerate().skip(from) {
+                buf.clear();
+                let mut reply = Reply::begin(&mut buf, &view.query, true);
+                reply.set_flags(flags::RA, self.recursive);
+                match handler.serve(&view, &mut reply, &mut local) {
+                    Step::Done(outcome) => {
+                        reply.finish(None);
+                        return Answer::new(Arc::new(crate::wire::Message::from_written(buf)), outcome);
+                    }
+                    Step::Next => {}
+                    Step::Wait => return handler.resolve(request, Next { chain: self, from: number + 1 }).await,
+                }
+            }
+            Answer::written(&view, |reply| {
+                reply.set_rcode(Rcode::REFUSED);
+                Outcome::new(Plugin::Server, Rcode::REFUSED)
+            })
+        })
+    }
+
+    /// Goes on with a query at the handler that said [`Step::Wait`].
+    pub fn resume<'a>(&'a self, request: &'a OwnedRequest, number: usize) -> Resolving<'a> {
+        match self.handlers.get(number) {
+            Some(handler) => handler.resolve(request, Next { chain: self, from: number + 1 }),
+            None => self.resolve_from(request, number),
+        }
+    }
+}

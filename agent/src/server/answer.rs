@@ -1,0 +1,154 @@
+//! One packet to one reply: at once, or later in a task. Knows no sockets, so that tests and fuzzers can drive it.
+
+use std::sync::Arc;
+
+use crate::chain::{Chain, Local};
+use crate::request::{Origin, Outcome, OwnedRequest, Plugin, Request, Transport};
+use crate::server::Dispatch;
+use crate::wire::reply::write_rejection;
+use crate::wire::{Class, Owner, Query, Rcode, RecordType, Reject, Reply, Section};
+
+/// What became of a packet.
+pub enum Handled {
+    /// The reply stands at the end of the buffer.
+    Reply,
+    /// Nothing is sent.
+    Silence,
+    /// The query waits: spawn [`Later::run`].
+    Later(Box<Later>),
+}
+
+/// A query that has to wait for somebody.
+pub struct Later {
+    request: OwnedRequest,
+    chain: Arc<Chain>,
+    number: usize,
+}
+
+/// Answers one packet into the end of `out`, or says what else becomes of it. Allocates only for [`Handled::Later`].
+pub fn answer(packet: &[u8], origin: Origin, dispatch: &Arc<Dispatch>, local: &mut Local, out: &mut Vec<u8>) -> Handled {
+    let query = match Query::parse(packet) {
+        Ok(query) => query,
+        Err(Reject::Silent) => return Handled::Silence,
+        Err(Reject::Answer(rcode)) => {
+            write_rejection(out, packet, rcode);
+            return Handled::Reply;
+        }
+    };
+    let request = Request { query, origin };
+    let Some(chain) = dispatch.find(query.name(), query.qtype()) else {
+        refuse(&request, out);
+        return Handled::Reply;
+    };
+    let start = out.len();
+    let mut reply = Reply::begin(out, &request.query, origin.transport == Transport::Tcp);
+    if let Some(limit) = chain.max_udp {
+        reply.lower_limit(limit);
+    }
+    let served = match by_the_server(chain, &request, &mut reply) {
+        Some(outcome) => Ok(outcome),
+        None => chain.serve(&request, &mut reply, local),
+    };
+    match served {
+        Ok(outcome) => {
+            let len = reply.finish(chain.nsid.as_deref());
+            finished(chain, &request, &outcome, out.get(start..start + len).unwrap_or(&[]), 0);
+            if outcome.silent {
+                out.truncate(start);
+                return Handled::Silence;
+            }
+            Handled::Reply
+        }
+        Err(number) => {
+            out.truncate(start);
+            let request = OwnedRequest::new(&request, Arc::clone(dispatch));
+            Handled::Later(Box::new(Later { request, chain: Arc::clone(chain), number }))
+        }
+    }
+}
+
+impl Later {
+    /// Waits for the answer and writes the reply at the end of `out`. False: nothing is to be sent.
+    pub async fn run(self: Box<Self>, out: &mut Vec<u8>) -> bool {
+        let begun = std::time::Instant::now();
+        let answer = self.chain.resume(&self.request, self.number).await;
+        let Ok(request) = self.request.view() else { return false };
+        let start = out.len();
+        let mut reply = Reply::begin(out, &request.query, request.origin.transport == Transport::Tcp);
+        if let Some(limit) = self.chain.max_udp {
+            reply.lower_limit(limit);
+        }
+        reply.copy(&answer.message, crate::wire::reply::Ttl::Keep);
+        let len = reply.finish(self.chain.nsid.as_deref());
+        let micros = begun.elapsed().as_micros() as u64;
+        if let (Some(errors), Some(error)) = (&self.chain.errors, &answer.error) {
+            errors.write(&request, &answer.outcome, error);
+        }
+        finished(&self.chain, &request, &answer.outcome, out.get(start..start + len).unwrap_or(&[]), micros);
+        if answer.outcome.silent {
+            out.truncate(start);
+        }
+        !answer.outcome.silent
+    }
+
+    /// The client's address and the rest of where the query came from.
+    pub fn origin(&self) -> &Origin {
+        &self.request.origin
+    }
+}
+
+fn finished(chain: &Chain, request: &Request<'_>, outcome: &Outcome, reply: &[u8], micros: u64) {
+    if let Some(cells) = chain.cells.get(request.origin.worker) {
+        cells.record(request, outcome, reply.len(), micros);
+    }
+    if let Some(log) = &chain.log {
+        if log.wants(request, outcome) {
+            log.write(request, outcome, reply, micros);
+        }
+    }
+}
+
+/// What the server answers itself, whatever the handlers: unknown EDNS versions (RFC 6891 section 6.1.3), and class CHAOS,
+/// where only its identity is known (RFC 4892).
+fn by_the_server(chain: &Chain, request: &Request<'_>, reply: &mut Reply<'_>) -> Option<Outcome> {
+    let query = &request.query;
+    if query.edns().is_some_and(|edns| edns.version != 0) {
+        reply.set_rcode(Rcode::BADVERS);
+        return Some(Outcome::new(Plugin::Server, Rcode::BADVERS));
+    }
+    if query.qclass() == Class::CHAOS {
+        return Some(chaos(chain, request, reply));
+    }
+    None
+}
+
+fn chaos(chain: &Chain, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
+    let identity = &chain.identity;
+    let query = &request.query;
+    let wanted = matches!(query.qtype(), RecordType::TXT | RecordType::ANY);
+    let texts: &[Box<str>] = match query.name().as_bytes() {
+        b"\x07version\x04bind\0" | b"\x07version\x06server\0" if wanted => std::slice::from_ref(&identity.version),
+        b"\x08hostname\x04bind\0" | b"\x02id\x06server\0" if wanted => std::slice::from_ref(&identity.hostname),
+        b"\x07authors\x04bind\0" if wanted => &identity.authors,
+        _ => &[],
+    };
+    for text in texts {
+        let text = text.as_bytes().get(..text.len().min(255)).unwrap_or(&[]);
+        let mut rdata = [0u8; 256];
+        rdata[0] = text.len() as u8;
+        rdata.iter_mut().skip(1).zip(text).for_each(|(to, from)| *to = *from);
+        let rdata = rdata.get(..=text.len()).unwrap_or(&[]);
+        reply.record_of(Section::Answer, Owner::Question, RecordType::TXT, Class::CHAOS, 0, rdata);
+    }
+    if texts.is_empty() {
+        reply.set_rcode(Rcode::REFUSED);
+    }
+    Outcome::new(Plugin::Chaos, reply.rcode())
+}
+
+/// REFUSED to a name that no server block serves.
+fn refuse(request: &Request<'_>, out: &mut Vec<u8>) {
+    let mut reply = Reply::begin(out, &request.query, request.origin.transport == Transport::Tcp);
+    reply.set_rcode(Rcode::REFUSED);
+    reply.finish(None);
+}

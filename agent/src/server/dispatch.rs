@@ -1,0 +1,37 @@
+//! Which server block answers: the one with the longest zone that the name is within.
+
+use std::sync::Arc;
+
+use crate::chain::Chain;
+use crate::wire::{NameRef, RecordType};
+
+/// The server blocks behind one listening address.
+#[derive(Default)]
+pub struct Dispatch {
+    // Longest zone first, so that the first match is the most specific one.
+    chains: Vec<Arc<Chain>>,
+}
+
+impl Dispatch {
+    /// The chains of one address, in any order.
+    pub fn new(mut chains: Vec<Arc<Chain>>) -> Self {
+        chains.sort_by_key(|chain| std::cmp::Reverse(chain.zone.as_ref().label_count()));
+        Self { chains }
+    }
+
+    /// The chain for `name`, which must be lower-case. A DS record is the parent's to answer (RFC 4035 section 3.1.4.1),
+    /// so at a zone's apex the enclosing zone is preferred where it is served too.
+    pub fn find(&self, name: NameRef<'_>, qtype: RecordType) -> Option<&Arc<Chain>> {
+        let mut matching = self.chains.iter().filter(|chain| name.is_within(chain.zone.as_ref()));
+        let first = matching.next()?;
+        if qtype == RecordType::DS && first.zone.as_ref() == name {
+            return Some(matching.next().unwrap_or(first));
+        }
+        Some(first)
+    }
+
+    /// All chains, the most specific zones first.
+    pub fn chains(&self) -> &[Arc<Chain>] {
+        &self.chains
+    }
+}
