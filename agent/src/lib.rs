@@ -18,6 +18,7 @@
 
 pub mod chain;
 pub mod clock;
+pub mod cluster;
 pub mod metrics;
 pub mod plugin;
 pub mod request;

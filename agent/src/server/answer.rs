@@ -101,10 +101,10 @@ fn finished(chain: &Chain, request: &Request<'_>, outcome: &Outcome, reply: &[u8
     if let Some(cells) = chain.cells.get(request.origin.worker) {
         cells.record(request, outcome, reply.len(), micros);
     }
-    if let Some(log) = &chain.log {
-        if log.wants(request, outcome) {
-            log.write(request, outcome, reply, micros);
-        }
+    if let Some(log) = &chain.log
+        && log.wants(request, outcome)
+    {
+        log.write(request, outcome, reply, micros);
     }
 }
 

@@ -292,12 +292,10 @@ impl NameBuf {
         if end >= MAX_NAME {
             return Err(NameError::Long);
         }
-        if let Some(slot) = self.bytes.get_mut(at..=end) {
-            if let [len, text @ .., root] = slot {
-                *len = label.len() as u8;
-                text.copy_from_slice(label);
-                *root = 0;
-            }
+        if let Some([len, text @ .., root]) = self.bytes.get_mut(at..=end) {
+            *len = label.len() as u8;
+            text.copy_from_slice(label);
+            *root = 0;
         }
         self.len = (end + 1) as u8;
         Ok(())
