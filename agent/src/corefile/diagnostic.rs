@@ -1,0 +1,192 @@
+//! What is wrong with a configuration, all of it at once.
+
+use std::fmt;
+
+use super::{Location, limits};
+
+/// Whether a diagnostic keeps the configuration from being used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// The configuration is not used.
+    Error,
+    /// The configuration is used, and probably does not do what was meant.
+    Warning,
+}
+
+/// One thing that is wrong: `file:line: directive: what is wrong, wanted what was wanted`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Where it was written.
+    pub at: Location,
+    /// The directive it is about, where it is about one.
+    pub directive: Option<String>,
+    /// What is wrong, in lower case and without a full stop.
+    pub what: String,
+    /// What should stand there instead; empty where nothing useful can be said.
+    pub wanted: String,
+}
+
+/// The diagnostics of one configuration, bounded in number and without repetitions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diagnostics {
+    items: Vec<Diagnostic>,
+    errors: usize,
+    warnings: usize,
+    dropped: usize,
+}
+
+impl Diagnostic {
+    /// Makes an error.
+    pub fn error(at: Location, what: impl Into<String>) -> Self {
+        Self::new(Severity::Error, at, what.into())
+    }
+
+    /// Makes a warning.
+    pub fn warning(at: Location, what: impl Into<String>) -> Self {
+        Self::new(Severity::Warning, at, what.into())
+    }
+
+    fn new(severity: Severity, at: Location, what: String) -> Self {
+        Self { severity, at, directive: None, what, wanted: String::new() }
+    }
+
+    /// Says what should stand there.
+    #[must_use]
+    pub fn wanted(mut self, wanted: impl Into<String>) -> Self {
+        self.wanted = wanted.into();
+        self
+    }
+
+    /// Says which directive it is about.
+    #[must_use]
+    pub fn directive(mut self, name: impl Into<String>) -> Self {
+        self.directive = Some(name.into());
+        self
+    }
+}
+
+impl Diagnostics {
+    /// Adds a diagnostic. One that is there already is dropped, because a snippet that is imported ten times is
+    /// still written once; beyond [`limits::DIAGNOSTICS`] they are only counted.
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        if self.items.contains(&diagnostic) {
+            return;
+        }
+        let count = match diagnostic.severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        *count += 1;
+        if *count > limits::DIAGNOSTICS {
+            self.dropped += 1;
+        } else {
+            self.items.push(diagnostic);
+        }
+    }
+
+    /// Adds all of another collection.
+    pub fn append(&mut self, other: Diagnostics) {
+        other.items.into_iter().for_each(|item| self.push(item));
+        self.dropped += other.dropped;
+    }
+
+    /// Whether the configuration must not be used.
+    pub fn has_errors(&self) -> bool {
+        self.errors > 0
+    }
+
+    /// Errors found, including those that were too many to keep.
+    pub fn errors(&self) -> usize {
+        self.errors
+    }
+
+    /// Whether there is nothing to say at all.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The kept diagnostics in the order in which they were found.
+    pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.items.iter()
+    }
+
+    /// Orders them by file and line, as a person reads them.
+    pub fn sort(&mut self) {
+        self.items.sort_by(|one, other| one.at.cmp(&other.at));
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        })
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.at)?;
+        if self.severity == Severity::Warning {
+            f.write_str("warning: ")?;
+        }
+        if let Some(directive) = &self.directive {
+            write!(f, "{directive}: ")?;
+        }
+        f.write_str(&self.what)?;
+        if !self.wanted.is_empty() {
+            write!(f, ", wanted {}", self.wanted)?;
+        }
+        Ok(())
+    }
+}
+
+/// One line each, with a last line for those that were too many.
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for item in &self.items {
+            writeln!(f, "{item}")?;
+        }
+        if self.dropped > 0 {
+            writeln!(f, "... and {} more", self.dropped)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(line: u32) -> Location {
+        Location::new(std::path::Path::new("Corefile"), line)
+    }
+
+    #[test]
+    fn shows_file_line_directive_what_and_wanted() {
+        let error = Diagnostic::error(at(3), "\"5\" has no unit")
+            .wanted("a duration as in 5s")
+            .directive("reload");
+        assert_eq!(
+            error.to_string(),
+            "Corefile:3: reload: \"5\" has no unit, wanted a duration as in 5s"
+        );
+        let warning = Diagnostic::warning(at(4), "odd");
+        assert_eq!(warning.to_string(), "Corefile:4: warning: odd");
+    }
+
+    #[test]
+    fn is_bounded_and_counts_the_rest() {
+        let mut all = Diagnostics::default();
+        for line in 1..=150 {
+            all.push(Diagnostic::warning(at(line), "odd"));
+        }
+        all.push(Diagnostic::error(at(1), "wrong"));
+        all.push(Diagnostic::error(at(1), "wrong"));
+        assert_eq!((all.errors(), all.iter().count()), (1, limits::DIAGNOSTICS + 1));
+        assert!(all.to_string().ends_with("... and 50 more\n"));
+    }
+}
