@@ -1,0 +1,139 @@
+//! Keeps the network as it is wanted: each interval, and at once when the kernel says that
+//! something of ours changed.
+
+mod watch;
+
+use std::time::Duration;
+
+use tokio::sync::watch as latest;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::error::Error;
+use crate::kernel::Kernel;
+use crate::plan::What;
+use crate::report::{Problem, Report};
+use crate::spec::Desired;
+
+/// What a round of the reconciler found.
+#[derive(Debug)]
+pub enum Event {
+    /// The first round, which sets up, or adopts what is there.
+    SetUp(Report),
+    /// Something had gone and is back; counted in `nodens_netsetup_repairs_total{what}`.
+    Repaired {
+        /// The kinds of thing that were mended, each once.
+        what: Vec<What>,
+        /// What was done.
+        report: Report,
+    },
+    /// Something is not as wanted; each problem is counted in
+    /// `coredns_nodecache_setup_errors_total{errortype}`. Comes again with every try.
+    Failed {
+        /// What is wrong.
+        problems: Vec<Problem>,
+        /// What was done.
+        report: Report,
+    },
+    /// The kernel cannot be watched; from now on only the interval counts.
+    Blind(Error),
+}
+
+/// Mends the network for as long as it runs.
+#[derive(Debug)]
+pub struct Reconciler {
+    desired: latest::Receiver<Desired>,
+    interval: Duration,
+}
+
+impl Reconciler {
+    /// Keeps what is in `desired`, now and whenever it changes, looking each `interval` even if
+    /// nothing is heard.
+    pub fn new(desired: latest::Receiver<Desired>, interval: Duration) -> Self {
+        Self {
+            desired,
+            interval: interval.max(SETTLE),
+        }
+    }
+
+    /// Runs until it is dropped, which may happen at any await: what is half done then is adopted
+    /// the next time.
+    ///
+    /// # Errors
+    ///
+    /// There is no netlink at all.
+    pub async fn run(mut self, mut tell: impl FnMut(Event)) -> Result<(), Error> {
+        let kernel = Kernel::connect()?;
+        let mut watch = match watch::Watch::open() {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                tell(Event::Blind(error));
+                None
+            }
+        };
+        let mut first = true;
+        let mut following = true;
+        loop {
+            let desired = self.desired.borrow_and_update().clone();
+            let report = kernel.apply(&desired).await;
+            let failed = !report.is_ok();
+            if let Some(watch) = &mut watch {
+                watch.follow(&desired);
+            }
+            if let Some(event) = event(report, first) {
+                tell(event);
+            }
+            first = false;
+            let done = Instant::now();
+            let pause = if failed {
+                self.interval.min(RETRY)
+            } else {
+                self.interval
+            };
+            tokio::select! {
+                () = sleep_until(done + pause) => {}
+                // Without a sender the last wish stands.
+                change = self.desired.changed(), if following => following = change.is_ok(),
+                () = heard(&mut watch, &desired) => {
+                    // Whoever changes one thing changes several; and a fight with somebody over an
+                    // address shall not spin.
+                    sleep_until((Instant::now() + SETTLE).max(done + GAP)).await;
+                    if let Some(watch) = &mut watch {
+                        // What is queued by now is about the past.
+                        while timeout(Duration::ZERO, watch.changed(&desired)).await.is_ok() {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn heard(watch: &mut Option<watch::Watch>, desired: &Desired) {
+    match watch {
+        Some(watch) => watch.changed(desired).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn event(report: Report, first: bool) -> Option<Event> {
+    let problems = report.problems();
+    if !problems.is_empty() {
+        Some(Event::Failed { problems, report })
+    } else if first {
+        Some(Event::SetUp(report))
+    } else if report.changed() {
+        Some(Event::Repaired {
+            what: report.mended(),
+            report,
+        })
+    } else {
+        None
+    }
+}
+
+/// How long to wait for the rest after the first notification.
+const SETTLE: Duration = Duration::from_millis(50);
+/// The least time between two rounds that notifications cause: "back within a second" with room to
+/// spare.
+const GAP: Duration = Duration::from_millis(250);
+/// When to try again after a failure that no notification ends (no driver yet, no permission).
+const RETRY: Duration = Duration::from_secs(5);
