@@ -19,6 +19,7 @@
 pub mod chain;
 pub mod clock;
 pub mod cluster;
+pub mod config;
 pub mod corefile;
 pub mod metrics;
 pub mod plugin;

@@ -88,11 +88,11 @@ struct Word<'a> {
 
 impl fmt::Display for Word<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plain = !matches!(self.text, "" | "{" | "}")
-            && !self.text.starts_with(['"', '\u{feff}'])
-            && !(self.ends_line && tree::is_glued(self.text))
-            && !self.text.contains(|letter: char| letter.is_whitespace() || letter == '#');
-        if plain {
+        let quoted = matches!(self.text, "" | "{" | "}")
+            || self.text.starts_with(['"', '\u{feff}'])
+            || self.text.contains(|letter: char| letter.is_whitespace() || letter == '#')
+            || (self.ends_line && tree::is_glued(self.text));
+        if !quoted {
             return f.write_str(self.text);
         }
         write!(f, "\"{}\"", self.text.replace('"', "\\\""))

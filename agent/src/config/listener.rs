@@ -1,0 +1,95 @@
+//! Which server block listens for what: no zone may be served twice on one address and port.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use super::ServerBlock;
+use crate::corefile::{Diagnostic, Diagnostics, Location, Token};
+
+/// Where a server block listens, as far as the file tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Listens {
+    /// There is no `bind`.
+    Everywhere,
+    Address(IpAddr),
+    Interface(String),
+}
+
+/// Reports zones that two server blocks, or one block twice, claim for the same transport, address and port.
+///
+/// Several blocks may share a port: the most specific zone answers. A block with `bind` and one without cannot share a
+/// zone and a port, since nothing would say which one a query is for.
+pub(super) fn check(blocks: &[ServerBlock], diagnostics: &mut Diagnostics) {
+    let mut claims: HashMap<_, Vec<(Listens, &Location)>> = HashMap::new();
+    for block in blocks {
+        let listens = listens(block, diagnostics);
+        for zone in &block.zones {
+            let claimed = claims.entry((&zone.name, zone.transport, zone.port)).or_default();
+            for listen in &listens {
+                let twice = claimed.iter().find(|(other, _)| other == listen);
+                let overlap =
+                    claimed.iter().find(|(other, _)| is_everywhere(other) || is_everywhere(listen));
+                let (what, at) = match (twice, overlap) {
+                    (Some((_, at)), _) => ("is served already", at),
+                    (None, Some((_, at))) => {
+                        ("is served already, by a block with other addresses,", at)
+                    }
+                    (None, None) => {
+                        claimed.push((listen.clone(), &zone.at));
+                        continue;
+                    }
+                };
+                diagnostics.push(
+                    Diagnostic::error(zone.at.clone(), format!("{zone}{listen} {what} at {at}"))
+                        .wanted("each zone once for each address and port"),
+                );
+                break;
+            }
+        }
+    }
+}
+
+/// What the `bind` lines of a block name, without their options; `except` is too fine for this check.
+fn listens(block: &ServerBlock, diagnostics: &mut Diagnostics) -> Vec<Listens> {
+    let mut found: Vec<Listens> = Vec::new();
+    for directive in block.named("bind") {
+        for word in &directive.args {
+            let listen = listen(word);
+            if found.contains(&listen) {
+                diagnostics.push(
+                    Diagnostic::error(word.at.clone(), format!("{:?} stands twice", word.as_str()))
+                        .wanted("each address once in a server block")
+                        .directive("bind"),
+                );
+            } else {
+                found.push(listen);
+            }
+        }
+    }
+    if found.is_empty() {
+        found.push(Listens::Everywhere);
+    }
+    found
+}
+
+fn listen(word: &Token) -> Listens {
+    match word.as_str().parse() {
+        Ok(address) => Listens::Address(address),
+        Err(_) => Listens::Interface(word.as_str().to_owned()),
+    }
+}
+
+fn is_everywhere(listens: &Listens) -> bool {
+    *listens == Listens::Everywhere
+}
+
+impl fmt::Display for Listens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everywhere => Ok(()),
+            Self::Address(address) => write!(f, " on {address}"),
+            Self::Interface(name) => write!(f, " on {name}"),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What a Corefile means: zones as names in wire form, values with their types, directives that exist.
+//!
+//! ```text
+//! corefile::File -> read   keys to zones, directive names checked, listeners told apart
+//!                -> Vec<ServerBlock>
+//!                -> each plugin's `parse`, which reads its directive with Args
+//! ```
+//!
+//! Every step adds to one [`Diagnostics`](crate::corefile::Diagnostics) and goes on, so that all errors are shown at
+//! once. What it returns after an error is good for finding more errors only.
+
+mod args;
+pub mod directive;
+mod listener;
+mod reverse;
+pub mod value;
+mod zone;
+
+pub use args::{Args, no_block};
+pub use value::{ListenAddress, Wrong};
+pub use zone::{Transport, ZoneKey, zone_names};
+
+use crate::corefile::{Diagnostics, Directive, File, Location};
+use crate::wire::name::Name;
+
+/// A server block whose zones are understood and whose directives all have a parser.
+#[derive(Clone, Debug)]
+pub struct ServerBlock {
+    /// The zones with transport and port; reverse networks are expanded. Never empty without an error.
+    pub zones: Vec<ZoneKey>,
+    /// The directives that are served, in the order in which they were written.
+    pub directives: Vec<Directive>,
+    /// Where the block begins.
+    pub at: Location,
+}
+
+impl ServerBlock {
+    /// The names of the block's zones, which are the default for a directive that takes zones.
+    pub fn zone_names(&self) -> Vec<Name> {
+        let mut names: Vec<Name> = Vec::new();
+        for zone in &self.zones {
+            if !names.contains(&zone.name) {
+                names.push(zone.name.clone());
+            }
+        }
+        names
+    }
+
+    /// The directives of one name, in order.
+    pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Directive> {
+        self.directives.iter().filter(move |directive| directive.name.as_str() == name)
+    }
+}
+
+/// Gives a file its meaning down to the names of the directives.
+///
+/// `is_served` says for which directives there is a parser. The others are errors (or notices) and are left out of the
+/// result.
+pub fn read(
+    file: &File,
+    is_served: &dyn Fn(&str) -> bool,
+    diagnostics: &mut Diagnostics,
+) -> Vec<ServerBlock> {
+    let mut blocks = Vec::new();
+    for block in &file.blocks {
+        let zones: Vec<ZoneKey> =
+            block.keys.iter().flat_map(|key| zone::parse(key, diagnostics)).collect();
+        let directives = directive::check(&block.directives, is_served, diagnostics);
+        if block.directives.is_empty() {
+            diagnostics.push(
+                crate::corefile::Diagnostic::warning(
+                    block.at.clone(),
+                    "the server block is empty, so that every query is refused",
+                )
+                .wanted("a directive that answers, as forward"),
+            );
+        }
+        blocks.push(ServerBlock { zones, directives, at: block.at.clone() });
+    }
+    listener::check(&blocks, diagnostics);
+    blocks
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+//! Whole files, from their text to zones and directives.
+
+use super::*;
+use crate::corefile;
+
+/// Reads a file as a binary with all served directives would.
+fn read_text(text: &str) -> (Vec<ServerBlock>, Diagnostics) {
+    let (file, mut diagnostics) = corefile::parse("Corefile", text, &|_| None);
+    let is_served = |name: &str| {
+        directive::find(name).is_some_and(|known| known.standing == directive::Standing::Served)
+    };
+    let blocks = read(&file, &is_served, &mut diagnostics);
+    diagnostics.sort();
+    (blocks, diagnostics)
+}
+
+#[track_caller]
+fn good(text: &str) -> Vec<ServerBlock> {
+    let (blocks, diagnostics) = read_text(text);
+    assert!(diagnostics.is_empty(), "{diagnostics}");
+    blocks
+}
+
+#[track_caller]
+fn bad(text: &str, wanted: &[&str]) {
+    let (_, diagnostics) = read_text(text);
+    let shown = diagnostics.to_string();
+    assert_eq!(shown.lines().count(), wanted.len(), "{shown}");
+    for (line, wanted) in shown.lines().zip(wanted) {
+        assert!(line.starts_with(wanted), "{line}\nwanted {wanted}");
+    }
+}
+
+#[test]
+fn blocks_have_zones_and_directives() {
+    let blocks = good(
+        "cluster.local:53 10.0.0.0/8 {\n errors\n cache 30\n}\n.:53 {\n forward . 1.1.1.1\n forward a. 1.1.1.1\n}",
+    );
+    let zones: Vec<_> = blocks[0].zones.iter().map(ToString::to_string).collect();
+    assert_eq!(zones, ["dns://cluster.local.:53", "dns://10.in-addr.arpa.:53"]);
+    assert_eq!(blocks[0].zone_names().len(), 2);
+    assert_eq!(blocks[1].named("forward").count(), 2);
+}
+
+#[test]
+fn five_mistakes_are_five_lines() {
+    bad(
+        "example.org:99999 {\n    forwrad . 1.1.1.1\n    cache 30\n    cache 60\n}\ntls://. {\n    proxy . 8.8.8.8\n    autopath @kubernetes\n}\n",
+        &[
+            "Corefile:1: the port in \"example.org:99999\" is out of range, wanted a port from 1 to 65535",
+            "Corefile:2: there is no directive \"forwrad\", wanted forward",
+            "Corefile:4: cache: it stands twice in this server block, wanted only the one at Corefile:3",
+            "Corefile:6: \"tls://.\": serving over tls is not supported yet, wanted",
+            "Corefile:7: proxy: it was removed from CoreDNS long ago, wanted `forward`",
+            "Corefile:8: autopath: nodens lacks this directive of CoreDNS, wanted no such line",
+        ],
+    );
+}
+
+#[test]
+fn directives_that_are_not_served() {
+    bad(
+        ". {\n pprof\n rrl\n whatever\n b.org {\n  log\n }\n \"\"\n}\n",
+        &[
+            "Corefile:2: warning: pprof: it has no effect in nodens, wanted perf",
+            "Corefile:3: \"rrl\" is a plugin from outside of CoreDNS",
+            "Corefile:4: there is no directive \"whatever\", wanted a directive of CoreDNS",
+            "Corefile:5: the server block \"b.org\" stands inside of another one, wanted a } above it",
+            "Corefile:8: a directive's name is empty",
+        ],
+    );
+    bad(". {\n}\n", &["Corefile:1: warning: the server block is empty"]);
+    let (file, mut diagnostics) = corefile::parse("Corefile", ". {\n file db\n}", &|_| None);
+    assert!(read(&file, &|_| false, &mut diagnostics)[0].directives.is_empty());
+    assert!(
+        diagnostics
+            .to_string()
+            .starts_with("Corefile:2: file: nodens does not have this directive")
+    );
+}
+
+#[test]
+fn zones_are_served_once_for_each_address() {
+    good("a.org {\n bind 10.0.0.1\n log\n}\na.org {\n bind 10.0.0.2 lo\n log\n}\n");
+    good("a.org {\n log\n}\n. {\n log\n}\na.org:54 {\n log\n}\n");
+    bad(
+        "a.org A.org. {\n log\n}\n",
+        &["Corefile:1: dns://a.org.:53 is served already at Corefile:1"],
+    );
+    bad(
+        ".:53 {\n log\n}\ndns://. {\n log\n}\n",
+        &["Corefile:4: dns://.:53 is served already at Corefile:1"],
+    );
+    bad(
+        "a {\n bind fd00::1\n log\n}\na {\n bind fd00:0::1\n log\n}\n",
+        &["Corefile:5: dns://a.:53 on fd00::1 is served already at Corefile:1"],
+    );
+    bad(
+        "a {\n bind 10.0.0.1\n log\n}\na {\n log\n}\n",
+        &[
+            "Corefile:5: dns://a.:53 is served already, by a block with other addresses, at Corefile:1",
+        ],
+    );
+    bad(
+        "a {\n bind 10.0.0.1 lo\n bind 10.0.0.1\n log\n}\n",
+        &["Corefile:3: bind: \"10.0.0.1\" stands twice"],
+    );
+    bad(
+        "10.0.0.0/23 0.0.10.in-addr.arpa {\n log\n}\n",
+        &["Corefile:1: dns://0.0.10.in-addr.arpa.:53 is served"],
+    );
+}
