@@ -6,6 +6,7 @@
 //! A query is first served in the receive loop, by [`Chain::serve`]: each handler answers, passes it on, or says that it
 //! has to wait. Only then does it become a task, which goes on at the same handler by [`Chain::resolve`].
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -45,10 +46,27 @@ pub struct Local {
     pub rotation: usize,
 }
 
+thread_local! {
+    static LOCAL: RefCell<Local> = RefCell::new(Local::new(0));
+}
+
 impl Local {
     /// A new worker's.
     pub fn new(worker: usize) -> Self {
         Self { worker, rotation: worker }
+    }
+
+    /// Makes this thread worker number `worker`'s.
+    pub fn enter(worker: usize) {
+        LOCAL.with_borrow_mut(|local| *local = Self::new(worker));
+    }
+
+    /// Lends what this thread's worker has. Within a loan another one gets an empty one of its own.
+    pub fn with<R>(work: impl FnOnce(&mut Self) -> R) -> R {
+        LOCAL.with(|local| match local.try_borrow_mut() {
+            Ok(mut local) => work(&mut local),
+            Err(_) => work(&mut Self::new(0)),
+        })
     }
 
     /// The next place to begin at.
@@ -182,14 +200,12 @@ impl Chain {
             let Ok(view) = request.view() else {
                 return Answer::unreadable();
             };
-            let mut local = Local::new(request.origin.worker);
-            local.rotation = request.origin.client.port().into();
             let mut buf = Vec::new();
             for (number, handler) in self.handlers.iter().enumerate().skip(from) {
                 buf.clear();
                 let mut reply = Reply::begin(&mut buf, &view.query, true);
                 reply.set_flags(flags::RA, self.recursive);
-                match handler.serve(&view, &mut reply, &mut local) {
+                match Local::with(|local| handler.serve(&view, &mut reply, local)) {
                     Step::Done(outcome) => {
                         reply.finish(None);
                         return Answer::new(Arc::new(crate::wire::Message::from_written(buf)), outcome);

@@ -2,10 +2,25 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`sockets`] | where sockets are made, and how they are set up |
+//! | [`listener`] | an address and who answers there |
+//! | [`pool`] | the worker threads: each its own runtime and its own sockets |
+//! | [`udp`] | one worker's loop on one socket |
+//! | [`batch`] | `recvmmsg` and `sendmmsg`: the one unsafe module |
+//! | [`tcp`] | streams: pipelined, out of order, bounded |
 //! | [`dispatch`] | the longest zone suffix picks the server block |
 //! | [`answer`] | one packet to one reply, now or later |
 
 pub mod answer;
+mod batch;
 pub mod dispatch;
+pub mod listener;
+pub mod pool;
+pub mod sockets;
+pub mod tcp;
+mod udp;
+pub mod worker;
 
 pub use dispatch::Dispatch;
+pub use pool::Pool;
+pub use sockets::BindError;

@@ -1,0 +1,23 @@
+//! A listening address and who answers there.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::Dispatch;
+
+/// One address, shared by all workers. A reload swaps the dispatch under the open sockets.
+pub struct Listener {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Who answers, read once for each batch.
+    pub dispatch: ArcSwap<Arc<Dispatch>>,
+}
+
+impl Listener {
+    /// A listener on `address`.
+    pub fn new(address: SocketAddr, dispatch: Arc<Dispatch>) -> Self {
+        Self { address, dispatch: ArcSwap::from_pointee(dispatch) }
+    }
+}

@@ -1,0 +1,171 @@
+//! The worker threads. Each has a runtime of its own and its own sockets for every address, so that the kernel spreads
+//! clients over workers (SO_REUSEPORT) and workers share nothing that a query writes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::listener::Listener;
+use super::sockets::{BindError, Sockets};
+use super::tcp::{self, Connections};
+use super::worker::Worker;
+use super::{Dispatch, udp};
+use crate::chain::Local;
+
+/// Queries that still wait when the server stops are given this long (CoreDNS's graceful stop).
+pub const DRAIN: Duration = Duration::from_secs(5);
+
+/// Sockets for a worker to serve, until `draining` turns true.
+struct Task {
+    listener: Arc<Listener>,
+    sockets: Sockets,
+    draining: watch::Receiver<bool>,
+}
+
+struct Thread {
+    worker: Arc<Worker>,
+    tasks: mpsc::UnboundedSender<Task>,
+    handle: Option<JoinHandle<()>>,
+}
+
+struct Open {
+    listener: Arc<Listener>,
+    draining: watch::Sender<bool>,
+}
+
+/// All workers and all listening addresses.
+pub struct Pool {
+    threads: Mutex<Vec<Thread>>,
+    workers: Vec<Arc<Worker>>,
+    connections: Arc<Connections>,
+    open: Mutex<BTreeMap<SocketAddr, Open>>,
+}
+
+impl Pool {
+    /// Starts `workers` threads that have nothing to do yet.
+    pub fn start(workers: usize) -> io::Result<Self> {
+        let connections = Arc::new(Connections::default());
+        let threads = (0..workers)
+            .map(|number| spawn_thread(number, Arc::clone(&connections)))
+            .collect::<io::Result<Vec<_>>>()?;
+        let workers = threads.iter().map(|thread| Arc::clone(&thread.worker)).collect();
+        Ok(Self { threads: Mutex::new(threads), workers, connections, open: Mutex::default() })
+    }
+
+    /// The workers, for their numbers.
+    pub fn workers(&self) -> &[Arc<Worker>] {
+        &self.workers
+    }
+
+    /// Open TCP connections.
+    pub fn connections(&self) -> usize {
+        self.connections.count()
+    }
+
+    /// The addresses that are listened on.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    /// Makes the listening addresses those of `wanted`, with these dispatches. New addresses are opened first: if one
+    /// cannot be had, nothing changes. Addresses that stay keep their sockets; those that go are drained.
+    pub fn apply(&self, wanted: BTreeMap<SocketAddr, Arc<Dispatch>>) -> Result<(), BindError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut new = Vec::new();
+        for address in wanted.keys().filter(|address| !open.contains_key(address)) {
+            let sockets =
+                self.workers.iter().map(|_| Sockets::open(*address)).collect::<Result<Vec<_>, _>>()?;
+            new.push((*address, sockets));
+        }
+        open.retain(|address, old| {
+            let stays = wanted.contains_key(address);
+            if !stays {
+                old.draining.send_replace(true);
+            }
+            stays
+        });
+        for (address, dispatch) in &wanted {
+            if let Some(old) = open.get(address) {
+                old.listener.dispatch.store(Arc::new(Arc::clone(dispatch)));
+            }
+        }
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for (address, sockets) in new {
+            let Some(dispatch) = wanted.get(&address) else { continue };
+            let listener = Arc::new(Listener::new(address, Arc::clone(dispatch)));
+            let (draining, watch) = watch::channel(false);
+            for (thread, sockets) in threads.iter().zip(sockets) {
+                let task = Task { listener: Arc::clone(&listener), sockets, draining: watch.clone() };
+                // A worker ends only when the pool stops.
+                let _ = thread.tasks.send(task);
+            }
+            open.insert(address, Open { listener, draining });
+        }
+        Ok(())
+    }
+
+    /// Stops: no new connections, what is queued is still answered, what waits has `patience` to be answered. Blocks until
+    /// the threads have ended.
+    pub fn stop(&self, patience: Duration) {
+        for (_, old) in std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner)) {
+            old.draining.send_replace(true);
+        }
+        let deadline = std::time::Instant::now() + patience;
+        for mut thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            drop(thread.tasks);
+            let Some(handle) = thread.handle.take() else { continue };
+            while !handle.is_finished() && std::time::Instant::now() < deadline + Duration::from_secs(1) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if handle.is_finished() && handle.join().is_err() {
+                tracing::error!(worker = thread.worker.number, "a worker thread panicked");
+            }
+        }
+    }
+}
+
+fn spawn_thread(number: usize, connections: Arc<Connections>) -> io::Result<Thread> {
+    let worker = Arc::new(Worker::new(number));
+    let (tasks, inbox) = mpsc::unbounded_channel();
+    let shared = Arc::clone(&worker);
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = std::thread::Builder::new().name(format!("dns-{number}")).spawn(move || {
+        Local::enter(number);
+        runtime.block_on(run(shared, inbox, connections));
+    })?;
+    Ok(Thread { worker, tasks, handle: Some(handle) })
+}
+
+/// Serves what comes through `inbox` until that is closed and everything is drained.
+async fn run(worker: Arc<Worker>, mut inbox: mpsc::UnboundedReceiver<Task>, connections: Arc<Connections>) {
+    let mut serving = tokio::task::JoinSet::new();
+    while let Some(task) = inbox.recv().await {
+        let Task { listener, sockets, draining } = task;
+        let address = listener.address;
+        let datagrams = udp::serve(sockets.udp, Arc::clone(&listener), Arc::clone(&worker), draining.clone());
+        serving.spawn(async move {
+            if let Err(error) = datagrams.await {
+                tracing::error!(%error, %address, "the UDP socket failed");
+            }
+        });
+        let streams = tcp::serve(sockets.tcp, listener, Arc::clone(&worker), Arc::clone(&connections), draining);
+        serving.spawn(async move {
+            if let Err(error) = streams.await {
+                tracing::error!(%error, %address, "the TCP socket failed");
+            }
+        });
+        while serving.try_join_next().is_some() {}
+    }
+    while serving.join_next().await.is_some() {}
+    let deadline = Instant::now() + DRAIN;
+    while worker.waiting() + connections.count() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

@@ -1,0 +1,137 @@
+//! The loop of one worker on one UDP socket: receive what is there, answer hits in place, send, and let misses go.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+
+use super::Dispatch;
+use super::answer::{Handled, Later, answer};
+use super::batch::{BATCH, Batch};
+use super::listener::Listener;
+use super::sockets::send_to;
+use super::worker::{Worker, drained};
+use crate::chain::Local;
+use crate::clock::Tick;
+use crate::request::{Origin, Transport};
+
+/// Full batches in a row before the waiting tasks of this worker get their turn.
+const BATCHES_BEFORE_YIELD: usize = 4;
+
+/// Serves `socket` until `draining` turns true; then empties its queue and returns.
+pub(super) async fn serve(
+    socket: OwnedFd,
+    listener: Arc<Listener>,
+    worker: Arc<Worker>,
+    mut draining: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let any = listener.address.ip().is_unspecified();
+    let socket = Arc::new(UdpSocket::from_std(socket.into())?);
+    let mut batch = Batch::new(any);
+    loop {
+        tokio::select! {
+            biased;
+            ready = socket.readable() => {
+                ready?;
+                let mut full = 0;
+                while receive_and_answer(&socket, &listener, &worker, &mut batch) == BATCH {
+                    full += 1;
+                    if full % BATCHES_BEFORE_YIELD == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
+            () = drained(&mut draining) => {
+                while receive_and_answer(&socket, &listener, &worker, &mut batch) > 0 {}
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// One batch. Returns how many datagrams it held.
+fn receive_and_answer(
+    socket: &Arc<UdpSocket>,
+    listener: &Arc<Listener>,
+    worker: &Arc<Worker>,
+    batch: &mut Batch,
+) -> usize {
+    let mut n = 0;
+    let result = socket.try_io(Interest::READABLE, || {
+        n = batch.receive(socket.as_fd())?;
+        // Fewer than a batch: the queue was empty at that moment, and what has come since makes a new event. Saying so
+        // here spares the call that would find it empty.
+        if n < BATCH { Err(std::io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    match result {
+        Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
+            // A pending ICMP error, mostly. The next call goes on behind it.
+            tracing::debug!(%error, address = %listener.address, "receiving failed");
+            return 0;
+        }
+        _ if n == 0 => return 0,
+        _ => {}
+    }
+    let received = Tick::now();
+    let dispatch = listener.dispatch.load();
+    Local::with(|local| {
+        for slot in 0..n {
+            serve_one(slot, batch, received, &dispatch, listener, worker, local, socket);
+        }
+    });
+    worker.unsent(batch.send(socket.as_fd()));
+    n
+}
+
+#[allow(clippy::too_many_arguments, reason = "one datagram's whole context; a structure would be made for one call")]
+fn serve_one(
+    slot: usize,
+    batch: &mut Batch,
+    received: Tick,
+    dispatch: &Arc<Dispatch>,
+    listener: &Listener,
+    worker: &Arc<Worker>,
+    local: &mut Local,
+    socket: &Arc<UdpSocket>,
+) {
+    let later = batch.serve(slot, |datagram, out| {
+        let origin = Origin {
+            client: datagram.peer,
+            local: SocketAddr::new(datagram.local.unwrap_or(listener.address.ip()), listener.address.port()),
+            transport: Transport::Udp,
+            worker: worker.number,
+            received,
+        };
+        let start = out.len();
+        // A bug in one answer must not end the worker.
+        match catch_unwind(AssertUnwindSafe(|| answer(datagram.bytes, origin, dispatch, local, out))) {
+            Ok(Handled::Reply) => (true, None),
+            Ok(Handled::Silence) => (false, None),
+            Ok(Handled::Later(later)) => (false, Some((later, datagram.local))),
+            Err(_) => {
+                worker.panicked();
+                out.truncate(start);
+                (false, None)
+            }
+        }
+    });
+    if let Some(Some((later, source))) = later {
+        spawn(socket, worker, later, source);
+    }
+}
+
+fn spawn(socket: &Arc<UdpSocket>, worker: &Arc<Worker>, later: Box<Later>, source: Option<IpAddr>) {
+    let Some(waiting) = worker.wait() else { return };
+    let socket = Arc::clone(socket);
+    tokio::spawn(async move {
+        let client = later.origin().client;
+        let mut out = Vec::with_capacity(512);
+        if later.run(&mut out).await && send_to(&socket, &out, client, source).is_err() {
+            waiting.worker().unsent(1);
+        }
+    });
+}

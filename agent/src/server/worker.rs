@@ -1,0 +1,90 @@
+//! What the tasks of one worker thread share, and its bounds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use tokio::sync::watch;
+
+/// Queries that one worker lets wait at once. Each costs a few kilobytes; beyond it new misses get no answer, and hits go
+/// on. `max_concurrent` of `forward` bounds them with an answer, and earlier.
+pub const MAX_WAITING: usize = 16_384;
+
+/// One worker's state.
+#[derive(Default)]
+pub struct Worker {
+    /// 0 up to the number of workers.
+    pub number: usize,
+    waiting: AtomicUsize,
+    overflowed: AtomicU64,
+    unsent: AtomicU64,
+    panics: AtomicU64,
+}
+
+impl Worker {
+    /// Worker `number`.
+    pub fn new(number: usize) -> Self {
+        Self { number, ..Self::default() }
+    }
+
+    /// Lets one more query wait, unless too many do.
+    pub(super) fn wait(self: &Arc<Self>) -> Option<Waiting> {
+        if self.waiting.load(Relaxed) >= MAX_WAITING {
+            self.overflowed.fetch_add(1, Relaxed);
+            return None;
+        }
+        self.waiting.fetch_add(1, Relaxed);
+        Some(Waiting { worker: Arc::clone(self) })
+    }
+
+    /// Queries that wait now.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Relaxed)
+    }
+
+    /// Queries that were dropped because too many waited.
+    pub fn overflowed(&self) -> u64 {
+        self.overflowed.load(Relaxed)
+    }
+
+    /// Replies that the kernel refused to send.
+    pub fn unsent_replies(&self) -> u64 {
+        self.unsent.load(Relaxed)
+    }
+
+    /// Panics that were caught.
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Relaxed)
+    }
+
+    pub(super) fn unsent(&self, replies: usize) {
+        if replies > 0 {
+            self.unsent.fetch_add(replies as u64, Relaxed);
+        }
+    }
+
+    pub(super) fn panicked(&self) {
+        self.panics.fetch_add(1, Relaxed);
+    }
+}
+
+/// Returns once the server drains, or is gone.
+pub(super) async fn drained(draining: &mut watch::Receiver<bool>) {
+    let _ = draining.wait_for(|draining| *draining).await;
+}
+
+/// A query that waits; counted until it is dropped.
+pub(super) struct Waiting {
+    worker: Arc<Worker>,
+}
+
+impl Waiting {
+    pub(super) fn worker(&self) -> &Worker {
+        &self.worker
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.worker.waiting.fetch_sub(1, Relaxed);
+    }
+}
