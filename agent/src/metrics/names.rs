@@ -1,0 +1,114 @@
+//! Every metric by name: the one list that the code, `docs/metrics.md` and the tests share.
+//!
+//! The doc comment of a family is also its HELP text. A name here is the name that Prometheus stores, so counters end in
+//! `_total`. Whoever adds a family adds it here and to `docs/metrics.md`; a test compares the two.
+
+use super::scrape::{Family, Kind};
+
+macro_rules! families {
+    ($( $(#[doc = $help:literal])+ $ident:ident = $kind:ident $name:literal [$($label:literal),*]; )*) => {
+        $(
+            $(#[doc = $help])+
+            pub static $ident: Family =
+                Family { name: $name, help: concat!($($help),+), kind: Kind::$kind, labels: &[$($label),*] };
+        )*
+
+        /// Every family of this program, in the order of this file.
+        pub static ALL: &[&Family] = &[$(&$ident),*];
+    };
+}
+
+families! {
+    /// Always 1; the labels say what was built.
+    BUILD_INFO = Gauge "coredns_build_info" ["version", "revision", "goversion"];
+    /// Panics that were caught.
+    PANICS = Counter "coredns_panics_total" [];
+    /// Always 1; the directives of each server block.
+    PLUGIN_ENABLED = Gauge "coredns_plugin_enabled" ["server", "zone", "view", "name"];
+
+    /// Queries.
+    DNS_REQUESTS = Counter "coredns_dns_requests_total" ["server", "zone", "view", "proto", "family", "type"];
+    /// Time from receiving a query to sending its response.
+    DNS_REQUEST_DURATION = Histogram "coredns_dns_request_duration_seconds" ["server", "zone", "view"];
+    /// Size of queries.
+    DNS_REQUEST_SIZE = Histogram "coredns_dns_request_size_bytes" ["server", "zone", "view", "proto"];
+    /// Queries that ask for DNSSEC records.
+    DNS_DO_REQUESTS = Counter "coredns_dns_do_requests_total" ["server", "zone", "view"];
+    /// Size of responses.
+    DNS_RESPONSE_SIZE = Histogram "coredns_dns_response_size_bytes" ["server", "zone", "view", "proto"];
+    /// Responses by response code and by the directive that made them.
+    DNS_RESPONSES = Counter "coredns_dns_responses_total" ["server", "zone", "view", "rcode", "plugin"];
+
+    /// Messages in the cache.
+    CACHE_ENTRIES = Gauge "coredns_cache_entries" ["server", "type", "zones", "view"];
+    /// Queries answered from the cache.
+    CACHE_HITS = Counter "coredns_cache_hits_total" ["server", "type", "zones", "view"];
+    /// Queries that the cache could not answer.
+    CACHE_MISSES = Counter "coredns_cache_misses_total" ["server", "zones", "view"];
+    /// Queries that the cache was asked for.
+    CACHE_REQUESTS = Counter "coredns_cache_requests_total" ["server", "zones", "view"];
+    /// Names that were fetched again before they expired.
+    CACHE_PREFETCH = Counter "coredns_cache_prefetch_total" ["server", "zones", "view"];
+    /// Responses that did not fit the question and were not kept.
+    CACHE_DROPS = Counter "coredns_cache_drops_total" ["server", "zones", "view"];
+    /// Queries answered with records that had expired.
+    CACHE_SERVED_STALE = Counter "coredns_cache_served_stale_total" ["server", "zones", "view"];
+    /// Messages that made room for others.
+    CACHE_EVICTIONS = Counter "coredns_cache_evictions_total" ["server", "type", "zones", "view"];
+
+    /// Queries that found every upstream of a forward set aside.
+    FORWARD_HEALTHCHECK_BROKEN = Counter "coredns_forward_healthcheck_broken_total" [];
+    /// Queries refused because max_concurrent was reached.
+    FORWARD_MAX_CONCURRENT_REJECTS = Counter "coredns_forward_max_concurrent_rejects_total" [];
+    /// Time that an upstream took for an answer.
+    PROXY_REQUEST_DURATION = Histogram "coredns_proxy_request_duration_seconds" ["proxy_name", "to", "rcode"];
+    /// Health checks that failed.
+    PROXY_HEALTHCHECK_FAILURES = Counter "coredns_proxy_healthcheck_failures_total" ["proxy_name", "to", "rcode"];
+    /// Upstream connections that were used again.
+    PROXY_CONN_CACHE_HITS = Counter "coredns_proxy_conn_cache_hits_total" ["proxy_name", "to", "proto"];
+    /// Upstream connections that had to be made.
+    PROXY_CONN_CACHE_MISSES = Counter "coredns_proxy_conn_cache_misses_total" ["proxy_name", "to", "proto"];
+
+    /// Time from a change of a Service's endpoints to its being in effect here.
+    KUBERNETES_PROGRAMMING_DURATION = Histogram "coredns_kubernetes_dns_programming_duration_seconds" ["service_kind"];
+    /// Time that the API server took for a request.
+    KUBERNETES_REQUEST_DURATION = Histogram "coredns_kubernetes_rest_client_request_duration_seconds" ["verb", "host"];
+    /// Time that requests to the API server waited for our own limit.
+    KUBERNETES_RATE_LIMITER_DURATION = Histogram "coredns_kubernetes_rest_client_rate_limiter_duration_seconds" ["verb", "host"];
+    /// Requests to the API server.
+    KUBERNETES_REQUESTS = Counter "coredns_kubernetes_rest_client_requests_total" ["method", "code", "host"];
+
+    /// Names in hosts files and in the Corefile's hosts blocks.
+    HOSTS_ENTRIES = Gauge "coredns_hosts_entries" [];
+    /// When a hosts file was last read, seconds since 1970.
+    HOSTS_RELOAD_TIMESTAMP = Gauge "coredns_hosts_reload_timestamp_seconds" [];
+
+    /// Time that our own request to the health endpoint took.
+    HEALTH_REQUEST_DURATION = Histogram "coredns_health_request_duration_seconds" [];
+    /// Our own requests to the health endpoint that failed.
+    HEALTH_REQUEST_FAILURES = Counter "coredns_health_request_failures_total" [];
+    /// Reloads that failed; the configuration before goes on.
+    RELOAD_FAILED = Counter "coredns_reload_failed_total" [];
+    /// Always 1; the hash of the running configuration.
+    RELOAD_VERSION_INFO = Gauge "coredns_reload_version_info" ["hash", "value"];
+    /// Failures to set the node's network up.
+    NODECACHE_SETUP_ERRORS = Counter "coredns_nodecache_setup_errors_total" ["errortype"];
+
+    /// Log lines that were dropped because the reader of the log was too slow.
+    LOG_DROPPED = Counter "nodens_log_dropped_total" [];
+
+    /// User and system CPU time.
+    PROCESS_CPU = Counter "process_cpu_seconds_total" [];
+    /// Open file descriptors.
+    PROCESS_OPEN_FDS = Gauge "process_open_fds" [];
+    /// The limit of open file descriptors.
+    PROCESS_MAX_FDS = Gauge "process_max_fds" [];
+    /// Resident memory.
+    PROCESS_RESIDENT_MEMORY = Gauge "process_resident_memory_bytes" [];
+    /// Virtual memory.
+    PROCESS_VIRTUAL_MEMORY = Gauge "process_virtual_memory_bytes" [];
+    /// When the process started, seconds since 1970.
+    PROCESS_START_TIME = Gauge "process_start_time_seconds" [];
+    /// Threads.
+    PROCESS_THREADS = Gauge "process_threads" [];
+}
