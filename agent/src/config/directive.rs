@@ -67,23 +67,29 @@ pub(super) fn check(
     is_served: &dyn Fn(&str) -> bool,
     diagnostics: &mut Diagnostics,
 ) -> Vec<Directive> {
-    let mut served: Vec<Directive> = Vec::new();
+    let mut served = Vec::new();
+    let mut single: Vec<&Directive> = Vec::new();
     for directive in directives {
         let name = directive.name.as_str();
         if !is_served(name) {
             diagnostics.push(problem(directive, is_served));
             continue;
         }
-        let once = find(name).is_some_and(|known| known.repeats == Repeats::Once);
-        let first = served.iter().find(|earlier| earlier.name.text == directive.name.text);
-        match first {
-            Some(first) if once => diagnostics.push(
-                Diagnostic::error(directive.at().clone(), "it stands twice in this server block")
+        if find(name).is_some_and(|known| known.repeats == Once) {
+            if let Some(first) = single.iter().find(|first| first.name.as_str() == name) {
+                diagnostics.push(
+                    Diagnostic::error(
+                        directive.at().clone(),
+                        "it stands twice in this server block",
+                    )
                     .wanted(format!("only the one at {}", first.at()))
                     .directive(name),
-            ),
-            _ => served.push(directive.clone()),
+                );
+                continue;
+            }
+            single.push(directive);
         }
+        served.push(directive.clone());
     }
     served
 }

@@ -20,7 +20,7 @@ pub use args::{Args, no_block};
 pub use value::{ListenAddress, Wrong};
 pub use zone::{Transport, ZoneKey, zone_names};
 
-use crate::corefile::{Diagnostics, Directive, File, Location};
+use crate::corefile::{Diagnostic, Diagnostics, Directive, File, Location, limits};
 use crate::wire::name::Name;
 
 /// A server block whose zones are understood and whose directives all have a parser.
@@ -62,13 +62,25 @@ pub fn read(
     diagnostics: &mut Diagnostics,
 ) -> Vec<ServerBlock> {
     let mut blocks = Vec::new();
+    let mut room = limits::ZONES;
     for block in &file.blocks {
-        let zones: Vec<ZoneKey> =
-            block.keys.iter().flat_map(|key| zone::parse(key, diagnostics)).collect();
+        let mut zones = Vec::new();
+        for key in &block.keys {
+            let more = zone::parse(key, diagnostics);
+            if more.len() > room {
+                diagnostics.push(
+                    Diagnostic::error(key.at.clone(), "there are too many zones")
+                        .wanted(format!("at most {} in all", limits::ZONES)),
+                );
+                break;
+            }
+            room -= more.len();
+            zones.extend(more);
+        }
         let directives = directive::check(&block.directives, is_served, diagnostics);
         if block.directives.is_empty() {
             diagnostics.push(
-                crate::corefile::Diagnostic::warning(
+                Diagnostic::warning(
                     block.at.clone(),
                     "the server block is empty, so that every query is refused",
                 )

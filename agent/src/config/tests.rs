@@ -110,3 +110,34 @@ fn zones_are_served_once_for_each_address() {
         &["Corefile:1: dns://0.0.10.in-addr.arpa.:53 is served"],
     );
 }
+
+#[test]
+fn a_template_that_was_not_rendered_says_so_and_nothing_else() {
+    bad(
+        "__PILLAR__DNS__DOMAIN__:53 {\n forward . __PILLAR__CLUSTER__DNS__ {\n  force_tcp\n }\n health __PILLAR__LOCAL__DNS__:8080\n}\n",
+        &[
+            "Corefile:1: the placeholder __PILLAR__DNS__DOMAIN__ has not been filled in",
+            "Corefile:2: the placeholder __PILLAR__CLUSTER__DNS__ has not been filled in",
+            "Corefile:5: the placeholder __PILLAR__LOCAL__DNS__ has not been filled in",
+        ],
+    );
+}
+
+#[test]
+fn a_distributions_empty_folders_of_additions_are_only_warned_about() {
+    bad(
+        ".:53 {\n log\n import /nonexistent/custom/*.override\n}\nimport /nonexistent/custom/*.server\n",
+        &[
+            "Corefile:3: warning: import: the pattern \"/nonexistent/custom/*.override\" matches no file",
+            "Corefile:5: warning: import: the pattern \"/nonexistent/custom/*.server\" matches no file",
+        ],
+    );
+}
+
+#[test]
+fn there_is_an_end_to_zones() {
+    let many = "10.0.0.0/9 ".repeat(corefile::limits::ZONES / 128 + 1);
+    let (blocks, diagnostics) = read_text(&format!("{many} {{\n log\n}}\n"));
+    assert!(blocks[0].zones.len() <= corefile::limits::ZONES);
+    assert!(diagnostics.to_string().contains("there are too many zones"));
+}

@@ -17,3 +17,5 @@ pub const IMPORT_DEPTH: usize = 16;
 pub const IMPORTS: usize = 2_000;
 /// Errors kept, and as many warnings; more are counted only.
 pub const DIAGNOSTICS: usize = 100;
+/// Zones in all, counted after networks became reverse zones.
+pub const ZONES: usize = 20_000;

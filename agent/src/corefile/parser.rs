@@ -155,6 +155,10 @@ impl Parser<'_> {
         if line.body.is_some() {
             return fail("it has a block".into(), "no braces after an import");
         }
+        // Reported where it was counted.
+        if self.words > limits::TOKENS {
+            return Vec::new();
+        }
         self.imports += 1;
         if self.imports > limits::IMPORTS {
             return fail(
