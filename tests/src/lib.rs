@@ -1,1 +1,18 @@
-//! Placeholder.
+//! The test harness of Nodens: everything that a test needs around the real binary.
+//!
+//! ```text
+//!   kubernetes objects ──> api::ApiServer ──┐ list, watch (TLS, tokens, faults)
+//!                                           v
+//!   client::Client ── questions ──> process::Nodens (the real binary, its own folder)
+//!                                           │ misses and foreign names
+//!                                           v
+//!   zone file, hooks ─────────────> upstream::Upstream
+//! ```
+//!
+//! [`api`] speaks the Kubernetes API as a real server does, its faults too; [`upstream`] is a scripted DNS server;
+//! [`client`] asks over UDP and TCP and writes answers in the normal form of the conformance record;
+//! [`process`] runs the binary; [`conformance`] compares it with the record. All of them are plain blocking handles:
+//! what needs a runtime keeps one on a thread of its own, so that a test is an ordinary function.
+
+pub mod api;
+pub mod poll;

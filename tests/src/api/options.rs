@@ -1,0 +1,79 @@
+//! How the server is started, and the behaviour that tests may change while it runs.
+
+use std::time::Duration;
+
+use super::access::Policy;
+
+/// How the server is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Plain HTTP instead of TLS.
+    pub plain_http: bool,
+    /// The first bearer token; client certificates of the server's authority are welcome as well.
+    pub token: String,
+    /// Answer everybody, also without credentials.
+    pub anonymous: bool,
+    /// What can also be changed later.
+    pub behaviour: Behaviour,
+}
+
+/// Behaviour that tests may change while the server runs.
+#[derive(Debug, Clone)]
+pub struct Behaviour {
+    /// Whether `sendInitialEvents` works.
+    pub streaming_lists: StreamingLists,
+    /// How a watch from a forgotten revision is told so.
+    pub gone: GoneStyle,
+    /// Time between bookmarks; a real server sends one a minute.
+    pub bookmark_interval: Duration,
+    /// Whether the multicluster CustomResourceDefinitions are installed; else their paths are 404.
+    pub multicluster: bool,
+    /// What `/version` says.
+    pub version: String,
+    /// The rules in force; `None` allows everything.
+    pub policy: Option<Policy>,
+}
+
+/// Support for streaming lists (`sendInitialEvents`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamingLists {
+    /// As servers with the `WatchList` feature, on by default from 1.34.
+    Supported,
+    /// 422, as servers that know the parameter but have the feature off.
+    Refused,
+    /// The parameter is unknown, and so ignored: initial events come, the closing bookmark does not.
+    Ignored,
+}
+
+/// How 410 Gone reaches a watch that begins too far back; running watches always get the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GoneStyle {
+    /// Status 200 and an ERROR event.
+    Event,
+    /// HTTP status 410.
+    Http,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            plain_http: false,
+            token: "test-token-1".into(),
+            anonymous: false,
+            behaviour: Behaviour::default(),
+        }
+    }
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            streaming_lists: StreamingLists::Supported,
+            gone: GoneStyle::Event,
+            bookmark_interval: Duration::from_secs(60),
+            multicluster: true,
+            version: "v1.36.0".into(),
+            policy: None,
+        }
+    }
+}

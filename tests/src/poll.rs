@@ -1,0 +1,37 @@
+//! Waiting for something to become true: polls with a deadline, so that no test sleeps a guessed time.
+
+use std::time::{Duration, Instant};
+
+/// The pause between two looks; short beside what tests measure, long beside a system call.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Calls `look` until it yields a value or `deadline` has passed; `None` then.
+pub fn until_some<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(value) = look() {
+            return Some(value);
+        }
+        if Instant::now() >= end {
+            return None;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Calls `look` until it is true or `deadline` has passed; says which.
+pub fn until(deadline: Duration, mut look: impl FnMut() -> bool) -> bool {
+    until_some(deadline, || look().then_some(())).is_some()
+}
+
+/// Like [`until`], but a test failure that names `what` when the deadline passes.
+///
+/// # Panics
+/// When `look` stays false.
+#[track_caller]
+pub fn wait_for(what: &str, deadline: Duration, look: impl FnMut() -> bool) {
+    assert!(
+        until(deadline, look),
+        "waited {deadline:?} in vain for: {what}"
+    );
+}
