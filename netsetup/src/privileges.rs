@@ -47,29 +47,41 @@ pub struct Privileges {
 }
 
 impl Privileges {
-    /// Those of the calling thread.
+    /// Those of the calling thread. Asked of the kernel, not read from `/proc`, which may be hidden.
     ///
     /// # Errors
     ///
-    /// There is no `/proc`.
+    /// The kernel refuses, which it never does for the calling thread.
     pub fn current() -> Result<Self, PrivilegeError> {
-        let status = std::fs::read_to_string("/proc/thread-self/status")
-            .map_err(PrivilegeError::failed("read /proc"))?;
-        let field = |name: &str| {
-            status
-                .lines()
-                .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))
-                .unwrap_or("")
-                .trim()
+        let mut header = Header {
+            version: LINUX_CAPABILITY_VERSION_3,
+            pid: 0,
         };
-        let bits = |name: &str| u64::from_str_radix(field(name), 16).unwrap_or(0);
+        let mut data = [Data::default(); 2];
+        // SAFETY: both pointers are to live, writable values of the layout that version 3 of
+        // capget(2) uses: a header and two data records.
+        let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
+        if result != 0 {
+            let source = io::Error::last_os_error();
+            return Err(PrivilegeError {
+                action: "read the capabilities",
+                source,
+            });
+        }
+        let [low, high] = data;
+        let join = |field: fn(Data) -> u32| u64::from(field(high)) << 32 | u64::from(field(low));
+        // Beyond the last capability that the kernel knows it answers EINVAL.
+        let bounded = |capability| prctl(libc::PR_CAPBSET_READ, capability) == Ok(1);
+        let bounding = (0..64)
+            .filter(|c| bounded(*c))
+            .fold(0, |bits, c| bits | 1 << c);
         Ok(Self {
             uid: Uid::effective().as_raw(),
-            effective: bits("CapEff"),
-            permitted: bits("CapPrm"),
-            inheritable: bits("CapInh"),
-            bounding: bits("CapBnd"),
-            no_new_privs: field("NoNewPrivs") == "1",
+            effective: join(|data| data.effective),
+            permitted: join(|data| data.permitted),
+            inheritable: join(|data| data.inheritable),
+            bounding,
+            no_new_privs: prctl(libc::PR_GET_NO_NEW_PRIVS, 0) == Ok(1),
         })
     }
 
@@ -88,8 +100,11 @@ pub struct PrivilegeError {
 }
 
 impl PrivilegeError {
-    fn failed(action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self { action, source }
+    fn failed(action: &'static str) -> impl FnOnce(nix::Error) -> Self {
+        move |errno| Self {
+            action,
+            source: errno.into(),
+        }
     }
 }
 
@@ -116,7 +131,8 @@ pub fn drop_capabilities(keep: &[Capability]) -> Result<(), PrivilegeError> {
     )
     .map_err(PrivilegeError::failed("clear the ambient capabilities"))?;
     set_capabilities(now.permitted & keep, now.inheritable & keep)?;
-    prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(PrivilegeError::failed("set no_new_privs"))
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(PrivilegeError::failed("set no_new_privs"))?;
+    Ok(())
 }
 
 /// Becomes `uid` and `gid`, without other groups, and keeps of the capabilities those in `keep`
@@ -130,20 +146,14 @@ pub fn drop_capabilities(keep: &[Capability]) -> Result<(), PrivilegeError> {
 /// The kernel refuses: CAP_SETUID or CAP_SETGID is missing. The process should then end, since it
 /// may be half changed.
 pub fn become_user(uid: u32, gid: u32, keep: &[Capability]) -> Result<(), PrivilegeError> {
-    let failed = |action| {
-        move |errno: nix::Error| PrivilegeError {
-            action,
-            source: errno.into(),
-        }
-    };
     prctl(libc::PR_SET_KEEPCAPS, 1).map_err(PrivilegeError::failed(
         "keep capabilities over the change of user",
     ))?;
     let gid = Gid::from_raw(gid);
-    setgroups(&[gid]).map_err(failed("give up the supplementary groups"))?;
-    setresgid(gid, gid, gid).map_err(failed("change the group"))?;
+    setgroups(&[gid]).map_err(PrivilegeError::failed("give up the supplementary groups"))?;
+    setresgid(gid, gid, gid).map_err(PrivilegeError::failed("change the group"))?;
     let uid = Uid::from_raw(uid);
-    setresuid(uid, uid, uid).map_err(failed("change the user"))?;
+    setresuid(uid, uid, uid).map_err(PrivilegeError::failed("change the user"))?;
     prctl(libc::PR_SET_KEEPCAPS, 0)
         .map_err(PrivilegeError::failed("end the keeping of capabilities"))?;
     // The change of user emptied the effective set but left the permitted one; dropping also puts
@@ -157,15 +167,11 @@ fn mask(capabilities: &[Capability]) -> u64 {
         .fold(0, |mask, capability| mask | capability.bit())
 }
 
-fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<()> {
+fn prctl(option: libc::c_int, argument: libc::c_ulong) -> nix::Result<libc::c_int> {
     let zero: libc::c_ulong = 0;
     // SAFETY: none of the options used here takes a pointer; the unused arguments are zero as
     // prctl(2) demands.
-    if unsafe { libc::prctl(option, argument, zero, zero, zero) } == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    nix::errno::Errno::result(unsafe { libc::prctl(option, argument, zero, zero, zero) })
 }
 
 /// Puts `permitted` in force, too.
@@ -202,6 +208,7 @@ struct Header {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy, Default)]
 struct Data {
     effective: u32,
     permitted: u32,

@@ -87,7 +87,8 @@ fn mends_what_a_crash_or_a_person_left() {
             "nft add table inet nodens '{ flags dormant; }'",
             "nft add chain inet nodens extra",
             "nft insert rule inet nodens prerouting accept",
-            "ip link set nodelocaldns name other",
+            // Before Linux 6.2 only a link that is down can be renamed.
+            "ip link set nodelocaldns down; ip link set nodelocaldns name other",
         ] {
             sh(damage);
             let report = kernel.apply(&desired).await;
