@@ -1,0 +1,244 @@
+//! What is typed on the command line. NodeLocal DNSCache's flags are taken in Go's spelling too (`-localip a,b`,
+//! `-setupinterface=false`), so that its manifest works with another image.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// The DNS server of a Kubernetes node.
+///
+/// Answers cluster names from its own store, caches everything else, and forwards misses. It is configured by a Corefile;
+/// the directives are CoreDNS's.
+#[derive(Parser, Debug, Clone)]
+#[command(name = "nodens", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+#[command(after_help = "NodeLocal DNSCache's flags may be written as there, with one dash and `-flag=true`.")]
+pub struct Cli {
+    /// What to do; without a command: serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to serve.
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+/// What to do instead of serving.
+#[derive(Subcommand, Debug, Clone)]
+pub enum Command {
+    /// Check a Corefile: print every error as FILE:LINE and exit with 1, or print the configuration in effect and exit
+    /// with 0.
+    Check {
+        /// The Corefile.
+        #[arg(default_value = "Corefile")]
+        file: PathBuf,
+        /// How to print the configuration.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Show or flush the cache of the running server.
+    Cache {
+        /// What to do with it.
+        #[command(subcommand)]
+        action: CacheAction,
+        /// The running server's socket.
+        #[arg(long, global = true, default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET")]
+        socket: PathBuf,
+    },
+    /// Show what the running server knows and waits for.
+    Status {
+        /// The running server's socket.
+        #[arg(long, default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET")]
+        socket: PathBuf,
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+}
+
+/// What to do with the cache.
+#[derive(Subcommand, Debug, Clone)]
+pub enum CacheAction {
+    /// Print what is kept: of one name, or a summary.
+    Show {
+        /// The name, with everything below it.
+        name: Option<String>,
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Forget what is kept: of one name and everything below it, or all.
+    Flush {
+        /// The name.
+        name: Option<String>,
+    },
+}
+
+/// How to print.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For scripts.
+    Json,
+}
+
+/// How to write the log.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// One line for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where the running server listens for `nodens status` and `nodens cache`.
+pub const DEFAULT_SOCKET: &str = "/run/nodens/nodens.sock";
+
+/// How to serve.
+#[derive(Args, Debug, Clone)]
+pub struct Serve {
+    /// The Corefile.
+    #[arg(long, visible_alias = "corefile", value_name = "FILE", default_value = "Corefile")]
+    pub conf: PathBuf,
+    /// The port of server blocks that name none.
+    #[arg(long = "dns.port", value_name = "PORT", default_value_t = 53)]
+    pub dns_port: u16,
+    /// Write the process id to this file.
+    #[arg(long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
+    /// Threads that answer; 0: one for each CPU that the process may use, 8 at most.
+    #[arg(long, value_name = "N", default_value_t = 0, env = "NODENS_WORKERS")]
+    pub workers: usize,
+    /// How to write the log.
+    #[arg(long, value_enum, default_value_t, env = "NODENS_LOG_FORMAT")]
+    pub log_format: LogFormat,
+    /// What to log: error, warn, info, debug or trace, also for single modules (`info,nodens::cluster=debug`).
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "NODENS_LOG")]
+    pub log_level: String,
+    /// Where `nodens status` and `nodens cache` reach this server; empty: nowhere.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET")]
+    pub socket: PathBuf,
+    /// The node's network, as NodeLocal DNSCache sets it up.
+    #[command(flatten)]
+    pub node: NodeFlags,
+}
+
+/// NodeLocal DNSCache's flags.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Node network (NodeLocal DNSCache's flags)")]
+pub struct NodeFlags {
+    /// Addresses to listen on, comma-separated; made on an interface of our own.
+    #[arg(long, value_name = "IP,IP", value_delimiter = ',')]
+    pub localip: Vec<IpAddr>,
+    /// Make the interface and its addresses.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = true, default_missing_value = "true")]
+    pub setupinterface: bool,
+    /// The interface's name.
+    #[arg(long, value_name = "NAME", default_value = "nodelocaldns")]
+    pub interfacename: String,
+    /// Write notrack rules for the addresses (nftables; nothing is executed).
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = true, default_missing_value = "true")]
+    pub setupiptables: bool,
+    /// Leave interface and rules behind on exit.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = false, default_missing_value = "true")]
+    pub skipteardown: bool,
+    /// How often interface and rules are checked: a number of seconds, or a duration such as 60s.
+    #[arg(long, value_name = "DURATION", default_value = "60", value_parser = sync_interval)]
+    pub syncinterval: std::time::Duration,
+    /// The port of /health, for which notrack rules are written too.
+    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    pub health_port: u16,
+    /// Where set-up errors are served as metrics.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9353")]
+    pub metrics_listen_address: SocketAddr,
+    /// The address that stands for __PROMETHEUS__ENDPOINT__ in the template.
+    #[arg(long, value_name = "ADDRESS", default_value = ":9253")]
+    pub prometheus_listen_address: String,
+    /// A Corefile template with NodeLocal DNSCache's __PILLAR__ placeholders; rendered to `--conf`.
+    #[arg(long, value_name = "FILE")]
+    pub basecorefile: Option<PathBuf>,
+    /// The Service whose address stands for __PILLAR__CLUSTER__DNS__, by its environment variable.
+    #[arg(long, value_name = "NAME", default_value = "kube-dns")]
+    pub upstreamsvc: String,
+    /// The folder of the mounted kube-dns ConfigMap (stubDomains, upstreamNameservers).
+    #[arg(long, value_name = "DIR")]
+    pub kubednscm: Option<PathBuf>,
+    /// Reload by signal; accepted, and always so.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = false, default_missing_value = "true")]
+    pub reloadwithsignal: bool,
+}
+
+/// Seconds, or a duration with a unit. NodeLocal DNSCache takes a bare number as seconds, and overflows on anything else.
+fn sync_interval(text: &str) -> Result<std::time::Duration, String> {
+    let duration = match text.parse() {
+        Ok(seconds) => std::time::Duration::from_secs(seconds),
+        Err(_) => crate::config::value::duration(text).map_err(|_| "wanted seconds, or a duration such as 60s".to_owned())?,
+    };
+    if duration.is_zero() { Err("wanted more than 0".to_owned()) } else { Ok(duration) }
+}
+
+impl Cli {
+    /// Reads the command line, Go's spelling included; exits with a message where it is wrong, as clap does.
+    pub fn from_env() -> Self {
+        Self::parse_from(normalise(std::env::args_os()))
+    }
+}
+
+/// Turns Go's single-dash flags into double-dash ones; what follows `--` is left alone.
+fn normalise(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut verbatim = false;
+    args.map(|arg| {
+        verbatim |= arg == "--";
+        match arg.to_str() {
+            Some(text) if !verbatim && text.len() > 2 && text.starts_with('-') && !text.starts_with("--") => {
+                format!("-{text}").into()
+            }
+            _ => arg,
+        }
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(normalise(line.split_whitespace().map(OsString::from)))
+    }
+
+    #[test]
+    fn the_add_ons_arguments_are_taken() {
+        let cli = parse(
+            "nodens -localip 169.254.20.10,10.96.0.10 -conf /etc/Corefile -upstreamsvc kube-dns-upstream \
+             -setupinterface=false -skipteardown -syncinterval=60 -health-port 8080 -dns.port=53",
+        )
+        .unwrap();
+        assert_eq!(cli.serve.node.localip.len(), 2);
+        assert!(!cli.serve.node.setupinterface && cli.serve.node.setupiptables && cli.serve.node.skipteardown);
+        assert_eq!(cli.serve.node.syncinterval.as_secs(), 60);
+        assert_eq!(cli.serve.conf, PathBuf::from("/etc/Corefile"));
+        assert_eq!(parse("nodens -corefile x").unwrap().serve.conf, PathBuf::from("x"));
+        assert_eq!(parse("nodens -syncinterval 90s").unwrap().serve.node.syncinterval.as_secs(), 90);
+    }
+
+    #[test]
+    fn commands_and_flags_do_not_mix() {
+        assert!(matches!(parse("nodens check x -o json").unwrap().command, Some(Command::Check { .. })));
+        assert!(parse("nodens -syncinterval 0").is_err());
+        assert!(parse("nodens -nonsense").is_err());
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}
