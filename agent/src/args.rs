@@ -13,7 +13,9 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 /// the directives are CoreDNS's.
 #[derive(Parser, Debug, Clone)]
 #[command(name = "nodens", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
-#[command(after_help = "NodeLocal DNSCache's flags may be written as there, with one dash and `-flag=true`.")]
+#[command(
+    after_help = "NodeLocal DNSCache's flags may be written as there, with one dash and `-flag=true`."
+)]
 pub struct Cli {
     /// What to do; without a command: serve.
     #[command(subcommand)]
@@ -179,7 +181,8 @@ pub struct NodeFlags {
 fn sync_interval(text: &str) -> Result<std::time::Duration, String> {
     let duration = match text.parse() {
         Ok(seconds) => std::time::Duration::from_secs(seconds),
-        Err(_) => crate::config::value::duration(text).map_err(|_| "wanted seconds, or a duration such as 60s".to_owned())?,
+        Err(_) => crate::config::value::duration(text)
+            .map_err(|_| "wanted seconds, or a duration such as 60s".to_owned())?,
     };
     if duration.is_zero() { Err("wanted more than 0".to_owned()) } else { Ok(duration) }
 }
@@ -197,7 +200,12 @@ fn normalise(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     args.map(|arg| {
         verbatim |= arg == "--";
         match arg.to_str() {
-            Some(text) if !verbatim && text.len() > 2 && text.starts_with('-') && !text.starts_with("--") => {
+            Some(text)
+                if !verbatim
+                    && text.len() > 2
+                    && text.starts_with('-')
+                    && !text.starts_with("--") =>
+            {
                 format!("-{text}").into()
             }
             _ => arg,
@@ -222,16 +230,26 @@ mod tests {
         )
         .unwrap();
         assert_eq!(cli.serve.node.localip.len(), 2);
-        assert!(!cli.serve.node.setupinterface && cli.serve.node.setupiptables && cli.serve.node.skipteardown);
+        assert!(
+            !cli.serve.node.setupinterface
+                && cli.serve.node.setupiptables
+                && cli.serve.node.skipteardown
+        );
         assert_eq!(cli.serve.node.syncinterval.as_secs(), 60);
         assert_eq!(cli.serve.conf, PathBuf::from("/etc/Corefile"));
         assert_eq!(parse("nodens -corefile x").unwrap().serve.conf, PathBuf::from("x"));
-        assert_eq!(parse("nodens -syncinterval 90s").unwrap().serve.node.syncinterval.as_secs(), 90);
+        assert_eq!(
+            parse("nodens -syncinterval 90s").unwrap().serve.node.syncinterval.as_secs(),
+            90
+        );
     }
 
     #[test]
     fn commands_and_flags_do_not_mix() {
-        assert!(matches!(parse("nodens check x -o json").unwrap().command, Some(Command::Check { .. })));
+        assert!(matches!(
+            parse("nodens check x -o json").unwrap().command,
+            Some(Command::Check { .. })
+        ));
         assert!(parse("nodens -syncinterval 0").is_err());
         assert!(parse("nodens -nonsense").is_err());
     }

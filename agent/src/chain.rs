@@ -152,7 +152,12 @@ pub trait ErrorLog: Send + Sync {
 
 impl Chain {
     /// A chain of `handlers`, which must be in order, with counters for `workers`.
-    pub fn new(zone: Name, server_label: Arc<str>, handlers: Vec<Arc<dyn Handler>>, workers: usize) -> Self {
+    pub fn new(
+        zone: Name,
+        server_label: Arc<str>,
+        handlers: Vec<Arc<dyn Handler>>,
+        workers: usize,
+    ) -> Self {
         let recursive = handlers.iter().any(|handler| handler.plugin() == Plugin::Forward);
         Self {
             zone_label: zone.to_string().into(),
@@ -176,7 +181,12 @@ impl Chain {
 
     /// Serves a query in the receive loop: either the reply is written, or the query has to wait for the handler of the
     /// number that is returned.
-    pub fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Result<Outcome, usize> {
+    pub fn serve(
+        &self,
+        request: &Request<'_>,
+        reply: &mut Reply<'_>,
+        local: &mut Local,
+    ) -> Result<Outcome, usize> {
         reply.set_flags(flags::RA, self.recursive);
         for (number, handler) in self.handlers.iter().enumerate() {
             match handler.serve(request, reply, local) {
@@ -208,10 +218,17 @@ impl Chain {
                 match Local::with(|local| handler.serve(&view, &mut reply, local)) {
                     Step::Done(outcome) => {
                         reply.finish(None);
-                        return Answer::new(Arc::new(crate::wire::Message::from_written(buf)), outcome);
+                        return Answer::new(
+                            Arc::new(crate::wire::Message::from_written(buf)),
+                            outcome,
+                        );
                     }
                     Step::Next => {}
-                    Step::Wait => return handler.resolve(request, Next { chain: self, from: number + 1 }).await,
+                    Step::Wait => {
+                        return handler
+                            .resolve(request, Next { chain: self, from: number + 1 })
+                            .await;
+                    }
                 }
             }
             Answer::written(&view, |reply| {

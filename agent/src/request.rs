@@ -250,7 +250,13 @@ impl Answer {
     }
 
     /// A failure by `plugin`: `rcode`, an extended error for the client (RFC 8914), and a sentence for the log.
-    pub fn failure(request: &Request<'_>, plugin: Plugin, rcode: Rcode, ede: u16, error: &str) -> Self {
+    pub fn failure(
+        request: &Request<'_>,
+        plugin: Plugin,
+        rcode: Rcode,
+        ede: u16,
+        error: &str,
+    ) -> Self {
         let answer = Self::written(request, |reply| {
             reply.set_rcode(rcode);
             reply.extended_error(ede, error);

@@ -27,7 +27,8 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Service, Self::EndpointSlice, Self::Namespace, Self::Pod, Self::ServiceImport];
+    pub const ALL: [Self; 5] =
+        [Self::Service, Self::EndpointSlice, Self::Namespace, Self::Pod, Self::ServiceImport];
 
     /// The kind as it is written in YAML and in metrics.
     pub fn name(self) -> &'static str {
@@ -190,7 +191,9 @@ impl Object {
         match self {
             Self::Service(service) | Self::ServiceImport(service) => service.id.clone(),
             Self::EndpointSlice(slice) => slice.id.clone(),
-            Self::Namespace(namespace) => ObjectId { namespace: Text::from(""), name: namespace.name.clone() },
+            Self::Namespace(namespace) => {
+                ObjectId { namespace: Text::from(""), name: namespace.name.clone() }
+            }
             Self::Pod(pod) => pod.id.clone(),
         }
     }

@@ -18,15 +18,33 @@ impl Handler for Whoami {
         let client = request.origin.client;
         reply.set_flags(flags::AA, true);
         match client.ip() {
-            IpAddr::V4(ip) => reply.record(Section::Additional, Owner::Question, RecordType::A, 0, &ip.octets()),
-            IpAddr::V6(ip) => reply.record(Section::Additional, Owner::Question, RecordType::AAAA, 0, &ip.octets()),
+            IpAddr::V4(ip) => {
+                reply.record(Section::Additional, Owner::Question, RecordType::A, 0, &ip.octets())
+            }
+            IpAddr::V6(ip) => reply.record(
+                Section::Additional,
+                Owner::Question,
+                RecordType::AAAA,
+                0,
+                &ip.octets(),
+            ),
         };
         let mut owner = NameBuf::new();
         let protocol = format!("_{}", request.origin.transport.name());
-        if owner.push_label(protocol.as_bytes()).and_then(|()| owner.push_name(request.query.name_as_asked())).is_ok() {
+        if owner
+            .push_label(protocol.as_bytes())
+            .and_then(|()| owner.push_name(request.query.name_as_asked()))
+            .is_ok()
+        {
             let port = client.port().to_be_bytes();
             let srv = [0, 0, 0, 0, port[0], port[1], 0];
-            reply.record(Section::Additional, Owner::Name(owner.as_name()), RecordType::SRV, 0, &srv);
+            reply.record(
+                Section::Additional,
+                Owner::Name(owner.as_name()),
+                RecordType::SRV,
+                0,
+                &srv,
+            );
         }
         Step::Done(Outcome::new(Plugin::Whoami, Rcode::NOERROR))
     }

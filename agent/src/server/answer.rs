@@ -26,7 +26,13 @@ pub struct Later {
 }
 
 /// Answers one packet into the end of `out`, or says what else becomes of it. Allocates only for [`Handled::Later`].
-pub fn answer(packet: &[u8], origin: Origin, dispatch: &Arc<Dispatch>, local: &mut Local, out: &mut Vec<u8>) -> Handled {
+pub fn answer(
+    packet: &[u8],
+    origin: Origin,
+    dispatch: &Arc<Dispatch>,
+    local: &mut Local,
+    out: &mut Vec<u8>,
+) -> Handled {
     let query = match Query::parse(packet) {
         Ok(query) => query,
         Err(Reject::Silent) => return Handled::Silence,
@@ -74,7 +80,8 @@ impl Later {
         let answer = self.chain.resume(&self.request, self.number).await;
         let Ok(request) = self.request.view() else { return false };
         let start = out.len();
-        let mut reply = Reply::begin(out, &request.query, request.origin.transport == Transport::Tcp);
+        let mut reply =
+            Reply::begin(out, &request.query, request.origin.transport == Transport::Tcp);
         if let Some(limit) = self.chain.max_udp {
             reply.lower_limit(limit);
         }
@@ -84,7 +91,13 @@ impl Later {
         if let (Some(errors), Some(error)) = (&self.chain.errors, &answer.error) {
             errors.write(&request, &answer.outcome, error);
         }
-        finished(&self.chain, &request, &answer.outcome, out.get(start..start + len).unwrap_or(&[]), micros);
+        finished(
+            &self.chain,
+            &request,
+            &answer.outcome,
+            out.get(start..start + len).unwrap_or(&[]),
+            micros,
+        );
         if answer.outcome.silent {
             out.truncate(start);
         }
@@ -127,8 +140,12 @@ fn chaos(chain: &Chain, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome
     let query = &request.query;
     let wanted = matches!(query.qtype(), RecordType::TXT | RecordType::ANY);
     let texts: &[Box<str>] = match query.name().as_bytes() {
-        b"\x07version\x04bind\0" | b"\x07version\x06server\0" if wanted => std::slice::from_ref(&identity.version),
-        b"\x08hostname\x04bind\0" | b"\x02id\x06server\0" if wanted => std::slice::from_ref(&identity.hostname),
+        b"\x07version\x04bind\0" | b"\x07version\x06server\0" if wanted => {
+            std::slice::from_ref(&identity.version)
+        }
+        b"\x08hostname\x04bind\0" | b"\x02id\x06server\0" if wanted => {
+            std::slice::from_ref(&identity.hostname)
+        }
         b"\x07authors\x04bind\0" if wanted => &identity.authors,
         _ => &[],
     };

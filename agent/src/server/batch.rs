@@ -2,7 +2,10 @@
 //!
 //! The only unsafe module. nix wraps these calls too, but builds its headers anew for each call and copies each address
 //! twice; here a datagram costs what the kernel takes for it (`docs/ARCHITECTURE.md`, "Speed").
-#![allow(unsafe_code, reason = "the two system calls take arrays of structures that point into other arrays")]
+#![allow(
+    unsafe_code,
+    reason = "the two system calls take arrays of structures that point into other arrays"
+)]
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -28,7 +31,8 @@ struct Control([u8; 64]);
 
 /// Where a control message's data begin: after `cmsghdr`, which is 16 octets on 64-bit Linux.
 const CMSG_DATA: usize = 16;
-const _: () = assert!(size_of::<libc::cmsghdr>() == CMSG_DATA && size_of::<libc::sockaddr_in6>() <= 32);
+const _: () =
+    assert!(size_of::<libc::cmsghdr>() == CMSG_DATA && size_of::<libc::sockaddr_in6>() <= 32);
 
 /// One worker's buffers for receiving and answering on a UDP socket.
 pub struct Batch {
@@ -63,7 +67,8 @@ impl Batch {
     /// message which address a datagram was sent to.
     pub fn new(with_control: bool) -> Self {
         // SAFETY: all of these are plain C structures for which zero octets are a valid value.
-        let (empty_iovec, empty_header): (libc::iovec, libc::mmsghdr) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        let (empty_iovec, empty_header): (libc::iovec, libc::mmsghdr) =
+            unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
         let mut batch = Self {
             packets: vec![[0; PACKET_LEN]; BATCH].into(),
             peers: vec![RawAddr([0; 32]); BATCH].into(),
@@ -77,7 +82,8 @@ impl Batch {
             out_iovecs: vec![empty_iovec; BATCH].into(),
             outbound: vec![empty_header; BATCH].into(),
         };
-        let parts = batch.packets.iter_mut().zip(batch._iovecs.iter_mut()).zip(batch.peers.iter_mut());
+        let parts =
+            batch.packets.iter_mut().zip(batch._iovecs.iter_mut()).zip(batch.peers.iter_mut());
         for ((header, control), ((packet, iovec), peer)) in
             batch.inbound.iter_mut().zip(batch.controls.iter_mut()).zip(parts)
         {
@@ -99,7 +105,8 @@ impl Batch {
         self.received = 0;
         for header in &mut self.inbound {
             header.msg_hdr.msg_namelen = size_of::<RawAddr>() as libc::socklen_t;
-            header.msg_hdr.msg_controllen = if self.with_control { size_of::<Control>() as _ } else { 0 };
+            header.msg_hdr.msg_controllen =
+                if self.with_control { size_of::<Control>() as _ } else { 0 };
         }
         // SAFETY: `inbound` has BATCH headers whose pointers lead to live buffers of the lengths that they state (`new`),
         // none of which is borrowed while `self` is borrowed mutably.
@@ -119,7 +126,11 @@ impl Batch {
     /// Calls `answer` for one datagram with its octets, its sender, the address that it was sent to (where the socket
     /// tells) and the buffer at whose end the reply is to be written. What `answer` has appended is sent by
     /// [`Batch::send`] if it returns true.
-    pub fn serve<R>(&mut self, slot: usize, answer: impl FnOnce(Datagram<'_>, &mut Vec<u8>) -> (bool, R)) -> Option<R> {
+    pub fn serve<R>(
+        &mut self,
+        slot: usize,
+        answer: impl FnOnce(Datagram<'_>, &mut Vec<u8>) -> (bool, R),
+    ) -> Option<R> {
         let header = self.inbound.get(slot).filter(|_| slot < self.received)?;
         let len = (header.msg_len as usize).min(PACKET_LEN);
         let peer = self.peers.get(slot)?;
@@ -143,9 +154,15 @@ impl Batch {
     pub fn send(&mut self, socket: BorrowedFd<'_>) -> usize {
         let count = self.replies.len();
         for (n, reply) in self.replies.iter().enumerate() {
-            let (Some(iovec), Some(header)) = (self.out_iovecs.get_mut(n), self.outbound.get_mut(n)) else { break };
-            let (Some(bytes), Some(from)) = (self.out.get_mut(reply.start..reply.start + reply.len), self.inbound.get(reply.slot))
+            let (Some(iovec), Some(header)) =
+                (self.out_iovecs.get_mut(n), self.outbound.get_mut(n))
             else {
+                break;
+            };
+            let (Some(bytes), Some(from)) = (
+                self.out.get_mut(reply.start..reply.start + reply.len),
+                self.inbound.get(reply.slot),
+            ) else {
                 break;
             };
             *iovec = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
@@ -169,7 +186,12 @@ impl Batch {
             // SAFETY: each of `rest`'s headers was set above to point into `out`, `peers` and `controls`, which live and
             // are not touched until the call returns; the kernel only reads through them.
             let n = unsafe {
-                libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as libc::c_uint, libc::MSG_DONTWAIT as _)
+                libc::sendmmsg(
+                    socket.as_raw_fd(),
+                    rest.as_mut_ptr(),
+                    rest.len() as libc::c_uint,
+                    libc::MSG_DONTWAIT as _,
+                )
             };
             match usize::try_from(n) {
                 Ok(sent) if sent > 0 => at += sent,
@@ -243,7 +265,8 @@ fn forget_interface(control: &mut [u8; 64]) -> Option<usize> {
 }
 
 fn control_type(control: &[u8; 64]) -> Option<(i32, i32)> {
-    let number = |at: usize| control.get(at..at + 4).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);
+    let number =
+        |at: usize| control.get(at..at + 4).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);
     Some((number(8)?, number(12)?))
 }
 
@@ -264,7 +287,11 @@ mod tests {
     use std::os::fd::AsFd;
     use std::time::Duration;
 
-    fn echo(batch: &mut Batch, socket: &UdpSocket, expect: usize) -> Vec<(SocketAddr, Option<IpAddr>)> {
+    fn echo(
+        batch: &mut Batch,
+        socket: &UdpSocket,
+        expect: usize,
+    ) -> Vec<(SocketAddr, Option<IpAddr>)> {
         let mut seen = Vec::new();
         let deadline = std::time::Instant::now() + Duration::from_secs(5);
         while seen.len() < expect && std::time::Instant::now() < deadline {
@@ -300,14 +327,20 @@ mod tests {
 
     #[test]
     fn the_reply_leaves_from_the_address_that_was_asked() {
-        for (any, asked) in [("0.0.0.0:0", "127.0.0.3"), ("[::]:0", "127.0.0.3"), ("[::]:0", "::1")] {
+        for (any, asked) in [("0.0.0.0:0", "127.0.0.3"), ("[::]:0", "127.0.0.3"), ("[::]:0", "::1")]
+        {
             let Ok(server) = UdpSocket::bind(any) else {
                 eprintln!("SKIPPED {any}: no such family here");
                 continue;
             };
-            crate::server::sockets::ask_for_destination(&socket2::SockRef::from(&server), any.starts_with('[')).unwrap();
+            crate::server::sockets::ask_for_destination(
+                &socket2::SockRef::from(&server),
+                any.starts_with('['),
+            )
+            .unwrap();
             let asked: IpAddr = asked.parse().unwrap();
-            let client = UdpSocket::bind(if asked.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
+            let client =
+                UdpSocket::bind(if asked.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
             client.connect((asked, server.local_addr().unwrap().port())).unwrap();
             client.send(b"twelve octets and more").unwrap();
             let seen = echo(&mut Batch::new(true), &server, 1);

@@ -80,8 +80,11 @@ impl Pool {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let mut new = Vec::new();
         for address in wanted.keys().filter(|address| !open.contains_key(address)) {
-            let sockets =
-                self.workers.iter().map(|_| Sockets::open(*address)).collect::<Result<Vec<_>, _>>()?;
+            let sockets = self
+                .workers
+                .iter()
+                .map(|_| Sockets::open(*address))
+                .collect::<Result<Vec<_>, _>>()?;
             new.push((*address, sockets));
         }
         open.retain(|address, old| {
@@ -102,7 +105,8 @@ impl Pool {
             let listener = Arc::new(Listener::new(address, Arc::clone(dispatch)));
             let (draining, watch) = watch::channel(false);
             for (thread, sockets) in threads.iter().zip(sockets) {
-                let task = Task { listener: Arc::clone(&listener), sockets, draining: watch.clone() };
+                let task =
+                    Task { listener: Arc::clone(&listener), sockets, draining: watch.clone() };
                 // A worker ends only when the pool stops.
                 let _ = thread.tasks.send(task);
             }
@@ -114,14 +118,18 @@ impl Pool {
     /// Stops: no new connections, what is queued is still answered, what waits has `patience` to be answered. Blocks until
     /// the threads have ended.
     pub fn stop(&self, patience: Duration) {
-        for (_, old) in std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner)) {
+        for (_, old) in
+            std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner))
+        {
             old.draining.send_replace(true);
         }
         let deadline = std::time::Instant::now() + patience;
         for mut thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             drop(thread.tasks);
             let Some(handle) = thread.handle.take() else { continue };
-            while !handle.is_finished() && std::time::Instant::now() < deadline + Duration::from_secs(1) {
+            while !handle.is_finished()
+                && std::time::Instant::now() < deadline + Duration::from_secs(1)
+            {
                 std::thread::sleep(Duration::from_millis(5));
             }
             if handle.is_finished() && handle.join().is_err() {
@@ -144,18 +152,29 @@ fn spawn_thread(number: usize, connections: Arc<Connections>) -> io::Result<Thre
 }
 
 /// Serves what comes through `inbox` until that is closed and everything is drained.
-async fn run(worker: Arc<Worker>, mut inbox: mpsc::UnboundedReceiver<Task>, connections: Arc<Connections>) {
+async fn run(
+    worker: Arc<Worker>,
+    mut inbox: mpsc::UnboundedReceiver<Task>,
+    connections: Arc<Connections>,
+) {
     let mut serving = tokio::task::JoinSet::new();
     while let Some(task) = inbox.recv().await {
         let Task { listener, sockets, draining } = task;
         let address = listener.address;
-        let datagrams = udp::serve(sockets.udp, Arc::clone(&listener), Arc::clone(&worker), draining.clone());
+        let datagrams =
+            udp::serve(sockets.udp, Arc::clone(&listener), Arc::clone(&worker), draining.clone());
         serving.spawn(async move {
             if let Err(error) = datagrams.await {
                 tracing::error!(%error, %address, "the UDP socket failed");
             }
         });
-        let streams = tcp::serve(sockets.tcp, listener, Arc::clone(&worker), Arc::clone(&connections), draining);
+        let streams = tcp::serve(
+            sockets.tcp,
+            listener,
+            Arc::clone(&worker),
+            Arc::clone(&connections),
+            draining,
+        );
         serving.spawn(async move {
             if let Err(error) = streams.await {
                 tracing::error!(%error, %address, "the TCP socket failed");

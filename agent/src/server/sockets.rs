@@ -46,7 +46,10 @@ impl Sockets {
     /// beside this one.
     pub fn open(address: SocketAddr) -> Result<Self, BindError> {
         let fail = |transport| move |source| BindError { address, transport, source };
-        Ok(Self { udp: open_udp(address).map_err(fail("udp"))?, tcp: open_tcp(address).map_err(fail("tcp"))? })
+        Ok(Self {
+            udp: open_udp(address).map_err(fail("udp"))?,
+            tcp: open_tcp(address).map_err(fail("tcp"))?,
+        })
     }
 
     /// The address that both are bound to; tells the port where 0 was asked for.
@@ -77,7 +80,8 @@ fn open_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
 }
 
 fn new_socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), Some(protocol))?;
+    let socket =
+        Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), Some(protocol))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     if address.is_ipv6() {
@@ -99,7 +103,12 @@ pub fn ask_for_destination(socket: &SockRef<'_>, ipv6: bool) -> io::Result<()> {
 }
 
 /// Sends one datagram that was not part of a batch; `source` where the socket is bound to the unspecified address.
-pub fn send_to(socket: &(impl AsFd + AsRawFd), bytes: &[u8], client: SocketAddr, source: Option<IpAddr>) -> io::Result<usize> {
+pub fn send_to(
+    socket: &(impl AsFd + AsRawFd),
+    bytes: &[u8],
+    client: SocketAddr,
+    source: Option<IpAddr>,
+) -> io::Result<usize> {
     let Some(source) = source else {
         return SockRef::from(socket).send_to_with_flags(bytes, &client.into(), libc::MSG_DONTWAIT);
     };
@@ -109,15 +118,30 @@ pub fn send_to(socket: &(impl AsFd + AsRawFd), bytes: &[u8], client: SocketAddr,
     let fd = socket.as_raw_fd();
     let sent = if dual {
         let (to, from) = (mapped(client), mapped_ip(source));
-        let info = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: from.octets() }, ipi6_ifindex: 0 };
-        sendmsg(fd, &iov, &[ControlMessage::Ipv6PacketInfo(&info)], MsgFlags::MSG_DONTWAIT, Some(&SockaddrStorage::from(to)))?
+        let info = libc::in6_pktinfo {
+            ipi6_addr: libc::in6_addr { s6_addr: from.octets() },
+            ipi6_ifindex: 0,
+        };
+        sendmsg(
+            fd,
+            &iov,
+            &[ControlMessage::Ipv6PacketInfo(&info)],
+            MsgFlags::MSG_DONTWAIT,
+            Some(&SockaddrStorage::from(to)),
+        )?
     } else {
         let IpAddr::V4(from) = source else { return Err(io::ErrorKind::InvalidInput.into()) };
         let zero = libc::in_addr { s_addr: 0 };
         let spec = libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) };
         let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: spec, ipi_addr: zero };
         let to = SockaddrStorage::from(client);
-        sendmsg(fd, &iov, &[ControlMessage::Ipv4PacketInfo(&info)], MsgFlags::MSG_DONTWAIT, Some(&to))?
+        sendmsg(
+            fd,
+            &iov,
+            &[ControlMessage::Ipv4PacketInfo(&info)],
+            MsgFlags::MSG_DONTWAIT,
+            Some(&to),
+        )?
     };
     Ok(sent)
 }

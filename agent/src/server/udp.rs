@@ -87,7 +87,10 @@ fn receive_and_answer(
     n
 }
 
-#[allow(clippy::too_many_arguments, reason = "one datagram's whole context; a structure would be made for one call")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one datagram's whole context; a structure would be made for one call"
+)]
 fn serve_one(
     slot: usize,
     batch: &mut Batch,
@@ -101,14 +104,19 @@ fn serve_one(
     let later = batch.serve(slot, |datagram, out| {
         let origin = Origin {
             client: datagram.peer,
-            local: SocketAddr::new(datagram.local.unwrap_or(listener.address.ip()), listener.address.port()),
+            local: SocketAddr::new(
+                datagram.local.unwrap_or(listener.address.ip()),
+                listener.address.port(),
+            ),
             transport: Transport::Udp,
             worker: worker.number,
             received,
         };
         let start = out.len();
         // A bug in one answer must not end the worker.
-        match catch_unwind(AssertUnwindSafe(|| answer(datagram.bytes, origin, dispatch, local, out))) {
+        match catch_unwind(AssertUnwindSafe(|| {
+            answer(datagram.bytes, origin, dispatch, local, out)
+        })) {
             Ok(Handled::Reply) => (true, None),
             Ok(Handled::Silence) => (false, None),
             Ok(Handled::Later(later)) => (false, Some((later, datagram.local))),

@@ -105,8 +105,10 @@ impl Layout {
             return Err(MessageError::Questions(word(4)));
         }
         let (name, at) = NameBuf::expand(message, HEADER_LEN)?;
-        let (qtype, qclass) =
-            (read_u16(message, at).ok_or(MessageError::Short(0))?, read_u16(message, at + 2).ok_or(MessageError::Short(0))?);
+        let (qtype, qclass) = (
+            read_u16(message, at).ok_or(MessageError::Short(0))?,
+            read_u16(message, at + 2).ok_or(MessageError::Short(0))?,
+        );
         let mut layout = Self {
             flags: word(2),
             name,
@@ -123,7 +125,9 @@ impl Layout {
     fn walk(&mut self, message: &[u8], counts: [u16; 3]) -> Result<(), MessageError> {
         let mut at = self.question_end;
         let mut number = 0;
-        for (section, count) in [Section::Answer, Section::Authority, Section::Additional].into_iter().zip(counts) {
+        for (section, count) in
+            [Section::Answer, Section::Authority, Section::Additional].into_iter().zip(counts)
+        {
             for _ in 0..count {
                 number += 1;
                 let short = MessageError::Short(number);
@@ -167,7 +171,10 @@ impl Layout {
 
     /// The response code with its EDNS extension.
     pub fn rcode(&self) -> Rcode {
-        Rcode(self.flags & flags::RCODE | self.edns.map_or(0, |edns| u16::from(edns.extended_rcode) << 4))
+        Rcode(
+            self.flags & flags::RCODE
+                | self.edns.map_or(0, |edns| u16::from(edns.extended_rcode) << 4),
+        )
     }
 
     /// The records of one section.
@@ -256,7 +263,14 @@ impl Message {
 
 impl std::fmt::Debug for Message {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} {} {} ({} records)", self.layout.name, self.layout.qtype, self.rcode, self.layout.records.len())
+        write!(
+            f,
+            "{:?} {} {} ({} records)",
+            self.layout.name,
+            self.layout.qtype,
+            self.rcode,
+            self.layout.records.len()
+        )
     }
 }
 
@@ -289,7 +303,15 @@ mod tests {
     fn answer() -> Vec<u8> {
         let mut bytes = Vec::new();
         let name = Name::from_text("www.example.com").unwrap();
-        write_query(&mut bytes, 1, flags::QR | flags::RD | flags::RA, name.as_ref(), RecordType::A, Class::IN, None);
+        write_query(
+            &mut bytes,
+            1,
+            flags::QR | flags::RD | flags::RA,
+            name.as_ref(),
+            RecordType::A,
+            Class::IN,
+            None,
+        );
         write_u16(&mut bytes, 6, 2);
         for last in [1, 2] {
             bytes.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 192, 0, 2, last]);
@@ -303,7 +325,10 @@ mod tests {
         assert_eq!(layout.records.len(), 2);
         assert_eq!(layout.records[1].rdata(&answer()), [192, 0, 2, 2]);
         assert_eq!(layout.records[0].ttl, 300);
-        assert_eq!(layout.records[0].owner(&answer()).unwrap().as_name().to_string(), "www.example.com.");
+        assert_eq!(
+            layout.records[0].owner(&answer()).unwrap().as_name().to_string(),
+            "www.example.com."
+        );
     }
 
     #[test]

@@ -145,7 +145,9 @@ impl fmt::Display for NameRef<'_> {
         for label in self.labels() {
             for &octet in label {
                 match octet {
-                    b'.' | b'\\' | b'"' | b';' | b'(' | b')' => write!(f, "\\{}", char::from(octet))?,
+                    b'.' | b'\\' | b'"' | b';' | b'(' | b')' => {
+                        write!(f, "\\{}", char::from(octet))?
+                    }
                     0x21..=0x7e => write!(f, "{}", char::from(octet))?,
                     _ => write!(f, "\\{octet:03}")?,
                 }
@@ -332,7 +334,9 @@ impl NameBuf {
                         let mut value = u16::from(first - b'0');
                         for _ in 0..2 {
                             match octets.next() {
-                                Some(digit @ b'0'..=b'9') => value = value * 10 + u16::from(digit - b'0'),
+                                Some(digit @ b'0'..=b'9') => {
+                                    value = value * 10 + u16::from(digit - b'0')
+                                }
                                 _ => return Err(NameError::Escape),
                             }
                         }
@@ -406,8 +410,14 @@ mod tests {
 
     #[test]
     fn text_and_wire_agree() {
-        assert_eq!(name("Api.Default.svc.cluster.local").as_bytes(), b"\x03api\x07default\x03svc\x07cluster\x05local\0");
-        assert_eq!(name("api.default.svc.cluster.local.").to_string(), "api.default.svc.cluster.local.");
+        assert_eq!(
+            name("Api.Default.svc.cluster.local").as_bytes(),
+            b"\x03api\x07default\x03svc\x07cluster\x05local\0"
+        );
+        assert_eq!(
+            name("api.default.svc.cluster.local.").to_string(),
+            "api.default.svc.cluster.local."
+        );
         assert_eq!(name(".").to_string(), ".");
         assert_eq!(name(r"a\.b\032c.example").to_string(), r"a\.b\032c.example.");
     }

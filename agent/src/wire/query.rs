@@ -1,7 +1,9 @@
 //! A query as it came: header, one question and EDNS, checked in place.
 
 use super::name::{NameBuf, NameError, NameRef};
-use super::{Class, HEADER_LEN, MAX_UDP_PAYLOAD, MIN_UDP_PAYLOAD, Rcode, RecordType, flags, read_u16};
+use super::{
+    Class, HEADER_LEN, MAX_UDP_PAYLOAD, MIN_UDP_PAYLOAD, Rcode, RecordType, flags, read_u16,
+};
 
 /// The option that asks for the server's identity (RFC 5001).
 const OPTION_NSID: u16 = 3;
@@ -66,7 +68,11 @@ impl<'a> Query<'a> {
         let question_end = at + 4;
         let others = u32::from(read_u16(packet, 6)?) + u32::from(read_u16(packet, 8)?);
         let additional = u32::from(read_u16(packet, 10)?);
-        let edns = if others + additional == 0 { None } else { find_edns(packet, question_end, others, additional)? };
+        let edns = if others + additional == 0 {
+            None
+        } else {
+            find_edns(packet, question_end, others, additional)?
+        };
         Some(Self {
             packet,
             flags: word,
@@ -110,7 +116,10 @@ impl<'a> Query<'a> {
 
     /// The name asked for in the client's case.
     pub fn name_as_asked(&self) -> NameRef<'a> {
-        self.packet.get(HEADER_LEN..).and_then(|bytes| NameRef::parse(bytes).ok()).unwrap_or(NameRef::ROOT)
+        self.packet
+            .get(HEADER_LEN..)
+            .and_then(|bytes| NameRef::parse(bytes).ok())
+            .unwrap_or(NameRef::ROOT)
     }
 
     /// The type asked for.
@@ -180,7 +189,10 @@ pub fn write_query(
 }
 
 /// Walks the records after the question and reads the one OPT. `None`: malformed; `Some(None)`: sound, and without EDNS.
-#[allow(clippy::option_option, reason = "malformed and absent are different things here, and `?` reads best")]
+#[allow(
+    clippy::option_option,
+    reason = "malformed and absent are different things here, and `?` reads best"
+)]
 fn find_edns(packet: &[u8], start: usize, others: u32, additional: u32) -> Option<Option<Edns>> {
     let mut at = start;
     let mut found = None;

@@ -5,8 +5,8 @@ use smallvec::SmallVec;
 
 use super::message::{Layout, Message, push_extended_error};
 use super::{
-    Class, HEADER_LEN, MAX_MESSAGE, NameRef, OUR_UDP_PAYLOAD, Query, Rcode, RecordType, Section, flags, read_u32,
-    write_u16, write_u32,
+    Class, HEADER_LEN, MAX_MESSAGE, NameRef, OUR_UDP_PAYLOAD, Query, Rcode, RecordType, Section,
+    flags, read_u32, write_u16, write_u32,
 };
 
 /// Octets of an OPT record without options.
@@ -121,7 +121,14 @@ impl<'b> Reply<'b> {
 
     /// Appends a record of class IN. Returns false where it does not fit: then nothing is written, and TC is set unless
     /// the section is the additional one (RFC 2181 section 9) or the transport is TCP.
-    pub fn record(&mut self, section: Section, owner: Owner<'_>, rtype: RecordType, ttl: u32, rdata: &[u8]) -> bool {
+    pub fn record(
+        &mut self,
+        section: Section,
+        owner: Owner<'_>,
+        rtype: RecordType,
+        ttl: u32,
+        rdata: &[u8],
+    ) -> bool {
         self.record_of(section, owner, rtype, Class::IN, ttl, rdata)
     }
 
@@ -168,7 +175,13 @@ impl<'b> Reply<'b> {
 
     /// Appends records that are each `stride` octets long, beginning with number `first` and going round; as many as fit.
     /// This is how addresses rotate (`loadbalance`) at the cost of two copies.
-    pub fn records_from(&mut self, section: Section, stride: usize, records: &[u8], first: usize) -> bool {
+    pub fn records_from(
+        &mut self,
+        section: Section,
+        stride: usize,
+        records: &[u8],
+        first: usize,
+    ) -> bool {
         let total = records.len().checked_div(stride).unwrap_or(0);
         if total == 0 {
             return true;
@@ -186,11 +199,19 @@ impl<'b> Reply<'b> {
     /// Copies a whole answer: flags AA, AD and RA, response code and records, with `ttl` applied to the times to live at
     /// `ttl_at` (offsets in `message`). `message` must answer the same question, compressed or not as it was there: its
     /// records begin at `question_end`. Where it does not fit, whole records are left out and TC is set.
-    pub fn message(&mut self, message: &[u8], question_end: usize, rcode: Rcode, ttl_at: &[u16], ttl: Ttl) {
+    pub fn message(
+        &mut self,
+        message: &[u8],
+        question_end: usize,
+        rcode: Rcode,
+        ttl_at: &[u16],
+        ttl: Ttl,
+    ) {
         let word = super::read_u16(message, 2).unwrap_or(0);
         self.flags |= word & (flags::AA | flags::AD | flags::RA | flags::TC);
         self.rcode = rcode;
-        let fits = question_end == self.question_end && message.len() - question_end.min(message.len()) <= self.room();
+        let fits = question_end == self.question_end
+            && message.len() - question_end.min(message.len()) <= self.room();
         if !fits {
             self.message_cut(message, question_end, ttl);
             return;
@@ -210,8 +231,15 @@ impl<'b> Reply<'b> {
     /// Copies the answer that a [`Message`] holds, its extended errors included.
     pub fn copy(&mut self, message: &Message, ttl: Ttl) {
         self.options.extend_from_slice(message.options());
-        let places: SmallVec<[u16; 16]> = message.layout().records.iter().map(|record| record.ttl_at).collect();
-        self.message(message.as_bytes(), message.layout().question_end, message.rcode(), &places, ttl);
+        let places: SmallVec<[u16; 16]> =
+            message.layout().records.iter().map(|record| record.ttl_at).collect();
+        self.message(
+            message.as_bytes(),
+            message.layout().question_end,
+            message.rcode(),
+            &places,
+            ttl,
+        );
     }
 
     /// Adds options in wire form (extended errors that were kept) to the OPT record.
@@ -296,7 +324,9 @@ impl<'b> Reply<'b> {
         let at = self.base + at;
         let value = match ttl {
             Ttl::Keep => return,
-            Ttl::Minus(age, floor) => read_u32(self.buf, at).map_or(0, |ttl| ttl.saturating_sub(age).max(floor)),
+            Ttl::Minus(age, floor) => {
+                read_u32(self.buf, at).map_or(0, |ttl| ttl.saturating_sub(age).max(floor))
+            }
             Ttl::Set(value) => value,
         };
         write_u32(self.buf, at, value);
@@ -315,7 +345,8 @@ impl<'b> Reply<'b> {
             return;
         }
         for record in &layout.records {
-            let bytes = message.get(usize::from(record.start)..usize::from(record.end)).unwrap_or(&[]);
+            let bytes =
+                message.get(usize::from(record.start)..usize::from(record.end)).unwrap_or(&[]);
             if !self.records(record.section, 1, bytes) {
                 return;
             }
@@ -329,7 +360,9 @@ pub fn write_rejection(buf: &mut Vec<u8>, packet: &[u8], rcode: Rcode) {
     let id = super::read_u16(packet, 0).unwrap_or(0);
     let word = super::read_u16(packet, 2).unwrap_or(0);
     buf.extend_from_slice(&id.to_be_bytes());
-    buf.extend_from_slice(&(flags::QR | word & (flags::OPCODE | flags::RD) | rcode.0 & flags::RCODE).to_be_bytes());
+    buf.extend_from_slice(
+        &(flags::QR | word & (flags::OPCODE | flags::RD) | rcode.0 & flags::RCODE).to_be_bytes(),
+    );
     buf.extend_from_slice(&[0; 8]);
 }
 
@@ -362,7 +395,10 @@ mod tests {
         let layout = Layout::parse(&buf).unwrap();
         let last: Vec<u8> = layout.records.iter().map(|r| r.rdata(&buf)[3]).collect();
         assert_eq!(last, [2, 0, 1]);
-        assert_eq!(layout.flags & (flags::AA | flags::RD | flags::QR | flags::TC), flags::AA | flags::RD | flags::QR);
+        assert_eq!(
+            layout.flags & (flags::AA | flags::RD | flags::QR | flags::TC),
+            flags::AA | flags::RD | flags::QR
+        );
         assert!(layout.edns.unwrap().dnssec_ok);
         assert_eq!(buf.get(12..query.question_end()), Some(query.question()));
     }
@@ -378,7 +414,10 @@ mod tests {
             reply.finish(None);
             let layout = Layout::parse(&buf).unwrap();
             assert_eq!(layout.flags & flags::TC != 0, !tcp);
-            assert_eq!(layout.records.len(), if tcp { 60 } else { (512 - query.question_end()) / 16 });
+            assert_eq!(
+                layout.records.len(),
+                if tcp { 60 } else { (512 - query.question_end()) / 16 }
+            );
         }
     }
 
