@@ -16,7 +16,10 @@
 //!  -> server::udp       the batch of replies leaves from the addresses that were asked
 //! ```
 
+pub mod args;
+pub mod assemble;
 pub mod chain;
+pub mod check;
 pub mod clock;
 pub mod cluster;
 pub mod config;
@@ -24,5 +27,6 @@ pub mod corefile;
 pub mod metrics;
 pub mod plugin;
 pub mod request;
+pub mod run;
 pub mod server;
 pub mod wire;

@@ -54,10 +54,11 @@ impl ServerBlock {
 
 /// Gives a file its meaning down to the names of the directives.
 ///
-/// `is_served` says for which directives there is a parser. The others are errors (or notices) and are left out of the
+/// `dns_port` is the port of zones that name none (`-dns.port`). `is_served` says for which directives there is a parser. The others are errors (or notices) and are left out of the
 /// result.
 pub fn read(
     file: &File,
+    dns_port: u16,
     is_served: &dyn Fn(&str) -> bool,
     diagnostics: &mut Diagnostics,
 ) -> Vec<ServerBlock> {
@@ -66,7 +67,7 @@ pub fn read(
     for block in &file.blocks {
         let mut zones = Vec::new();
         for key in &block.keys {
-            let more = zone::parse(key, diagnostics);
+            let more = zone::parse(key, dns_port, diagnostics);
             if more.len() > room {
                 diagnostics.push(
                     Diagnostic::error(key.at.clone(), "there are too many zones")

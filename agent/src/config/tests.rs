@@ -9,7 +9,7 @@ fn read_text(text: &str) -> (Vec<ServerBlock>, Diagnostics) {
     let is_served = |name: &str| {
         directive::find(name).is_some_and(|known| known.standing == directive::Standing::Served)
     };
-    let blocks = read(&file, &is_served, &mut diagnostics);
+    let blocks = read(&file, 53, &is_served, &mut diagnostics);
     diagnostics.sort();
     (blocks, diagnostics)
 }
@@ -71,7 +71,7 @@ fn directives_that_are_not_served() {
     );
     bad(". {\n}\n", &["Corefile:1: warning: the server block is empty"]);
     let (file, mut diagnostics) = corefile::parse("Corefile", ". {\n file db\n}", &|_| None);
-    assert!(read(&file, &|_| false, &mut diagnostics)[0].directives.is_empty());
+    assert!(read(&file, 53, &|_| false, &mut diagnostics)[0].directives.is_empty());
     assert!(
         diagnostics
             .to_string()

@@ -62,14 +62,18 @@ impl fmt::Display for ZoneKey {
     }
 }
 
-/// Reads one key. A network becomes its reverse zones; a key that is wrong becomes none, and a diagnostic.
-pub(super) fn parse(key: &Token, diagnostics: &mut Diagnostics) -> Vec<ZoneKey> {
+/// Reads one key; `dns_port` stands for the port of plain DNS where none is written. A network becomes its reverse zones; a key that is wrong becomes none, and a diagnostic.
+pub(super) fn parse(key: &Token, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<ZoneKey> {
     if key.is_placeholder() {
         return Vec::new();
     }
     let read = transport(key.as_str()).and_then(|(transport, rest)| {
         let (zone, port) = split_port(rest)?;
-        Ok((transport, zone, port.unwrap_or(transport.default_port()), zone_names(zone)?))
+        let default = match transport {
+            Transport::Dns => dns_port,
+            other => other.default_port(),
+        };
+        Ok((transport, zone, port.unwrap_or(default), zone_names(zone)?))
     });
     let (transport, zone, port, names) = match read {
         Ok(read) => read,
@@ -222,7 +226,7 @@ mod tests {
     fn read(key: &str) -> (Vec<String>, String) {
         let mut diagnostics = Diagnostics::default();
         let token = Token::new(key, Location::new(std::path::Path::new("Corefile"), 1));
-        let keys = parse(&token, &mut diagnostics);
+        let keys = parse(&token, 53, &mut diagnostics);
         (keys.iter().map(ZoneKey::to_string).collect(), diagnostics.to_string())
     }
 
@@ -301,7 +305,7 @@ mod tests {
         fn any_key_gives_zones_or_an_error(key in "\\PC{0,30}|[a-f0-9:./*]{0,30}|[a-z]{1,5}://[a-z.:0-9]{0,9}") {
             let mut diagnostics = Diagnostics::default();
             let token = Token::new(key, Location::new(std::path::Path::new("Corefile"), 1));
-            let zones = parse(&token, &mut diagnostics);
+            let zones = parse(&token, 53, &mut diagnostics);
             prop_assert!(zones.len() <= 128);
             prop_assert!(!zones.is_empty() || diagnostics.has_errors());
         }
