@@ -47,7 +47,8 @@ pub struct Privileges {
 }
 
 impl Privileges {
-    /// Those of the calling thread. Asked of the kernel, not read from `/proc`, which may be hidden.
+    /// Those of the calling thread. Asked of the kernel, not read from `/proc`, which may be
+    /// hidden.
     ///
     /// # Errors
     ///

@@ -17,7 +17,7 @@ use crate::spec::Desired;
 /// What a round of the reconciler found.
 #[derive(Debug)]
 pub enum Event {
-    /// The first round, which sets up, or adopts what is there.
+    /// What is wanted, at the start or since it changed, is there: made, or adopted.
     SetUp(Report),
     /// Something had gone and is back; counted in `nodens_netsetup_repairs_total{what}`.
     Repaired {
@@ -70,7 +70,7 @@ impl Reconciler {
                 None
             }
         };
-        let mut first = true;
+        let mut fulfilled = None;
         let mut following = true;
         loop {
             let desired = self.desired.borrow_and_update().clone();
@@ -79,10 +79,14 @@ impl Reconciler {
             if let Some(watch) = &mut watch {
                 watch.follow(&desired);
             }
-            if let Some(event) = event(report, first) {
+            // Fulfilling a wish for the first time is no repair.
+            let new = fulfilled.as_ref() != Some(&desired);
+            if let Some(event) = event(report, new) {
                 tell(event);
             }
-            first = false;
+            if !failed {
+                fulfilled = Some(desired.clone());
+            }
             let done = Instant::now();
             let pause = if failed {
                 self.interval.min(RETRY)
@@ -114,11 +118,11 @@ async fn heard(watch: &mut Option<watch::Watch>, desired: &Desired) {
     }
 }
 
-fn event(report: Report, first: bool) -> Option<Event> {
+fn event(report: Report, new: bool) -> Option<Event> {
     let problems = report.problems();
     if !problems.is_empty() {
         Some(Event::Failed { problems, report })
-    } else if first {
+    } else if new {
         Some(Event::SetUp(report))
     } else if report.changed() {
         Some(Event::Repaired {

@@ -8,8 +8,6 @@ mod conntrack;
 mod nfnetlink;
 mod route;
 
-pub(crate) use route::decode_link;
-
 use std::io;
 
 use tokio::task::spawn_blocking;
@@ -19,7 +17,7 @@ use crate::nft::{self, Table};
 use crate::observed::{Conntrack, Observed, ObservedTable};
 use crate::plan::{Operation, Refusal, plan, plan_teardown};
 use crate::report::{Outcome, Report, Step};
-use crate::spec::{Desired, LinkSpec};
+use crate::spec::{Desired, LinkSpec, Mode};
 
 /// A connection to the kernel of the network namespace in which it was opened.
 #[derive(Debug)]
@@ -279,6 +277,11 @@ fn notes(desired: &Desired, observed: &Observed) -> Vec<String> {
         {
             notes.push(format!("{} is on link {} as well", address.ip, link.name));
         }
+    }
+    if !desired.cluster_ips.is_empty() && desired.notrack.mode == Mode::Off {
+        let text =
+            "without notrack rules kube-proxy's address translation takes the ClusterIP first";
+        notes.push(text.into());
     }
     if let (ObservedTable::Unknown(reason), false) =
         (&observed.table, desired.notrack.addresses.is_empty())

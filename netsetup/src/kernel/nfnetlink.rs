@@ -2,7 +2,7 @@
 
 use std::io;
 
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::NetfilterMessage;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
@@ -45,21 +45,27 @@ fn open() -> io::Result<Socket> {
 }
 
 /// Takes the messages out of a datagram. `true` if one of them is the last.
+///
+/// A dump has other people's objects in it, too; one that cannot be decoded is left out.
 fn read_replies(mut datagram: &[u8], replies: &mut Vec<NetfilterMessage>) -> io::Result<bool> {
-    let invalid = |e: netlink_packet_core::DecodeError| {
-        io::Error::new(io::ErrorKind::InvalidData, e.to_string())
-    };
     while !datagram.is_empty() {
-        let message = NetlinkMessage::<NetfilterMessage>::deserialize(datagram).map_err(invalid)?;
-        let length = (message.header.length as usize).next_multiple_of(4);
-        match message.payload {
-            NetlinkPayload::InnerMessage(reply) => replies.push(reply),
-            NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-            NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(true),
-            NetlinkPayload::Overrun(_) => return Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
-            _ => {}
+        let torn = || io::Error::new(io::ErrorKind::InvalidData, "torn netlink message");
+        let length = NetlinkBuffer::new_checked(datagram)
+            .map_err(|_| torn())?
+            .length() as usize;
+        match NetlinkMessage::<NetfilterMessage>::deserialize(datagram).map(|m| m.payload) {
+            Ok(NetlinkPayload::InnerMessage(reply)) => replies.push(reply),
+            Ok(NetlinkPayload::Error(error)) if error.code.is_some() => return Err(error.to_io()),
+            Ok(NetlinkPayload::Error(_) | NetlinkPayload::Done(_)) => return Ok(true),
+            Ok(NetlinkPayload::Overrun(_)) => {
+                return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "left out a netfilter object"),
         }
-        datagram = datagram.get(length..).unwrap_or_default();
+        datagram = datagram
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
     }
     Ok(false)
 }

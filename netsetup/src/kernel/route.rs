@@ -161,7 +161,7 @@ impl Route {
     }
 }
 
-pub(crate) fn decode_link(message: &LinkMessage) -> ObservedLink {
+fn decode_link(message: &LinkMessage) -> ObservedLink {
     let mut link = ObservedLink {
         index: message.header.index,
         name: String::new(),

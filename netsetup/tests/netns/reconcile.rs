@@ -143,6 +143,11 @@ fn a_new_wish_is_fulfilled_at_once() {
         desired.addresses.truncate(1);
         desired.notrack.addresses.truncate(1);
         running.wish.send(desired).unwrap();
+        eventually(limit(), || running.told.lock().unwrap().set_up == 2).await;
+        assert!(
+            running.told.lock().unwrap().repairs.is_empty(),
+            "it is no repair"
+        );
         eventually(limit(), || {
             ip_addresses("nodelocaldns") == ["169.254.20.10/32"]
         })
