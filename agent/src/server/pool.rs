@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -32,7 +33,8 @@ struct Task {
 struct Thread {
     worker: Arc<Worker>,
     tasks: mpsc::UnboundedSender<Task>,
-    handle: Option<JoinHandle<()>>,
+    handle: JoinHandle<()>,
+    ended: std::sync::mpsc::Receiver<()>,
 }
 
 struct Open {
@@ -123,17 +125,17 @@ impl Pool {
         {
             old.draining.send_replace(true);
         }
-        let deadline = std::time::Instant::now() + patience;
-        for mut thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            drop(thread.tasks);
-            let Some(handle) = thread.handle.take() else { continue };
-            while !handle.is_finished()
-                && std::time::Instant::now() < deadline + Duration::from_secs(1)
-            {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            if handle.is_finished() && handle.join().is_err() {
-                tracing::error!(worker = thread.worker.number, "a worker thread panicked");
+        let deadline = std::time::Instant::now() + patience + Duration::from_secs(1);
+        for Thread { worker, tasks, handle, ended } in
+            self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..)
+        {
+            drop(tasks);
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            // Either way the thread has ended: it says so, or its sender is gone because it panicked.
+            if ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+                tracing::warn!(worker = worker.number, "a worker did not end in time");
+            } else if handle.join().is_err() {
+                tracing::error!(worker = worker.number, "a worker thread panicked");
             }
         }
     }
@@ -144,11 +146,14 @@ fn spawn_thread(number: usize, connections: Arc<Connections>) -> io::Result<Thre
     let (tasks, inbox) = mpsc::unbounded_channel();
     let shared = Arc::clone(&worker);
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let (end, ended) = std::sync::mpsc::channel();
     let handle = std::thread::Builder::new().name(format!("dns-{number}")).spawn(move || {
         Local::enter(number);
         runtime.block_on(run(shared, inbox, connections));
+        // Nobody listens where the pool is gone already.
+        let _ = end.send(());
     })?;
-    Ok(Thread { worker, tasks, handle: Some(handle) })
+    Ok(Thread { worker, tasks, handle, ended })
 }
 
 /// Serves what comes through `inbox` until that is closed and everything is drained.
