@@ -1,6 +1,14 @@
 //! One module per Corefile directive. Each has the same parts: `Config` with `parse` (what the directive means), a handler
 //! or a service built from it, its metrics, and a section in `docs/`.
 
+pub mod bind;
+pub mod health;
+pub mod loadbalance;
+pub mod prometheus;
+pub mod ready;
+pub mod reload;
+#[cfg(test)]
+pub(crate) mod test;
 pub mod whoami;
 
 use crate::config;
@@ -11,12 +19,41 @@ use crate::corefile::{Diagnostics, File};
 pub struct Block {
     /// Zones, directives as they were written, and where.
     pub written: config::ServerBlock,
+    /// `bind`: where to listen; nothing for every address.
+    pub bind: bind::Config,
+    /// `health`.
+    pub health: Option<health::Config>,
+    /// `loadbalance`: addresses go round.
+    pub loadbalance: bool,
+    /// `prometheus`.
+    pub prometheus: Option<prometheus::Config>,
+    /// `ready`.
+    pub ready: Option<ready::Config>,
+    /// `reload`.
+    pub reload: Option<reload::Config>,
     /// `whoami`.
     pub whoami: bool,
 }
 
+impl Block {
+    /// A block whose directives are still to be read.
+    fn new(written: config::ServerBlock) -> Self {
+        Self {
+            written,
+            bind: bind::Config::default(),
+            health: None,
+            loadbalance: false,
+            prometheus: None,
+            ready: None,
+            reload: None,
+            whoami: false,
+        }
+    }
+}
+
 /// The directives that have a parser here.
-const SERVED: &[&str] = &["whoami"];
+const SERVED: &[&str] =
+    &["bind", "health", "loadbalance", "prometheus", "ready", "reload", "whoami"];
 
 /// Gives every directive of a file its meaning. What is wrong is in `diagnostics`; after an error the result is good for
 /// nothing but finding more errors.
@@ -28,10 +65,21 @@ pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<Bl
 }
 
 fn parse(written: config::ServerBlock, diagnostics: &mut Diagnostics) -> Block {
-    let mut block = Block { whoami: false, written };
+    let mut block = Block::new(written);
     let directives = std::mem::take(&mut block.written.directives);
     for directive in &directives {
         match directive.name.as_str() {
+            "bind" => block.bind.add(directive, diagnostics),
+            "health" => block.health = Some(health::Config::parse(directive, diagnostics)),
+            "loadbalance" => {
+                loadbalance::Config::parse(directive, diagnostics);
+                block.loadbalance = true;
+            }
+            "prometheus" => {
+                block.prometheus = Some(prometheus::Config::parse(directive, diagnostics));
+            }
+            "ready" => block.ready = Some(ready::Config::parse(directive, diagnostics)),
+            "reload" => block.reload = Some(reload::Config::parse(directive, diagnostics)),
             "whoami" => {
                 config::Args::of(directive, diagnostics).end();
                 config::no_block(directive, diagnostics);

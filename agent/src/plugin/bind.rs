@@ -1,0 +1,185 @@
+//! `bind ADDRESS|INTERFACE... { except ADDRESS|INTERFACE... }`: the addresses that a server block listens on.
+//!
+//! An interface stands for the addresses that it has when the configuration is built, so the Corefile can be checked on a
+//! machine without that interface.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::config::Args;
+use crate::corefile::{Diagnostics, Directive};
+
+/// Why addresses cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The kernel did not list the interfaces.
+    #[error("bind: cannot list the interfaces of this machine: {0}")]
+    List(#[source] nix::Error),
+    /// Neither an address nor an interface of this machine.
+    #[error("bind: {0:?} is neither an address nor an interface of this machine, which has {1}")]
+    Unknown(String, String),
+    /// The interface is there and has no address that can be listened on.
+    #[error("bind: the interface {0:?} has no address yet: give it one, or bind an address")]
+    NoAddress(String),
+    /// `except` has taken everything away.
+    #[error("bind: `except` leaves no address")]
+    Nothing,
+}
+
+/// What the `bind` lines of a server block mean together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    places: Vec<Place>,
+    except: Vec<Place>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Address(IpAddr),
+    Interface(String),
+}
+
+/// The addresses of each interface.
+type Interfaces = BTreeMap<String, Vec<IpAddr>>;
+
+impl Config {
+    /// Reads one `bind` line and adds it to those before.
+    pub fn add(&mut self, directive: &Directive, diagnostics: &mut Diagnostics) {
+        const WANTED: &str = "an address or an interface";
+        let mut args = Args::of(directive, diagnostics);
+        self.places.extend(args.required(WANTED).map(|word| place(word.as_str())));
+        self.places.extend(args.rest().iter().map(|word| place(word.as_str())));
+        for option in directive.options() {
+            let mut args = Args::of_option(directive, option, diagnostics);
+            match option.name.as_str() {
+                "except" => {
+                    self.except.extend(args.required(WANTED).map(|word| place(word.as_str())));
+                    self.except.extend(args.rest().iter().map(|word| place(word.as_str())));
+                }
+                _ => args.unknown_option(&["except"]),
+            }
+            args.end();
+        }
+    }
+
+    /// The addresses to listen on, each once, in the order of the lines. Empty where there was no line: every address.
+    pub fn resolve(&self) -> Result<Vec<IpAddr>, BindError> {
+        if self.places.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.resolve_with(&interfaces()?)
+    }
+
+    fn resolve_with(&self, interfaces: &Interfaces) -> Result<Vec<IpAddr>, BindError> {
+        let mut except = Vec::new();
+        for place in &self.except {
+            // An exception for what does not exist is fulfilled.
+            except.extend(place.addresses(interfaces).unwrap_or_default());
+        }
+        let mut found = Vec::new();
+        for place in &self.places {
+            for address in place.addresses(interfaces)? {
+                if !found.contains(&address) && !except.contains(&address) {
+                    found.push(address);
+                }
+            }
+        }
+        if found.is_empty() { Err(BindError::Nothing) } else { Ok(found) }
+    }
+}
+
+impl Place {
+    fn addresses(&self, interfaces: &Interfaces) -> Result<Vec<IpAddr>, BindError> {
+        let name = match self {
+            Self::Address(address) => return Ok(vec![*address]),
+            Self::Interface(name) => name,
+        };
+        let Some(addresses) = interfaces.get(name) else {
+            let known: Vec<&str> = interfaces.keys().map(String::as_str).collect();
+            return Err(BindError::Unknown(name.clone(), known.join(", ")));
+        };
+        if addresses.is_empty() {
+            return Err(BindError::NoAddress(name.clone()));
+        }
+        Ok(addresses.clone())
+    }
+}
+
+fn place(text: &str) -> Place {
+    match text.parse() {
+        Ok(address) => Place::Address(address),
+        Err(_) => Place::Interface(text.to_owned()),
+    }
+}
+
+fn interfaces() -> Result<Interfaces, BindError> {
+    let mut found = Interfaces::new();
+    for entry in nix::ifaddrs::getifaddrs().map_err(BindError::List)? {
+        let addresses = found.entry(entry.interface_name).or_default();
+        let Some(address) = entry.address else { continue };
+        let address = if let Some(v4) = address.as_sockaddr_in() {
+            IpAddr::V4(v4.ip())
+        } else if let Some(v6) = address.as_sockaddr_in6() {
+            // Such an address means nothing without its interface, and a resolv.conf cannot name one.
+            if v6.ip().is_unicast_link_local() {
+                continue;
+            }
+            IpAddr::V6(v6.ip())
+        } else {
+            continue;
+        };
+        addresses.push(address);
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::test::parsed;
+
+    fn config(line: &str) -> (Config, String) {
+        parsed(line, |directive, diagnostics| {
+            let mut config = Config::default();
+            config.add(directive, diagnostics);
+            config
+        })
+    }
+
+    fn resolved(line: &str) -> String {
+        let mut interfaces = Interfaces::new();
+        interfaces.insert("lo".into(), vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()]);
+        interfaces.insert("wg0".into(), Vec::new());
+        match config(line).0.resolve_with(&interfaces) {
+            Ok(addresses) => {
+                addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+            }
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn addresses_and_interfaces() {
+        assert_eq!(resolved("bind 169.254.20.10 10.96.0.10"), "169.254.20.10 10.96.0.10");
+        assert_eq!(resolved("bind lo 127.0.0.1 ::"), "127.0.0.1 ::1 ::");
+        assert_eq!(resolved("bind lo {\n except 127.0.0.1 eth7\n}"), "::1");
+        assert!(resolved("bind lo {\n except lo\n}").contains("leaves no address"));
+        assert!(resolved("bind eth7").contains("\"eth7\" is neither an address nor an interface"));
+        assert!(resolved("bind wg0").contains("has no address yet"));
+    }
+
+    #[test]
+    fn this_machine_has_a_loopback() {
+        let addresses = config("bind lo").0.resolve().unwrap();
+        assert!(addresses.contains(&"127.0.0.1".parse().unwrap()), "{addresses:?}");
+        assert_eq!(Config::default().resolve().unwrap(), Vec::<IpAddr>::new());
+    }
+
+    #[test]
+    fn all_that_is_wrong() {
+        assert!(config("bind").1.contains("bind: an argument is missing, wanted an address"));
+        let shown = config("bind lo {\n except\n exept lo\n}").1;
+        assert!(shown.contains("except: an argument is missing"), "{shown}");
+        assert!(shown.contains("there is no option \"exept\", wanted except"), "{shown}");
+    }
+}

@@ -1,0 +1,65 @@
+//! `loadbalance [round_robin]`: whether the addresses of an answer go round. The turning itself is done where the records
+//! are: in `kubernetes`, `hosts` and `cache`, which copy them from another place each time.
+
+use crate::config::Args;
+use crate::corefile::{Diagnostics, Directive};
+
+/// What a `loadbalance` line means. Without the line, addresses keep their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config;
+
+impl Config {
+    /// Reads the directive.
+    pub fn parse(directive: &Directive, diagnostics: &mut Diagnostics) -> Self {
+        let mut args = Args::of(directive, diagnostics);
+        match args.next().map(|word| (word.as_str(), word)) {
+            None | Some(("round_robin", _)) => {}
+            Some(("weighted", word)) => {
+                args.error_at(&word.at, "nodens lacks the policy \"weighted\"", "round_robin");
+                // Its options belong to it.
+                return Self;
+            }
+            Some((other, word)) => {
+                args.error_at(&word.at, format!("there is no policy {other:?}"), "round_robin");
+            }
+        }
+        args.end();
+        for option in directive.options() {
+            let mut args = Args::of_option(directive, option, diagnostics);
+            match option.name.as_str() {
+                "prefer" => {
+                    args.error("nodens lacks this option of CoreDNS", "no such line");
+                    args.rest();
+                }
+                _ => args.unknown_option(&[]),
+            }
+            args.end();
+        }
+        Self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::test::parsed;
+
+    #[test]
+    fn round_robin_or_nothing() {
+        assert_eq!(parsed("loadbalance", Config::parse).1, "");
+        assert_eq!(parsed("loadbalance round_robin", Config::parse).1, "");
+    }
+
+    #[test]
+    fn all_that_is_wrong() {
+        for (line, wanted) in [
+            ("loadbalance weighted f {\n reload 5s\n}", "nodens lacks the policy \"weighted\""),
+            ("loadbalance random", "there is no policy \"random\""),
+            ("loadbalance round_robin x", "there is an argument too many"),
+            ("loadbalance {\n prefer 10.0.0.0/8\n}", "prefer: nodens lacks this option of CoreDNS"),
+        ] {
+            let shown = parsed(line, Config::parse).1;
+            assert!(shown.contains(wanted) && shown.lines().count() == 1, "{line}: {shown}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `ready [ADDRESS] { monitor until-ready|continuously }`: the endpoint `/ready`.
+//!
+//! CoreDNS stops asking a plugin once it was ready. Ours is truthful where nothing is written: it says no again when a
+//! handler can no longer do its work. `monitor until-ready` brings CoreDNS's way back.
+
+use crate::config::{Args, ListenAddress, Wrong};
+use crate::corefile::{Diagnostics, Directive};
+
+/// Where `/ready` is served where nothing is written, as in CoreDNS.
+pub const DEFAULT_ADDRESS: ListenAddress = ListenAddress { ip: None, port: 8181 };
+
+/// What a `ready` line means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where `/ready` is served.
+    pub address: ListenAddress,
+    /// How long it goes on asking.
+    pub monitor: Monitor,
+}
+
+/// How long readiness is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Monitor {
+    /// For ever.
+    #[default]
+    Continuously,
+    /// Until everything was ready once.
+    UntilReady,
+}
+
+impl Config {
+    /// Reads the directive.
+    pub fn parse(directive: &Directive, diagnostics: &mut Diagnostics) -> Self {
+        let mut args = Args::of(directive, diagnostics);
+        let address = args.listen_address_or(DEFAULT_ADDRESS);
+        args.end();
+        let mut config = Self { address, monitor: Monitor::default() };
+        for option in directive.options() {
+            let mut args = Args::of_option(directive, option, diagnostics);
+            match option.name.as_str() {
+                "monitor" => {
+                    config.monitor =
+                        args.value("until-ready or continuously", monitor).unwrap_or_default();
+                }
+                _ => args.unknown_option(&["monitor"]),
+            }
+            args.end();
+        }
+        config
+    }
+}
+
+fn monitor(text: &str) -> Result<Monitor, Wrong> {
+    match text {
+        "continuously" => Ok(Monitor::Continuously),
+        "until-ready" => Ok(Monitor::UntilReady),
+        _ => {
+            Err(Wrong::new(format!("there is no monitor {text:?}"), "until-ready or continuously"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::test::parsed;
+
+    #[test]
+    fn address_and_monitor() {
+        let (config, shown) = parsed("ready", Config::parse);
+        assert_eq!(config, Config { address: DEFAULT_ADDRESS, monitor: Monitor::Continuously });
+        assert_eq!(shown, "");
+        let (config, shown) =
+            parsed("ready localhost:8182 {\n monitor until-ready\n}", Config::parse);
+        assert_eq!(
+            (config.monitor, config.address.port, shown.as_str()),
+            (Monitor::UntilReady, 8182, "")
+        );
+    }
+
+    #[test]
+    fn all_that_is_wrong() {
+        let (_, shown) = parsed("ready 80 {\n monitor never\n}", Config::parse);
+        assert!(
+            shown.contains("Corefile:2: ready: \"80\" has no port after a colon, wanted :80"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("Corefile:3: ready: monitor: there is no monitor \"never\""),
+            "{shown}"
+        );
+    }
+}
