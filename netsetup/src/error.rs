@@ -124,10 +124,7 @@ mod tests {
     #[test]
     fn errnos_become_explanations() {
         let e = Error::kernel("make link nodelocaldns", errno(libc::EPERM)).to_string();
-        assert!(
-            e.contains("CAP_NET_ADMIN") && e.contains("make link nodelocaldns"),
-            "{e}"
-        );
+        assert!(e.contains("CAP_NET_ADMIN") && e.contains("make link nodelocaldns"), "{e}");
         let e = Error::link(LinkKind::Dummy, "make link", errno(libc::EOPNOTSUPP)).to_string();
         assert!(e.contains("modprobe dummy"), "{e}");
         let e = Error::address("add fd00::10", true, errno(libc::EACCES)).to_string();

@@ -58,10 +58,7 @@ pub struct ObservedLink {
 impl ObservedLink {
     /// Whether the alias says that the link is ours.
     pub fn is_ours(&self) -> bool {
-        let detail = self
-            .alias
-            .as_deref()
-            .and_then(|alias| alias.strip_prefix(OWNER));
+        let detail = self.alias.as_deref().and_then(|alias| alias.strip_prefix(OWNER));
         detail.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
     }
 }

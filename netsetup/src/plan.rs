@@ -108,18 +108,13 @@ impl fmt::Display for Operation {
             Self::SetMtu { link, mtu } => write!(f, "set the MTU of link {link} to {mtu}"),
             Self::RaiseLink { link } => write!(f, "set link {link} up, without ARP"),
             Self::AddAddress { link, address } => write!(f, "add address {address} to link {link}"),
-            Self::RemoveAddress {
-                link,
-                address,
-                prefix,
-            } => {
+            Self::RemoveAddress { link, address, prefix } => {
                 write!(f, "remove address {address}/{prefix} from link {link}")
             }
             Self::DeleteLink { link } => write!(f, "delete link {link}"),
-            Self::ReplaceTable { rules, .. } => write!(
-                f,
-                "write nftables table inet nodens ({rules} notrack rules)"
-            ),
+            Self::ReplaceTable { rules, .. } => {
+                write!(f, "write nftables table inet nodens ({rules} notrack rules)")
+            }
             Self::RemoveTable => write!(f, "delete nftables table inet nodens"),
         }
     }
@@ -235,9 +230,7 @@ pub fn plan_teardown(desired: &Desired, observed: &Observed) -> Vec<Operation> {
                 .links
                 .iter()
                 .filter(mine)
-                .map(|link| Operation::DeleteLink {
-                    link: link.name.clone(),
-                }),
+                .map(|link| Operation::DeleteLink { link: link.name.clone() }),
         );
     }
     operations
@@ -279,9 +272,7 @@ fn plan_link(
         .links
         .iter()
         .filter(|link| link.name != name && link.alias.as_deref() == Some(&alias));
-    operations.extend(strays.map(|link| Operation::DeleteLink {
-        link: link.name.clone(),
-    }));
+    operations.extend(strays.map(|link| Operation::DeleteLink { link: link.name.clone() }));
 
     let existing = match observed.link(name) {
         Some(link) if is_wanted_kind(spec, link) => {
@@ -298,28 +289,21 @@ fn plan_link(
                 link.kind.as_deref().unwrap_or("hardware or loopback"),
                 spec.kind
             );
-            return Err(Refusal::ForeignLink {
-                link: spec.name.clone(),
-                why,
-            });
+            return Err(Refusal::ForeignLink { link: spec.name.clone(), why });
         }
         None => None,
     };
     let link = || name.to_owned();
     let Some(existing) = existing else {
         operations.push(Operation::CreateLink { spec: spec.clone() });
-        operations.extend(addresses.iter().map(|&address| Operation::AddAddress {
-            link: link(),
-            address,
-        }));
+        operations.extend(
+            addresses.iter().map(|&address| Operation::AddAddress { link: link(), address }),
+        );
         return Ok(());
     };
 
     if existing.alias.as_deref() != Some(&alias) {
-        operations.push(Operation::MarkLink {
-            link: link(),
-            alias,
-        });
+        operations.push(Operation::MarkLink { link: link(), alias });
     }
     if let Some(mtu) = spec.mtu.filter(|&mtu| mtu != existing.mtu) {
         operations.push(Operation::SetMtu { link: link(), mtu });
@@ -328,28 +312,17 @@ fn plan_link(
         operations.push(Operation::RaiseLink { link: link() });
     }
     for &address in addresses {
-        let there = existing
-            .addresses
-            .iter()
-            .find(|a| a.ip == address && a.is_host());
+        let there = existing.addresses.iter().find(|a| a.ip == address && a.is_host());
         match there {
-            Some(ObservedAddress {
-                unusable: false, ..
-            }) => continue,
+            Some(ObservedAddress { unusable: false, .. }) => continue,
             // Duplicate-address detection cannot be called off; the address has to come back
             // without it.
             Some(stuck) => operations.push(remove(name, stuck)),
             None => {}
         }
-        operations.push(Operation::AddAddress {
-            link: link(),
-            address,
-        });
+        operations.push(Operation::AddAddress { link: link(), address });
     }
-    let strays = existing
-        .addresses
-        .iter()
-        .filter(|a| a.is_host() && !addresses.contains(&a.ip));
+    let strays = existing.addresses.iter().filter(|a| a.is_host() && !addresses.contains(&a.ip));
     operations.extend(strays.map(|stray| remove(name, stray)));
     Ok(())
 }
@@ -371,10 +344,7 @@ fn plan_table(desired: &Desired, observed: &Observed, operations: &mut Vec<Opera
     }
     let table = Table::notrack(spec);
     if present != Some(&table) {
-        operations.push(Operation::ReplaceTable {
-            rules: table.rules(),
-            table,
-        });
+        operations.push(Operation::ReplaceTable { rules: table.rules(), table });
     }
 }
 
@@ -387,12 +357,7 @@ fn check_owner(spec: &LinkSpec, addresses: &[IpAddr], link: &ObservedLink) -> Re
     if link.is_ours() {
         return Ok(());
     }
-    let refuse = |why: String| {
-        Err(Refusal::ForeignLink {
-            link: spec.name.clone(),
-            why,
-        })
-    };
+    let refuse = |why: String| Err(Refusal::ForeignLink { link: spec.name.clone(), why });
     if let Some(alias) = link.alias.as_deref().filter(|alias| !alias.is_empty()) {
         return refuse(format!("its alias is {alias:?}"));
     }
@@ -401,20 +366,13 @@ fn check_owner(spec: &LinkSpec, addresses: &[IpAddr], link: &ObservedLink) -> Re
         a.is_kernels() || (a.is_host() && (left_by_node_cache || addresses.contains(&a.ip)))
     };
     match link.addresses.iter().find(|a| !accepted(a)) {
-        Some(foreign) => refuse(format!(
-            "it has the address {}/{}",
-            foreign.ip, foreign.prefix
-        )),
+        Some(foreign) => refuse(format!("it has the address {}/{}", foreign.ip, foreign.prefix)),
         None => Ok(()),
     }
 }
 
 fn remove(link: &str, address: &ObservedAddress) -> Operation {
-    Operation::RemoveAddress {
-        link: link.into(),
-        address: address.ip,
-        prefix: address.prefix,
-    }
+    Operation::RemoveAddress { link: link.into(), address: address.ip, prefix: address.prefix }
 }
 
 #[cfg(test)]

@@ -8,18 +8,11 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn desired() -> Desired {
-    Desired::new(
-        LinkName::default(),
-        vec![ip("169.254.20.10"), ip("fd00::10")],
-    )
+    Desired::new(LinkName::default(), vec![ip("169.254.20.10"), ip("fd00::10")])
 }
 
 fn address(text: &str, prefix: u8) -> ObservedAddress {
-    ObservedAddress {
-        ip: ip(text),
-        prefix,
-        unusable: false,
-    }
+    ObservedAddress { ip: ip(text), prefix, unusable: false }
 }
 
 /// The link as it is after everything was applied.
@@ -41,10 +34,7 @@ fn settled() -> ObservedLink {
 }
 
 fn with(link: ObservedLink) -> Observed {
-    Observed {
-        links: vec![link],
-        ..Observed::default()
-    }
+    Observed { links: vec![link], ..Observed::default() }
 }
 
 fn texts(operations: &[Operation]) -> Vec<String> {
@@ -73,11 +63,8 @@ fn everything_there() {
 fn mended_piece_by_piece() {
     let mut link = settled();
     link.up = false;
-    link.addresses = vec![
-        address("fd00::10", 128),
-        address("169.254.20.11", 32),
-        address("10.0.0.1", 24),
-    ];
+    link.addresses =
+        vec![address("fd00::10", 128), address("169.254.20.11", 32), address("10.0.0.1", 24)];
     let mut want = desired();
     want.link.as_mut().unwrap().mtu = Some(9000);
     assert_eq!(
@@ -133,9 +120,7 @@ fn links_of_others_are_refused() {
     assert!(text.contains("its alias is \"vips\""), "{text}");
     let text = refused(&desired(), &|link| link.alias = Some("nodensity".into()));
     assert!(text.contains("alias"), "{text}");
-    let text = refused(&desired(), &|link| {
-        link.addresses.push(address("192.0.2.1", 24))
-    });
+    let text = refused(&desired(), &|link| link.addresses.push(address("192.0.2.1", 24)));
     assert!(text.contains("192.0.2.1/24"), "{text}");
     let text = refused(&desired(), &|link| link.kind = Some("veth".into()));
     assert!(text.contains("veth"), "{text}");
@@ -179,34 +164,18 @@ fn ipvs_is_refused_for_cluster_ips_only() {
     let mut want = desired();
     assert!(plan(&want, &observed).is_ok());
     want.addresses.push(ip("10.96.0.10"));
-    assert_eq!(
-        plan(&want, &observed),
-        Err(Refusal::Ipvs {
-            address: ip("10.96.0.10")
-        })
-    );
+    assert_eq!(plan(&want, &observed), Err(Refusal::Ipvs { address: ip("10.96.0.10") }));
     *want.addresses.last_mut().unwrap() = ip("10.96.0.11");
     assert!(plan(&want, &observed).is_ok());
     want.cluster_ips = vec![ip("10.96.0.11")];
-    assert_eq!(
-        plan(&want, &observed),
-        Err(Refusal::Ipvs {
-            address: ip("10.96.0.11")
-        })
-    );
+    assert_eq!(plan(&want, &observed), Err(Refusal::Ipvs { address: ip("10.96.0.11") }));
 }
 
 #[test]
 fn impossible_addresses_are_refused() {
     for bad in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"] {
         let want = Desired::new(LinkName::default(), vec![ip(bad)]);
-        assert!(
-            matches!(
-                plan(&want, &Observed::default()),
-                Err(Refusal::Address { .. })
-            ),
-            "{bad}"
-        );
+        assert!(matches!(plan(&want, &Observed::default()), Err(Refusal::Address { .. })), "{bad}");
     }
 }
 
@@ -221,25 +190,13 @@ fn notrack_modes() {
         health_port: None,
     };
     let table = Table::notrack(&want.notrack);
-    let replace = vec![Operation::ReplaceTable {
-        rules: table.rules(),
-        table: table.clone(),
-    }];
+    let replace = vec![Operation::ReplaceTable { rules: table.rules(), table: table.clone() }];
     let absent = Observed::default();
-    let present = Observed {
-        table: ObservedTable::Present(table.clone()),
-        ..Observed::default()
-    };
+    let present = Observed { table: ObservedTable::Present(table.clone()), ..Observed::default() };
     let mut edited = table.clone();
     edited.chains[0].rules.pop();
-    let edited = Observed {
-        table: ObservedTable::Present(edited),
-        ..Observed::default()
-    };
-    let in_use = Observed {
-        conntrack: Conntrack::InUse,
-        ..Observed::default()
-    };
+    let edited = Observed { table: ObservedTable::Present(edited), ..Observed::default() };
+    let in_use = Observed { conntrack: Conntrack::InUse, ..Observed::default() };
     for (mode, observed, expected) in [
         (Mode::On, &absent, replace.clone()),
         (Mode::On, &present, vec![]),
@@ -262,15 +219,9 @@ fn teardown_takes_only_what_is_ours() {
     foreign.alias = None;
     assert_eq!(plan_teardown(&desired(), &with(foreign)), []);
     let mut observed = with(settled());
-    observed.table = ObservedTable::Present(Table {
-        dormant: true,
-        chains: vec![],
-    });
+    observed.table = ObservedTable::Present(Table { dormant: true, chains: vec![] });
     assert_eq!(
         texts(&plan_teardown(&desired(), &observed)),
-        [
-            "delete nftables table inet nodens",
-            "delete link nodelocaldns"
-        ]
+        ["delete nftables table inet nodens", "delete link nodelocaldns"]
     );
 }

@@ -54,28 +54,20 @@ impl Privileges {
     ///
     /// The kernel refuses, which it never does for the calling thread.
     pub fn current() -> Result<Self, PrivilegeError> {
-        let mut header = Header {
-            version: LINUX_CAPABILITY_VERSION_3,
-            pid: 0,
-        };
+        let mut header = Header { version: LINUX_CAPABILITY_VERSION_3, pid: 0 };
         let mut data = [Data::default(); 2];
         // SAFETY: both pointers are to live, writable values of the layout that version 3 of
         // capget(2) uses: a header and two data records.
         let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
         if result != 0 {
             let source = io::Error::last_os_error();
-            return Err(PrivilegeError {
-                action: "read the capabilities",
-                source,
-            });
+            return Err(PrivilegeError { action: "read the capabilities", source });
         }
         let [low, high] = data;
         let join = |field: fn(Data) -> u32| u64::from(field(high)) << 32 | u64::from(field(low));
         // Beyond the last capability that the kernel knows it answers EINVAL.
         let bounded = |capability| prctl(libc::PR_CAPBSET_READ, capability) == Ok(1);
-        let bounding = (0..64)
-            .filter(|c| bounded(*c))
-            .fold(0, |bits, c| bits | 1 << c);
+        let bounding = (0..64).filter(|c| bounded(*c)).fold(0, |bits, c| bits | 1 << c);
         Ok(Self {
             uid: Uid::effective().as_raw(),
             effective: join(|data| data.effective),
@@ -102,10 +94,7 @@ pub struct PrivilegeError {
 
 impl PrivilegeError {
     fn failed(action: &'static str) -> impl FnOnce(nix::Error) -> Self {
-        move |errno| Self {
-            action,
-            source: errno.into(),
-        }
+        move |errno| Self { action, source: errno.into() }
     }
 }
 
@@ -126,11 +115,8 @@ pub fn drop_capabilities(keep: &[Capability]) -> Result<(), PrivilegeError> {
                 .map_err(PrivilegeError::failed("reduce the capability bounding set"))?;
         }
     }
-    prctl(
-        libc::PR_CAP_AMBIENT,
-        libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong,
-    )
-    .map_err(PrivilegeError::failed("clear the ambient capabilities"))?;
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong)
+        .map_err(PrivilegeError::failed("clear the ambient capabilities"))?;
     set_capabilities(now.permitted & keep, now.inheritable & keep)?;
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(PrivilegeError::failed("set no_new_privs"))?;
     Ok(())
@@ -147,9 +133,8 @@ pub fn drop_capabilities(keep: &[Capability]) -> Result<(), PrivilegeError> {
 /// The kernel refuses: CAP_SETUID or CAP_SETGID is missing. The process should then end, since it
 /// may be half changed.
 pub fn become_user(uid: u32, gid: u32, keep: &[Capability]) -> Result<(), PrivilegeError> {
-    prctl(libc::PR_SET_KEEPCAPS, 1).map_err(PrivilegeError::failed(
-        "keep capabilities over the change of user",
-    ))?;
+    prctl(libc::PR_SET_KEEPCAPS, 1)
+        .map_err(PrivilegeError::failed("keep capabilities over the change of user"))?;
     let gid = Gid::from_raw(gid);
     setgroups(&[gid]).map_err(PrivilegeError::failed("give up the supplementary groups"))?;
     setresgid(gid, gid, gid).map_err(PrivilegeError::failed("change the group"))?;
@@ -163,9 +148,7 @@ pub fn become_user(uid: u32, gid: u32, keep: &[Capability]) -> Result<(), Privil
 }
 
 fn mask(capabilities: &[Capability]) -> u64 {
-    capabilities
-        .iter()
-        .fold(0, |mask, capability| mask | capability.bit())
+    capabilities.iter().fold(0, |mask, capability| mask | capability.bit())
 }
 
 fn prctl(option: libc::c_int, argument: libc::c_ulong) -> nix::Result<libc::c_int> {
@@ -177,10 +160,7 @@ fn prctl(option: libc::c_int, argument: libc::c_ulong) -> nix::Result<libc::c_in
 
 /// Puts `permitted` in force, too.
 fn set_capabilities(permitted: u64, inheritable: u64) -> Result<(), PrivilegeError> {
-    let header = Header {
-        version: LINUX_CAPABILITY_VERSION_3,
-        pid: 0,
-    };
+    let header = Header { version: LINUX_CAPABILITY_VERSION_3, pid: 0 };
     let half = |shift: u32| Data {
         effective: (permitted >> shift) as u32,
         permitted: (permitted >> shift) as u32,
@@ -195,10 +175,7 @@ fn set_capabilities(permitted: u64, inheritable: u64) -> Result<(), PrivilegeErr
     if result == 0 {
         Ok(())
     } else {
-        Err(PrivilegeError {
-            action: "drop capabilities",
-            source: io::Error::last_os_error(),
-        })
+        Err(PrivilegeError { action: "drop capabilities", source: io::Error::last_os_error() })
     }
 }
 

@@ -49,10 +49,7 @@ impl Reconciler {
     /// Keeps what is in `desired`, now and whenever it changes, looking each `interval` even if
     /// nothing is heard.
     pub fn new(desired: latest::Receiver<Desired>, interval: Duration) -> Self {
-        Self {
-            desired,
-            interval: interval.max(SETTLE),
-        }
+        Self { desired, interval: interval.max(SETTLE) }
     }
 
     /// Runs until it is dropped, which may happen at any await: what is half done then is adopted
@@ -88,11 +85,7 @@ impl Reconciler {
                 fulfilled = Some(desired.clone());
             }
             let done = Instant::now();
-            let pause = if failed {
-                self.interval.min(RETRY)
-            } else {
-                self.interval
-            };
+            let pause = if failed { self.interval.min(RETRY) } else { self.interval };
             tokio::select! {
                 () = sleep_until(done + pause) => {}
                 // Without a sender the last wish stands.
@@ -125,10 +118,7 @@ fn event(report: Report, new: bool) -> Option<Event> {
     } else if new {
         Some(Event::SetUp(report))
     } else if report.changed() {
-        Some(Event::Repaired {
-            what: report.mended(),
-            report,
-        })
+        Some(Event::Repaired { what: report.mended(), report })
     } else {
         None
     }

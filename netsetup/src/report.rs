@@ -16,10 +16,7 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
     /// Why the kernel could not be read.
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "optional_text"
-    )]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_text")]
     pub unreadable: Option<Error>,
     /// What was still different when the kernel was read once more after the operations.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -37,19 +34,13 @@ impl Report {
 
     /// Whether anything was changed.
     pub fn changed(&self) -> bool {
-        self.steps
-            .iter()
-            .any(|step| matches!(step.outcome, Outcome::Done))
+        self.steps.iter().any(|step| matches!(step.outcome, Outcome::Done))
     }
 
     /// The kinds of thing that were changed, each once.
     pub fn mended(&self) -> Vec<What> {
         let mut kinds = Vec::new();
-        for step in self
-            .steps
-            .iter()
-            .filter(|step| matches!(step.outcome, Outcome::Done))
-        {
+        for step in self.steps.iter().filter(|step| matches!(step.outcome, Outcome::Done)) {
             if !kinds.contains(&step.operation.what()) {
                 kinds.push(step.operation.what());
             }
@@ -73,17 +64,11 @@ impl Report {
             }
         }
         for operation in &self.unsettled {
-            if !self
-                .steps
-                .iter()
-                .any(|step| step.operation == *operation && step.outcome.is_bad())
+            if !self.steps.iter().any(|step| step.operation == *operation && step.outcome.is_bad())
             {
                 let text =
                     format!("{operation}: done, but undone at once by something else on this node");
-                problems.push(Problem {
-                    errortype: operation.what().errortype(),
-                    message: text,
-                });
+                problems.push(Problem { errortype: operation.what().errortype(), message: text });
             }
         }
         problems
@@ -103,17 +88,12 @@ impl fmt::Display for Report {
             }
         }
         let told = |problem: &&Problem| {
-            !self
-                .steps
-                .iter()
-                .any(|step| step.outcome.tells(&problem.message))
+            !self.steps.iter().any(|step| step.outcome.tells(&problem.message))
         };
         for problem in self.problems().iter().filter(told) {
             writeln!(f, "FAILED   {}", problem.message)?;
         }
-        self.notes
-            .iter()
-            .try_for_each(|note| writeln!(f, "note     {note}"))
+        self.notes.iter().try_for_each(|note| writeln!(f, "note     {note}"))
     }
 }
 
@@ -168,10 +148,7 @@ pub struct Problem {
 
 impl Problem {
     fn new(errortype: &'static str, message: impl fmt::Display) -> Self {
-        Self {
-            errortype,
-            message: message.to_string(),
-        }
+        Self { errortype, message: message.to_string() }
     }
 }
 
@@ -180,8 +157,5 @@ fn text<S: Serializer>(error: &Error, serializer: S) -> Result<S::Ok, S::Error> 
 }
 
 fn optional_text<S: Serializer>(error: &Option<Error>, serializer: S) -> Result<S::Ok, S::Error> {
-    error
-        .as_ref()
-        .map(ToString::to_string)
-        .serialize(serializer)
+    error.as_ref().map(ToString::to_string).serialize(serializer)
 }

@@ -73,11 +73,7 @@ impl LinkSpec {
 
     /// The whole alias as the kernel stores it.
     pub fn full_alias(&self) -> String {
-        if self.alias.is_empty() {
-            OWNER.into()
-        } else {
-            format!("{OWNER} {}", self.alias)
-        }
+        if self.alias.is_empty() { OWNER.into() } else { format!("{OWNER} {}", self.alias) }
     }
 }
 
@@ -110,9 +106,7 @@ impl FromStr for LinkName {
 
     fn from_str(text: &str) -> Result<Self, SpecError> {
         let fits = (1..=15).contains(&text.len());
-        let clean = text
-            .bytes()
-            .all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
+        let clean = text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
         if fits && clean && text != "." && text != ".." {
             Ok(Self(text.into()))
         } else {
@@ -206,12 +200,7 @@ pub struct NotrackSpec {
 impl NotrackSpec {
     /// No rules.
     pub fn off() -> Self {
-        Self {
-            mode: Mode::Off,
-            addresses: Vec::new(),
-            ports: Vec::new(),
-            health_port: None,
-        }
+        Self { mode: Mode::Off, addresses: Vec::new(), ports: Vec::new(), health_port: None }
     }
 }
 

@@ -23,11 +23,7 @@ pub(super) fn observe() -> Conntrack {
     // No IPv6 in the kernel is no reason to fall back.
     let v6 = || is_hooked(NetfilterProtoFamily::IPv6).unwrap_or(false);
     let hooked = is_hooked(NetfilterProtoFamily::IPv4).map(|v4| v4 || v6());
-    if hooked.unwrap_or_else(has_entries) {
-        Conntrack::InUse
-    } else {
-        Conntrack::Idle
-    }
+    if hooked.unwrap_or_else(has_entries) { Conntrack::InUse } else { Conntrack::Idle }
 }
 
 /// Whether connection tracking has a hook at prerouting; `None` if the kernel cannot tell.
@@ -54,9 +50,7 @@ fn is_conntrack(reply: &NetfilterMessage) -> bool {
         return false;
     };
     let value = |kind: u16| {
-        let attribute = attributes
-            .iter()
-            .find(|attribute| attribute.kind() == kind)?;
+        let attribute = attributes.iter().find(|attribute| attribute.kind() == kind)?;
         let mut bytes = vec![0; attribute.value_len()];
         attribute.emit_value(&mut bytes);
         Some(bytes)
@@ -72,9 +66,7 @@ fn is_conntrack(reply: &NetfilterMessage) -> bool {
 
 fn has_entries() -> bool {
     let count = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").ok();
-    count
-        .and_then(|text| text.trim().parse::<u64>().ok())
-        .is_some_and(|count| count > 0)
+    count.and_then(|text| text.trim().parse::<u64>().ok()).is_some_and(|count| count > 0)
 }
 
 // include/uapi/linux/netfilter/nfnetlink.h and nfnetlink_hook.h

@@ -32,9 +32,7 @@ impl Kernel {
     ///
     /// [`Error::Socket`]. Privileges are not needed before something is to be changed.
     pub fn connect() -> Result<Self, Error> {
-        Ok(Self {
-            route: route::Route::connect().map_err(|source| Error::Socket { source })?,
-        })
+        Ok(Self { route: route::Route::connect().map_err(|source| Error::Socket { source })? })
     }
 
     /// Reads the links, the addresses and the table. Without CAP_NET_ADMIN the table is
@@ -48,11 +46,7 @@ impl Kernel {
         let (table, conntrack) = spawn_blocking(|| (read_table(), conntrack::observe()))
             .await
             .unwrap_or_else(|e| (ObservedTable::Unknown(e.to_string()), Conntrack::Idle));
-        Ok(Observed {
-            links,
-            table,
-            conntrack,
-        })
+        Ok(Observed { links, table, conntrack })
     }
 
     /// What [`Kernel::apply`] would do.
@@ -70,10 +64,7 @@ impl Kernel {
         let observed = match self.observe().await {
             Ok(observed) => observed,
             Err(error) => {
-                return Report {
-                    unreadable: Some(error),
-                    ..report
-                };
+                return Report { unreadable: Some(error), ..report };
             }
         };
         report.notes = notes(desired, &observed);
@@ -95,10 +86,7 @@ impl Kernel {
     pub async fn teardown(&self, desired: &Desired) -> Report {
         let mut report = Report::default();
         match self.observe().await {
-            Ok(observed) => {
-                self.run(plan_teardown(desired, &observed), &mut report)
-                    .await
-            }
+            Ok(observed) => self.run(plan_teardown(desired, &observed), &mut report).await,
             Err(error) => {
                 // Blind: whose a link is cannot be known now, but the table is ours by its name.
                 report.unreadable = Some(error);
@@ -120,14 +108,10 @@ impl Kernel {
     async fn run(&self, operations: Vec<Operation>, report: &mut Report) {
         let mut lost_link = false;
         for operation in operations {
-            let needs_link = !matches!(
-                operation,
-                Operation::ReplaceTable { .. } | Operation::RemoveTable
-            );
+            let needs_link =
+                !matches!(operation, Operation::ReplaceTable { .. } | Operation::RemoveTable);
             let outcome = if lost_link && needs_link {
-                Outcome::Skipped {
-                    because: "the link could not be made".into(),
-                }
+                Outcome::Skipped { because: "the link could not be made".into() }
             } else {
                 match self.perform(&operation).await {
                     Ok(()) => Outcome::Done,
@@ -152,31 +136,21 @@ impl Kernel {
         let action = operation.to_string();
         match operation {
             Operation::CreateLink { spec } => self.create_link(spec).await,
-            Operation::MarkLink { link, alias } => self
-                .route
-                .mark(link, alias)
-                .await
-                .map_err(|e| Error::kernel(action, e)),
-            Operation::SetMtu { link, mtu } => self
-                .route
-                .set_mtu(link, *mtu)
-                .await
-                .map_err(|e| Error::kernel(action, e)),
-            Operation::RaiseLink { link } => self
-                .route
-                .raise(link)
-                .await
-                .map_err(|e| Error::kernel(action, e)),
+            Operation::MarkLink { link, alias } => {
+                self.route.mark(link, alias).await.map_err(|e| Error::kernel(action, e))
+            }
+            Operation::SetMtu { link, mtu } => {
+                self.route.set_mtu(link, *mtu).await.map_err(|e| Error::kernel(action, e))
+            }
+            Operation::RaiseLink { link } => {
+                self.route.raise(link).await.map_err(|e| Error::kernel(action, e))
+            }
             Operation::AddAddress { link, address } => {
                 let added = self.route.add_address(link, *address).await;
                 tolerate(added, &[libc::EEXIST])
                     .map_err(|e| Error::address(action, address.is_ipv6(), e))
             }
-            Operation::RemoveAddress {
-                link,
-                address,
-                prefix,
-            } => {
+            Operation::RemoveAddress { link, address, prefix } => {
                 let removed = self.route.remove_address(link, *address, *prefix).await;
                 tolerate(removed, &[libc::EADDRNOTAVAIL, libc::ENODEV])
                     .map_err(|e| Error::kernel(action, e))
@@ -226,10 +200,8 @@ fn try_read_table() -> Result<Option<Table>, Error> {
     let Some(dormant) = table.iter().find_map(nft::decode_table) else {
         return Ok(None);
     };
-    let mut chains: Vec<_> = ask(nft::dump_chains())?
-        .iter()
-        .filter_map(nft::decode_chain)
-        .collect();
+    let mut chains: Vec<_> =
+        ask(nft::dump_chains())?.iter().filter_map(nft::decode_chain).collect();
     chains.sort_by(|a, b| a.name.cmp(&b.name));
     for (name, rule) in ask(nft::dump_rules())?.iter().filter_map(nft::decode_rule) {
         if let Some(chain) = chains.iter_mut().find(|chain| chain.name == name) {
@@ -242,10 +214,7 @@ fn try_read_table() -> Result<Option<Table>, Error> {
 async fn transact(action: String, requests: Vec<nft::Request>) -> Result<(), Error> {
     match spawn_blocking(move || nfnetlink::exchange(requests)).await {
         Ok(result) => result.map(drop).map_err(|e| Error::nftables(action, e)),
-        Err(error) => Err(Error::Reply {
-            action,
-            reason: error.to_string(),
-        }),
+        Err(error) => Err(Error::Reply { action, reason: error.to_string() }),
     }
 }
 
@@ -265,16 +234,10 @@ fn errno(result: &io::Result<()>) -> Option<i32> {
 fn notes(desired: &Desired, observed: &Observed) -> Vec<String> {
     let name = desired.link.as_ref().map(|spec| spec.name.as_str());
     let mut notes = Vec::new();
-    for link in observed
-        .links
-        .iter()
-        .filter(|link| Some(link.name.as_str()) != name && name.is_some())
+    for link in
+        observed.links.iter().filter(|link| Some(link.name.as_str()) != name && name.is_some())
     {
-        for address in link
-            .addresses
-            .iter()
-            .filter(|a| desired.addresses.contains(&a.ip))
-        {
+        for address in link.addresses.iter().filter(|a| desired.addresses.contains(&a.ip)) {
             notes.push(format!("{} is on link {} as well", address.ip, link.name));
         }
     }

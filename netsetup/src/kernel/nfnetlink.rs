@@ -50,9 +50,7 @@ fn open() -> io::Result<Socket> {
 fn read_replies(mut datagram: &[u8], replies: &mut Vec<NetfilterMessage>) -> io::Result<bool> {
     while !datagram.is_empty() {
         let torn = || io::Error::new(io::ErrorKind::InvalidData, "torn netlink message");
-        let length = NetlinkBuffer::new_checked(datagram)
-            .map_err(|_| torn())?
-            .length() as usize;
+        let length = NetlinkBuffer::new_checked(datagram).map_err(|_| torn())?.length() as usize;
         match NetlinkMessage::<NetfilterMessage>::deserialize(datagram).map(|m| m.payload) {
             Ok(NetlinkPayload::InnerMessage(reply)) => replies.push(reply),
             Ok(NetlinkPayload::Error(error)) if error.code.is_some() => return Err(error.to_io()),
@@ -63,9 +61,7 @@ fn read_replies(mut datagram: &[u8], replies: &mut Vec<NetfilterMessage>) -> io:
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "left out a netfilter object"),
         }
-        datagram = datagram
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(false)
 }

@@ -31,10 +31,7 @@ impl Drop for Route {
 impl Route {
     pub(super) fn connect() -> io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
-        Ok(Self {
-            handle,
-            driver: tokio::spawn(connection),
-        })
+        Ok(Self { handle, driver: tokio::spawn(connection) })
     }
 
     /// All links with their addresses.
@@ -50,14 +47,10 @@ impl Route {
             .map_err(failed("list the links"))?;
         let mut links: Vec<ObservedLink> = messages.iter().map(decode_link).collect();
         let mut addresses = self.handle.address().get().execute();
-        while let Some(message) = addresses
-            .try_next()
-            .await
-            .map_err(failed("list the addresses"))?
+        while let Some(message) =
+            addresses.try_next().await.map_err(failed("list the addresses"))?
         {
-            let link = links
-                .iter_mut()
-                .find(|link| link.index == message.header.index);
+            let link = links.iter_mut().find(|link| link.index == message.header.index);
             if let (Some(link), Some(address)) = (link, decode_address(&message)) {
                 link.addresses.push(address);
             }
@@ -78,27 +71,19 @@ impl Route {
             builder = builder.mtu(mtu);
         }
         let message = builder.up().arp(false).build();
-        self.handle
-            .link()
-            .add(message)
-            .execute()
-            .await
-            .map_err(to_io)
+        self.handle.link().add(message).execute().await.map_err(to_io)
     }
 
     pub(super) async fn mark(&self, link: &str, alias: &str) -> io::Result<()> {
-        self.change(LinkUnspec::new_with_name(link).alias(alias).build())
-            .await
+        self.change(LinkUnspec::new_with_name(link).alias(alias).build()).await
     }
 
     pub(super) async fn set_mtu(&self, link: &str, mtu: u32) -> io::Result<()> {
-        self.change(LinkUnspec::new_with_name(link).mtu(mtu).build())
-            .await
+        self.change(LinkUnspec::new_with_name(link).mtu(mtu).build()).await
     }
 
     pub(super) async fn raise(&self, link: &str) -> io::Result<()> {
-        self.change(LinkUnspec::new_with_name(link).up().arp(false).build())
-            .await
+        self.change(LinkUnspec::new_with_name(link).up().arp(false).build()).await
     }
 
     pub(super) async fn delete(&self, link: &str) -> io::Result<()> {
@@ -135,29 +120,17 @@ impl Route {
                 .address(ip, prefix)
                 .build(),
         };
-        self.handle
-            .address()
-            .del(message)
-            .execute()
-            .await
-            .map_err(to_io)
+        self.handle.address().del(message).execute().await.map_err(to_io)
     }
 
     async fn change(&self, message: LinkMessage) -> io::Result<()> {
-        self.handle
-            .link()
-            .change(message)
-            .execute()
-            .await
-            .map_err(to_io)
+        self.handle.link().change(message).execute().await.map_err(to_io)
     }
 
     async fn index(&self, link: &str) -> io::Result<u32> {
         let mut found = self.handle.link().get().match_name(link).execute();
         let message = found.try_next().await.map_err(to_io)?;
-        message
-            .map(|m| m.header.index)
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+        message.map(|m| m.header.index).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 }
 
@@ -205,11 +178,7 @@ fn decode_address(message: &AddressMessage) -> Option<ObservedAddress> {
     }
     let unusable = flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed)
         && !flags.contains(AddressFlags::Optimistic);
-    Some(ObservedAddress {
-        ip: local.or(peer)?,
-        prefix: message.header.prefix_len,
-        unusable,
-    })
+    Some(ObservedAddress { ip: local.or(peer)?, prefix: message.header.prefix_len, unusable })
 }
 
 fn to_io(error: rtnetlink::Error) -> io::Error {

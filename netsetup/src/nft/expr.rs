@@ -93,11 +93,7 @@ impl Expr {
 }
 
 fn meta(key: MetaKey) -> ListAttribute<ExpressionAttribute> {
-    Expressions::Meta(vec![
-        Meta::Key(key),
-        Meta::DestinationRegister(Register::Reg1),
-    ])
-    .into()
+    Expressions::Meta(vec![Meta::Key(key), Meta::DestinationRegister(Register::Reg1)]).into()
 }
 
 fn payload(base: u32, offset: u32, len: u32) -> ListAttribute<ExpressionAttribute> {
@@ -143,10 +139,7 @@ fn decode_payload(attributes: &[Payload]) -> Option<Expr> {
 }
 
 fn decode_cmp(attributes: &[Cmp]) -> Option<Expr> {
-    let ours = [
-        Cmp::SourceRegister(Register::Reg1),
-        Cmp::Op(Operator::Equal),
-    ];
+    let ours = [Cmp::SourceRegister(Register::Reg1), Cmp::Op(Operator::Equal)];
     if !ours.iter().all(|attribute| attributes.contains(attribute)) {
         return None;
     }

@@ -54,27 +54,15 @@ impl Table {
                     let to = Rule::notrack(address, transport, Side::Destination, port);
                     prerouting.rules.push(to.clone());
                     output.rules.push(to);
-                    output
-                        .rules
-                        .push(Rule::notrack(address, transport, Side::Source, port));
+                    output.rules.push(Rule::notrack(address, transport, Side::Source, port));
                 }
             }
             if let Some(port) = spec.health_port {
-                output.rules.push(Rule::notrack(
-                    address,
-                    Transport::Tcp,
-                    Side::Destination,
-                    port,
-                ));
-                output
-                    .rules
-                    .push(Rule::notrack(address, Transport::Tcp, Side::Source, port));
+                output.rules.push(Rule::notrack(address, Transport::Tcp, Side::Destination, port));
+                output.rules.push(Rule::notrack(address, Transport::Tcp, Side::Source, port));
             }
         }
-        Self {
-            dormant: false,
-            chains: vec![output, prerouting],
-        }
+        Self { dormant: false, chains: vec![output, prerouting] }
     }
 
     /// How many rules it has, over all chains.
@@ -100,12 +88,7 @@ impl Chain {
     /// A chain at `hook` with the priority called `raw`, which is before connection tracking sees a
     /// packet (-200).
     fn base(name: &str, hook: Hook) -> Self {
-        Self {
-            name: name.into(),
-            hook: Some((hook, RAW)),
-            accepts: true,
-            rules: Vec::new(),
-        }
+        Self { name: name.into(), hook: Some((hook, RAW)), accepts: true, rules: Vec::new() }
     }
 }
 
@@ -144,25 +127,16 @@ impl Rule {
         let exprs = vec![
             Expr::NfProto,
             Expr::Equals(vec![family as u8]),
-            Expr::Network {
-                offset,
-                len: octets.len() as u32,
-            },
+            Expr::Network { offset, len: octets.len() as u32 },
             Expr::Equals(octets),
             Expr::L4Proto,
             Expr::Equals(vec![transport as u8]),
-            Expr::Transport {
-                offset: port_offset,
-                len: 2,
-            },
+            Expr::Transport { offset: port_offset, len: 2 },
             Expr::Equals(port.to_be_bytes().to_vec()),
             Expr::Counter,
             Expr::Notrack,
         ];
-        Self {
-            exprs,
-            comment: Some(COMMENT.into()),
-        }
+        Self { exprs, comment: Some(COMMENT.into()) }
     }
 }
 
@@ -189,10 +163,7 @@ mod tests {
     fn spec() -> NotrackSpec {
         NotrackSpec {
             mode: Mode::On,
-            addresses: vec![
-                "169.254.20.10".parse().unwrap(),
-                "fd00::10".parse().unwrap(),
-            ],
+            addresses: vec!["169.254.20.10".parse().unwrap(), "fd00::10".parse().unwrap()],
             ports: vec![53],
             health_port: Some(8080),
         }
@@ -210,10 +181,7 @@ mod tests {
     #[test]
     fn what_is_written_is_what_is_read() {
         let table = Table::notrack(&spec());
-        let mut read = Table {
-            dormant: false,
-            chains: Vec::new(),
-        };
+        let mut read = Table { dormant: false, chains: Vec::new() };
         for request in replace(&table) {
             wire::absorb(&mut read, request);
         }

@@ -23,18 +23,12 @@ pub(crate) struct Request {
 impl Request {
     fn new(flags: u16, message: NfTablesMessage) -> Self {
         let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
-        Self {
-            flags: NLM_F_REQUEST | flags,
-            message: NetfilterMessage::new(header, message),
-        }
+        Self { flags: NLM_F_REQUEST | flags, message: NetfilterMessage::new(header, message) }
     }
 
     /// A dump of whatever `message` asks for.
     pub(crate) fn dump(message: NetfilterMessage) -> Self {
-        Self {
-            flags: NLM_F_REQUEST | NLM_F_DUMP,
-            message,
-        }
+        Self { flags: NLM_F_REQUEST | NLM_F_DUMP, message }
     }
 
     fn batch(message: ControlMessage) -> Self {
@@ -43,10 +37,7 @@ impl Request {
             0,
             libc::NFNL_SUBSYS_NFTABLES as u16,
         );
-        Self {
-            flags: NLM_F_REQUEST,
-            message: NetfilterMessage::new(header, message),
-        }
+        Self { flags: NLM_F_REQUEST, message: NetfilterMessage::new(header, message) }
     }
 
     /// Appends its bytes to `buffer`, numbered `sequence`.
@@ -68,12 +59,8 @@ impl Request {
 /// The table is made before it is deleted because deleting a table that is not there would fail the
 /// whole transaction; `NFT_MSG_DESTROYTABLE`, which would not, needs Linux 6.3.
 pub(crate) fn replace(table: &Table) -> Vec<Request> {
-    let mut requests = vec![
-        Request::batch(ControlMessage::BatchBegin),
-        new_table(),
-        delete_table(),
-        new_table(),
-    ];
+    let mut requests =
+        vec![Request::batch(ControlMessage::BatchBegin), new_table(), delete_table(), new_table()];
     for chain in &table.chains {
         requests.push(new_chain(chain));
         requests.extend(chain.rules.iter().map(|rule| new_rule(&chain.name, rule)));
@@ -83,11 +70,7 @@ pub(crate) fn replace(table: &Table) -> Vec<Request> {
 
 /// The transaction that leaves no table, whether or not there is one.
 pub(crate) fn remove() -> Vec<Request> {
-    seal(vec![
-        Request::batch(ControlMessage::BatchBegin),
-        new_table(),
-        delete_table(),
-    ])
+    seal(vec![Request::batch(ControlMessage::BatchBegin), new_table(), delete_table()])
 }
 
 /// Asks for the acknowledgement of the last message and ends the batch. The kernel reports errors
@@ -104,29 +87,18 @@ fn seal(mut requests: Vec<Request>) -> Vec<Request> {
 /// every other request.
 pub(crate) fn get_table() -> Request {
     let attributes = vec![TableAttribute::Name(TABLE.into())];
-    Request::new(
-        NLM_F_ACK,
-        NfTablesMessage::GetTable(TableMessage { attributes }),
-    )
+    Request::new(NLM_F_ACK, NfTablesMessage::GetTable(TableMessage { attributes }))
 }
 
 /// Asks for all chains of the family (old kernels cannot filter by table).
 pub(crate) fn dump_chains() -> Request {
-    Request::new(
-        NLM_F_DUMP,
-        NfTablesMessage::GetChain(ChainMessage {
-            attributes: Vec::new(),
-        }),
-    )
+    Request::new(NLM_F_DUMP, NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() }))
 }
 
 /// Asks for the table's rules, in order.
 pub(crate) fn dump_rules() -> Request {
     let attributes = vec![RuleAttribute::Table(TABLE.into())];
-    Request::new(
-        NLM_F_DUMP,
-        NfTablesMessage::GetRule(RuleMessage { attributes }),
-    )
+    Request::new(NLM_F_DUMP, NfTablesMessage::GetRule(RuleMessage { attributes }))
 }
 
 /// Reads whether a table is dormant; `None` if the message is about another table.
@@ -134,10 +106,8 @@ pub(crate) fn decode_table(message: &NetfilterMessage) -> Option<bool> {
     let NetfilterMessageInner::NfTables(NfTablesMessage::NewTable(table)) = &message.inner else {
         return None;
     };
-    let ours = table
-        .attributes
-        .iter()
-        .any(|a| matches!(a, TableAttribute::Name(name) if name == TABLE));
+    let ours =
+        table.attributes.iter().any(|a| matches!(a, TableAttribute::Name(name) if name == TABLE));
     let dormant = |a: &TableAttribute| match a {
         TableAttribute::Flags(flags) => flags.contains(TableFlags::Dormant),
         _ => false,
@@ -151,12 +121,7 @@ pub(crate) fn decode_chain(message: &NetfilterMessage) -> Option<Chain> {
         return None;
     };
     let mut ours = false;
-    let mut decoded = Chain {
-        name: String::new(),
-        hook: None,
-        accepts: true,
-        rules: Vec::new(),
-    };
+    let mut decoded = Chain { name: String::new(), hook: None, accepts: true, rules: Vec::new() };
     for attribute in &chain.attributes {
         match attribute {
             ChainAttribute::Table(name) => ours = name == TABLE,
@@ -176,10 +141,7 @@ pub(crate) fn decode_rule(message: &NetfilterMessage) -> Option<(String, Rule)> 
     };
     let mut ours = false;
     let mut chain = String::new();
-    let mut decoded = Rule {
-        exprs: Vec::new(),
-        comment: None,
-    };
+    let mut decoded = Rule { exprs: Vec::new(), comment: None };
     for attribute in &rule.attributes {
         match attribute {
             RuleAttribute::Table(name) => ours = name == TABLE,
@@ -196,10 +158,7 @@ pub(crate) fn decode_rule(message: &NetfilterMessage) -> Option<(String, Rule)> 
 
 fn new_table() -> Request {
     let attributes = vec![TableAttribute::Name(TABLE.into())];
-    Request::new(
-        NLM_F_CREATE,
-        NfTablesMessage::NewTable(TableMessage { attributes }),
-    )
+    Request::new(NLM_F_CREATE, NfTablesMessage::NewTable(TableMessage { attributes }))
 }
 
 fn delete_table() -> Request {
@@ -208,10 +167,8 @@ fn delete_table() -> Request {
 }
 
 fn new_chain(chain: &Chain) -> Request {
-    let mut attributes = vec![
-        ChainAttribute::Table(TABLE.into()),
-        ChainAttribute::Name(chain.name.clone()),
-    ];
+    let mut attributes =
+        vec![ChainAttribute::Table(TABLE.into()), ChainAttribute::Name(chain.name.clone())];
     if let Some((hook, priority)) = chain.hook {
         let number = match hook {
             Hook::Prerouting => InetHookNumber::PreRouting,
@@ -220,18 +177,13 @@ fn new_chain(chain: &Chain) -> Request {
         };
         let number = HookAttribute::Number(HookNumber::Inet(number));
         // The attribute is a signed number on the wire.
-        attributes.push(ChainAttribute::Hook(vec![
-            number,
-            HookAttribute::Priority(priority as u32),
-        ]));
+        attributes
+            .push(ChainAttribute::Hook(vec![number, HookAttribute::Priority(priority as u32)]));
         attributes.push(ChainAttribute::Type("filter".into()));
         attributes.push(ChainAttribute::Policy(libc::NF_ACCEPT as u32));
         attributes.push(ChainAttribute::Flags(ChainFlags::Base));
     }
-    Request::new(
-        NLM_F_CREATE,
-        NfTablesMessage::NewChain(ChainMessage { attributes }),
-    )
+    Request::new(NLM_F_CREATE, NfTablesMessage::NewChain(ChainMessage { attributes }))
 }
 
 fn new_rule(chain: &str, rule: &Rule) -> Request {
@@ -243,10 +195,7 @@ fn new_rule(chain: &str, rule: &Rule) -> Request {
     if let Some(comment) = &rule.comment {
         attributes.push(RuleAttribute::UserData(encode_comment(comment)));
     }
-    Request::new(
-        NLM_F_CREATE | NLM_F_APPEND,
-        NfTablesMessage::NewRule(RuleMessage { attributes }),
-    )
+    Request::new(NLM_F_CREATE | NLM_F_APPEND, NfTablesMessage::NewRule(RuleMessage { attributes }))
 }
 
 fn decode_hook(attributes: &[HookAttribute]) -> Option<(Hook, i32)> {
@@ -290,9 +239,7 @@ pub(super) fn absorb(table: &mut Table, request: Request) {
     let mut bytes = Vec::new();
     request.write(1, &mut bytes);
     let parsed = NetlinkMessage::<NetfilterMessage>::deserialize(&bytes).expect("own message");
-    let NetlinkPayload::InnerMessage(message) = parsed.payload else {
-        panic!("no message")
-    };
+    let NetlinkPayload::InnerMessage(message) = parsed.payload else { panic!("no message") };
     if let Some(chain) = decode_chain(&message) {
         table.chains.push(chain);
     } else if let Some((name, rule)) = decode_rule(&message) {
@@ -312,10 +259,7 @@ mod tests {
 
     #[test]
     fn comments_survive() {
-        assert_eq!(
-            decode_comment(&encode_comment("a comment")).as_deref(),
-            Some("a comment")
-        );
+        assert_eq!(decode_comment(&encode_comment("a comment")).as_deref(), Some("a comment"));
         assert_eq!(decode_comment(&[0, 9, b'x']), None);
         assert_eq!(decode_comment(&[]), None);
     }

@@ -38,24 +38,14 @@ impl std::fmt::Debug for TokioSocketDebug {
 impl Watch {
     /// Begins to listen.
     pub(super) fn open() -> Result<Self, Error> {
-        let groups = [
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
-        ];
-        let mask = groups
-            .iter()
-            .fold(0, |mask, &group| mask | 1 << (group as u32 - 1));
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let mask = groups.iter().fold(0, |mask, &group| mask | 1 << (group as u32 - 1));
         let route = socket(NETLINK_ROUTE, mask).map_err(|source| Error::Socket { source })?;
         let netfilter = socket(NETLINK_NETFILTER, 1 << (NFNLGRP_NFTABLES - 1));
         if let Err(error) = &netfilter {
             tracing::warn!(%error, "cannot hear changes of nftables, looking at each interval only");
         }
-        Ok(Self {
-            route,
-            netfilter: netfilter.ok(),
-            index: None,
-        })
+        Ok(Self { route, netfilter: netfilter.ok(), index: None })
     }
 
     /// Learns the number of the link, so that the addresses of other links can be told from those
@@ -162,9 +152,7 @@ impl<'a> Iterator for Notices<'a> {
         let length = u32_at(message, 0)? as usize;
         let kind = message.get(4..6)?.try_into().map(u16::from_ne_bytes).ok()?;
         let payload = message.get(NETLINK_HEADER..length)?;
-        self.0 = message
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
+        self.0 = message.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(Notice { kind, payload })
     }
 }
@@ -178,22 +166,15 @@ impl Notice<'_> {
     /// Whether the attribute `kind` after a header of `header` bytes is `text`.
     fn says(&self, header: usize, kind: u16, text: &str) -> bool {
         let attributes = self.payload.get(header..).unwrap_or_default();
-        NlasIterator::new(attributes)
-            .map_while(Result::ok)
-            .any(|attribute| {
-                let value = attribute.value();
-                attribute.kind() == kind
-                    && value.strip_suffix(&[0]).unwrap_or(value) == text.as_bytes()
-            })
+        NlasIterator::new(attributes).map_while(Result::ok).any(|attribute| {
+            let value = attribute.value();
+            attribute.kind() == kind && value.strip_suffix(&[0]).unwrap_or(value) == text.as_bytes()
+        })
     }
 }
 
 fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    bytes
-        .get(offset..offset + 4)?
-        .try_into()
-        .map(u32::from_ne_bytes)
-        .ok()
+    bytes.get(offset..offset + 4)?.try_into().map(u32::from_ne_bytes).ok()
 }
 
 const NFNLGRP_NFTABLES: u32 = 7;
@@ -223,9 +204,7 @@ mod tests {
         payload.extend((value.len() as u16 + 4).to_ne_bytes());
         payload.extend(attribute.to_ne_bytes());
         payload.extend(&value);
-        let mut bytes = (NETLINK_HEADER as u32 + payload.len() as u32)
-            .to_ne_bytes()
-            .to_vec();
+        let mut bytes = (NETLINK_HEADER as u32 + payload.len() as u32).to_ne_bytes().to_vec();
         bytes.extend(kind.to_ne_bytes());
         bytes.resize(NETLINK_HEADER, 0);
         bytes.extend(payload);
@@ -241,9 +220,7 @@ mod tests {
     #[test]
     fn only_our_table_counts() {
         assert!(is_our_table(&nft(2, "nodens")));
-        assert!(is_our_table(
-            &[nft(6, "kube-proxy"), nft(8, "nodens")].concat()
-        ));
+        assert!(is_our_table(&[nft(6, "kube-proxy"), nft(8, "nodens")].concat()));
         assert!(!is_our_table(&nft(6, "kube-proxy")));
         assert!(!is_our_table(&nft(12, "nodens")), "a set element");
         assert!(!is_our_table(&nft(6, "nodens-2")));

@@ -35,10 +35,7 @@ fn dns_is_not_tracked_with_the_rules_and_is_without() {
         }
         assert_eq!(tracked(), 0, "{}", sh("nft list ruleset"));
         let rules = sh("nft list table inet nodens");
-        assert!(
-            rules.contains("counter packets 1 bytes"),
-            "the rules count: {rules}"
-        );
+        assert!(rules.contains("counter packets 1 bytes"), "the rules count: {rules}");
 
         desired.notrack.mode = Mode::Off;
         assert_ok(&kernel.apply(&desired).await);
@@ -95,9 +92,7 @@ fn query(server: IpAddr) {
         0,
     ))
     .unwrap();
-    client
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     client.send_to(b"query", server).unwrap();
     assert_eq!(client.recv(&mut buffer).unwrap(), 5);
     let mut client = TcpStream::connect(server).unwrap();
@@ -109,10 +104,7 @@ fn query(server: IpAddr) {
 /// The entries for port 53 in this namespace.
 fn tracked() -> usize {
     let entries = fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap();
-    entries
-        .lines()
-        .filter(|line| line.contains("dport=53 "))
-        .count()
+    entries.lines().filter(|line| line.contains("dport=53 ")).count()
 }
 
 fn flush() {

@@ -43,12 +43,7 @@ fn child() {
     );
     assert!(now.no_new_privs);
     assert!(nix::unistd::setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_err());
-    assert!(
-        nix::unistd::getgroups()
-            .unwrap()
-            .iter()
-            .all(|gid| gid.as_raw() == 65534)
-    );
+    assert!(nix::unistd::getgroups().unwrap().iter().all(|gid| gid.as_raw() == 65534));
 }
 
 const CHILD: &str = "NETSETUP_TEST_CHILD";

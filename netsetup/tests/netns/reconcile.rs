@@ -54,13 +54,7 @@ impl Running {
     }
 
     fn repairs(&self, what: What) -> usize {
-        self.told
-            .lock()
-            .unwrap()
-            .repairs
-            .get(what.as_str())
-            .copied()
-            .unwrap_or(0)
+        self.told.lock().unwrap().repairs.get(what.as_str()).copied().unwrap_or(0)
     }
 
     /// Does damage and waits until the reconciler has told of the repair.
@@ -80,11 +74,7 @@ impl Drop for Running {
 
 /// A second; the guest's emulated processor gets five, as `NODENS_TEST_SLOW` says.
 fn limit() -> Duration {
-    if std::env::var_os("NODENS_TEST_SLOW").is_some() {
-        5 * SECOND
-    } else {
-        SECOND
-    }
+    if std::env::var_os("NODENS_TEST_SLOW").is_some() { 5 * SECOND } else { SECOND }
 }
 
 #[test]
@@ -94,24 +84,11 @@ fn each_loss_is_mended_within_a_second() {
         let running = Running::start(desired.clone()).await;
         for _ in 0..3 {
             running.mends("ip link del nodelocaldns", What::Link).await;
-            running
-                .mends("ip link set nodelocaldns down", What::Link)
-                .await;
-            running
-                .mends(
-                    "ip addr del 169.254.20.10/32 dev nodelocaldns",
-                    What::Address,
-                )
-                .await;
-            running
-                .mends("ip addr del fd00::10/128 dev nodelocaldns", What::Address)
-                .await;
-            running
-                .mends("nft delete table inet nodens", What::Notrack)
-                .await;
-            running
-                .mends("nft flush chain inet nodens output", What::Notrack)
-                .await;
+            running.mends("ip link set nodelocaldns down", What::Link).await;
+            running.mends("ip addr del 169.254.20.10/32 dev nodelocaldns", What::Address).await;
+            running.mends("ip addr del fd00::10/128 dev nodelocaldns", What::Address).await;
+            running.mends("nft delete table inet nodens", What::Notrack).await;
+            running.mends("nft flush chain inet nodens output", What::Notrack).await;
             running.mends("nft flush ruleset", What::Notrack).await;
         }
         assert_eq!(ip_addresses("nodelocaldns").len(), 4);
@@ -127,9 +104,7 @@ fn noise_of_others_causes_nothing() {
             "nft add table inet other; for i in 1 2 3 4 5; do ip link add v$i type veth peer name w$i; ip addr add 192.0.2.$i/32 dev v$i; \
             nft add chain inet other c$i; done",
         );
-        running
-            .mends("ip addr del fd00::10/128 dev nodelocaldns", What::Address)
-            .await;
+        running.mends("ip addr del fd00::10/128 dev nodelocaldns", What::Address).await;
         let told = running.told.lock().unwrap();
         assert_eq!((told.repairs.len(), told.errors.len()), (1, 0));
     });
@@ -144,18 +119,9 @@ fn a_new_wish_is_fulfilled_at_once() {
         desired.notrack.addresses.truncate(1);
         running.wish.send(desired).unwrap();
         eventually(limit(), || running.told.lock().unwrap().set_up == 2).await;
-        assert!(
-            running.told.lock().unwrap().repairs.is_empty(),
-            "it is no repair"
-        );
-        eventually(limit(), || {
-            ip_addresses("nodelocaldns") == ["169.254.20.10/32"]
-        })
-        .await;
-        eventually(limit(), || {
-            !sh("nft list table inet nodens").contains("ip6")
-        })
-        .await;
+        assert!(running.told.lock().unwrap().repairs.is_empty(), "it is no repair");
+        eventually(limit(), || ip_addresses("nodelocaldns") == ["169.254.20.10/32"]).await;
+        eventually(limit(), || !sh("nft list table inet nodens").contains("ip6")).await;
     });
 }
 
@@ -166,13 +132,7 @@ fn a_failure_is_told_and_ends_when_its_cause_does() {
         // Somebody takes the name while ours is gone.
         sh("ip link del nodelocaldns; ip link add nodelocaldns type bridge");
         eventually(limit(), || {
-            running
-                .told
-                .lock()
-                .unwrap()
-                .errors
-                .iter()
-                .any(|e| e.contains("somebody else's"))
+            running.told.lock().unwrap().errors.iter().any(|e| e.contains("somebody else's"))
         })
         .await;
         let before = running.repairs(What::Link);

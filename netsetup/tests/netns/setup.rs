@@ -8,12 +8,7 @@ use crate::support::*;
 use netsetup::privileges::{Capability, Privileges, drop_capabilities};
 use netsetup::{Kernel, LinkKind, Mode, Outcome};
 
-const ALL: [&str; 4] = [
-    "10.96.0.10/32",
-    "169.254.20.10/32",
-    "fd00::10/128",
-    "fd00::11/128",
-];
+const ALL: [&str; 4] = ["10.96.0.10/32", "169.254.20.10/32", "fd00::10/128", "fd00::11/128"];
 
 #[test]
 fn sets_up_everything_and_leaves_nothing() {
@@ -28,10 +23,7 @@ fn sets_up_everything_and_leaves_nothing() {
         assert_eq!(link["ifalias"], "nodens node-local DNS");
         assert_eq!(link["linkinfo"]["info_kind"], kind().as_str());
         let flags = link["flags"].as_array().unwrap();
-        assert!(
-            flags.contains(&"UP".into()) && flags.contains(&"NOARP".into()),
-            "{flags:?}"
-        );
+        assert!(flags.contains(&"UP".into()) && flags.contains(&"NOARP".into()), "{flags:?}");
         assert_eq!(ip_addresses("nodelocaldns"), ALL);
         for address in &desired.addresses {
             UdpSocket::bind((*address, 53))
@@ -43,10 +35,7 @@ fn sets_up_everything_and_leaves_nothing() {
             rules.contains("type filter hook prerouting priority raw; policy accept;"),
             "{rules}"
         );
-        assert!(
-            rules.contains("type filter hook output priority raw; policy accept;"),
-            "{rules}"
-        );
+        assert!(rules.contains("type filter hook output priority raw; policy accept;"), "{rules}");
         let rule = "ip daddr 169.254.20.10 udp dport 53 counter packets 0 bytes 0 notrack comment \"nodens: DNS is not tracked\"";
         assert_eq!(rules.matches(rule).count(), 2, "{rules}");
         for part in [
@@ -96,10 +85,7 @@ fn mends_what_a_crash_or_a_person_left() {
             assert_eq!(ip_addresses("nodelocaldns"), ALL, "{damage}");
             assert!(kernel.apply(&desired).await.steps.is_empty(), "{damage}");
         }
-        assert!(
-            ip_link("other").is_none(),
-            "our stray under another name goes"
-        );
+        assert!(ip_link("other").is_none(), "our stray under another name goes");
         // An address with a network behind it is somebody's and stays.
         sh("ip addr add 192.0.2.1/24 dev nodelocaldns");
         assert!(kernel.apply(&desired).await.steps.is_empty());
@@ -120,10 +106,7 @@ fn adopts_the_link_of_nodelocal_dnscache() {
         let kernel = Kernel::connect().unwrap();
         assert_ok(&kernel.apply(&desired).await);
         let link = ip_link("nodelocaldns").unwrap();
-        assert_eq!(
-            link["ifindex"], index,
-            "the very same link, so that open sockets go on"
-        );
+        assert_eq!(link["ifindex"], index, "the very same link, so that open sockets go on");
         assert_eq!(link["ifalias"], "nodens node-local DNS");
         assert_eq!(ip_addresses("nodelocaldns"), ALL);
     });
@@ -211,18 +194,11 @@ fn explains_a_missing_driver_and_falls_back_by_choice() {
             .filter(|step| matches!(step.outcome, Outcome::Skipped { .. }))
             .count();
         assert_eq!(skipped, 4, "{report}");
-        assert_eq!(
-            report.problems().len(),
-            1,
-            "one cause, one problem: {report}"
-        );
+        assert_eq!(report.problems().len(), 1, "one cause, one problem: {report}");
 
         desired.link.as_mut().unwrap().fallback = Some(LinkKind::Ifb);
         assert_ok(&kernel.apply(&desired).await);
-        assert_eq!(
-            ip_link("nodelocaldns").unwrap()["linkinfo"]["info_kind"],
-            "ifb"
-        );
+        assert_eq!(ip_link("nodelocaldns").unwrap()["linkinfo"]["info_kind"], "ifb");
         assert!(kernel.apply(&desired).await.steps.is_empty());
     });
 }
@@ -238,11 +214,7 @@ fn explains_that_ipv6_is_off() {
         let report = kernel.apply(&desired).await;
         assert_eq!(report.problems().len(), 2, "{report}");
         assert!(report.to_string().contains("disable_ipv6"), "{report}");
-        assert_eq!(
-            ip_addresses("nodelocaldns"),
-            ALL[..2],
-            "IPv4 works all the same"
-        );
+        assert_eq!(ip_addresses("nodelocaldns"), ALL[..2], "IPv4 works all the same");
         assert_ok(&kernel.teardown(&desired).await);
     });
 }
@@ -267,10 +239,8 @@ fn explains_missing_privileges_and_reports_every_failure() {
                 (now.effective, now.permitted, now.inheritable, now.bounding),
                 (1 << 10, 1 << 10, 0, 1 << 10)
             );
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let kernel = Kernel::connect().unwrap();
                 let report = kernel.teardown(&desired).await;

@@ -23,10 +23,8 @@ pub(crate) fn in_netns<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send +
     let worker = thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
         sh("ip link set lo up");
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(test());
     });
     if let Err(panic) = worker.join() {
@@ -41,10 +39,7 @@ pub(crate) fn skipped_without_root() -> bool {
     }
     let is = |name, value| env::var(name).is_ok_and(|v| v == value);
     let demanded = is("CI", "true") || is("NODENS_REQUIRE_ROOT", "1");
-    assert!(
-        !demanded,
-        "this test needs root and may not be skipped here"
-    );
+    assert!(!demanded, "this test needs root and may not be skipped here");
     let test = thread::current().name().unwrap_or_default().to_owned();
     // Not eprintln!, which the test harness swallows.
     let mut stderr = std::io::stderr();
@@ -65,23 +60,14 @@ pub(crate) fn desired(mode: Mode) -> Desired {
         .to_vec();
     let mut desired = Desired::new(LinkName::default(), addresses.clone());
     desired.link.as_mut().unwrap().kind = kind();
-    desired.notrack = NotrackSpec {
-        mode,
-        addresses,
-        ports: vec![53],
-        health_port: Some(8080),
-    };
+    desired.notrack = NotrackSpec { mode, addresses, ports: vec![53], health_port: Some(8080) };
     desired
 }
 
 /// Runs a shell line in the calling thread's namespace; it has to succeed.
 pub(crate) fn sh(line: &str) -> String {
     let output = Command::new("sh").args(["-ec", line]).output().expect("sh");
-    assert!(
-        output.status.success(),
-        "{line}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -103,11 +89,7 @@ pub(crate) fn ip_addresses(name: &str) -> Vec<String> {
     let Some(link) = ip_link(name) else {
         return Vec::new();
     };
-    let infos = link["addr_info"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|info| info["prefixlen"] != 64);
+    let infos = link["addr_info"].as_array().unwrap().iter().filter(|info| info["prefixlen"] != 64);
     let mut texts: Vec<String> = infos
         .map(|info| format!("{}/{}", info["local"].as_str().unwrap(), info["prefixlen"]))
         .collect();
