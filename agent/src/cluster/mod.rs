@@ -7,4 +7,5 @@
 //! A source turns what it learns into lean [`object`]s and forgets the rest; the index is a plain structure that is told
 //! to apply, delete and reset, and can be tested without any API server.
 
+pub mod index;
 pub mod object;

@@ -1,0 +1,190 @@
+//! What is known of the cluster, kept as it is asked for.
+//!
+//! One task at a time applies what a source says ([`Index::apply`]); readers on every worker look up names and addresses
+//! and never wait for it. Each Service with its slices is one immutable [`Group`] behind a hash table of small
+//! copy-on-write shards ([`table`]); a change makes a new group and swaps one pointer.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`table`] | the hash table that is read without waiting |
+//! | [`slice`] | an EndpointSlice, packed: four octets for an endpoint without a name |
+//! | [`group`] | a Service, its slices, and its addresses as they are answered |
+//! | [`address`] | from addresses back to names |
+//! | [`writer`] | what only the writer knows: who every object is, mark and sweep |
+//! | [`objects`] | the objects read back, for the snapshot |
+
+pub mod address;
+pub mod group;
+pub mod slice;
+
+mod objects;
+mod table;
+mod writer;
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use self::address::{Addresses, Prefix, Reason};
+use self::group::{Group, Key};
+use self::table::Table;
+use self::writer::Writer;
+use super::object::{Event, Kind, Text};
+use crate::clock::Tick;
+
+/// What an index is to keep beyond what every answer needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The names of the Pods behind endpoints (`endpoint_pod_names`): about 40 octets each.
+    pub endpoint_pods: bool,
+}
+
+/// How much is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Objects of each kind, in the order of [`Kind::ALL`].
+    pub objects: [usize; 5],
+    /// Ready endpoint addresses.
+    pub endpoints: usize,
+}
+
+/// The index. One serves every `kubernetes` directive that watches the same source.
+pub struct Index {
+    settings: Settings,
+    hasher: foldhash::fast::RandomState,
+    groups: Table<Arc<Group>>,
+    addresses: Addresses,
+    namespaces: Table<Text>,
+    pods: Table<Arc<Pod>>,
+    synced: AtomicU8,
+    changed: AtomicU32,
+    changes: AtomicU64,
+    // Seconds since 1970 when the coarse clock stood at zero, so that a jump of the wall clock moves no serial back.
+    epoch: u64,
+    objects: [AtomicUsize; 5],
+    endpoints: AtomicUsize,
+    writer: Mutex<Writer>,
+}
+
+/// A Pod, by its first address.
+#[derive(Debug, PartialEq, Eq)]
+struct Pod {
+    address: IpAddr,
+    namespace: Text,
+    name: Box<str>,
+}
+
+impl Index {
+    /// An empty index. Nothing is synced.
+    pub fn new(settings: Settings) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let epoch = now.saturating_sub(Tick::now().as_millis() / 1_000);
+        Self {
+            settings,
+            hasher: foldhash::fast::RandomState::default(),
+            groups: Table::new(13),
+            addresses: Addresses::new(),
+            namespaces: Table::new(8),
+            pods: Table::new(12),
+            synced: AtomicU8::new(0),
+            changed: AtomicU32::new(now as u32),
+            changes: AtomicU64::new(0),
+            epoch,
+            objects: Default::default(),
+            endpoints: AtomicUsize::new(0),
+            writer: Mutex::default(),
+        }
+    }
+
+    /// What it was told to keep.
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// Takes in one event. Readers see the change when this returns. Events come from one task at a time; should two
+    /// call at once, one waits for the other.
+    pub fn apply(&self, event: Event) {
+        // A writer that panicked has changed at most one table; what it left is as good as a missed event.
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if writer.apply(self, event) {
+            let now = self.epoch + Tick::now().as_millis() / 1_000;
+            self.changed.store(now as u32, Ordering::Release);
+            self.changes.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Calls `read` with what is known below a Service; `wire` is the Service's and the namespace's label in lower-cased
+    /// wire form, exactly as they stand in a question.
+    pub fn group<R>(&self, wire: &[u8], imported: bool, read: impl FnOnce(&Group) -> R) -> Option<R> {
+        let is = |group: &Arc<Group>| group.key.imported == imported && group.key.wire() == wire;
+        self.groups.read(self.hash_of(wire, imported), is, |group| read(group))
+    }
+
+    /// True where the Namespace is known; `label` is lower-case.
+    pub fn has_namespace(&self, label: &[u8]) -> bool {
+        self.namespaces.read(self.hash(label), |name| name.as_bytes() == label, |_| ()).is_some()
+    }
+
+    /// True where a Pod of this namespace has the address as its first; `namespace` is lower-case.
+    pub fn has_pod(&self, address: IpAddr, namespace: &[u8]) -> bool {
+        let is = |pod: &Arc<Pod>| pod.address == address && pod.namespace.as_bytes() == namespace;
+        self.pods.read(self.hash(address), is, |_| ()).is_some()
+    }
+
+    /// Calls `visit` with every Service that has the address, as its own or by a ready endpoint, until it returns false.
+    pub fn owners(&self, address: IpAddr, visit: impl FnMut(Reason, &Arc<Key>) -> bool) {
+        self.addresses.owners(address, visit);
+    }
+
+    /// True where some Service has an address that begins like this.
+    pub fn has_addresses_below(&self, prefix: Prefix) -> bool {
+        self.addresses.any_below(prefix)
+    }
+
+    /// True once every one of `kinds` has been listed completely, since the start or by a snapshot.
+    pub fn synced(&self, kinds: &[Kind]) -> bool {
+        let synced = self.synced.load(Ordering::Acquire);
+        kinds.iter().all(|&kind| synced & bit(kind) != 0)
+    }
+
+    /// The zone's serial: the second of the latest change, or the next one once that is over. Two different states that
+    /// were each there for a second never bear the same serial, and it grows over restarts.
+    pub fn serial(&self, now: Tick) -> u32 {
+        let changed = self.changed.load(Ordering::Acquire);
+        let now = (self.epoch + now.as_millis() / 1_000) as u32;
+        changed.wrapping_add(u32::from(now > changed))
+    }
+
+    /// How many events have changed an answer; where it stands still, so does everything.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// How much is known.
+    pub fn statistics(&self) -> Statistics {
+        Statistics {
+            objects: std::array::from_fn(|n| self.objects.get(n).map_or(0, |count| count.load(Ordering::Relaxed))),
+            endpoints: self.endpoints.load(Ordering::Relaxed),
+        }
+    }
+
+    fn hash(&self, value: impl std::hash::Hash) -> u64 {
+        std::hash::BuildHasher::hash_one(&self.hasher, value)
+    }
+
+    fn hash_of(&self, wire: &[u8], imported: bool) -> u64 {
+        let hash = self.hash(wire);
+        if imported { !hash } else { hash }
+    }
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Index").field("statistics", &self.statistics()).finish_non_exhaustive()
+    }
+}
+
+fn bit(kind: Kind) -> u8 {
+    1 << kind as u8
+}

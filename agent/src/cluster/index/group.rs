@@ -1,0 +1,299 @@
+//! Everything that is known below one `<service>.<namespace>`: the Service, its slices, and its record sets as they are
+//! answered.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::slice::{Addresses, Ports, Slice, octets_v4, octets_v6};
+use crate::cluster::object::{self, Text};
+use crate::wire::{Name, name::Labels};
+
+/// Octets of an A record whose owner is a pointer.
+pub const A_LEN: usize = 16;
+/// Octets of an AAAA record whose owner is a pointer.
+pub const AAAA_LEN: usize = 28;
+
+/// Records in wire form, each owned by a pointer to the question, with a time to live of zero for the reply to set.
+pub type Records = SmallVec<[u8; 32]>;
+
+/// The name of a Service within the zone's `svc`, kept once and pointed to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Key {
+    // Service and namespace as labels in wire form: exactly the octets that stand in a question.
+    wire: Box<[u8]>,
+    /// True for a ServiceImport and its slices.
+    pub imported: bool,
+}
+
+impl Key {
+    pub(super) fn new(namespace: &str, service: &str, imported: bool) -> Self {
+        let mut wire = Vec::with_capacity(namespace.len() + service.len() + 2);
+        for label in [service, namespace] {
+            wire.push(label.len() as u8);
+            wire.extend_from_slice(label.as_bytes());
+        }
+        Self { wire: wire.into(), imported }
+    }
+
+    /// Service and namespace as labels in wire form, without a final zero.
+    pub fn wire(&self) -> &[u8] {
+        &self.wire
+    }
+
+    /// The Service's label.
+    pub fn service(&self) -> &[u8] {
+        Labels::of_prefix(&self.wire).next().unwrap_or(&[])
+    }
+
+    /// The namespace's label.
+    pub fn namespace(&self) -> &[u8] {
+        Labels::of_prefix(&self.wire).nth(1).unwrap_or(&[])
+    }
+}
+
+/// What a Service resolves to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Virtual addresses; an endpoint is named only below them.
+    ClusterIp,
+    /// The addresses of its endpoints.
+    Headless,
+    /// Another name.
+    ExternalName(Name),
+    /// An ExternalName that is an address: no name in DNS at all.
+    Unnamed(Name),
+}
+
+/// The Service itself.
+#[derive(Debug)]
+pub struct Service {
+    /// What it resolves to.
+    pub kind: Kind,
+    /// Its ports.
+    pub ports: Ports,
+    /// `publishNotReadyAddresses`; kept for whoever reads the objects back, the slices say already who is ready.
+    pub publish_not_ready: bool,
+}
+
+/// A Service with what belongs to it. Immutable: a change makes a new one.
+#[derive(Debug)]
+pub struct Group {
+    /// Its name.
+    pub key: Arc<Key>,
+    /// The Service; `None` while only slices are known.
+    pub service: Option<Arc<Service>>,
+    /// Its slices.
+    pub slices: SmallVec<[Arc<Slice>; 1]>,
+    /// A records of the Service's own name, [`A_LEN`] octets each.
+    pub a: Records,
+    /// AAAA records of the Service's own name, [`AAAA_LEN`] octets each.
+    pub aaaa: Records,
+}
+
+/// Addresses that a change of slices brings to a group or takes from it, each list in ascending order.
+#[derive(Default)]
+pub(super) struct Difference {
+    pub(super) gone: Vec<IpAddr>,
+    pub(super) come: Vec<IpAddr>,
+}
+
+impl Group {
+    pub(super) fn new(key: Arc<Key>) -> Self {
+        Self { key, service: None, slices: SmallVec::new(), a: Records::new(), aaaa: Records::new() }
+    }
+
+    /// True where nothing is known of it any more.
+    pub(super) fn is_empty(&self) -> bool {
+        self.service.is_none() && self.slices.is_empty()
+    }
+
+    /// The addresses of a ClusterIP Service, and of no other.
+    pub fn cluster_ips(&self) -> SmallVec<[IpAddr; 2]> {
+        let clustered = self.service.as_ref().is_some_and(|service| service.kind == Kind::ClusterIp);
+        if clustered { addresses_in(&self.a, &self.aaaa).collect() } else { SmallVec::new() }
+    }
+
+    /// True where the Service is already known to say what `service` says.
+    pub(super) fn says(&self, service: &object::Service) -> bool {
+        let Some(known) = &self.service else { return false };
+        let addresses_are_known = match &service.kind {
+            object::ServiceKind::ClusterIp(addresses) => {
+                let (v4, v6) = (of_family(addresses, octets_v4), of_family(addresses, octets_v6));
+                octets::<4>(&self.a).eq(v4) && octets::<16>(&self.aaaa).eq(v6)
+            }
+            _ => true,
+        };
+        addresses_are_known
+            && known.kind == kind(service)
+            && *known.ports == *service.ports
+            && known.publish_not_ready == service.publish_not_ready
+    }
+
+    /// Ready addresses over all slices, those that stand in several counted each time.
+    pub fn ready(&self) -> usize {
+        self.slices.iter().map(|slice| slice.len()).sum()
+    }
+
+    /// The same with another Service, and its record sets.
+    pub(super) fn with_service(&self, service: Option<&object::Service>, ports: Option<Ports>) -> Self {
+        let mut new = self.copy();
+        new.service = service.zip(ports).map(|(service, ports)| {
+            Arc::new(Service { kind: kind(service), ports, publish_not_ready: service.publish_not_ready })
+        });
+        let addresses: Vec<IpAddr> = match service.map(|service| &service.kind) {
+            Some(object::ServiceKind::ClusterIp(addresses)) => addresses.to_vec(),
+            Some(object::ServiceKind::Headless) => {
+                let all = |slice: &Slice| (0..slice.len()).filter_map(|row| slice.address(row)).collect::<Vec<_>>();
+                let mut addresses: Vec<IpAddr> = self.slices.iter().flat_map(|slice| all(slice)).collect();
+                addresses.sort_unstable();
+                addresses.dedup();
+                addresses
+            }
+            _ => Vec::new(),
+        };
+        new.a = patch(&[], &[], &of_family(&addresses, octets_v4));
+        new.aaaa = patch(&[], &[], &of_family(&addresses, octets_v6));
+        new
+    }
+
+    /// The same with `new` in the place of the slice of this `name`, or without it; and which addresses that changes.
+    pub(super) fn with_slice(&self, name: &str, new: Option<Arc<Slice>>) -> (Self, Difference) {
+        let mut group = self.copy();
+        let at = group.slices.iter().position(|slice| &*slice.name == name);
+        let old = at.map(|at| group.slices.remove(at));
+        // What stays of the group are the other slices: an address that one of them has neither goes nor comes.
+        let elsewhere = |address: IpAddr| group.slices.iter().any(|slice| !slice.rows_of(address).is_empty());
+        let difference = Difference {
+            gone: missing_in(old.as_deref(), new.as_deref()).into_iter().filter(|&gone| !elsewhere(gone)).collect(),
+            come: missing_in(new.as_deref(), old.as_deref()).into_iter().filter(|&come| !elsewhere(come)).collect(),
+        };
+        if let Some(new) = new {
+            group.slices.insert(at.unwrap_or(group.slices.len()), new);
+        }
+        if group.service.as_ref().is_some_and(|service| service.kind == Kind::Headless) {
+            let Difference { gone, come } = &difference;
+            group.a = patch(&group.a, &of_family(gone, octets_v4), &of_family(come, octets_v4));
+            group.aaaa = patch(&group.aaaa, &of_family(gone, octets_v6), &of_family(come, octets_v6));
+        }
+        (group, difference)
+    }
+
+    fn copy(&self) -> Self {
+        Self {
+            key: Arc::clone(&self.key),
+            service: self.service.clone(),
+            slices: self.slices.clone(),
+            a: self.a.clone(),
+            aaaa: self.aaaa.clone(),
+        }
+    }
+}
+
+/// The addresses in record sets.
+pub fn addresses_in<'r>(a: &'r [u8], aaaa: &'r [u8]) -> impl Iterator<Item = IpAddr> + 'r {
+    let v4 = octets::<4>(a).map(IpAddr::from);
+    v4.chain(octets::<16>(aaaa).map(IpAddr::from))
+}
+
+/// The Service's lower-cased text as an interned string would have it.
+pub(super) fn text(label: &[u8]) -> Text {
+    String::from_utf8_lossy(label).into()
+}
+
+fn kind(service: &object::Service) -> Kind {
+    match &service.kind {
+        object::ServiceKind::ClusterIp(_) => Kind::ClusterIp,
+        object::ServiceKind::Headless => Kind::Headless,
+        object::ServiceKind::ExternalName(name) => {
+            let text = name.to_string();
+            let address = text.trim_end_matches('.').parse::<IpAddr>();
+            if address.is_ok() { Kind::Unnamed(name.clone()) } else { Kind::ExternalName(name.clone()) }
+        }
+    }
+}
+
+fn octets<const N: usize>(records: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
+    records.chunks_exact(12 + N).filter_map(|record| record.last_chunk::<N>().copied())
+}
+
+fn of_family<const N: usize>(addresses: &[IpAddr], octets: fn(IpAddr) -> Option<[u8; N]>) -> Vec<[u8; N]> {
+    addresses.iter().filter_map(|&address| octets(address)).collect()
+}
+
+/// The addresses of `all` that `other` has not, each once.
+fn missing_in(all: Option<&Slice>, other: Option<&Slice>) -> Vec<IpAddr> {
+    fn missing<const N: usize>(all: &[[u8; N]], other: &[[u8; N]]) -> Vec<IpAddr>
+    where
+        IpAddr: From<[u8; N]>,
+    {
+        let mut found: Vec<IpAddr> = Vec::new();
+        let mut other = other.iter().peekable();
+        for address in all {
+            while other.next_if(|o| *o < address).is_some() {}
+            let address_is_there = other.peek().is_some_and(|o| *o == address);
+            let address = IpAddr::from(*address);
+            if !address_is_there && found.last() != Some(&address) {
+                found.push(address);
+            }
+        }
+        found
+    }
+    match (all.map(|slice| &slice.addresses), other.map(|slice| &slice.addresses)) {
+        (Some(Addresses::V4(all)), Some(Addresses::V4(other))) => missing(all, other),
+        (Some(Addresses::V6(all)), Some(Addresses::V6(other))) => missing(all, other),
+        (Some(Addresses::V4(all)), _) => missing(all, &[]),
+        (Some(Addresses::V6(all)), _) => missing(all, &[]),
+        (None, _) => Vec::new(),
+    }
+}
+
+/// The set without `gone` and with `come`, both in ascending order if `records` is. Everything between two changes is
+/// copied at once, so that a change in a set of 5,000 costs two searches and one copy.
+fn patch<const N: usize>(records: &[u8], gone: &[[u8; N]], come: &[[u8; N]]) -> Records {
+    let stride = 12 + N;
+    if gone.is_empty() && come.is_empty() {
+        return records.into();
+    }
+    let at = |row: usize| records.get(row * stride + 12..(row + 1) * stride).unwrap_or(&[]);
+    let rows = records.len() / stride;
+    // The first row from `from` on that is not below `address`.
+    let search = |from: usize, address: &[u8; N]| {
+        let (mut low, mut high) = (from, rows);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if at(middle) < address.as_slice() { low = middle + 1 } else { high = middle }
+        }
+        low
+    };
+    let mut new = Records::new();
+    new.reserve_exact((rows + come.len()).saturating_sub(gone.len()) * stride);
+    let (mut gone, mut come) = (gone.iter().peekable(), come.iter().peekable());
+    let mut row = 0;
+    loop {
+        let removal = match (gone.peek(), come.peek()) {
+            (Some(old), Some(new)) => old <= new,
+            (old, new) => match (old, new) {
+                (None, None) => break,
+                (old, _) => old.is_some(),
+            },
+        };
+        let Some(address) = (if removal { gone.next() } else { come.next() }) else { break };
+        let next = search(row, address);
+        new.extend_from_slice(records.get(row * stride..next * stride).unwrap_or(&[]));
+        let there = at(next) == address.as_slice();
+        row = if removal && there { next + 1 } else { next };
+        if !removal && !there {
+            new.extend_from_slice(&head::<N>());
+            new.extend_from_slice(address);
+        }
+    }
+    new.extend_from_slice(records.get(row * stride..).unwrap_or(&[]));
+    new
+}
+
+/// A record up to its address: pointer to the question, type by the family, class IN, TTL 0, length.
+fn head<const N: usize>() -> [u8; 12] {
+    [0xc0, 12, 0, if N == 4 { 1 } else { 28 }, 0, 1, 0, 0, 0, 0, 0, N as u8]
+}

@@ -1,0 +1,64 @@
+//! The objects read back from the index, for the snapshot: whoever applies them to an empty index gets the same answers.
+
+use super::Index;
+use super::group::{Group, Kind, addresses_in, text};
+use super::slice::Slice;
+use crate::cluster::object::{
+    Endpoint, EndpointSlice, Namespace, Object, ObjectId, Pod, Service, ServiceKind,
+};
+
+impl Index {
+    /// Every object, each as it is when its turn comes, in no order; the writer is not held up. Endpoints that are not
+    /// ready are not kept, so they are missing, and an endpoint of several addresses comes back as several.
+    pub fn objects(&self) -> impl Iterator<Item = Object> + '_ {
+        let namespaces = self.namespaces.all().map(|name| Object::Namespace(Namespace { name }));
+        let groups = self.groups.all().flat_map(|group| {
+            let slices = group.slices.iter().map(|slice| Object::EndpointSlice(slice_object(&group, slice)));
+            let objects: Vec<Object> = service_object(&group).into_iter().chain(slices).collect();
+            objects
+        });
+        let pods = self.pods.all().map(|pod| {
+            let id = ObjectId { namespace: pod.namespace.clone(), name: (&*pod.name).into() };
+            Object::Pod(Pod { id, addresses: [pod.address].into_iter().collect() })
+        });
+        namespaces.chain(groups).chain(pods)
+    }
+}
+
+fn service_object(group: &Group) -> Option<Object> {
+    let service = group.service.as_ref()?;
+    let kind = match &service.kind {
+        Kind::ClusterIp => ServiceKind::ClusterIp(addresses_in(&group.a, &group.aaaa).collect()),
+        Kind::Headless => ServiceKind::Headless,
+        Kind::ExternalName(name) | Kind::Unnamed(name) => ServiceKind::ExternalName(name.clone()),
+    };
+    let object = Service {
+        id: ObjectId { namespace: text(group.key.namespace()), name: text(group.key.service()) },
+        kind,
+        ports: service.ports.iter().cloned().collect(),
+        publish_not_ready: service.publish_not_ready,
+    };
+    Some(if group.key.imported { Object::ServiceImport(object) } else { Object::Service(object) })
+}
+
+fn slice_object(group: &Group, slice: &Slice) -> EndpointSlice {
+    let optional = |label: &[u8]| (!label.is_empty()).then(|| text(label));
+    let endpoints = (0..slice.len()).filter_map(|row| {
+        Some(Endpoint {
+            addresses: [slice.address(row)?].into_iter().collect(),
+            hostname: optional(slice.hostnames.get(row)),
+            pod: optional(slice.pods.get(row)),
+            node: None,
+            zone: None,
+            ready: true,
+        })
+    });
+    EndpointSlice {
+        id: ObjectId { namespace: text(group.key.namespace()), name: (&*slice.name).into() },
+        service: text(group.key.service()),
+        imported: group.key.imported,
+        ports: slice.ports.iter().cloned().collect(),
+        endpoints: endpoints.collect(),
+        triggered_at: None,
+    }
+}
