@@ -15,4 +15,12 @@
 //! what needs a runtime keeps one on a thread of its own, so that a test is an ordinary function.
 
 pub mod api;
+pub mod client;
+pub mod http;
+pub mod metrics;
+pub mod normal;
 pub mod poll;
+pub mod ports;
+pub mod process;
+pub mod upstream;
+pub mod zone;

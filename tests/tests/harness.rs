@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt};
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, WatchEvent, WatchParams};
@@ -15,6 +17,8 @@ use tests::api::generate::Shape;
 use tests::api::{
     ApiServer, Fault, Garbage, GoneStyle, Options, Policy, Resource, Scope, StreamingLists,
 };
+use tests::client::{AskError, Client as DnsClient, Question};
+use tests::upstream::{Act, Transport, Upstream};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -552,4 +556,77 @@ fn the_big_cluster_is_made_quickly() {
         };
         assert_eq!(slice.endpoints[0].addresses, vec![address]);
     });
+}
+
+#[test]
+fn the_upstream_answers_and_misbehaves() {
+    let upstream = Upstream::with_zone(include_str!("../data/conformance/upstream.zone"));
+    let client = DnsClient::new(upstream.address()).within(Duration::from_millis(400));
+    let www = || client.udp(&Question::new("www.Example.com.", RecordType::A));
+    let answer = www().unwrap();
+    assert_eq!(answer.data(RecordType::A), ["192.0.2.153", "192.0.2.53"]);
+    assert!(answer.message.edns.is_some());
+    assert_eq!(upstream.count("www.example.com.", RecordType::A), 1);
+    assert!(
+        client
+            .tcp(&Question::new("www.example.com.", RecordType::AAAA))
+            .unwrap()
+            .tcp
+    );
+    assert_eq!(upstream.count_over(Transport::Tcp), 1);
+
+    for silent in [
+        Act::Drop,
+        Act::WrongPort,
+        Act::Delay(Duration::from_secs(1), Box::new(Act::Answer)),
+    ] {
+        upstream.always(silent.clone());
+        assert!(matches!(www(), Err(AskError::Silence(..))), "{silent:?}");
+    }
+    for wrong in [Act::WrongId, Act::WrongQuestion, Act::FoldCase] {
+        upstream.always(wrong.clone());
+        assert!(matches!(www(), Err(AskError::Unusable(..))), "{wrong:?}");
+    }
+    upstream.always(Act::Truncate);
+    let retried = client.ask("www.example.com.", RecordType::A).unwrap();
+    assert!(retried.tcp && !retried.is_truncated());
+    upstream.always(Act::Rcode(ResponseCode::ServFail));
+    assert_eq!(www().unwrap().normal.rcode, "SERVFAIL");
+    upstream.always(Act::NoEdns);
+    assert_eq!(www().unwrap().normal.rcode, "FORMERR");
+    let plain = client.udp(&Question::new("www.example.com.", RecordType::A).without_edns());
+    assert_eq!(plain.unwrap().normal.rcode, "NOERROR");
+    upstream.always(Act::Raw(b"\0\0nonsense".to_vec()));
+    assert!(
+        client
+            .raw_udp(&Question::new("x.", RecordType::A).to_bytes())
+            .unwrap()
+            .ends_with(b"nonsense")
+    );
+    upstream.on_query(|seen| {
+        if seen.name.starts_with("slow") {
+            Act::Drop
+        } else {
+            Act::Answer
+        }
+    });
+    assert!(www().is_ok());
+    upstream.forget();
+    assert_eq!(upstream.total(), 0);
+}
+
+#[test]
+fn ports_are_free_and_different() {
+    let ports = tests::ports::several();
+    let mut all = vec![
+        ports.dns,
+        ports.dns2,
+        ports.metrics,
+        ports.health,
+        ports.ready,
+    ];
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 5);
+    assert!(std::net::UdpSocket::bind(("127.0.0.1", ports.dns)).is_ok());
 }

@@ -1,0 +1,525 @@
+//! The real binary, run in a folder of its own: ports, Corefile, logs, readiness, metrics, signals, memory.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hickory_proto::rr::RecordType;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::metrics::Metrics;
+use crate::{http, poll, ports};
+
+/// How long a process may take to become ready, on a machine under load.
+const READY: Duration = Duration::from_secs(20);
+
+/// How often a start is tried again with other ports when one was taken meanwhile.
+const TRIES: usize = 5;
+
+/// The ports of one process; `@dns@`, `@metrics@`, `@health@` and `@ready@` stand for them in Corefiles.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    /// DNS, UDP and TCP.
+    pub dns: u16,
+    /// A second DNS port, for Corefiles with blocks on two (`@dns2@`).
+    pub dns2: u16,
+    /// `prometheus`.
+    pub metrics: u16,
+    /// `health`.
+    pub health: u16,
+    /// `ready`.
+    pub ready: u16,
+}
+
+/// How a start is known to have succeeded.
+#[derive(Debug, Clone)]
+pub enum Ready {
+    /// `/ready` answers 200, if the Corefile has `@ready@`; otherwise as [`Ready::Answer`].
+    Auto,
+    /// The first response of any kind on the DNS port.
+    Answer,
+    /// The first response of any kind to a question at this address, for Corefiles that bind elsewhere.
+    AnswerAt(SocketAddr),
+    /// Not waited for.
+    No,
+}
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    corefile: String,
+    files: Vec<(PathBuf, String)>,
+    words: Vec<(String, String)>,
+    arguments: Vec<OsString>,
+    environment: Vec<(String, String)>,
+    ready: Ready,
+    wrapper: Vec<OsString>,
+}
+
+/// A running binary; killed when dropped, its log printed if the test is failing.
+#[derive(Debug)]
+pub struct Nodens {
+    child: Child,
+    folder: TempDir,
+    ports: Ports,
+    log: Log,
+    exited: Option<ExitStatus>,
+}
+
+type Log = Arc<Mutex<Vec<String>>>;
+
+impl Setup {
+    /// Runs with this Corefile. `@dns@`, `@metrics@`, `@health@`, `@ready@`, `@folder@` and the words of [`Setup::word`]
+    /// are replaced in it.
+    #[must_use]
+    pub fn new(corefile: &str) -> Self {
+        Self {
+            corefile: corefile.to_owned(),
+            files: Vec::new(),
+            words: Vec::new(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            ready: Ready::Auto,
+            wrapper: Vec::new(),
+        }
+    }
+
+    /// Replaces `@name@` by `value` in the Corefile, files and arguments.
+    #[must_use]
+    pub fn word(mut self, name: &str, value: impl ToString) -> Self {
+        self.words.push((format!("@{name}@"), value.to_string()));
+        self
+    }
+
+    /// A further file in the folder.
+    #[must_use]
+    pub fn file(mut self, path: impl Into<PathBuf>, text: &str) -> Self {
+        self.files.push((path.into(), text.to_owned()));
+        self
+    }
+
+    /// Further arguments, after `-conf FILE`.
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(OsString::from));
+        self
+    }
+
+    /// A variable of the environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Several variables of the environment.
+    #[must_use]
+    pub fn environments(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.environment.extend(variables);
+        self
+    }
+
+    /// A command that runs the binary, such as `ip netns exec NAME`.
+    #[must_use]
+    pub fn wrapper(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().map(OsString::from).collect();
+        self
+    }
+
+    /// How the start is known to have succeeded.
+    #[must_use]
+    pub fn ready(mut self, ready: Ready) -> Self {
+        self.ready = ready;
+        self
+    }
+
+    /// Starts it, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not start, exits, or is not ready in time; the log is in the message.
+    #[must_use]
+    #[track_caller]
+    pub fn start(self) -> Nodens {
+        for _ in 1..TRIES {
+            let mut process = self.spawn();
+            if process.wait_until_ready(&self.ready, &self.corefile) {
+                return process;
+            }
+            let taken = process.exited.is_some() && process.log().contains("in use");
+            assert!(taken, "nodens is not ready; its log:\n{}", process.log());
+        }
+        panic!("no free ports in {TRIES} tries");
+    }
+
+    /// Starts it and does not wait.
+    ///
+    /// # Panics
+    /// When there is no binary or no folder.
+    #[must_use]
+    pub fn spawn(&self) -> Nodens {
+        let folder = tempfile::Builder::new().prefix("nodens-test-").tempdir();
+        let folder = folder.unwrap_or_else(|error| panic!("no folder for the test: {error}"));
+        let ports = ports::several();
+        let text = self.fill(&self.corefile, &ports, folder.path());
+        write(&folder.path().join("Corefile"), &text);
+        for (path, text) in &self.files {
+            write(
+                &folder.path().join(path),
+                &self.fill(text, &ports, folder.path()),
+            );
+        }
+        let mut words = self.wrapper.clone();
+        words.push(binary().into());
+        words.extend(["-conf".into(), folder.path().join("Corefile").into()]);
+        for argument in &self.arguments {
+            words.push(
+                self.fill(&argument.to_string_lossy(), &ports, folder.path())
+                    .into(),
+            );
+        }
+        let mut command = Command::new(words.remove(0));
+        command
+            .args(words)
+            .current_dir(folder.path())
+            .stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Left-overs of the machine must not decide what a test sees.
+        command
+            .env_remove("KUBECONFIG")
+            .env_remove("KUBERNETES_SERVICE_HOST")
+            .env_remove("RUST_LOG");
+        command.envs(self.environment.iter().map(|(n, v)| (n, v)));
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot run nodens: {error}"));
+        let log = Log::default();
+        if let Some(out) = child.stdout.take() {
+            collect(out, log.clone());
+        }
+        if let Some(err) = child.stderr.take() {
+            collect(err, log.clone());
+        }
+        Nodens {
+            child,
+            folder,
+            ports,
+            log,
+            exited: None,
+        }
+    }
+
+    fn fill(&self, text: &str, ports: &Ports, folder: &Path) -> String {
+        let mut text = text
+            .replace("@dns@", &ports.dns.to_string())
+            .replace("@dns2@", &ports.dns2.to_string())
+            .replace("@metrics@", &ports.metrics.to_string())
+            .replace("@health@", &ports.health.to_string())
+            .replace("@ready@", &ports.ready.to_string())
+            .replace("@folder@", &folder.to_string_lossy());
+        for (word, value) in &self.words {
+            text = text.replace(word, value);
+        }
+        text
+    }
+}
+
+impl Nodens {
+    /// A client for its DNS port.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::new(self.dns())
+    }
+
+    /// The address of its DNS port.
+    #[must_use]
+    pub fn dns(&self) -> SocketAddr {
+        loopback(self.ports.dns)
+    }
+
+    /// All its ports.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// Its folder, where `Corefile` and the files of the set-up are.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it has written, standard output and error together.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .join("\n")
+    }
+
+    /// Waits until a line of the log contains `text`.
+    ///
+    /// # Panics
+    /// When none does in time.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str, deadline: Duration) {
+        let found = poll::until(deadline, || self.log().contains(text));
+        assert!(
+            found,
+            "no {text:?} in the log within {deadline:?}:\n{}",
+            self.log()
+        );
+    }
+
+    /// `GET` from its metrics, health or ready port; `None` if nobody answers.
+    #[must_use]
+    pub fn get(&self, port: u16, path: &str) -> Option<http::Reply> {
+        http::get(loopback(port), path, Duration::from_secs(5)).ok()
+    }
+
+    /// Its metrics now.
+    ///
+    /// # Panics
+    /// When the metrics port does not answer.
+    #[must_use]
+    #[track_caller]
+    pub fn metrics(&self) -> Metrics {
+        let Some(reply) = self.get(self.ports.metrics, "/metrics") else {
+            panic!("no metrics; log:\n{}", self.log());
+        };
+        assert_eq!(reply.status, 200, "/metrics: {}", reply.body);
+        Metrics::parse(&reply.body)
+    }
+
+    /// Waits until its metrics satisfy a condition.
+    ///
+    /// # Panics
+    /// When they do not in time; `what` names the condition.
+    #[track_caller]
+    pub fn wait_for_metrics(
+        &self,
+        what: &str,
+        deadline: Duration,
+        look: impl Fn(&Metrics) -> bool,
+    ) {
+        poll::wait_for(what, deadline, || look(&self.metrics()));
+    }
+
+    /// Replaces the Corefile, as an editor does: a new file renamed over the old.
+    pub fn write_corefile(&self, text: &str) {
+        let fresh = self.folder.path().join("Corefile.new");
+        write(&fresh, &text.replace("@dns@", &self.ports.dns.to_string()));
+        std::fs::rename(&fresh, self.folder.path().join("Corefile"))
+            .unwrap_or_else(|error| panic!("cannot replace the Corefile: {error}"));
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).map(Pid::from_raw);
+        let sent = pid.map(|pid| kill(pid, signal));
+        assert!(matches!(sent, Ok(Ok(()))), "cannot send {signal}: {sent:?}");
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        if self.exited.is_none() {
+            self.exited = self.child.try_wait().ok().flatten();
+        }
+        self.exited.is_none()
+    }
+
+    /// Waits until it has exited.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    #[track_caller]
+    pub fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
+        let gone = poll::until(deadline, || !self.is_running());
+        assert!(
+            gone,
+            "still running after {deadline:?}; log:\n{}",
+            self.log()
+        );
+        self.exited.unwrap_or_else(|| ExitStatus::from_raw(0))
+    }
+
+    /// SIGTERM, then waits for a clean exit.
+    ///
+    /// # Panics
+    /// When it does not exit with 0 in time.
+    #[track_caller]
+    pub fn stop(&mut self, deadline: Duration) {
+        self.signal(Signal::SIGTERM);
+        let status = self.wait_exit(deadline);
+        assert!(
+            status.success(),
+            "{status} after SIGTERM; log:\n{}",
+            self.log()
+        );
+    }
+
+    /// Resident memory now, in bytes.
+    #[must_use]
+    pub fn resident(&self) -> u64 {
+        self.status_field("VmRSS:")
+    }
+
+    /// The most resident memory so far, in bytes.
+    #[must_use]
+    pub fn peak_resident(&self) -> u64 {
+        self.status_field("VmHWM:")
+    }
+
+    /// Open file descriptors.
+    #[must_use]
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+    }
+
+    /// CPU time used so far, user and system.
+    #[must_use]
+    pub fn cpu(&self) -> Duration {
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        let after = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        let ticks: u64 = after
+            .split(' ')
+            .skip(11)
+            .take(2)
+            .filter_map(|t| t.parse::<u64>().ok())
+            .sum();
+        // USER_HZ is 100 on every Linux that this runs on.
+        Duration::from_millis(ticks * 10)
+    }
+
+    fn status_field(&self, field: &str) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(field))
+            .unwrap_or("0");
+        line.split_whitespace()
+            .next()
+            .and_then(|n| n.parse::<u64>().ok())
+            .unwrap_or(0)
+            * 1024
+    }
+
+    /// Waits until it is ready, has exited, or the time is over.
+    fn wait_until_ready(&mut self, ready: &Ready, corefile: &str) -> bool {
+        let address = match ready {
+            Ready::No => return true,
+            Ready::AnswerAt(address) => *address,
+            Ready::Auto | Ready::Answer => self.dns(),
+        };
+        let by_path = matches!(ready, Ready::Auto) && corefile.contains("@ready@");
+        let client = Client::new(address).within(Duration::from_millis(200));
+        let end = Instant::now() + READY;
+        while self.is_running() && Instant::now() < end {
+            let is_ready = if by_path {
+                self.get(self.ports.ready, "/ready")
+                    .is_some_and(|reply| reply.status == 200)
+            } else {
+                client.ask(".", RecordType::SOA).is_ok()
+            };
+            if is_ready {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
+    }
+}
+
+impl Drop for Nodens {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of nodens ---\n{}\n--- end of log ---", self.log());
+        }
+    }
+}
+
+/// The binary under test: `NODENS_BIN`, or `nodens` of the same build as the test.
+///
+/// # Panics
+/// When there is none; building the tests alone does not build it.
+#[must_use]
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("NODENS_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().unwrap_or_default();
+    let found = test
+        .ancestors()
+        .skip(1)
+        .take(3)
+        .map(|folder| folder.join("nodens"))
+        .find(|p| p.is_file());
+    found.unwrap_or_else(|| {
+        panic!(
+            "there is no nodens beside {}: run `cargo build -p nodens` first",
+            test.display()
+        )
+    })
+}
+
+/// Runs the binary to its end with these arguments; returns status, standard output and standard error.
+///
+/// # Panics
+/// When it cannot be run.
+#[must_use]
+pub fn run(arguments: &[&str]) -> (ExitStatus, String, String) {
+    let output = Command::new(binary())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output();
+    let output = output.unwrap_or_else(|error| panic!("cannot run nodens: {error}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status, text(&output.stdout), text(&output.stderr))
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+fn write(path: &Path, text: &str) {
+    let made = path.parent().map(std::fs::create_dir_all);
+    let done = std::fs::write(path, text);
+    assert!(
+        done.is_ok(),
+        "cannot write {}: {done:?} {made:?}",
+        path.display()
+    );
+}
+
+fn collect(from: impl std::io::Read + Send + 'static, log: Log) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            log.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(line);
+        }
+    });
+}
