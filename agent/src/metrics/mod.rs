@@ -13,19 +13,25 @@
 //! with [`Metrics::replace`] for that of a configuration.
 
 pub mod cells;
+mod chains;
+mod common;
 pub mod names;
+mod process;
 pub mod scrape;
 pub mod text;
 pub mod value;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use chains::Enabled;
+pub use common::{Common, SetupError};
 pub use scrape::{Family, Kind, Scrape, Source};
 pub use text::Format;
 pub use value::{Counter, Gauge, Histogram};
 
 /// What is exposed. One for the process, shared.
 pub struct Metrics {
+    common: Arc<Common>,
     state: Mutex<State>,
 }
 
@@ -42,9 +48,17 @@ struct State {
 }
 
 impl Metrics {
-    /// One without sources.
+    /// Those of the process itself; everything else is added.
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default() })
+        let common = Arc::new(Common::default());
+        let lasting: Vec<Arc<dyn Source>> =
+            vec![Arc::clone(&common) as _, Arc::new(process::Process)];
+        Arc::new(Self { common, state: Mutex::new(State { lasting, ..State::default() }) })
+    }
+
+    /// What is counted for the process as a whole.
+    pub fn common(&self) -> &Common {
+        &self.common
     }
 
     /// Adds a source for the life of the process.
@@ -111,6 +125,8 @@ fn same(one: &Arc<dyn Source>, other: &Arc<dyn Source>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     struct Fixed(u64);
@@ -118,13 +134,18 @@ mod tests {
     impl Source for Fixed {
         fn collect(&self, out: &mut Scrape) {
             out.count(&names::PROXY_CONN_CACHE_HITS, &["forward", "192.0.2.1:53", "udp"], self.0);
-            out.gauge(&names::PROCESS_OPEN_FDS, &[], self.0 as f64);
-            out.histogram(&names::HEALTH_REQUEST_DURATION, &[], &[0.5, 1.0], vec![self.0, 1, 0], 0.25);
+            out.gauge(&names::HOSTS_ENTRIES, &[], self.0 as f64);
+            out.histogram(
+                &names::HEALTH_REQUEST_DURATION,
+                &[],
+                &[0.5, 1.0],
+                vec![self.0, 1, 0],
+                0.25,
+            );
         }
     }
 
-    const HITS: &str =
-        "coredns_proxy_conn_cache_hits_total{proxy_name=\"forward\",to=\"192.0.2.1:53\",proto=\"udp\"}";
+    const HITS: &str = "coredns_proxy_conn_cache_hits_total{proxy_name=\"forward\",to=\"192.0.2.1:53\",proto=\"udp\"}";
 
     #[test]
     fn sources_with_the_same_series_are_added_up_under_one_head() {
@@ -132,14 +153,27 @@ mod tests {
         metrics.replace(vec![Arc::new(Fixed(2)), Arc::new(Fixed(3))]);
         let text = metrics.text(Format::Prometheus);
         assert!(text.contains(&format!("\n{HITS} 5\n")), "{text}");
-        assert!(text.contains("\nprocess_open_fds 5\n"), "{text}");
-        assert!(text.contains("coredns_health_request_duration_seconds_bucket{le=\"1\"} 7\n"), "{text}");
-        assert!(text.contains("coredns_health_request_duration_seconds_bucket{le=\"+Inf\"} 7\n"), "{text}");
-        assert_eq!(text.matches("# TYPE coredns_proxy_conn_cache_hits_total counter\n").count(), 1, "{text}");
+        assert!(text.contains("\ncoredns_hosts_entries 5\n"), "{text}");
+        assert!(
+            text.contains("coredns_health_request_duration_seconds_bucket{le=\"1\"} 7\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("coredns_health_request_duration_seconds_bucket{le=\"+Inf\"} 7\n"),
+            "{text}"
+        );
+        assert_eq!(
+            text.matches("# TYPE coredns_proxy_conn_cache_hits_total counter\n").count(),
+            1,
+            "{text}"
+        );
         assert!(!text.contains("EOF"));
         let open = metrics.text(Format::OpenMetrics);
         assert!(open.contains("# TYPE coredns_proxy_conn_cache_hits counter\n"), "{open}");
-        assert!(open.contains("coredns_health_request_duration_seconds_bucket{le=\"1.0\"} 7\n"), "{open}");
+        assert!(
+            open.contains("coredns_health_request_duration_seconds_bucket{le=\"1.0\"} 7\n"),
+            "{open}"
+        );
         assert!(open.ends_with("# EOF\n"));
     }
 
@@ -150,13 +184,13 @@ mod tests {
         metrics.replace(vec![Arc::clone(&in_use), Arc::new(Fixed(1))]);
         metrics.replace(vec![Arc::new(Fixed(2))]);
         assert!(metrics.text(Format::Prometheus).contains(&format!("\n{HITS} 10\n")));
-        assert!(metrics.text(Format::Prometheus).contains("\nprocess_open_fds 2\n"));
+        assert!(metrics.text(Format::Prometheus).contains("\ncoredns_hosts_entries 2\n"));
         drop(in_use);
         assert!(metrics.text(Format::Prometheus).contains(&format!("\n{HITS} 10\n")));
         assert!(metrics.state().leaving.is_empty());
         metrics.replace(Vec::new());
         assert!(metrics.text(Format::Prometheus).contains(&format!("\n{HITS} 10\n")));
-        assert!(!metrics.text(Format::Prometheus).contains("process_open_fds"));
+        assert!(!metrics.text(Format::Prometheus).contains("coredns_hosts_entries"));
     }
 
     #[test]
@@ -166,5 +200,34 @@ mod tests {
         metrics.replace(vec![Arc::clone(&stays)]);
         metrics.replace(vec![Arc::clone(&stays)]);
         assert!(metrics.text(Format::Prometheus).contains(&format!("\n{HITS} 4\n")));
+    }
+
+    #[test]
+    fn the_page_lists_every_metric() {
+        let page = include_str!("../../../docs/metrics.md");
+        let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).collect();
+        let mut named = HashSet::new();
+        for family in names::ALL {
+            assert!(named.insert(family.name), "{} twice", family.name);
+            assert_eq!(
+                family.name.ends_with("_total"),
+                family.kind == Kind::Counter,
+                "{}",
+                family.name
+            );
+            let labels: Vec<String> =
+                family.labels.iter().map(|label| format!("`{label}`")).collect();
+            let row =
+                format!("| `{}` | {} | {} | ", family.name, family.kind.name(), labels.join(" "));
+            assert!(
+                rows.iter().any(|line| line.starts_with(&row)),
+                "docs/metrics.md has no line that begins\n{row}"
+            );
+        }
+        assert_eq!(
+            rows.len(),
+            names::ALL.len(),
+            "docs/metrics.md has a metric that the code lacks"
+        );
     }
 }

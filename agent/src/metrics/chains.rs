@@ -1,0 +1,186 @@
+//! `coredns_dns_*` and what the cache counts on the hot path, summed up over the workers of a server block.
+
+use std::sync::Arc;
+
+use super::cells::{Cell, Cells, DURATION_BUCKETS, Histogram, RCODES, SIZE_BUCKETS, TYPES};
+use super::names;
+use super::scrape::{Scrape, Source};
+use crate::chain::Chain;
+use crate::request::Plugin;
+use crate::wire::Rcode;
+
+/// There are no views.
+const VIEW: &str = "";
+/// In the order of `Cells::proto`.
+const PROTOCOLS: [&str; 2] = ["udp", "tcp"];
+/// IPv4 and IPv6 as CoreDNS names them, by the numbers of RFC 7871.
+const FAMILIES: [&str; 2] = ["1", "2"];
+
+/// The directives of a server block for one zone: `coredns_plugin_enabled`.
+#[derive(Debug)]
+pub struct Enabled {
+    /// The `server` label.
+    pub server: Arc<str>,
+    /// The `zone` label.
+    pub zone: Arc<str>,
+    /// The names of the directives.
+    pub names: Vec<Arc<str>>,
+}
+
+impl Source for Enabled {
+    fn collect(&self, out: &mut Scrape) {
+        let mut names: Vec<&str> = self.names.iter().map(AsRef::as_ref).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            out.gauge(&names::PLUGIN_ENABLED, &[&self.server, &self.zone, VIEW, name], 1.0);
+        }
+    }
+}
+
+impl Source for Chain {
+    fn collect(&self, out: &mut Scrape) {
+        let labels = [&*self.server_label, &*self.zone_label, VIEW];
+        let workers = &*self.cells;
+        for (proto, name) in PROTOCOLS.into_iter().enumerate() {
+            requests(workers, proto, name, labels, out);
+        }
+        let (counts, micros) = total_histogram(workers, |cells| &cells.duration);
+        let seconds = micros as f64 / 1e6;
+        out.histogram(&names::DNS_REQUEST_DURATION, &labels, &DURATION_BUCKETS, counts, seconds);
+        out.count(&names::DNS_DO_REQUESTS, &labels, total(workers, |cells| &cells.dnssec_ok));
+        responses(workers, labels, out);
+        if self.handlers().iter().any(|handler| handler.plugin() == Plugin::Cache) {
+            cache(workers, labels, out);
+        }
+    }
+}
+
+fn requests(
+    workers: &[Cells],
+    proto: usize,
+    name: &str,
+    [server, zone, view]: [&str; 3],
+    out: &mut Scrape,
+) {
+    for (family, family_name) in FAMILIES.into_iter().enumerate() {
+        for (qtype, type_name) in TYPES.into_iter().enumerate() {
+            let count = total(workers, |cells| &cells.proto[proto].requests[family][qtype]);
+            if count > 0 {
+                let labels = [server, zone, view, name, family_name, type_name];
+                out.count(&names::DNS_REQUESTS, &labels, count);
+            }
+        }
+    }
+    let labels = [server, zone, view, name];
+    let (counts, sum) = total_histogram(workers, |cells| &cells.proto[proto].request_size);
+    if counts.iter().any(|&count| count > 0) {
+        out.histogram(&names::DNS_REQUEST_SIZE, &labels, &SIZE_BUCKETS, counts, sum as f64);
+    }
+    let (counts, sum) = total_histogram(workers, |cells| &cells.proto[proto].response_size);
+    if counts.iter().any(|&count| count > 0) {
+        out.histogram(&names::DNS_RESPONSE_SIZE, &labels, &SIZE_BUCKETS, counts, sum as f64);
+    }
+}
+
+fn responses(workers: &[Cells], [server, zone, view]: [&str; 3], out: &mut Scrape) {
+    for plugin in Plugin::ALL {
+        for code in 0..RCODES {
+            let count = total(workers, |cells| &cells.responses[plugin as usize][code]);
+            if count > 0 {
+                let name = match Rcode(code as u16).name() {
+                    Some(name) => name.to_owned(),
+                    // The last slot is for all codes that have none of their own.
+                    None if code == RCODES - 1 => "other".to_owned(),
+                    None => format!("RCODE{code}"),
+                };
+                out.count(
+                    &names::DNS_RESPONSES,
+                    &[server, zone, view, &name, plugin.name()],
+                    count,
+                );
+            }
+        }
+    }
+}
+
+fn cache(workers: &[Cells], [server, zone, view]: [&str; 3], out: &mut Scrape) {
+    let stale = total(workers, |cells| &cells.cache_stale);
+    // An answer from expired records is a hit as well, as CoreDNS counts it.
+    let success = total(workers, |cells| &cells.cache_success) + stale;
+    let denial = total(workers, |cells| &cells.cache_denial);
+    let misses = total(workers, |cells| &cells.cache_misses);
+    out.count(&names::CACHE_HITS, &[server, "success", zone, view], success);
+    out.count(&names::CACHE_HITS, &[server, "denial", zone, view], denial);
+    out.count(&names::CACHE_MISSES, &[server, zone, view], misses);
+    out.count(&names::CACHE_REQUESTS, &[server, zone, view], success + denial + misses);
+    out.count(&names::CACHE_SERVED_STALE, &[server, zone, view], stale);
+}
+
+fn total(workers: &[Cells], cell: impl Fn(&Cells) -> &Cell) -> u64 {
+    workers.iter().map(|cells| cell(cells).value()).sum()
+}
+
+/// The counts of each bucket, the one above every bound included, and the sum of all values.
+fn total_histogram<const N: usize>(
+    workers: &[Cells],
+    histogram: impl Fn(&Cells) -> &Histogram<N>,
+) -> (Vec<u64>, u64) {
+    let mut counts = vec![0; N + 1];
+    let mut sum = 0;
+    for histogram in workers.iter().map(histogram) {
+        let cells = histogram.buckets.iter().chain([&histogram.over]);
+        counts.iter_mut().zip(cells).for_each(|(count, cell)| *count += cell.value());
+        sum += histogram.sum.value();
+    }
+    (counts, sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Format, Metrics};
+    use crate::plugin::test::request;
+    use crate::request::Outcome;
+    use crate::wire::Name;
+
+    #[test]
+    fn workers_are_summed_up_under_the_labels_of_coredns() {
+        let zone = Name::from_text("example.org").unwrap();
+        let chain = Arc::new(Chain::new(zone, "dns://169.254.20.10:53".into(), Vec::new(), 3));
+        for (cells, micros) in chain.cells.iter().zip([0, 300, 9_000_000]) {
+            request("a.example.org", |request| {
+                cells.record(request, &Outcome::new(Plugin::Forward, Rcode::NXDOMAIN), 120, micros);
+            });
+        }
+        let enabled = Enabled {
+            server: "dns://:53".into(),
+            zone: ".".into(),
+            names: vec!["log".into(), "cache".into(), "log".into()],
+        };
+        let metrics = Metrics::new();
+        metrics.replace(vec![chain, Arc::new(enabled)]);
+        let text = metrics.text(Format::Prometheus);
+        let labels = "server=\"dns://169.254.20.10:53\",zone=\"example.org.\",view=\"\"";
+        for wanted in [
+            format!(
+                "coredns_dns_requests_total{{{labels},proto=\"udp\",family=\"1\",type=\"A\"}} 3"
+            ),
+            format!(
+                "coredns_dns_responses_total{{{labels},rcode=\"NXDOMAIN\",plugin=\"forward\"}} 3"
+            ),
+            format!("coredns_dns_request_duration_seconds_bucket{{{labels},le=\"0.00025\"}} 1"),
+            format!("coredns_dns_request_duration_seconds_bucket{{{labels},le=\"8.192\"}} 2"),
+            format!("coredns_dns_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 3"),
+            format!("coredns_dns_request_duration_seconds_sum{{{labels}}} 9.0003"),
+            format!(
+                "coredns_dns_response_size_bytes_bucket{{{labels},proto=\"udp\",le=\"200\"}} 3"
+            ),
+            format!("coredns_dns_do_requests_total{{{labels}}} 0"),
+            "coredns_plugin_enabled{server=\"dns://:53\",zone=\".\",view=\"\",name=\"log\"} 1"
+                .to_owned(),
+        ] {
+            assert!(text.contains(&format!("\n{wanted}\n")), "{wanted}\n{text}");
+        }
+    }
+}
