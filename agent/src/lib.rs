@@ -24,6 +24,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod corefile;
+pub mod logging;
 pub mod metrics;
 pub mod plugin;
 pub mod request;

@@ -2,8 +2,10 @@
 //! or a service built from it, its metrics, and a section in `docs/`.
 
 pub mod bind;
+pub mod errors;
 pub mod health;
 pub mod loadbalance;
+pub mod log;
 pub mod prometheus;
 pub mod ready;
 pub mod reload;
@@ -21,10 +23,14 @@ pub struct Block {
     pub written: config::ServerBlock,
     /// `bind`: where to listen; nothing for every address.
     pub bind: bind::Config,
+    /// `errors`.
+    pub errors: Option<errors::Config>,
     /// `health`.
     pub health: Option<health::Config>,
     /// `loadbalance`: addresses go round.
     pub loadbalance: bool,
+    /// `log`, all lines of it.
+    pub log: Option<log::Config>,
     /// `prometheus`.
     pub prometheus: Option<prometheus::Config>,
     /// `ready`.
@@ -41,8 +47,10 @@ impl Block {
         Self {
             written,
             bind: bind::Config::default(),
+            errors: None,
             health: None,
             loadbalance: false,
+            log: None,
             prometheus: None,
             ready: None,
             reload: None,
@@ -53,7 +61,7 @@ impl Block {
 
 /// The directives that have a parser here.
 const SERVED: &[&str] =
-    &["bind", "health", "loadbalance", "prometheus", "ready", "reload", "whoami"];
+    &["bind", "errors", "health", "loadbalance", "log", "prometheus", "ready", "reload", "whoami"];
 
 /// Gives every directive of a file its meaning. What is wrong is in `diagnostics`; after an error the result is good for
 /// nothing but finding more errors.
@@ -70,10 +78,14 @@ fn parse(written: config::ServerBlock, diagnostics: &mut Diagnostics) -> Block {
     for directive in &directives {
         match directive.name.as_str() {
             "bind" => block.bind.add(directive, diagnostics),
+            "errors" => block.errors = Some(errors::Config::parse(directive, diagnostics)),
             "health" => block.health = Some(health::Config::parse(directive, diagnostics)),
             "loadbalance" => {
                 loadbalance::Config::parse(directive, diagnostics);
                 block.loadbalance = true;
+            }
+            "log" => {
+                block.log.get_or_insert_default().add(directive, &block.written, diagnostics);
             }
             "prometheus" => {
                 block.prometheus = Some(prometheus::Config::parse(directive, diagnostics));
