@@ -40,7 +40,8 @@ pub fn run(path: &Path, output: Output, out: &mut impl Write) -> std::io::Result
                 })
                 .collect();
             let config = if good { file.to_json() } else { serde_json::Value::Null };
-            let all = serde_json::json!({ "good": good, "diagnostics": found, "configuration": config });
+            let all =
+                serde_json::json!({ "good": good, "diagnostics": found, "configuration": config });
             writeln!(out, "{all:#}")?;
         }
     }

@@ -1,12 +1,20 @@
 //! The life of the server: read the configuration, listen, reload, drain.
+//!
+//! ```text
+//! start   Corefile -> blocks -> assemble -> wait (bounded) for what is needed -> listen
+//! reload  the same, aside; only when all of it has worked does it take the place of what runs
+//! stop    lameduck: /health says so, everything is answered; then queues are emptied, what waits is answered, exit
+//! ```
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::Serve;
-use crate::assemble::{Shared, assemble};
+use crate::assemble::{Assembled, Shared, assemble};
 use crate::corefile::{self, Diagnostics};
 use crate::plugin::{self, Block};
 use crate::server::Pool;
@@ -14,11 +22,28 @@ use crate::server::pool::DRAIN;
 
 /// More threads than this answer no faster on any node that we know of; `--workers` says otherwise.
 const MAX_WORKERS: usize = 8;
+/// How often it is looked at what the start still waits for.
+const START_POLL: Duration = Duration::from_millis(5);
 
 /// A Corefile with errors; Display shows all of them.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
+#[error("the Corefile has errors; nothing was started\n{0}")]
 pub struct BadConfig(Diagnostics);
+
+/// A Corefile that was read: what it means, and a hash of what was written, imports included.
+struct Loaded {
+    blocks: Vec<Block>,
+    hash: String,
+}
+
+/// The running server.
+struct Server {
+    args: Serve,
+    shared: Arc<Shared>,
+    pool: Pool,
+    running: Assembled,
+    hash: String,
+}
 
 /// Serves until a signal ends it.
 pub fn run(args: &Serve) -> anyhow::Result<()> {
@@ -28,31 +53,165 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
-    runtime.block_on(serve(args))
+    let result = runtime.block_on(serve(args));
+    // A look-up of the file system that hangs must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
 }
 
 async fn serve(args: &Serve) -> anyhow::Result<()> {
-    let workers = match args.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS),
-        n => n,
-    };
-    let shared = Arc::new(Shared { workers });
-    let blocks = load(args)?;
-    let assembled = assemble(&blocks, &shared)?;
-    let pool = Pool::start(workers).context("cannot start the worker threads")?;
-    pool.apply(assembled.listeners)?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let mut signals = Signals::new()?;
+    let mut server = Server::start(args).await?;
+    loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::Stop => break,
+                Asked::Reload => server.reload("a signal", true).await,
+            },
+            () = server.time_to_look() => server.reload("the file has changed", false).await,
+        }
     }
-    tokio::task::block_in_place(|| pool.stop(DRAIN));
+    server.stop(&mut signals).await;
     Ok(())
 }
 
+impl Server {
+    async fn start(args: &Serve) -> anyhow::Result<Self> {
+        let begun = Instant::now();
+        let workers = match args.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS),
+            n => n,
+        };
+        let loaded = load(args)?;
+        let shared = Shared::new(workers);
+        let running = assemble(&loaded.blocks, &shared)?;
+        let pool = Pool::start(workers).context("cannot start the worker threads")?;
+        wait_until_ready(&running, begun).await;
+        pool.apply(running.listeners.clone())?;
+        if let Some(path) = &args.pidfile {
+            write_pid(path)?;
+        }
+        let took = begun.elapsed().as_millis();
+        let addresses: Vec<_> = running.listeners.keys().map(ToString::to_string).collect();
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            workers,
+            took_ms = took,
+            addresses = addresses.join(" "),
+            "serving"
+        );
+        Ok(Self { args: args.clone(), shared, pool, running, hash: loaded.hash })
+    }
+
+    /// Reads the configuration again and puts it in the place of the running one. Where anything about it is wrong, the
+    /// running one stays. `always`: also where nothing was changed in the file.
+    async fn reload(&mut self, why: &str, always: bool) {
+        let loaded = match load(&self.args) {
+            Ok(loaded) if loaded.hash == self.hash && !always => return,
+            Ok(loaded) => loaded,
+            Err(error) => return self.reload_failed(&error.into()),
+        };
+        let assembled = match assemble(&loaded.blocks, &self.shared) {
+            Ok(assembled) => assembled,
+            Err(error) => return self.reload_failed(&error),
+        };
+        if let Err(error) = self.pool.apply(assembled.listeners.clone()) {
+            return self.reload_failed(&error.into());
+        }
+        self.running = assembled;
+        self.hash = loaded.hash;
+        tracing::info!(why, "reloaded the configuration");
+    }
+
+    fn reload_failed(&mut self, error: &anyhow::Error) {
+        tracing::error!("the configuration was not reloaded; the running one stays: {error:#}");
+    }
+
+    /// Returns when `reload` says that the file is to be looked at; never without that directive.
+    async fn time_to_look(&self) {
+        let Some(reload) = self.running.reload else { return std::future::pending().await };
+        let mut random = [0];
+        // Without randomness all nodes look at once, and that is all.
+        let _ = getrandom::fill(&mut random);
+        tokio::time::sleep(reload.wait(random[0])).await;
+    }
+
+    async fn stop(self, signals: &mut Signals) {
+        let lameduck = self.running.lameduck;
+        if !lameduck.is_zero() {
+            tracing::info!(seconds = lameduck.as_secs_f64(), "lameduck: still answering");
+            tokio::select! {
+                () = tokio::time::sleep(lameduck) => {}
+                () = signals.stop() => tracing::info!("second signal: no more lameduck"),
+            }
+        }
+        tokio::task::block_in_place(|| self.pool.stop(DRAIN));
+        if let Some(path) = &self.args.pidfile {
+            // It may be gone already; then there is nothing to remove.
+            let _ = std::fs::remove_file(path);
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// The signals that mean something.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user1: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let on = |kind| signal(kind).context("cannot take signals");
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hangup: on(SignalKind::hangup())?,
+            user1: on(SignalKind::user_defined1())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.user1.recv() => Asked::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        while self.next().await != Asked::Stop {}
+    }
+}
+
+/// What a signal asks for.
+#[derive(PartialEq, Eq)]
+enum Asked {
+    Stop,
+    Reload,
+}
+
+/// Waits for what the handlers still need, but no longer than `startup_timeout`: then cluster names that are not known
+/// yet are SERVFAIL, and everything else is answered.
+async fn wait_until_ready(running: &Assembled, begun: Instant) {
+    loop {
+        let waiting = running.waiting_for();
+        if waiting.is_empty() {
+            return;
+        }
+        if begun.elapsed() >= running.startup_timeout {
+            tracing::warn!(waiting = waiting.join("; "), "serving before everything is there");
+            return;
+        }
+        tokio::time::sleep(START_POLL).await;
+    }
+}
+
 /// Reads the Corefile. Warnings are logged, errors are returned all at once.
-fn load(args: &Serve) -> Result<Vec<Block>, BadConfig> {
+fn load(args: &Serve) -> Result<Loaded, BadConfig> {
     let (file, mut diagnostics) = corefile::load(&args.conf);
     let blocks = if diagnostics.has_errors() {
         Vec::new()
@@ -66,5 +225,10 @@ fn load(args: &Serve) -> Result<Vec<Block>, BadConfig> {
     for warning in diagnostics.iter() {
         tracing::warn!("{warning}");
     }
-    Ok(blocks)
+    Ok(Loaded { blocks, hash: plugin::reload::hash(&file) })
+}
+
+fn write_pid(path: &Path) -> anyhow::Result<()> {
+    std::fs::write(path, format!("{}\n", std::process::id()))
+        .with_context(|| format!("cannot write the process id to {}", path.display()))
 }

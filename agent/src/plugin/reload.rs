@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::Args;
-use crate::corefile::{Diagnostics, Directive};
+use crate::corefile::{Diagnostics, Directive, File};
 
 /// How often, where nothing is written, as in CoreDNS.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(30);
@@ -49,6 +49,16 @@ impl Config {
     pub fn wait(&self, random: u8) -> Duration {
         self.interval - self.jitter / 2 + self.jitter * u32::from(random) / 255
     }
+}
+
+/// A hash of what a Corefile says after imports and variables: SHA-512 in hexadecimal, the value of
+/// `coredns_reload_version_info`. Comments and blanks do not count.
+pub fn hash(file: &File) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA512, file.to_string().as_bytes());
+    digest.as_ref().iter().fold(String::with_capacity(128), |mut text, octet| {
+        text.push_str(&format!("{octet:02x}"));
+        text
+    })
 }
 
 #[cfg(test)]
