@@ -10,6 +10,7 @@ use hickory_proto::rr::{Name, RecordType};
 use thiserror::Error;
 
 use crate::normal::Normal;
+use crate::poll;
 
 /// The UDP payload size that the conformance record was asked with.
 pub const PAYLOAD: u16 = 4096;
@@ -109,18 +110,13 @@ impl Question {
     /// When it cannot be encoded.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        self.message
-            .to_vec()
-            .unwrap_or_else(|error| panic!("cannot encode the question: {error}"))
+        self.message.to_vec().unwrap_or_else(|error| panic!("cannot encode the question: {error}"))
     }
 
     /// Whether `answer` is to this question: id, QR, and the question section with its case.
     fn is_answered_by(&self, answer: &Message) -> Result<(), String> {
         if answer.metadata.id != self.message.metadata.id {
-            return Err(format!(
-                "id {} for {}",
-                answer.metadata.id, self.message.metadata.id
-            ));
+            return Err(format!("id {} for {}", answer.metadata.id, self.message.metadata.id));
         }
         if answer.metadata.message_type != MessageType::Response {
             return Err("not a response".into());
@@ -135,23 +131,14 @@ impl Question {
             (None, _) => true,
             (Some(_), None) => false,
         };
-        if same {
-            Ok(())
-        } else {
-            Err(format!("another question: {:?}", answer.queries))
-        }
+        if same { Ok(()) } else { Err(format!("another question: {:?}", answer.queries)) }
     }
 }
 
 impl Answer {
     fn read(bytes: Vec<u8>, tcp: bool) -> Result<Self, String> {
         let message = Message::from_vec(&bytes).map_err(|error| error.to_string())?;
-        Ok(Self {
-            normal: Normal::of(&message),
-            bytes,
-            message,
-            tcp,
-        })
+        Ok(Self { normal: Normal::of(&message), bytes, message, tcp })
     }
 
     /// Whether the TC bit is set.
@@ -164,11 +151,8 @@ impl Answer {
     #[must_use]
     pub fn data(&self, kind: RecordType) -> Vec<String> {
         let kind = format!(" {kind} ");
-        let found = self
-            .normal
-            .answer
-            .iter()
-            .filter_map(|line| Some(line.split_once(&kind)?.1.to_owned()));
+        let found =
+            self.normal.answer.iter().filter_map(|line| Some(line.split_once(&kind)?.1.to_owned()));
         found.collect()
     }
 }
@@ -177,21 +161,13 @@ impl Client {
     /// A client that waits up to 5 s and asks again each second.
     #[must_use]
     pub fn new(server: SocketAddr) -> Self {
-        Self {
-            server,
-            deadline: Duration::from_secs(5),
-            retry: Duration::from_secs(1),
-        }
+        Self { server, deadline: Duration::from_secs(5), retry: Duration::from_secs(1) }
     }
 
     /// The same with another deadline, and no retry before it.
     #[must_use]
     pub fn within(self, deadline: Duration) -> Self {
-        Self {
-            deadline,
-            retry: deadline,
-            ..self
-        }
+        Self { deadline, retry: deadline, ..self }
     }
 
     /// Asks as a stub resolver does: UDP with payload 4096, TCP after TC.
@@ -201,11 +177,7 @@ impl Client {
     pub fn ask(&self, name: &str, kind: RecordType) -> Result<Answer, AskError> {
         let question = Question::new(name, kind);
         let answer = self.udp(&question)?;
-        if answer.is_truncated() {
-            self.tcp(&question)
-        } else {
-            Ok(answer)
-        }
+        if answer.is_truncated() { self.tcp(&question) } else { Ok(answer) }
     }
 
     /// Asks over UDP, again and again until the deadline.
@@ -242,12 +214,8 @@ impl Client {
     /// No connection, no answer, or none that can be used.
     pub fn tcp(&self, question: &Question) -> Result<Answer, AskError> {
         let mut connection = self.connect()?;
-        connection
-            .send(&question.to_bytes())
-            .map_err(|e| AskError::Transport(self.server, e))?;
-        let bytes = connection
-            .receive()
-            .map_err(|e| AskError::Transport(self.server, e))?;
+        connection.send(&question.to_bytes()).map_err(|e| AskError::Transport(self.server, e))?;
+        let bytes = connection.receive().map_err(|e| AskError::Transport(self.server, e))?;
         let bytes = bytes.ok_or(AskError::Silence(self.server, self.deadline))?;
         Answer::read(bytes, true)
             .and_then(|answer| question.is_answered_by(&answer.message).map(|()| answer))
@@ -278,11 +246,7 @@ impl Client {
     }
 
     fn socket(&self) -> Result<UdpSocket, AskError> {
-        let local = if self.server.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
-        };
+        let local = if self.server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         UdpSocket::bind(local)
             .and_then(|socket| socket.connect(self.server).map(|()| socket))
             .map_err(|error| AskError::Transport(self.server, error))
@@ -334,9 +298,7 @@ impl Connection {
 fn receive(socket: &UdpSocket, until: Instant) -> Option<Vec<u8>> {
     let mut buffer = vec![0; 65_535];
     loop {
-        let left = until
-            .checked_duration_since(Instant::now())
-            .filter(|left| !left.is_zero())?;
+        let left = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
         socket.set_read_timeout(Some(left)).ok()?;
         match socket.recv(&mut buffer) {
             Ok(length) => {
@@ -344,7 +306,7 @@ fn receive(socket: &UdpSocket, until: Instant) -> Option<Vec<u8>> {
                 return Some(buffer);
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::thread::sleep(Duration::from_millis(5).min(left));
+                poll::pause(Duration::from_millis(5).min(left));
                 return None;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -22,31 +22,17 @@ pub struct Reply {
 pub fn get(server: SocketAddr, path: &str, deadline: Duration) -> io::Result<Reply> {
     let mut stream = TcpStream::connect_timeout(&server, deadline)?;
     stream.set_read_timeout(Some(deadline))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n"
-    )?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
-    let (head, body) = text
-        .split_once("\r\n\r\n")
-        .ok_or_else(|| io::Error::other("no HTTP head"))?;
+    let (head, body) =
+        text.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("no HTTP head"))?;
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
     let status = status.ok_or_else(|| io::Error::other("no HTTP status"))?;
-    let chunked = head
-        .to_ascii_lowercase()
-        .contains("transfer-encoding: chunked");
-    let body = if chunked {
-        join_chunks(body)
-    } else {
-        body.to_owned()
-    };
-    Ok(Reply {
-        status,
-        head: head.to_owned(),
-        body,
-    })
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let body = if chunked { join_chunks(body) } else { body.to_owned() };
+    Ok(Reply { status, head: head.to_owned(), body })
 }
 
 fn join_chunks(mut rest: &str) -> String {

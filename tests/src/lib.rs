@@ -16,6 +16,7 @@
 
 pub mod api;
 pub mod client;
+pub mod conformance;
 pub mod http;
 pub mod metrics;
 pub mod normal;

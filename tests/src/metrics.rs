@@ -15,13 +15,7 @@ impl Metrics {
     /// Reads the Prometheus or OpenMetrics text format; comments and what cannot be read are skipped.
     #[must_use]
     pub fn parse(page: &str) -> Self {
-        Self {
-            samples: page
-                .lines()
-                .filter(|l| !l.starts_with('#'))
-                .filter_map(sample)
-                .collect(),
-        }
+        Self { samples: page.lines().filter(|l| !l.starts_with('#')).filter_map(sample).collect() }
     }
 
     /// All samples as `name{labels}` and value, labels in order: for messages and comparisons.
@@ -31,10 +25,7 @@ impl Metrics {
             let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v:?}")).collect();
             format!("{name}{{{}}}", labels.join(","))
         };
-        self.samples
-            .iter()
-            .map(|(name, labels, value)| (key(name, labels), *value))
-            .collect()
+        self.samples.iter().map(|(name, labels, value)| (key(name, labels), *value)).collect()
     }
 
     /// The sum over all samples of this name that have at least these labels; 0 if there are none.
@@ -59,15 +50,8 @@ impl Metrics {
         name: &'a str,
         labels: &'a [(&'a str, &'a str)],
     ) -> impl Iterator<Item = (&'a Labels, f64)> {
-        let fits = |have: &Labels| {
-            labels
-                .iter()
-                .all(|(k, v)| have.get(*k).is_some_and(|h| h == v))
-        };
-        let same = self
-            .samples
-            .iter()
-            .filter(move |(n, have, _)| n == name && fits(have));
+        let fits = |have: &Labels| labels.iter().all(|(k, v)| have.get(*k).is_some_and(|h| h == v));
+        let same = self.samples.iter().filter(move |(n, have, _)| n == name && fits(have));
         same.map(|(_, labels, value)| (labels, *value))
     }
 }
@@ -117,10 +101,6 @@ mod tests {
         assert!((metrics.sum("a_total", &[]) - 7.0).abs() < f64::EPSILON);
         assert!((metrics.sum("a_total", &[("zone", "x, {y}")]) - 3.0).abs() < f64::EPSILON);
         assert!(metrics.has("up", &[]) && !metrics.has("down", &[]));
-        assert!(
-            metrics
-                .map()
-                .contains_key("a_total{server=\"dns://:53\",zone=\"x, {y}\"}")
-        );
+        assert!(metrics.map().contains_key("a_total{server=\"dns://:53\",zone=\"x, {y}\"}"));
     }
 }

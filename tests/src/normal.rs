@@ -70,9 +70,7 @@ pub fn text(name: &Name) -> String {
 }
 
 fn section(records: &[Record]) -> Vec<String> {
-    let kept = records
-        .iter()
-        .filter(|r| r.record_type() != RecordType::OPT);
+    let kept = records.iter().filter(|r| r.record_type() != RecordType::OPT);
     let mut lines: Vec<String> = kept.map(record).collect();
     lines.sort_unstable();
     lines
@@ -84,13 +82,9 @@ fn rdata(data: &RData) -> String {
         RData::NS(name) => text(name),
         RData::PTR(name) => text(name),
         RData::MX(mx) => format!("{} {}", mx.preference, text(&mx.exchange)),
-        RData::SRV(srv) => format!(
-            "{} {} {} {}",
-            srv.priority,
-            srv.weight,
-            srv.port,
-            text(&srv.target)
-        ),
+        RData::SRV(srv) => {
+            format!("{} {} {} {}", srv.priority, srv.weight, srv.port, text(&srv.target))
+        }
         RData::SOA(soa) => format!(
             "{} {} {} {} {} {} {}",
             text(&soa.mname),
@@ -103,9 +97,8 @@ fn rdata(data: &RData) -> String {
         ),
         RData::TXT(txt) => {
             let strings = txt.txt_data.iter();
-            let quoted: Vec<String> = strings
-                .map(|s| format!("\"{}\"", String::from_utf8_lossy(s)))
-                .collect();
+            let quoted: Vec<String> =
+                strings.map(|s| format!("\"{}\"", String::from_utf8_lossy(s))).collect();
             quoted.join(" ")
         }
         other => other.to_string(),

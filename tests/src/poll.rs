@@ -15,7 +15,7 @@ pub fn until_some<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) ->
         if Instant::now() >= end {
             return None;
         }
-        std::thread::sleep(PAUSE);
+        pause(PAUSE);
     }
 }
 
@@ -30,8 +30,11 @@ pub fn until(deadline: Duration, mut look: impl FnMut() -> bool) -> bool {
 /// When `look` stays false.
 #[track_caller]
 pub fn wait_for(what: &str, deadline: Duration, look: impl FnMut() -> bool) {
-    assert!(
-        until(deadline, look),
-        "waited {deadline:?} in vain for: {what}"
-    );
+    assert!(until(deadline, look), "waited {deadline:?} in vain for: {what}");
+}
+
+/// Lets time pass: for polls, and for what is slow on purpose. Never to wait for something that can be looked at.
+#[expect(clippy::disallowed_methods, reason = "the one place where the harness lets time pass")]
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
 }

@@ -19,13 +19,7 @@ pub fn several() -> Ports {
     // All are held until the last is chosen.
     let held: Vec<_> = (0..5).map(|_| hold()).collect();
     let port = |at: usize| held.get(at).map_or(0, |h| h.0);
-    Ports {
-        dns: port(0),
-        dns2: port(1),
-        metrics: port(2),
-        health: port(3),
-        ready: port(4),
-    }
+    Ports { dns: port(0), dns2: port(1), metrics: port(2), health: port(3), ready: port(4) }
 }
 
 /// One free port.
@@ -43,8 +37,5 @@ fn hold() -> (u16, UdpSocket, TcpListener) {
             return (port, udp, tcp);
         }
     }
-    panic!(
-        "no free port between {FIRST} and {}",
-        u64::from(FIRST) + COUNT
-    );
+    panic!("no free port between {FIRST} and {}", u64::from(FIRST) + COUNT);
 }

@@ -171,25 +171,16 @@ impl Setup {
         let text = self.fill(&self.corefile, &ports, folder.path());
         write(&folder.path().join("Corefile"), &text);
         for (path, text) in &self.files {
-            write(
-                &folder.path().join(path),
-                &self.fill(text, &ports, folder.path()),
-            );
+            write(&folder.path().join(path), &self.fill(text, &ports, folder.path()));
         }
         let mut words = self.wrapper.clone();
         words.push(binary().into());
         words.extend(["-conf".into(), folder.path().join("Corefile").into()]);
         for argument in &self.arguments {
-            words.push(
-                self.fill(&argument.to_string_lossy(), &ports, folder.path())
-                    .into(),
-            );
+            words.push(self.fill(&argument.to_string_lossy(), &ports, folder.path()).into());
         }
         let mut command = Command::new(words.remove(0));
-        command
-            .args(words)
-            .current_dir(folder.path())
-            .stdin(Stdio::null());
+        command.args(words).current_dir(folder.path()).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         // Left-overs of the machine must not decide what a test sees.
         command
@@ -197,9 +188,8 @@ impl Setup {
             .env_remove("KUBERNETES_SERVICE_HOST")
             .env_remove("RUST_LOG");
         command.envs(self.environment.iter().map(|(n, v)| (n, v)));
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot run nodens: {error}"));
+        let mut child =
+            command.spawn().unwrap_or_else(|error| panic!("cannot run nodens: {error}"));
         let log = Log::default();
         if let Some(out) = child.stdout.take() {
             collect(out, log.clone());
@@ -207,13 +197,7 @@ impl Setup {
         if let Some(err) = child.stderr.take() {
             collect(err, log.clone());
         }
-        Nodens {
-            child,
-            folder,
-            ports,
-            log,
-            exited: None,
-        }
+        Nodens { child, folder, ports, log, exited: None }
     }
 
     fn fill(&self, text: &str, ports: &Ports, folder: &Path) -> String {
@@ -265,10 +249,7 @@ impl Nodens {
     /// Everything it has written, standard output and error together.
     #[must_use]
     pub fn log(&self) -> String {
-        self.log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .join("\n")
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 
     /// Waits until a line of the log contains `text`.
@@ -278,11 +259,7 @@ impl Nodens {
     #[track_caller]
     pub fn wait_for_log(&self, text: &str, deadline: Duration) {
         let found = poll::until(deadline, || self.log().contains(text));
-        assert!(
-            found,
-            "no {text:?} in the log within {deadline:?}:\n{}",
-            self.log()
-        );
+        assert!(found, "no {text:?} in the log within {deadline:?}:\n{}", self.log());
     }
 
     /// `GET` from its metrics, health or ready port; `None` if nobody answers.
@@ -353,11 +330,7 @@ impl Nodens {
     #[track_caller]
     pub fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
         let gone = poll::until(deadline, || !self.is_running());
-        assert!(
-            gone,
-            "still running after {deadline:?}; log:\n{}",
-            self.log()
-        );
+        assert!(gone, "still running after {deadline:?}; log:\n{}", self.log());
         self.exited.unwrap_or_else(|| ExitStatus::from_raw(0))
     }
 
@@ -369,11 +342,7 @@ impl Nodens {
     pub fn stop(&mut self, deadline: Duration) {
         self.signal(Signal::SIGTERM);
         let status = self.wait_exit(deadline);
-        assert!(
-            status.success(),
-            "{status} after SIGTERM; log:\n{}",
-            self.log()
-        );
+        assert!(status.success(), "{status} after SIGTERM; log:\n{}", self.log());
     }
 
     /// Resident memory now, in bytes.
@@ -400,12 +369,8 @@ impl Nodens {
         let stat =
             std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
         let after = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        let ticks: u64 = after
-            .split(' ')
-            .skip(11)
-            .take(2)
-            .filter_map(|t| t.parse::<u64>().ok())
-            .sum();
+        let ticks: u64 =
+            after.split(' ').skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
         // USER_HZ is 100 on every Linux that this runs on.
         Duration::from_millis(ticks * 10)
     }
@@ -413,15 +378,8 @@ impl Nodens {
     fn status_field(&self, field: &str) -> u64 {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(field))
-            .unwrap_or("0");
-        line.split_whitespace()
-            .next()
-            .and_then(|n| n.parse::<u64>().ok())
-            .unwrap_or(0)
-            * 1024
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("0");
+        line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 1024
     }
 
     /// Waits until it is ready, has exited, or the time is over.
@@ -436,15 +394,14 @@ impl Nodens {
         let end = Instant::now() + READY;
         while self.is_running() && Instant::now() < end {
             let is_ready = if by_path {
-                self.get(self.ports.ready, "/ready")
-                    .is_some_and(|reply| reply.status == 200)
+                self.get(self.ports.ready, "/ready").is_some_and(|reply| reply.status == 200)
             } else {
                 client.ask(".", RecordType::SOA).is_ok()
             };
             if is_ready {
                 return true;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            poll::pause(Duration::from_millis(5));
         }
         false
     }
@@ -470,17 +427,10 @@ pub fn binary() -> PathBuf {
         return path.into();
     }
     let test = std::env::current_exe().unwrap_or_default();
-    let found = test
-        .ancestors()
-        .skip(1)
-        .take(3)
-        .map(|folder| folder.join("nodens"))
-        .find(|p| p.is_file());
+    let found =
+        test.ancestors().skip(1).take(3).map(|folder| folder.join("nodens")).find(|p| p.is_file());
     found.unwrap_or_else(|| {
-        panic!(
-            "there is no nodens beside {}: run `cargo build -p nodens` first",
-            test.display()
-        )
+        panic!("there is no nodens beside {}: run `cargo build -p nodens` first", test.display())
     })
 }
 
@@ -490,10 +440,7 @@ pub fn binary() -> PathBuf {
 /// When it cannot be run.
 #[must_use]
 pub fn run(arguments: &[&str]) -> (ExitStatus, String, String) {
-    let output = Command::new(binary())
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output();
+    let output = Command::new(binary()).args(arguments).stdin(Stdio::null()).output();
     let output = output.unwrap_or_else(|error| panic!("cannot run nodens: {error}"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status, text(&output.stdout), text(&output.stderr))
@@ -506,20 +453,14 @@ fn loopback(port: u16) -> SocketAddr {
 fn write(path: &Path, text: &str) {
     let made = path.parent().map(std::fs::create_dir_all);
     let done = std::fs::write(path, text);
-    assert!(
-        done.is_ok(),
-        "cannot write {}: {done:?} {made:?}",
-        path.display()
-    );
+    assert!(done.is_ok(), "cannot write {}: {done:?} {made:?}", path.display());
 }
 
 fn collect(from: impl std::io::Read + Send + 'static, log: Log) {
     std::thread::spawn(move || {
         for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
-            log.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(line);
+            log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
     });
 }

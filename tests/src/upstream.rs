@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 
-use crate::normal;
 use crate::zone::Zone;
+use crate::{normal, poll};
 
 /// What a UDP client without EDNS can take; RFC 1035 4.2.1.
 const PLAIN_PAYLOAD: usize = 512;
@@ -94,11 +94,8 @@ impl Upstream {
     /// When it cannot be started.
     #[must_use]
     pub fn start(zone: Zone) -> Self {
-        Self::start_at(
-            zone,
-            "127.0.0.1:0".parse().unwrap_or_else(|_| unreachable!()),
-        )
-        .unwrap_or_else(|error| panic!("cannot start the test upstream: {error}"))
+        Self::start_at(zone, "127.0.0.1:0".parse().unwrap_or_else(|_| unreachable!()))
+            .unwrap_or_else(|error| panic!("cannot start the test upstream: {error}"))
     }
 
     /// Starts a server for a master file.
@@ -133,11 +130,7 @@ impl Upstream {
                 .name("upstream-tcp".into())
                 .spawn(move || serve_tcp(&for_tcp, &tcp))?,
         ];
-        Ok(Self {
-            address,
-            shared,
-            threads,
-        })
+        Ok(Self { address, shared, threads })
     }
 
     /// Its address.
@@ -182,19 +175,13 @@ impl Upstream {
     #[must_use]
     pub fn count(&self, name: &str, kind: RecordType) -> usize {
         let name = name.to_ascii_lowercase();
-        lock(&self.shared.seen)
-            .iter()
-            .filter(|s| s.name == name && s.kind == kind)
-            .count()
+        lock(&self.shared.seen).iter().filter(|s| s.name == name && s.kind == kind).count()
     }
 
     /// How many queries came over this transport.
     #[must_use]
     pub fn count_over(&self, transport: Transport) -> usize {
-        lock(&self.shared.seen)
-            .iter()
-            .filter(|s| s.transport == transport)
-            .count()
+        lock(&self.shared.seen).iter().filter(|s| s.transport == transport).count()
     }
 
     /// Forgets the queries so far.
@@ -205,9 +192,7 @@ impl Upstream {
 
 impl std::fmt::Debug for Upstream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Upstream")
-            .field("address", &self.address)
-            .finish_non_exhaustive()
+        f.debug_struct("Upstream").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
@@ -236,9 +221,7 @@ impl Shared {
         let query = message.as_ref().and_then(|m| m.queries.first());
         let seen = Seen {
             at: Instant::now(),
-            name: query
-                .map(|q| normal::text(&q.name).to_ascii_lowercase())
-                .unwrap_or_default(),
+            name: query.map(|q| normal::text(&q.name).to_ascii_lowercase()).unwrap_or_default(),
             kind: query.map_or(RecordType::ZERO, |q| q.query_type),
             transport,
             from,
@@ -255,9 +238,7 @@ impl Shared {
         response.metadata.recursion_available = self.recursion.load(Ordering::Relaxed);
         if let Some(edns) = &request.edns {
             let mut echoed = Edns::new();
-            echoed
-                .set_max_payload(1232)
-                .set_dnssec_ok(edns.flags().dnssec_ok);
+            echoed.set_max_payload(1232).set_dnssec_ok(edns.flags().dnssec_ok);
             response.set_edns(echoed);
         }
         match act {
@@ -301,9 +282,10 @@ impl Shared {
             }
         }
         let bytes = response.to_vec().ok()?;
-        let room = request.edns.as_ref().map_or(PLAIN_PAYLOAD, |e| {
-            usize::from(e.max_payload()).max(PLAIN_PAYLOAD)
-        });
+        let room = request
+            .edns
+            .as_ref()
+            .map_or(PLAIN_PAYLOAD, |e| usize::from(e.max_payload()).max(PLAIN_PAYLOAD));
         if transport == Transport::Udp && bytes.len() > room {
             return response.truncate().to_vec().ok();
         }
@@ -337,7 +319,7 @@ fn after(wait: Duration, run: impl FnOnce() + Send + 'static) {
         run();
     } else {
         std::thread::spawn(move || {
-            std::thread::sleep(wait);
+            poll::pause(wait);
             run();
         });
     }
@@ -379,7 +361,7 @@ fn serve_tcp(shared: &Arc<Shared>, listener: &TcpListener) {
                 let shared = shared.clone();
                 std::thread::spawn(move || serve_connection(&shared, &stream, from));
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(2)),
+            Err(_) => poll::pause(Duration::from_millis(2)),
         }
     }
 }
@@ -400,10 +382,8 @@ fn serve_connection(shared: &Arc<Shared>, stream: &TcpStream, from: SocketAddr) 
         let shared = shared.clone();
         after(wait, move || {
             if let Some(reply) = shared.reply(&message, Transport::Tcp, &act) {
-                let mut framed = u16::try_from(reply.len())
-                    .unwrap_or(u16::MAX)
-                    .to_be_bytes()
-                    .to_vec();
+                let mut framed =
+                    u16::try_from(reply.len()).unwrap_or(u16::MAX).to_be_bytes().to_vec();
                 framed.extend_from_slice(&reply);
                 let _ = (&writer).write_all(&framed);
             }
@@ -425,10 +405,7 @@ fn read_exactly(shared: &Shared, mut stream: &TcpStream, length: usize) -> Optio
             Ok(0) => return None,
             Ok(more) => have += more,
             Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                ) =>
+                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
             {
                 if shared.stopped() {
                     return None;

@@ -36,10 +36,7 @@ impl Zone {
             }
             records.entry(key.name().clone()).or_default().extend(all);
         }
-        Ok(Self {
-            origin: origin.context("zone file: no SOA")?,
-            records,
-        })
+        Ok(Self { origin: origin.context("zone file: no SOA")?, records })
     }
 
     /// A root zone with nothing but a SOA: everything is NXDOMAIN.
@@ -54,10 +51,7 @@ impl Zone {
 
     /// Adds one record.
     pub fn add(&mut self, record: Record) {
-        self.records
-            .entry(LowerName::new(&record.name))
-            .or_default()
-            .push(record);
+        self.records.entry(LowerName::new(&record.name)).or_default().push(record);
     }
 
     /// Removes all records at a name.
@@ -118,9 +112,7 @@ impl Zone {
 
     fn is_above_another(&self, name: &Name) -> bool {
         let name = LowerName::new(name);
-        self.records
-            .keys()
-            .any(|other| *other != name && name.zone_of(other))
+        self.records.keys().any(|other| *other != name && name.zone_of(other))
     }
 
     fn at_origin(&self, kind: RecordType) -> Vec<Record> {
@@ -166,10 +158,7 @@ mod tests {
     fn answers_as_the_recorded_upstream() {
         let zone = Zone::parse(include_str!("../data/conformance/upstream.zone")).unwrap();
         let ptr = ask(&zone, "99.99.99.10.in-addr.arpa.", RecordType::PTR);
-        assert_eq!(
-            ptr.answer,
-            ["99.99.99.10.in-addr.arpa. 3600 PTR upstream-ptr.example.com."]
-        );
+        assert_eq!(ptr.answer, ["99.99.99.10.in-addr.arpa. 3600 PTR upstream-ptr.example.com."]);
         assert_eq!(ptr.authority, [". 3600 NS ns.example.com."]);
         let chain = ask(&zone, "x.example.org.", RecordType::A);
         assert_eq!(chain.answer.len(), 3);
@@ -179,18 +168,14 @@ mod tests {
             missing.authority,
             [". 60 SOA ns.example.com. admin.example.com. 1 3600 600 86400 60"]
         );
-        assert_eq!(
-            ask(&zone, "b.c.example.net.", RecordType::A).rcode,
-            "NOERROR"
-        );
+        assert_eq!(ask(&zone, "b.c.example.net.", RecordType::A).rcode, "NOERROR");
         assert_eq!(
             ask(&zone, "txt.example.com.", RecordType::TXT).answer,
             ["txt.example.com. 3600 TXT \"hello from upstream\""]
         );
-        for (name, kind) in [
-            ("svc.example.com.", RecordType::HTTPS),
-            ("mx.example.com.", RecordType::MX),
-        ] {
+        for (name, kind) in
+            [("svc.example.com.", RecordType::HTTPS), ("mx.example.com.", RecordType::MX)]
+        {
             assert_eq!(ask(&zone, name, kind).answer.len(), 1, "{name}");
         }
     }

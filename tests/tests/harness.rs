@@ -23,14 +23,9 @@ use tests::upstream::{Act, Transport, Upstream};
 const SOON: Duration = Duration::from_secs(10);
 
 fn run<F: Future>(test: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(60), test)
-            .await
-            .expect("the test hangs")
+        tokio::time::timeout(Duration::from_secs(60), test).await.expect("the test hangs")
     })
 }
 
@@ -43,9 +38,8 @@ async fn client(server: &ApiServer) -> Client {
 
 async fn connect(path: &std::path::Path) -> Client {
     let kubeconfig = Kubeconfig::read_from(path).unwrap();
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-        .await
-        .unwrap();
+    let mut config =
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
     // Each answer counts, also the ones that kube would ask again for.
     config.default_retry = false;
     Client::try_from(config).unwrap()
@@ -67,80 +61,41 @@ fn code<T: std::fmt::Debug>(result: Result<T, kube::Error>) -> u16 {
 fn lists_gets_selectors_and_pages() {
     let server = ApiServer::start();
     for i in 0..25 {
-        server.put(service(
-            if i % 2 == 0 { "a" } else { "b" },
-            &format!("s{i:02}"),
-            "10.0.0.1",
-        ));
+        server.put(service(if i % 2 == 0 { "a" } else { "b" }, &format!("s{i:02}"), "10.0.0.1"));
     }
     run(async {
         let client = client(&server).await;
         let all: Api<Service> = Api::all(client.clone());
         let whole = all.list(&ListParams::default()).await.unwrap();
         assert_eq!(whole.items.len(), 25);
-        assert_eq!(
-            whole.metadata.resource_version,
-            Some(server.store().revision().to_string())
-        );
+        assert_eq!(whole.metadata.resource_version, Some(server.store().revision().to_string()));
         let a: Api<Service> = Api::namespaced(client.clone(), "a");
-        assert_eq!(
-            a.list(&ListParams::default()).await.unwrap().items.len(),
-            13
-        );
-        let labelled = all
-            .list(&ListParams::default().labels("app in (s01,s02)"))
-            .await
-            .unwrap();
+        assert_eq!(a.list(&ListParams::default()).await.unwrap().items.len(), 13);
+        let labelled = all.list(&ListParams::default().labels("app in (s01,s02)")).await.unwrap();
         assert_eq!(labelled.items.len(), 2);
-        let named = all
-            .list(&ListParams::default().fields("metadata.name=s03"))
-            .await
-            .unwrap();
+        let named = all.list(&ListParams::default().fields("metadata.name=s03")).await.unwrap();
         assert_eq!(named.items.len(), 1);
-        assert_eq!(
-            a.get("s02").await.unwrap().metadata.name.as_deref(),
-            Some("s02")
-        );
+        assert_eq!(a.get("s02").await.unwrap().metadata.name.as_deref(), Some("s02"));
         assert_eq!(code(a.get("s01").await), 404);
 
         // Pages come from one snapshot, whatever happens between them.
         let first = all.list(&ListParams::default().limit(10)).await.unwrap();
-        assert_eq!(
-            (first.items.len(), first.metadata.remaining_item_count),
-            (10, Some(15))
-        );
+        assert_eq!((first.items.len(), first.metadata.remaining_item_count), (10, Some(15)));
         server.put(service("a", "s00a", "10.0.0.2"));
         server.delete("services", "a", "s02");
         let token = first.metadata.continue_.unwrap();
-        let second = all
-            .list(&ListParams::default().limit(10).continue_token(&token))
-            .await
-            .unwrap();
-        assert_eq!(
-            second.metadata.resource_version,
-            first.metadata.resource_version
-        );
+        let second =
+            all.list(&ListParams::default().limit(10).continue_token(&token)).await.unwrap();
+        assert_eq!(second.metadata.resource_version, first.metadata.resource_version);
         let token = second.metadata.continue_.clone().unwrap();
-        let third = all
-            .list(&ListParams::default().limit(10).continue_token(&token))
-            .await
-            .unwrap();
-        let names = [&first.items, &second.items, &third.items]
-            .into_iter()
-            .flatten();
-        assert_eq!(
-            names
-                .filter(|s| s.metadata.name.as_deref() != Some("s00a"))
-                .count(),
-            25
-        );
+        let third =
+            all.list(&ListParams::default().limit(10).continue_token(&token)).await.unwrap();
+        let names = [&first.items, &second.items, &third.items].into_iter().flatten();
+        assert_eq!(names.filter(|s| s.metadata.name.as_deref() != Some("s00a")).count(), 25);
         assert_eq!(third.metadata.continue_.unwrap_or_default(), "");
         server.store().compact();
         assert_eq!(
-            code(
-                all.list(&ListParams::default().limit(10).continue_token(&token))
-                    .await
-            ),
+            code(all.list(&ListParams::default().limit(10).continue_token(&token)).await),
             410
         );
 
@@ -151,10 +106,7 @@ fn lists_gets_selectors_and_pages() {
         let cached: Value = client.request(cached).await.unwrap();
         assert_eq!(cached["items"].as_array().map(Vec::len), Some(25));
         let version = client.apiserver_version().await.unwrap();
-        assert_eq!(
-            (version.major.as_str(), version.minor.as_str()),
-            ("1", "36")
-        );
+        assert_eq!((version.major.as_str(), version.minor.as_str()), ("1", "36"));
     });
     let last = server.requests_of("list", "services").pop().unwrap();
     assert_eq!((last.parameter("resourceVersion"), last.status), ("0", 200));
@@ -219,9 +171,7 @@ fn watchers_sync_with_and_without_streaming_lists() {
     server.configure(|b| b.streaming_lists = StreamingLists::Refused);
     run(async {
         let api: Api<Service> = Api::all(client(&server).await);
-        let error = api
-            .watch(&WatchParams::default().initial_events(), "0")
-            .await;
+        let error = api.watch(&WatchParams::default().initial_events(), "0").await;
         assert_eq!(code(error.map(|_| ())), 422);
     });
 }
@@ -234,11 +184,7 @@ fn raw_watches_bookmarks_selectors_and_gone() {
     run(async {
         let api: Api<Service> = Api::all(client(&server).await);
         let labelled = WatchParams::default().labels("app=moving").timeout(60);
-        let mut stream = api
-            .watch(&labelled, &start.to_string())
-            .await
-            .unwrap()
-            .boxed();
+        let mut stream = api.watch(&labelled, &start.to_string()).await.unwrap().boxed();
         let mut moving = service("a", "s1", "10.0.0.2");
         moving["metadata"]["labels"] = json!({"app": "moving"});
         server.put(moving.clone());
@@ -253,53 +199,32 @@ fn raw_watches_bookmarks_selectors_and_gone() {
         let Some(WatchEvent::Bookmark(b)) = stream.try_next().await.unwrap() else {
             panic!("no bookmark")
         };
-        assert_eq!(
-            b.metadata.resource_version,
-            server.store().revision().to_string()
-        );
+        assert_eq!(b.metadata.resource_version, server.store().revision().to_string());
 
         let short = WatchParams::default().timeout(1);
         let before = Instant::now();
-        let events: Vec<_> = api
-            .watch(&short, &start.to_string())
-            .await
-            .unwrap()
-            .try_collect()
-            .await
-            .unwrap();
-        assert!(
-            matches!(events.last(), Some(WatchEvent::Bookmark(_))),
-            "{events:?}"
-        );
+        let events: Vec<_> =
+            api.watch(&short, &start.to_string()).await.unwrap().try_collect().await.unwrap();
+        assert!(matches!(events.last(), Some(WatchEvent::Bookmark(_))), "{events:?}");
         assert!(before.elapsed() >= Duration::from_millis(900));
 
         // The history is too short: as an event, then as a status; and a storm ends running watches.
         server.store().set_history(1);
         server.put(service("a", "s2", "10.0.0.3"));
-        let mut stream = api
-            .watch(&WatchParams::default(), &start.to_string())
-            .await
-            .unwrap()
-            .boxed();
+        let mut stream =
+            api.watch(&WatchParams::default(), &start.to_string()).await.unwrap().boxed();
         let Some(WatchEvent::Error(e)) = stream.try_next().await.unwrap() else {
             panic!("no error")
         };
         assert_eq!((e.code, e.reason.as_str()), (410, "Expired"));
         server.configure(|b| b.gone = GoneStyle::Http);
         assert_eq!(
-            code(
-                api.watch(&WatchParams::default(), &start.to_string())
-                    .await
-                    .map(|_| ())
-            ),
+            code(api.watch(&WatchParams::default(), &start.to_string()).await.map(|_| ())),
             410
         );
         let now = server.store().revision();
-        let mut stream = api
-            .watch(&WatchParams::default(), &now.to_string())
-            .await
-            .unwrap()
-            .boxed();
+        let mut stream =
+            api.watch(&WatchParams::default(), &now.to_string()).await.unwrap().boxed();
         server.inject_for(Scope::watches(), Fault::Gone);
         loop {
             match stream.try_next().await.unwrap() {
@@ -309,11 +234,7 @@ fn raw_watches_bookmarks_selectors_and_gone() {
             }
         }
         assert_eq!(
-            code(
-                api.watch(&WatchParams::default(), &(now + 50).to_string())
-                    .await
-                    .map(|_| ())
-            ),
+            code(api.watch(&WatchParams::default(), &(now + 50).to_string()).await.map(|_| ())),
             504
         );
     });
@@ -321,49 +242,26 @@ fn raw_watches_bookmarks_selectors_and_gone() {
 
 #[test]
 fn credentials_rules_and_discovery() {
-    let server = ApiServer::with(Options {
-        token: "first".into(),
-        ..Options::default()
-    });
+    let server = ApiServer::with(Options { token: "first".into(), ..Options::default() });
     server.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}}));
     let folder = tempfile::tempdir().unwrap();
     run(async {
         let namespaces: Api<Namespace> = Api::all(client(&server).await);
-        assert_eq!(
-            namespaces
-                .list(&ListParams::default())
-                .await
-                .unwrap()
-                .items
-                .len(),
-            1
-        );
+        assert_eq!(namespaces.list(&ListParams::default()).await.unwrap().items.len(), 1);
         server.rotate_token(true);
         assert_eq!(code(namespaces.list(&ListParams::default()).await), 401);
         let path = folder.path().join("by-certificate");
         server.write_kubeconfig_with_certificate(&path);
         let by_certificate = connect(&path).await;
         let namespaces: Api<Namespace> = Api::all(by_certificate.clone());
-        assert_eq!(
-            namespaces
-                .list(&ListParams::default())
-                .await
-                .unwrap()
-                .items
-                .len(),
-            1
-        );
+        assert_eq!(namespaces.list(&ListParams::default()).await.unwrap().items.len(), 1);
         server.write_kubeconfig_as(&path, &Identity::Anonymous);
         let nobody: Api<Namespace> = Api::all(connect(&path).await);
         assert_eq!(code(nobody.list(&ListParams::default()).await), 401);
 
         server
             .configure(|b| b.policy = Some(Policy::default().allow("", &["services"], &["list"])));
-        let error = namespaces
-            .list(&ListParams::default())
-            .await
-            .unwrap_err()
-            .to_string();
+        let error = namespaces.list(&ListParams::default()).await.unwrap_err().to_string();
         assert!(
             error.contains(
                 "cannot list resource \"namespaces\" in API group \"\" at the cluster scope"
@@ -372,15 +270,7 @@ fn credentials_rules_and_discovery() {
         );
         let services: Api<Service> = Api::all(by_certificate.clone());
         assert!(services.list(&ListParams::default()).await.is_ok());
-        assert_eq!(
-            code(
-                services
-                    .watch(&WatchParams::default(), "0")
-                    .await
-                    .map(|_| ())
-            ),
-            403
-        );
+        assert_eq!(code(services.watch(&WatchParams::default(), "0").await.map(|_| ())), 403);
         let maps: Api<ConfigMap> = Api::default_namespaced(by_certificate.clone());
         assert_eq!(code(maps.get("x").await), 403);
 
@@ -388,12 +278,7 @@ fn credentials_rules_and_discovery() {
         assert!(groups.groups.iter().any(|g| g.name == "discovery.k8s.io"));
         server.configure(|b| b.multicluster = false);
         let groups = by_certificate.list_api_groups().await.unwrap();
-        assert!(
-            !groups
-                .groups
-                .iter()
-                .any(|g| g.name == "multicluster.x-k8s.io")
-        );
+        assert!(!groups.groups.iter().any(|g| g.name == "multicluster.x-k8s.io"));
     });
     server.write_service_account(&folder.path().join("sa"));
     let token = folder.path().join("sa/token");
@@ -436,29 +321,18 @@ fn faults_come_and_go() {
             assert!(recovers().await);
         }
         for code_wanted in [429, 503] {
-            let fault = Fault::Status {
-                code: code_wanted,
-                retry_after: Some(3),
-            };
+            let fault = Fault::Status { code: code_wanted, retry_after: Some(3) };
             server.inject_for(Scope::lists().of("services").times(1), fault);
             assert_eq!(code(list().await.unwrap()), code_wanted);
             assert!(list().await.unwrap().is_ok(), "one time only");
         }
-        let garbage = [
-            Garbage::Json,
-            Garbage::Truncated,
-            Garbage::WrongKind,
-            Garbage::Html,
-            Garbage::Http,
-        ];
+        let garbage =
+            [Garbage::Json, Garbage::Truncated, Garbage::WrongKind, Garbage::Html, Garbage::Http];
         for kind in garbage {
             server.inject(Fault::Garbage(kind));
             server.cut();
             let answer = list().await;
-            assert!(
-                answer.is_err() || answer.is_ok_and(|a| a.is_err()),
-                "{kind:?} is readable"
-            );
+            assert!(answer.is_err() || answer.is_ok_and(|a| a.is_err()), "{kind:?} is readable");
             server.heal();
             server.cut();
             assert!(recovers().await);
@@ -467,37 +341,20 @@ fn faults_come_and_go() {
         assert!(list().await.unwrap().is_err());
         server.heal();
         assert!(recovers().await);
-        server.inject(Fault::Slow {
-            bytes_per_second: 1000,
-        });
+        server.inject(Fault::Slow { bytes_per_second: 1000 });
         let before = Instant::now();
         assert!(api.list(&ListParams::default()).await.is_ok());
-        assert!(
-            before.elapsed() > Duration::from_millis(200),
-            "{:?}",
-            before.elapsed()
-        );
+        assert!(before.elapsed() > Duration::from_millis(200), "{:?}", before.elapsed());
         server.heal();
 
         // A hung watch goes on where it was; a cut one ends.
         let now = server.store().revision().to_string();
-        let mut stream = api
-            .watch(&WatchParams::default(), &now)
-            .await
-            .unwrap()
-            .boxed();
+        let mut stream = api.watch(&WatchParams::default(), &now).await.unwrap().boxed();
         server.inject(Fault::HangWatches);
         server.put(service("a", "s1", "10.0.0.2"));
-        assert!(
-            tokio::time::timeout(Duration::from_millis(200), stream.next())
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(Duration::from_millis(200), stream.next()).await.is_err());
         server.heal();
-        assert!(matches!(
-            stream.next().await,
-            Some(Ok(WatchEvent::Added(_)))
-        ));
+        assert!(matches!(stream.next().await, Some(Ok(WatchEvent::Added(_)))));
         server.cut();
         assert!(!matches!(stream.next().await, Some(Ok(_))));
     });
@@ -507,9 +364,7 @@ fn faults_come_and_go() {
 fn bad_objects_are_served_as_they_are() {
     let server = ApiServer::start();
     let services = Resource::named("services");
-    server
-        .store()
-        .put_raw(services, "a", "broken", r#"{"metadata":{"name":7},"spec":"#);
+    server.store().put_raw(services, "a", "broken", r#"{"metadata":{"name":7},"spec":"#);
     run(async {
         let api: Api<Service> = Api::all(client(&server).await);
         assert!(api.list(&ListParams::default()).await.is_err());
@@ -520,12 +375,7 @@ fn bad_objects_are_served_as_they_are() {
 
 #[test]
 fn the_big_cluster_is_made_quickly() {
-    let shape = Shape {
-        services: 1000,
-        headless: 200,
-        endpoints: 15_000,
-        namespaces: 10,
-    };
+    let shape = Shape { services: 1000, headless: 200, endpoints: 15_000, namespaces: 10 };
     let server = ApiServer::start();
     shape.fill(server.store());
     run(async {
@@ -538,22 +388,13 @@ fn the_big_cluster_is_made_quickly() {
         assert_eq!((listed.items.len(), headless.count()), (1000, 200));
         let slices: Api<EndpointSlice> = Api::all(client.clone());
         let listed = slices.list(&ListParams::default()).await.unwrap();
-        assert_eq!(
-            listed.iter().map(|s| s.endpoints.len()).sum::<usize>(),
-            15_000
-        );
+        assert_eq!(listed.iter().map(|s| s.endpoints.len()).sum::<usize>(), 15_000);
         let headless = ListParams::default().labels("service.kubernetes.io/headless");
         assert_eq!(slices.list(&headless).await.unwrap().items.len(), 200);
         let now = server.store().revision().to_string();
-        let mut stream = slices
-            .watch(&WatchParams::default(), &now)
-            .await
-            .unwrap()
-            .boxed();
+        let mut stream = slices.watch(&WatchParams::default(), &now).await.unwrap().boxed();
         let address = shape.touch(server.store(), 3, 9).to_string();
-        let Some(Ok(WatchEvent::Modified(slice))) = stream.next().await else {
-            panic!("no event")
-        };
+        let Some(Ok(WatchEvent::Modified(slice))) = stream.next().await else { panic!("no event") };
         assert_eq!(slice.endpoints[0].addresses, vec![address]);
     });
 }
@@ -567,19 +408,12 @@ fn the_upstream_answers_and_misbehaves() {
     assert_eq!(answer.data(RecordType::A), ["192.0.2.153", "192.0.2.53"]);
     assert!(answer.message.edns.is_some());
     assert_eq!(upstream.count("www.example.com.", RecordType::A), 1);
-    assert!(
-        client
-            .tcp(&Question::new("www.example.com.", RecordType::AAAA))
-            .unwrap()
-            .tcp
-    );
+    assert!(client.tcp(&Question::new("www.example.com.", RecordType::AAAA)).unwrap().tcp);
     assert_eq!(upstream.count_over(Transport::Tcp), 1);
 
-    for silent in [
-        Act::Drop,
-        Act::WrongPort,
-        Act::Delay(Duration::from_secs(1), Box::new(Act::Answer)),
-    ] {
+    for silent in
+        [Act::Drop, Act::WrongPort, Act::Delay(Duration::from_secs(1), Box::new(Act::Answer))]
+    {
         upstream.always(silent.clone());
         assert!(matches!(www(), Err(AskError::Silence(..))), "{silent:?}");
     }
@@ -603,13 +437,7 @@ fn the_upstream_answers_and_misbehaves() {
             .unwrap()
             .ends_with(b"nonsense")
     );
-    upstream.on_query(|seen| {
-        if seen.name.starts_with("slow") {
-            Act::Drop
-        } else {
-            Act::Answer
-        }
-    });
+    upstream.on_query(|seen| if seen.name.starts_with("slow") { Act::Drop } else { Act::Answer });
     assert!(www().is_ok());
     upstream.forget();
     assert_eq!(upstream.total(), 0);
@@ -618,13 +446,7 @@ fn the_upstream_answers_and_misbehaves() {
 #[test]
 fn ports_are_free_and_different() {
     let ports = tests::ports::several();
-    let mut all = vec![
-        ports.dns,
-        ports.dns2,
-        ports.metrics,
-        ports.health,
-        ports.ready,
-    ];
+    let mut all = vec![ports.dns, ports.dns2, ports.metrics, ports.health, ports.ready];
     all.sort_unstable();
     all.dedup();
     assert_eq!(all.len(), 5);

@@ -46,10 +46,7 @@ pub(crate) async fn handle(
     let faults = shared.faults.take(&request.verb, request.resource_name());
     if faults.contains(&Fault::Stall) {
         let mut changes = shared.faults.changes();
-        while shared
-            .faults
-            .holds(&request.verb, request.resource_name(), Fault::Stall)
-        {
+        while shared.faults.holds(&request.verb, request.resource_name(), Fault::Stall) {
             if changes.changed().await.is_err() {
                 break;
             }
@@ -72,10 +69,8 @@ fn answer(
     for fault in faults {
         match fault {
             Fault::Status { code, retry_after } => {
-                let status = Status::new(
-                    *code,
-                    "the server is currently unable to handle the request",
-                );
+                let status =
+                    Status::new(*code, "the server is currently unable to handle the request");
                 return Err(match retry_after {
                     Some(seconds) => status.retry_after(*seconds),
                     None => status,
@@ -89,39 +84,23 @@ fn answer(
         }
     }
     let behaviour = shared.behaviour();
-    let Target::Resource {
-        resource,
-        namespace,
-        name,
-    } = &request.target
-    else {
+    let Target::Resource { resource, namespace, name } = &request.target else {
         return path(request, &behaviour);
     };
     if !shared.authenticated(request, certificate) {
         return Err(Status::unauthorized());
     }
     if resource.custom && !behaviour.multicluster {
-        return Err(Status::new(
-            404,
-            "the server could not find the requested resource",
-        ));
+        return Err(Status::new(404, "the server could not find the requested resource"));
     }
     let (namespace, name) = (namespace.as_deref(), name.as_deref());
-    let allowed = behaviour
-        .policy
-        .is_none_or(|p| p.allows(&request.verb, resource, name));
+    let allowed = behaviour.policy.is_none_or(|p| p.allows(&request.verb, resource, name));
     if !allowed || faults.contains(&Fault::Forbidden) {
         return Err(Status::forbidden(&request.verb, resource, namespace, name));
     }
     match (request.verb.as_str(), name) {
         ("get", Some(name)) => {
-            let body = list::get(
-                &shared.store,
-                resource,
-                namespace,
-                name,
-                request.metadata_only,
-            )?;
+            let body = list::get(&shared.store, resource, namespace, name, request.metadata_only)?;
             Ok(whole(body))
         }
         ("list", _) => list::respond(&shared.store, resource, request),
@@ -150,9 +129,7 @@ fn whole(body: Bytes) -> Pieces {
 
 async fn success(pieces: Pieces, faults: &[Fault]) -> Response<Body> {
     let mut pieces = pieces;
-    let mut builder = Response::builder()
-        .status(200)
-        .header("content-type", "application/json");
+    let mut builder = Response::builder().status(200).header("content-type", "application/json");
     for fault in faults {
         pieces = match fault {
             Fault::Garbage(Garbage::Html) => {
@@ -178,15 +155,12 @@ async fn success(pieces: Pieces, faults: &[Fault]) -> Response<Body> {
 }
 
 fn failure(status: &Status) -> Response<Body> {
-    let mut builder = Response::builder()
-        .status(status.code)
-        .header("content-type", "application/json");
+    let mut builder =
+        Response::builder().status(status.code).header("content-type", "application/json");
     if let Some(seconds) = status.retry_after {
         builder = builder.header("retry-after", seconds);
     }
-    let body = Full::new(status.to_json())
-        .map_err(|never| match never {})
-        .boxed_unsync();
+    let body = Full::new(status.to_json()).map_err(|never| match never {}).boxed_unsync();
     builder.body(body).unwrap_or_default()
 }
 

@@ -63,10 +63,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Pair {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-        })
+        Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
     /// Issues a server certificate for these DNS names and addresses.
@@ -75,10 +72,7 @@ impl Authority {
     /// Key generation or signing failed.
     pub fn server(&self, names: &[&str]) -> anyhow::Result<Pair> {
         let (certificate, key) = self.issue_server(names)?;
-        Ok(Pair {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-        })
+        Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
     /// The TLS configuration of the API server: its certificate, and client certificates of this authority welcome.
@@ -97,9 +91,7 @@ impl Authority {
         let (certificate, key) = self.issue_server(&names)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let mut roots = RootCertStore::empty();
-        roots
-            .add(self.der.clone())
-            .context("the authority's certificate")?;
+        roots.add(self.der.clone()).context("the authority's certificate")?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())

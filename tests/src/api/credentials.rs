@@ -72,11 +72,7 @@ pub fn write_service_account(folder: &Path, token: &str, ca_pem: &str) -> anyhow
     let number = fs::read_dir(folder)?.count();
     let data = folder.join(format!("..version-{number}"));
     fs::create_dir(&data)?;
-    for (name, text) in [
-        ("token", token),
-        ("ca.crt", ca_pem),
-        ("namespace", "kube-system"),
-    ] {
+    for (name, text) in [("token", token), ("ca.crt", ca_pem), ("namespace", "kube-system")] {
         fs::write(data.join(name), text)?;
         let link = folder.join(name);
         if fs::symlink_metadata(&link).is_err() {

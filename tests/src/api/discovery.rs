@@ -21,10 +21,8 @@ pub(crate) fn document(path: &str, version: &str, multicluster: bool) -> Option<
             json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []})
         }
         "/apis" => {
-            let mut groups: Vec<(&str, &str)> = served()
-                .filter(|r| !r.group.is_empty())
-                .map(|r| (r.group, r.version))
-                .collect();
+            let mut groups: Vec<(&str, &str)> =
+                served().filter(|r| !r.group.is_empty()).map(|r| (r.group, r.version)).collect();
             groups.dedup();
             let groups: Vec<Value> = groups.into_iter().map(|(g, v)| group(g, v)).collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
@@ -53,10 +51,7 @@ fn resources(group: &str, version: &str, all: impl Iterator<Item = &'static Reso
             })
         })
         .collect();
-    let group_version = if group.is_empty() {
-        version.to_owned()
-    } else {
-        format!("{group}/{version}")
-    };
+    let group_version =
+        if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list})
 }

@@ -75,10 +75,7 @@ pub(crate) struct Faults {
 
 impl Faults {
     pub(crate) fn new() -> Self {
-        Self {
-            active: Mutex::new(Vec::new()),
-            changed: watch::Sender::new(0),
-        }
+        Self { active: Mutex::new(Vec::new()), changed: watch::Sender::new(0) }
     }
 
     pub(crate) fn add(&self, scope: Scope, fault: Fault) {
@@ -123,15 +120,11 @@ impl Faults {
 
     /// Whether this fault is in force for a request that is already being answered.
     pub(crate) fn holds(&self, verb: &str, resource: &str, fault: Fault) -> bool {
-        self.lock()
-            .iter()
-            .any(|(s, f)| *f == fault && s.times.is_none() && s.hits(verb, resource))
+        self.lock().iter().any(|(s, f)| *f == fault && s.times.is_none() && s.hits(verb, resource))
     }
 
     pub(crate) fn garbles_connections(&self) -> bool {
-        self.lock()
-            .iter()
-            .any(|(_, f)| *f == Fault::Garbage(Garbage::Http))
+        self.lock().iter().any(|(_, f)| *f == Fault::Garbage(Garbage::Http))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<(Scope, Fault)>> {
@@ -143,37 +136,25 @@ impl Scope {
     /// Only watches.
     #[must_use]
     pub fn watches() -> Self {
-        Self {
-            verb: Some("watch"),
-            ..Self::default()
-        }
+        Self { verb: Some("watch"), ..Self::default() }
     }
 
     /// Only lists.
     #[must_use]
     pub fn lists() -> Self {
-        Self {
-            verb: Some("list"),
-            ..Self::default()
-        }
+        Self { verb: Some("list"), ..Self::default() }
     }
 
     /// The same, for one resource.
     #[must_use]
     pub fn of(self, resource: &'static str) -> Self {
-        Self {
-            resource: Some(resource),
-            ..self
-        }
+        Self { resource: Some(resource), ..self }
     }
 
     /// The same, for so many requests.
     #[must_use]
     pub fn times(self, times: usize) -> Self {
-        Self {
-            times: Some(times),
-            ..self
-        }
+        Self { times: Some(times), ..self }
     }
 
     fn hits(&self, verb: &str, resource: &str) -> bool {

@@ -27,12 +27,7 @@ pub struct Shape {
 impl Default for Shape {
     /// The cluster of the project's memory target.
     fn default() -> Self {
-        Self {
-            services: 10_000,
-            headless: 2_000,
-            endpoints: 150_000,
-            namespaces: 100,
-        }
+        Self { services: 10_000, headless: 2_000, endpoints: 150_000, namespaces: 100 }
     }
 }
 
@@ -65,10 +60,7 @@ impl Shape {
     /// Namespace and name of a Service.
     #[must_use]
     pub fn service_name(&self, service: usize) -> (String, String) {
-        (
-            format!("ns-{:04}", service % self.namespaces.max(1)),
-            format!("svc-{service:05}"),
-        )
+        (format!("ns-{:04}", service % self.namespaces.max(1)), format!("svc-{service:05}"))
     }
 
     /// Whether a Service is headless.
@@ -97,28 +89,20 @@ impl Shape {
         if endpoint == 0 && generation > 0 {
             return Ipv4Addr::from_bits(0xac00_0000 + generation % 0x00ff_ffff);
         }
-        address(
-            0x0a80_0000,
-            service * self.endpoints / self.services.max(1) + endpoint,
-        )
+        address(0x0a80_0000, service * self.endpoints / self.services.max(1) + endpoint)
     }
 
     /// Changes a Service's first endpoint to the address of this generation, by one event; returns that address.
     pub fn touch(&self, store: &Store, service: usize, generation: u32) -> Ipv4Addr {
         let resource = Resource::named("endpointslices");
-        store.replace(resource, |revision| {
-            self.slice(service, 0, generation, revision)
-        });
+        store.replace(resource, |revision| self.slice(service, 0, generation, revision));
         self.endpoint(service, 0, generation)
     }
 
     fn service(&self, i: usize, revision: u64) -> Object {
         let (namespace, name) = self.service_name(i);
-        let ip = if self.is_headless(i) {
-            "None".to_owned()
-        } else {
-            self.cluster_ip(i).to_string()
-        };
+        let ip =
+            if self.is_headless(i) { "None".to_owned() } else { self.cluster_ip(i).to_string() };
         let json = format!(
             concat!(
                 r#"{{"metadata":{{"name":"{name}","namespace":"{ns}","uid":"{uid}","resourceVersion":"{rv}","creationTimestamp":"2026-01-01T00:00:00Z","#,
@@ -153,11 +137,7 @@ impl Shape {
         let mut json = String::with_capacity(1024);
         let first = part * SLICE;
         let last = self.endpoints_of(i).min(first + SLICE);
-        let marker = if headless {
-            r#","service.kubernetes.io/headless":"""#
-        } else {
-            ""
-        };
+        let marker = if headless { r#","service.kubernetes.io/headless":"""# } else { "" };
         let _ = write!(
             json,
             concat!(
@@ -189,10 +169,7 @@ impl Shape {
         json.push_str("]}");
         let labels = [
             ("kubernetes.io/service-name", service.as_str()),
-            (
-                "endpointslice.kubernetes.io/managed-by",
-                "endpointslice-controller.k8s.io",
-            ),
+            ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io"),
             ("service.kubernetes.io/headless", ""),
         ];
         let labels = if headless { &labels[..] } else { &labels[..2] };

@@ -31,9 +31,7 @@ pub(crate) fn respond(
     let revision = request.revision("resourceVersion")?;
     let limit: usize = match request.parameter("limit") {
         "" => 0,
-        text => text
-            .parse()
-            .map_err(|_| Status::new(400, format!("invalid limit: {text}")))?,
+        text => text.parse().map_err(|_| Status::new(400, format!("invalid limit: {text}")))?,
     };
     let token = request.parameter("continue");
     if request.flag("sendInitialEvents") {
@@ -51,14 +49,7 @@ pub(crate) fn respond(
         }
         let (number, start) = read_token(token)?;
         let snapshot = store.kept(number).ok_or_else(Status::continue_expired)?;
-        return Ok(page(
-            resource,
-            &snapshot,
-            number,
-            start,
-            limit,
-            request.metadata_only,
-        ));
+        return Ok(page(resource, &snapshot, number, start, limit, request.metadata_only));
     }
     let snapshot = store.snapshot(resource, &selector);
     if let Some(asked) = revision.filter(|asked| *asked > snapshot.revision) {
@@ -68,14 +59,7 @@ pub(crate) fn respond(
         return Ok(page(resource, &snapshot, 0, 0, 0, request.metadata_only));
     }
     let number = store.keep(&snapshot);
-    Ok(page(
-        resource,
-        &snapshot,
-        number,
-        0,
-        limit,
-        request.metadata_only,
-    ))
+    Ok(page(resource, &snapshot, number, 0, limit, request.metadata_only))
 }
 
 /// Answers a get.
@@ -102,11 +86,7 @@ pub(crate) fn write_typed(
     metadata_only: bool,
 ) {
     let (kind, api_version, json) = if metadata_only {
-        (
-            "PartialObjectMetadata",
-            "meta.k8s.io/v1".to_owned(),
-            object.metadata_only(),
-        )
+        ("PartialObjectMetadata", "meta.k8s.io/v1".to_owned(), object.metadata_only())
     } else {
         (resource.kind, resource.api_version(), object.json())
     };
@@ -134,21 +114,14 @@ fn page(
     metadata_only: bool,
 ) -> Pieces {
     let all = snapshot.objects.clone();
-    let end = if limit == 0 {
-        all.len()
-    } else {
-        all.len().min(start.saturating_add(limit))
-    };
+    let end = if limit == 0 { all.len() } else { all.len().min(start.saturating_add(limit)) };
     let mut metadata = json!({"resourceVersion": snapshot.revision.to_string()});
     if end < all.len() {
         metadata["continue"] = json!(write_token(number, end));
         metadata["remainingItemCount"] = json!(all.len() - end);
     }
     let (kind, api_version) = if metadata_only {
-        (
-            "PartialObjectMetadataList".to_owned(),
-            "meta.k8s.io/v1".to_owned(),
-        )
+        ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned())
     } else {
         (format!("{}List", resource.kind), resource.api_version())
     };
@@ -157,15 +130,8 @@ fn page(
     );
     // Built-in types have neither kind nor apiVersion on list items, custom resources have both.
     let typed = resource.custom || metadata_only;
-    let state = Items {
-        resource,
-        all,
-        next: start.min(end),
-        end,
-        typed,
-        metadata_only,
-        head: Some(head),
-    };
+    let state =
+        Items { resource, all, next: start.min(end), end, typed, metadata_only, head: Some(head) };
     stream::unfold(Some(state), |state| async move {
         let mut state = state?;
         let piece = state.piece();
@@ -225,9 +191,6 @@ fn read_token(token: &str) -> Result<(u64, usize), Status> {
     let text = URL_SAFE_NO_PAD.decode(token).map_err(|_| bad())?;
     let value: Value = serde_json::from_slice(&text).map_err(|_| bad())?;
     let snapshot = value["snapshot"].as_u64().ok_or_else(bad)?;
-    let start = value["start"]
-        .as_u64()
-        .and_then(|s| usize::try_from(s).ok())
-        .ok_or_else(bad)?;
+    let start = value["start"].as_u64().and_then(|s| usize::try_from(s).ok()).ok_or_else(bad)?;
     Ok((snapshot, start))
 }

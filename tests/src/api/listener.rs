@@ -43,18 +43,11 @@ impl Control {
     pub(crate) fn start(shared: Arc<Shared>) -> anyhow::Result<Self> {
         // The guard stays bound, never listening, so that the port is ours while the server refuses.
         let guard = bound(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)))?;
-        let address = guard
-            .local_addr()?
-            .as_socket()
-            .ok_or_else(|| io::Error::other("not an IP socket"))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let (open, cut, shutdown) = (
-            watch::Sender::new(true),
-            watch::Sender::new(0),
-            watch::Sender::new(false),
-        );
+        let address =
+            guard.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (open, cut, shutdown) =
+            (watch::Sender::new(true), watch::Sender::new(0), watch::Sender::new(false));
         let listening = Arc::new(AtomicBool::new(false));
         let generation = Generation::default();
         let task = Accept {
@@ -66,22 +59,14 @@ impl Control {
             listening: listening.clone(),
             generation: generation.clone(),
         };
-        let thread = std::thread::Builder::new()
-            .name("test-apiserver".into())
-            .spawn(move || {
+        let thread =
+            std::thread::Builder::new().name("test-apiserver".into()).spawn(move || {
                 let _guard = guard;
                 runtime.block_on(task.run());
                 runtime.shutdown_background();
             })?;
-        let control = Self {
-            address,
-            open,
-            cut,
-            shutdown,
-            listening,
-            generation,
-            thread: Some(thread),
-        };
+        let control =
+            Self { address, open, cut, shutdown, listening, generation, thread: Some(thread) };
         control.set_open(true);
         Ok(control)
     }
@@ -96,16 +81,10 @@ impl Control {
 
     /// Drops every connection; returns when they are gone.
     pub(crate) fn cut(&self) {
-        let old = std::mem::take(
-            &mut *self
-                .generation
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        let old =
+            std::mem::take(&mut *self.generation.lock().unwrap_or_else(PoisonError::into_inner));
         self.cut.send_modify(|n| *n += 1);
-        wait_for("connections to be cut", PATIENCE, || {
-            Arc::strong_count(&old) == 1
-        });
+        wait_for("connections to be cut", PATIENCE, || Arc::strong_count(&old) == 1);
     }
 }
 
@@ -213,9 +192,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     if shared.faults.garbles_connections() {
-        let _ = stream
-            .write_all(b"\x00\xff220 mail ready\r\n\x16\x03\x01garbage\r\n\r\n")
-            .await;
+        let _ = stream.write_all(b"\x00\xff220 mail ready\r\n\x16\x03\x01garbage\r\n\r\n").await;
         let _ = stream.shutdown().await;
         return;
     }

@@ -12,11 +12,7 @@ use super::status::Status;
 #[derive(Debug)]
 pub(crate) enum Target {
     /// A resource, perhaps within a namespace, perhaps one object.
-    Resource {
-        resource: &'static Resource,
-        namespace: Option<String>,
-        name: Option<String>,
-    },
+    Resource { resource: &'static Resource, namespace: Option<String>, name: Option<String> },
     /// Anything else: discovery, health, or nothing that is served.
     Path(String),
 }
@@ -37,16 +33,9 @@ impl ApiRequest {
     pub(crate) fn read(parts: &Parts) -> Self {
         let target = target(parts.uri.path());
         let query = parse_query(parts.uri.query().unwrap_or(""));
-        let header = |name: &str| {
-            parts
-                .headers
-                .get(name)
-                .and_then(|v| v.to_str().ok())
-                .unwrap_or("")
-        };
-        let watching = query
-            .get("watch")
-            .is_some_and(|w| matches!(w.as_str(), "true" | "1" | ""));
+        let header =
+            |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let watching = query.get("watch").is_some_and(|w| matches!(w.as_str(), "true" | "1" | ""));
         let verb = match (&target, parts.method.as_str()) {
             (Target::Resource { .. }, "GET") if watching => "watch".to_owned(),
             (Target::Resource { name: Some(_), .. }, "GET") => "get".to_owned(),
@@ -58,9 +47,7 @@ impl ApiRequest {
             verb,
             query,
             user_agent: header("user-agent").to_owned(),
-            bearer: header("authorization")
-                .strip_prefix("Bearer ")
-                .map(str::to_owned),
+            bearer: header("authorization").strip_prefix("Bearer ").map(str::to_owned),
             metadata_only: header("accept").contains("as=PartialObjectMetadata"),
         }
     }
@@ -86,25 +73,15 @@ impl ApiRequest {
 
     /// The selector; one object's name in the path of a watch selects by that name.
     pub(crate) fn selector(&self) -> Result<Selector, Status> {
-        let Target::Resource {
-            resource,
-            namespace,
-            name,
-        } = &self.target
-        else {
+        let Target::Resource { resource, namespace, name } = &self.target else {
             return Ok(Selector::default());
         };
         let mut fields = self.parameter("fieldSelector").to_owned();
         if let Some(name) = name {
             fields = format!("metadata.name={name},{fields}");
         }
-        Selector::parse(
-            resource,
-            namespace.as_deref(),
-            self.parameter("labelSelector"),
-            &fields,
-        )
-        .map_err(|why| Status::new(400, why))
+        Selector::parse(resource, namespace.as_deref(), self.parameter("labelSelector"), &fields)
+            .map_err(|why| Status::new(400, why))
     }
 
     /// How the log and fault scopes call what is asked for.
@@ -159,9 +136,8 @@ fn decode(text: &str) -> String {
             b'+' => out.push(b' '),
             b'%' => {
                 let hex: Vec<u8> = bytes.by_ref().take(2).collect();
-                let value = std::str::from_utf8(&hex)
-                    .ok()
-                    .and_then(|h| u8::from_str_radix(h, 16).ok());
+                let value =
+                    std::str::from_utf8(&hex).ok().and_then(|h| u8::from_str_radix(h, 16).ok());
                 out.push(value.unwrap_or(b'?'));
             }
             other => out.push(other),
@@ -183,10 +159,7 @@ mod tests {
         let r = read(
             "/apis/discovery.k8s.io/v1/namespaces/a/endpointslices?watch=true&labelSelector=a%20in%20(b%2Cc)",
         );
-        assert_eq!(
-            (r.verb.as_str(), r.resource_name()),
-            ("watch", "endpointslices")
-        );
+        assert_eq!((r.verb.as_str(), r.resource_name()), ("watch", "endpointslices"));
         assert_eq!(r.parameter("labelSelector"), "a in (b,c)");
         assert_eq!(read("/api/v1/namespaces/a").verb, "get");
         assert_eq!(read("/api/v1/namespaces").verb, "list");

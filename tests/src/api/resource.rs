@@ -32,10 +32,7 @@ pub static RESOURCES: &[Resource] = &[
         version: "v1",
         namespaced: true,
         custom: false,
-        fields: &[
-            ("spec.clusterIP", "/spec/clusterIP"),
-            ("spec.type", "/spec/type"),
-        ],
+        fields: &[("spec.clusterIP", "/spec/clusterIP"), ("spec.type", "/spec/type")],
         empty: r#","spec":{},"status":{"loadBalancer":{}}"#,
     },
     Resource {

@@ -50,19 +50,13 @@ impl Selector {
             .filter(|f| !f.trim().is_empty())
             .map(|f| parse_field(resource, f.trim()))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self {
-            namespace: namespace.map(str::to_owned),
-            labels,
-            fields,
-        })
+        Ok(Self { namespace: namespace.map(str::to_owned), labels, fields })
     }
 
     /// Whether the object is asked for.
     #[must_use]
     pub fn matches(&self, object: &Object) -> bool {
-        self.namespace
-            .as_deref()
-            .is_none_or(|ns| ns == object.namespace())
+        self.namespace.as_deref().is_none_or(|ns| ns == object.namespace())
             && self.labels.iter().all(|l| l.matches(object))
             && self.fields.iter().all(|f| f.matches(object))
     }
@@ -71,13 +65,13 @@ impl Selector {
 impl Label {
     fn matches(&self, object: &Object) -> bool {
         match self {
-            Self::In(key, values) => object
-                .label(key)
-                .is_some_and(|have| values.iter().any(|v| v == have)),
+            Self::In(key, values) => {
+                object.label(key).is_some_and(|have| values.iter().any(|v| v == have))
+            }
             // As in Kubernetes, an object without the label satisfies "not equal" and "not in".
-            Self::NotIn(key, values) => object
-                .label(key)
-                .is_none_or(|have| values.iter().all(|v| v != have)),
+            Self::NotIn(key, values) => {
+                object.label(key).is_none_or(|have| values.iter().all(|v| v != have))
+            }
             Self::Exists(key) => object.label(key).is_some(),
             Self::Missing(key) => object.label(key).is_none(),
         }
@@ -105,11 +99,7 @@ fn split_outside_parentheses(text: &str) -> Vec<&str> {
         }
     }
     parts.push(&text[start..]);
-    parts
-        .into_iter()
-        .map(str::trim)
-        .filter(|p| !p.is_empty())
-        .collect()
+    parts.into_iter().map(str::trim).filter(|p| !p.is_empty()).collect()
 }
 
 fn parse_label(text: &str) -> Result<Label, Refusal> {
@@ -122,18 +112,13 @@ fn parse_label(text: &str) -> Result<Label, Refusal> {
         return Ok(Label::In(key(k), one(v)));
     }
     if let Some((head, set)) = text.split_once('(') {
-        let values: Vec<String> = set
-            .trim_end_matches(')')
-            .split(',')
-            .map(|v| v.trim().to_owned())
-            .collect();
+        let values: Vec<String> =
+            set.trim_end_matches(')').split(',').map(|v| v.trim().to_owned()).collect();
         let mut words = head.split_whitespace();
         return match (words.next(), words.next(), words.next()) {
             (Some(k), Some("in"), None) => Ok(Label::In(key(k), values)),
             (Some(k), Some("notin"), None) => Ok(Label::NotIn(key(k), values)),
-            _ => Err(format!(
-                "unable to parse requirement: found '{head}', expected: in, notin"
-            )),
+            _ => Err(format!("unable to parse requirement: found '{head}', expected: in, notin")),
         };
     }
     if text.contains(char::is_whitespace) {
@@ -151,20 +136,14 @@ fn parse_field(resource: &Resource, text: &str) -> Result<Field, Refusal> {
     } else if let Some((k, v)) = text.split_once("==").or_else(|| text.split_once('=')) {
         (k, v, true)
     } else {
-        return Err(format!(
-            "invalid selector: '{text}'; can't understand '{text}'"
-        ));
+        return Err(format!("invalid selector: '{text}'; can't understand '{text}'"));
     };
     let known = matches!(name, "metadata.name" | "metadata.namespace")
         || resource.fields.iter().any(|(field, _)| *field == name);
     if !known {
         return Err(format!("field label not supported: {name}"));
     }
-    Ok(Field {
-        name: name.to_owned(),
-        value: value.to_owned(),
-        equal,
-    })
+    Ok(Field { name: name.to_owned(), value: value.to_owned(), equal })
 }
 
 #[cfg(test)]
@@ -181,9 +160,7 @@ mod tests {
     }
 
     fn matches(labels: &str, fields: &str, object: &Object) -> bool {
-        Selector::parse(Resource::named("pods"), None, labels, fields)
-            .unwrap()
-            .matches(object)
+        Selector::parse(Resource::named("pods"), None, labels, fields).unwrap().matches(object)
     }
 
     #[test]
@@ -202,14 +179,7 @@ mod tests {
         ] {
             assert!(matches(yes, "", &a), "{yes}");
         }
-        for no in [
-            "!app",
-            "app!=web",
-            "app in (db)",
-            "zone",
-            "zone=a",
-            "app,zone",
-        ] {
+        for no in ["!app", "app!=web", "app in (db)", "zone", "zone=a", "app,zone"] {
             assert!(!matches(no, "", &a), "{no}");
         }
         assert!(Selector::parse(Resource::named("pods"), None, "a between (b)", "").is_err());
@@ -222,9 +192,6 @@ mod tests {
         assert!(!matches("", "spec.nodeName!=node-1", &a));
         assert!(!matches("", "metadata.name=q", &a));
         let refused = Selector::parse(Resource::named("services"), None, "", "spec.nodeName=x");
-        assert_eq!(
-            refused.unwrap_err(),
-            "field label not supported: spec.nodeName"
-        );
+        assert_eq!(refused.unwrap_err(), "field label not supported: spec.nodeName");
     }
 }

@@ -67,11 +67,7 @@ impl ApiServer {
     /// No port, no thread, or no certificate.
     pub fn try_with(options: Options) -> anyhow::Result<Self> {
         let authority = Authority::new("test-kubernetes-ca")?;
-        let tls = if options.plain_http {
-            None
-        } else {
-            Some(authority.server_config()?)
-        };
+        let tls = if options.plain_http { None } else { Some(authority.server_config()?) };
         let shared = Arc::new(Shared {
             store: Arc::new(Store::new(100_000)),
             faults: Faults::new(),
@@ -101,8 +97,7 @@ impl ApiServer {
 
     /// Deletes an object, by plural resource name; false if there was none.
     pub fn delete(&self, resource: &str, namespace: &str, name: &str) -> bool {
-        self.store()
-            .delete(Resource::named(resource), namespace, name)
+        self.store().delete(Resource::named(resource), namespace, name)
     }
 
     /// Stores every object of a list. See [`Store::load`].
@@ -129,11 +124,7 @@ impl ApiServer {
     /// `https://127.0.0.1:PORT`, or `http://` without TLS.
     #[must_use]
     pub fn url(&self) -> String {
-        let scheme = if self.shared.lock().tls.is_some() {
-            "https"
-        } else {
-            "http"
-        };
+        let scheme = if self.shared.lock().tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.control.address)
     }
 
@@ -152,21 +143,13 @@ impl ApiServer {
     /// The newest bearer token that is valid; empty if none is.
     #[must_use]
     pub fn token(&self) -> String {
-        self.shared
-            .lock()
-            .tokens
-            .last()
-            .cloned()
-            .unwrap_or_default()
+        self.shared.lock().tokens.last().cloned().unwrap_or_default()
     }
 
     /// Adds a new token and returns it; with `expire`, all older ones are invalid from now on.
     pub fn rotate_token(&self, expire: bool) -> String {
         let mut state = self.shared.lock();
-        let token = format!(
-            "test-token-{}",
-            state.tokens.len() + 1 + usize::from(expire) * 1000
-        );
+        let token = format!("test-token-{}", state.tokens.len() + 1 + usize::from(expire) * 1000);
         if expire {
             state.tokens.clear();
         }
@@ -230,10 +213,7 @@ impl ApiServer {
     #[must_use]
     pub fn environment(&self) -> Vec<(String, String)> {
         vec![
-            (
-                "KUBERNETES_SERVICE_HOST".into(),
-                self.control.address.ip().to_string(),
-            ),
+            ("KUBERNETES_SERVICE_HOST".into(), self.control.address.ip().to_string()),
             ("KUBERNETES_SERVICE_PORT".into(), self.port().to_string()),
         ]
     }
@@ -284,10 +264,7 @@ impl ApiServer {
     /// Requests with this verb for this resource.
     #[must_use]
     pub fn requests_of(&self, verb: &str, resource: &str) -> Vec<RequestRecord> {
-        self.requests()
-            .into_iter()
-            .filter(|r| r.verb == verb && r.resource == resource)
-            .collect()
+        self.requests().into_iter().filter(|r| r.verb == verb && r.resource == resource).collect()
     }
 
     /// Forgets the requests so far.
@@ -309,10 +286,7 @@ impl Shared {
         let state = self.lock();
         state.anonymous
             || certificate
-            || request
-                .bearer
-                .as_ref()
-                .is_some_and(|token| state.tokens.contains(token))
+            || request.bearer.as_ref().is_some_and(|token| state.tokens.contains(token))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

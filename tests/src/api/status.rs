@@ -51,10 +51,7 @@ impl Status {
         if let Some(name) = name {
             details["name"] = json!(name);
         }
-        Self {
-            details,
-            ..Self::new(403, message)
-        }
+        Self { details, ..Self::new(403, message) }
     }
 
     pub(crate) fn not_found(resource: &Resource, name: &str) -> Self {
@@ -74,10 +71,7 @@ impl Status {
 
     pub(crate) fn continue_expired() -> Self {
         let message = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.";
-        Self {
-            reason: "Expired",
-            ..Self::new(410, message)
-        }
+        Self { reason: "Expired", ..Self::new(410, message) }
     }
 
     /// A revision from the future, as after a restore from backup or from a lagging replica.
@@ -87,12 +81,7 @@ impl Status {
             "retryAfterSeconds": 1,
         });
         let message = format!("Too large resource version: {asked}, current: {current}");
-        Self {
-            details,
-            retry_after: Some(1),
-            reason: "Timeout",
-            ..Self::new(504, message)
-        }
+        Self { details, retry_after: Some(1), reason: "Timeout", ..Self::new(504, message) }
     }
 
     pub(crate) fn invalid_option(field: &str, message: &str) -> Self {
@@ -101,18 +90,11 @@ impl Status {
             "causes": [{"reason": "FieldValueForbidden", "message": message, "field": field}],
         });
         let text = format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: {message}");
-        Self {
-            details,
-            ..Self::new(422, text)
-        }
+        Self { details, ..Self::new(422, text) }
     }
 
     pub(crate) fn retry_after(self, seconds: u64) -> Self {
-        Self {
-            details: json!({"retryAfterSeconds": seconds}),
-            retry_after: Some(seconds),
-            ..self
-        }
+        Self { details: json!({"retryAfterSeconds": seconds}), retry_after: Some(seconds), ..self }
     }
 
     pub(crate) fn to_json(&self) -> Bytes {

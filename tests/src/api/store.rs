@@ -107,21 +107,19 @@ impl Object {
                 metadata
                     .entry("uid")
                     .or_insert_with(|| json!(format!("00000000-0000-4000-8000-{revision:012x}")));
-                metadata
-                    .entry("creationTimestamp")
-                    .or_insert(json!("2026-01-01T00:00:00Z"));
+                metadata.entry("creationTimestamp").or_insert(json!("2026-01-01T00:00:00Z"));
             }
         }
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
-        let labels = value
-            .pointer("/metadata/labels")
-            .and_then(Value::as_object)
-            .map_or_else(Box::default, |labels| {
+        let labels = value.pointer("/metadata/labels").and_then(Value::as_object).map_or_else(
+            Box::default,
+            |labels| {
                 labels
                     .iter()
                     .filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into())))
                     .collect()
-            });
+            },
+        );
         let fields = resource
             .fields
             .iter()
@@ -150,15 +148,9 @@ impl Object {
         revision: u64,
     ) -> Self {
         Self {
-            key: Key {
-                namespace: namespace.into(),
-                name: name.into(),
-            },
+            key: Key { namespace: namespace.into(), name: name.into() },
             revision,
-            labels: labels
-                .iter()
-                .map(|(k, v)| ((*k).into(), (*v).into()))
-                .collect(),
+            labels: labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
             fields: Box::default(),
             json,
             metadata_only: OnceLock::new(),
@@ -186,10 +178,7 @@ impl Object {
     /// The value of a label.
     #[must_use]
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.labels
-            .iter()
-            .find(|(k, _)| **k == *key)
-            .map(|(_, v)| &**v)
+        self.labels.iter().find(|(k, _)| **k == *key).map(|(_, v)| &**v)
     }
 
     /// The value of a field that selectors may name.
@@ -198,11 +187,7 @@ impl Object {
         match name {
             "metadata.name" => Some(self.name()),
             "metadata.namespace" => Some(self.namespace()),
-            _ => self
-                .fields
-                .iter()
-                .find(|(k, _)| *k == name)
-                .map(|(_, v)| &**v),
+            _ => self.fields.iter().find(|(k, _)| *k == name).map(|(_, v)| &**v),
         }
     }
 
@@ -233,21 +218,12 @@ impl Store {
         let inner = Inner {
             // Like a server that has lived: a client that takes 0 for a revision fails here as it would there.
             revision: 1000,
-            kinds: RESOURCES
-                .iter()
-                .map(|_| Kind {
-                    floor: 1000,
-                    ..Kind::default()
-                })
-                .collect(),
+            kinds: RESOURCES.iter().map(|_| Kind { floor: 1000, ..Kind::default() }).collect(),
             snapshots: VecDeque::new(),
             next_snapshot: 0,
             history,
         };
-        Self {
-            inner: Mutex::new(inner),
-            changed: watch::Sender::new(1000),
-        }
+        Self { inner: Mutex::new(inner), changed: watch::Sender::new(1000) }
     }
 
     /// Creates or replaces an object, by its `apiVersion`, `kind`, namespace and name; returns the new revision.
@@ -256,10 +232,7 @@ impl Store {
     /// When the kind is none that the server knows.
     pub fn put(&self, value: Value) -> u64 {
         let Some(resource) = Resource::of(&value) else {
-            panic!(
-                "not a kind of this server: {} {}",
-                value["apiVersion"], value["kind"]
-            );
+            panic!("not a kind of this server: {} {}", value["apiVersion"], value["kind"]);
         };
         self.write(resource, |revision| Object::new(resource, value, revision))
     }
@@ -273,18 +246,13 @@ impl Store {
         json: impl Into<Bytes>,
     ) -> u64 {
         let json = json.into();
-        self.write(resource, |revision| {
-            Object::raw(namespace, name, &[], json, revision)
-        })
+        self.write(resource, |revision| Object::raw(namespace, name, &[], json, revision))
     }
 
     /// Deletes an object; false if there was none.
     pub fn delete(&self, resource: &'static Resource, namespace: &str, name: &str) -> bool {
         let mut inner = self.lock();
-        let key = Key {
-            namespace: namespace.into(),
-            name: name.into(),
-        };
+        let key = Key { namespace: namespace.into(), name: name.into() };
         let Some(previous) = inner.kinds[resource.index()].objects.remove(&key) else {
             return false;
         };
@@ -296,15 +264,7 @@ impl Store {
         } else {
             Object::raw(namespace, name, &[], previous.json.clone(), revision)
         });
-        inner.record(
-            resource,
-            Event {
-                revision,
-                object,
-                previous: Some(previous),
-                deleted: true,
-            },
-        );
+        inner.record(resource, Event { revision, object, previous: Some(previous), deleted: true });
         drop(inner);
         self.changed.send_replace(revision);
         true
@@ -319,15 +279,10 @@ impl Store {
             Value::Array(items) => items.into_iter().for_each(|item| self.load(item)),
             Value::Object(ref map) if map.contains_key("items") => {
                 let api_version = list["apiVersion"].clone();
-                let kind = list["kind"]
-                    .as_str()
-                    .unwrap_or("")
-                    .trim_end_matches("List")
-                    .to_owned();
+                let kind = list["kind"].as_str().unwrap_or("").trim_end_matches("List").to_owned();
                 for mut item in list["items"].as_array().cloned().unwrap_or_default() {
                     if let Some(item) = item.as_object_mut().filter(|_| !kind.is_empty()) {
-                        item.entry("apiVersion")
-                            .or_insert_with(|| api_version.clone());
+                        item.entry("apiVersion").or_insert_with(|| api_version.clone());
                         item.entry("kind").or_insert_with(|| json!(kind));
                     }
                     self.put(item);
@@ -350,9 +305,7 @@ impl Store {
         for make in make {
             inner.revision += 1;
             let object = make(inner.revision);
-            inner.kinds[resource.index()]
-                .objects
-                .insert(object.key.clone(), Arc::new(object));
+            inner.kinds[resource.index()].objects.insert(object.key.clone(), Arc::new(object));
         }
         let revision = inner.revision;
         let kind = &mut inner.kinds[resource.index()];
@@ -387,14 +340,8 @@ impl Store {
     /// One object.
     #[must_use]
     pub fn object(&self, resource: &Resource, namespace: &str, name: &str) -> Option<Arc<Object>> {
-        let key = Key {
-            namespace: namespace.into(),
-            name: name.into(),
-        };
-        self.lock().kinds[resource.index()]
-            .objects
-            .get(&key)
-            .cloned()
+        let key = Key { namespace: namespace.into(), name: name.into() };
+        self.lock().kinds[resource.index()].objects.get(&key).cloned()
     }
 
     /// How many objects of this resource there are.
@@ -407,21 +354,14 @@ impl Store {
     #[must_use]
     pub fn values(&self, resource: &Resource) -> Vec<Value> {
         let all = Selector::default();
-        self.snapshot(resource, &all)
-            .objects
-            .iter()
-            .map(|o| o.value())
-            .collect()
+        self.snapshot(resource, &all).objects.iter().map(|o| o.value()).collect()
     }
 
     pub(crate) fn snapshot(&self, resource: &Resource, selector: &Selector) -> Snapshot {
         let inner = self.lock();
         let objects = inner.kinds[resource.index()].objects.values();
         let objects = Arc::new(objects.filter(|o| selector.matches(o)).cloned().collect());
-        Snapshot {
-            revision: inner.revision,
-            objects,
-        }
+        Snapshot { revision: inner.revision, objects }
     }
 
     /// Keeps a snapshot for the pages that will be read from it; returns its number.
@@ -439,11 +379,7 @@ impl Store {
     /// The snapshot that a page token was made from, unless it has been dropped.
     pub(crate) fn kept(&self, number: u64) -> Option<Snapshot> {
         let inner = self.lock();
-        inner
-            .snapshots
-            .iter()
-            .find(|(n, _)| *n == number)
-            .map(|(_, snapshot)| snapshot.clone())
+        inner.snapshots.iter().find(|(n, _)| *n == number).map(|(_, snapshot)| snapshot.clone())
     }
 
     /// The changes after `revision`.
@@ -454,10 +390,7 @@ impl Store {
             return Since::Gone { oldest: kind.floor };
         }
         let first = kind.events.partition_point(|e| e.revision <= revision);
-        Since::Events(
-            kind.events.range(first..).cloned().collect(),
-            inner.revision,
-        )
+        Since::Events(kind.events.range(first..).cloned().collect(), inner.revision)
     }
 
     /// Tells of every new revision.
@@ -475,18 +408,9 @@ impl Store {
         inner.revision += 1;
         let revision = inner.revision;
         let object = Arc::new(make(revision));
-        let previous = inner.kinds[resource.index()]
-            .objects
-            .insert(object.key.clone(), object.clone());
-        inner.record(
-            resource,
-            Event {
-                revision,
-                object,
-                previous,
-                deleted: false,
-            },
-        );
+        let previous =
+            inner.kinds[resource.index()].objects.insert(object.key.clone(), object.clone());
+        inner.record(resource, Event { revision, object, previous, deleted: false });
         drop(inner);
         self.changed.send_replace(revision);
         revision

@@ -167,11 +167,7 @@ impl Watch {
             if self.ended {
                 return None;
             }
-            let wake = if self.bookmarks {
-                due.min(self.deadline)
-            } else {
-                self.deadline
-            };
+            let wake = if self.bookmarks { due.min(self.deadline) } else { self.deadline };
             tokio::select! {
                 changed = self.changes.changed() => changed.ok()?,
                 changed = self.faults.changed() => changed.ok()?,
@@ -199,10 +195,7 @@ impl Watch {
     fn write_events(&self, events: &[Event]) -> Bytes {
         let mut out = BytesMut::new();
         for event in events {
-            let before = event
-                .previous
-                .as_ref()
-                .is_some_and(|p| self.selector.matches(p));
+            let before = event.previous.as_ref().is_some_and(|p| self.selector.matches(p));
             let after = !event.deleted && self.selector.matches(&event.object);
             // An object that ceases to match is deleted as far as this client knows.
             match (before, after) {
@@ -225,11 +218,7 @@ impl Watch {
         let (kind, api_version, empty) = if self.metadata_only {
             ("PartialObjectMetadata", "meta.k8s.io/v1".to_owned(), "")
         } else {
-            (
-                self.resource.kind,
-                self.resource.api_version(),
-                self.resource.empty,
-            )
+            (self.resource.kind, self.resource.api_version(), self.resource.empty)
         };
         let revision = self.revision;
         Bytes::from(format!(
@@ -248,8 +237,6 @@ impl Watch {
     }
 
     fn holds(&self, fault: Fault) -> bool {
-        self.shared
-            .faults
-            .holds("watch", self.resource.plural, fault)
+        self.shared.faults.holds("watch", self.resource.plural, fault)
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tests::api::generate::Shape;
 use tests::api::{ApiServer, Options, StreamingLists};
+use tests::poll::pause;
 
 const USAGE: &str = "usage: test-apiserver [OPTION]... [FILE.yaml|FILE.json]...
   --kubeconfig FILE      write the kubeconfig here instead of to a temporary folder
@@ -37,9 +38,7 @@ fn main() -> anyhow::Result<()> {
         shape.fill(server.store());
     }
     let folder = tempfile::tempdir()?;
-    let kubeconfig = arguments
-        .kubeconfig
-        .unwrap_or_else(|| folder.path().join("kubeconfig"));
+    let kubeconfig = arguments.kubeconfig.unwrap_or_else(|| folder.path().join("kubeconfig"));
     server.write_kubeconfig(&kubeconfig);
     println!("{}", kubeconfig.display());
     match arguments.shape.filter(|_| arguments.events > 0) {
@@ -54,13 +53,9 @@ fn change_forever(server: &ApiServer, shape: &Shape, events: u32) -> ! {
     let pause = Duration::from_secs(1) / events;
     let mut due = std::time::Instant::now();
     for generation in (1_u32..).cycle() {
-        shape.touch(
-            server.store(),
-            generation as usize % shape.services.max(1),
-            generation,
-        );
+        shape.touch(server.store(), generation as usize % shape.services.max(1), generation);
         due += pause;
-        std::thread::sleep(due.saturating_duration_since(std::time::Instant::now()));
+        pause(due.saturating_duration_since(std::time::Instant::now()));
     }
     unreachable!("the generations repeat");
 }
@@ -76,18 +71,11 @@ fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Arguments> {
     let (mut headless, mut endpoints, mut namespaces) = (None, None, 100);
     while let Some(word) = words.next() {
         let mut number = || -> anyhow::Result<usize> {
-            let text = words
-                .next()
-                .with_context(|| format!("{word} wants a number"))?;
+            let text = words.next().with_context(|| format!("{word} wants a number"))?;
             text.parse().with_context(|| format!("{word} {text}"))
         };
         match word.as_str() {
-            "--services" => {
-                out.shape = Some(Shape {
-                    services: number()?,
-                    ..Shape::default()
-                })
-            }
+            "--services" => out.shape = Some(Shape { services: number()?, ..Shape::default() }),
             "--headless" => headless = Some(number()?),
             "--endpoints" => endpoints = Some(number()?),
             "--namespaces" => namespaces = number()?,
