@@ -27,7 +27,10 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
-    let arguments = parse(std::env::args().skip(1))?;
+    let Some(arguments) = parse(std::env::args().skip(1))? else {
+        println!("{USAGE}");
+        return Ok(());
+    };
     let mut options = Options::default();
     options.behaviour.streaming_lists = arguments.streaming;
     let server = ApiServer::try_with(options)?;
@@ -50,17 +53,17 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn change_forever(server: &ApiServer, shape: &Shape, events: u32) -> ! {
-    let pause = Duration::from_secs(1) / events;
+    let step = Duration::from_secs(1) / events;
     let mut due = std::time::Instant::now();
     for generation in (1_u32..).cycle() {
         shape.touch(server.store(), generation as usize % shape.services.max(1), generation);
-        due += pause;
+        due += step;
         pause(due.saturating_duration_since(std::time::Instant::now()));
     }
     unreachable!("the generations repeat");
 }
 
-fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Arguments> {
+fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Option<Arguments>> {
     let mut out = Arguments {
         kubeconfig: None,
         shape: None,
@@ -84,10 +87,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Arguments> {
             "--kubeconfig" => {
                 out.kubeconfig = Some(words.next().context("--kubeconfig wants a file")?.into())
             }
-            "-h" | "--help" => {
-                println!("{USAGE}");
-                std::process::exit(0);
-            }
+            "-h" | "--help" => return Ok(None),
             option if option.starts_with('-') => bail!("unknown option {option}\n{USAGE}"),
             file => out.files.push(file.into()),
         }
@@ -97,5 +97,5 @@ fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Arguments> {
         shape.endpoints = endpoints.unwrap_or(shape.services * 15);
         shape.namespaces = namespaces;
     }
-    Ok(out)
+    Ok(Some(out))
 }
