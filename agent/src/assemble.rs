@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::chain::{Chain, Handler};
+use crate::chain::{Chain, ErrorLog, Handler, QueryLog};
+use crate::logging;
+use crate::metrics::Enabled;
+use crate::metrics::{Metrics, Source};
 use crate::plugin::{self, Block, health, reload};
 use crate::server::Dispatch;
 
@@ -13,19 +17,22 @@ use crate::server::Dispatch;
 pub struct Shared {
     /// Threads that answer.
     pub workers: usize,
-}
-
-impl Shared {
-    /// For `workers` threads.
-    pub fn new(workers: usize) -> Arc<Self> {
-        Arc::new(Self { workers })
-    }
+    /// What /metrics shows.
+    pub metrics: Arc<Metrics>,
+    /// How the log is written.
+    pub log_format: logging::Format,
+    /// Whether a panic is logged with its stack (`errors { stacktrace }`).
+    pub stacktrace: Arc<AtomicBool>,
 }
 
 /// A configuration that can be served.
 pub struct Assembled {
     /// Every chain.
     pub chains: Vec<Arc<Chain>>,
+    /// What it has to show in /metrics.
+    pub sources: Vec<Arc<dyn Source>>,
+    /// Whether a panic is logged with its stack.
+    pub stacktrace: bool,
     /// Who answers on which address.
     pub listeners: BTreeMap<SocketAddr, Arc<Dispatch>>,
     /// How long the start may wait for what is not ready: the longest `startup_timeout`.
@@ -37,6 +44,13 @@ pub struct Assembled {
 }
 
 impl Assembled {
+    /// Makes the process show this configuration in its metrics; `hash` is that of the Corefile.
+    pub fn show(&self, shared: &Shared, hash: &str) {
+        shared.metrics.replace(self.sources.clone());
+        shared.metrics.common().set_version("sha512", hash.to_owned());
+        shared.stacktrace.store(self.stacktrace, Relaxed);
+    }
+
     /// What the handlers still wait for, each said once.
     pub fn waiting_for(&self) -> Vec<String> {
         let mut reasons: Vec<String> = self
@@ -57,18 +71,25 @@ impl Assembled {
 pub fn assemble(blocks: &[Block], shared: &Arc<Shared>) -> anyhow::Result<Assembled> {
     let mut by_address: BTreeMap<SocketAddr, Vec<Arc<Chain>>> = BTreeMap::new();
     let mut chains = Vec::new();
+    let mut sources: Vec<Arc<dyn Source>> = Vec::new();
     for block in blocks {
         let handlers = handlers(block, shared)?;
         let mut addresses = block.bind.resolve()?;
         if addresses.is_empty() {
             addresses.push(unspecified());
         }
+        let log = block.log.clone().map(|log| Arc::new(log.build(shared.log_format)));
+        let errors = block.errors.clone().map(|errors| Arc::new(errors.build()));
         for zone in &block.written.zones {
             for &ip in &addresses {
                 let server = format!("{}://{}", zone.transport.scheme(), label(ip, zone.port));
                 let name = zone.name.clone();
-                let chain =
-                    Arc::new(Chain::new(name, server.into(), handlers.clone(), shared.workers));
+                let mut chain = Chain::new(name, server.into(), handlers.clone(), shared.workers);
+                chain.log = log.clone().map(|log| log as Arc<dyn QueryLog>);
+                chain.errors = errors.clone().map(|errors| errors as Arc<dyn ErrorLog>);
+                let chain = Arc::new(chain);
+                sources.push(Arc::clone(&chain) as Arc<dyn Source>);
+                sources.push(Arc::new(enabled(block, &chain)));
                 chains.push(Arc::clone(&chain));
                 by_address.entry(SocketAddr::new(ip, zone.port)).or_default().push(chain);
             }
@@ -77,6 +98,8 @@ pub fn assemble(blocks: &[Block], shared: &Arc<Shared>) -> anyhow::Result<Assemb
     let health: Vec<_> = blocks.iter().filter_map(|block| block.health).collect();
     Ok(Assembled {
         chains,
+        sources,
+        stacktrace: blocks.iter().filter_map(|block| block.errors.as_ref()).any(|e| e.stacktrace),
         listeners: by_address
             .into_iter()
             .map(|(address, chains)| (address, Arc::new(Dispatch::new(chains))))
@@ -94,6 +117,15 @@ fn handlers(block: &Block, _shared: &Arc<Shared>) -> anyhow::Result<Vec<Arc<dyn 
         handlers.push(Arc::new(plugin::whoami::Whoami));
     }
     Ok(handlers)
+}
+
+fn enabled(block: &Block, chain: &Chain) -> Enabled {
+    let directives = block.written.directives.iter();
+    Enabled {
+        server: Arc::clone(&chain.server_label),
+        zone: Arc::clone(&chain.zone_label),
+        names: directives.map(|directive| Arc::clone(&directive.name.text)).collect(),
+    }
 }
 
 /// Every address: the IPv6 one, which takes both families, or the IPv4 one where the kernel has no IPv6.

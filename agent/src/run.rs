@@ -16,6 +16,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::args::Serve;
 use crate::assemble::{Assembled, Shared, assemble};
 use crate::corefile::{self, Diagnostics};
+use crate::logging::{self, Logs};
+use crate::metrics::Metrics;
 use crate::plugin::{self, Block};
 use crate::server::Pool;
 use crate::server::pool::DRAIN;
@@ -53,15 +55,31 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control runtime")?;
-    let result = runtime.block_on(serve(args));
+    let metrics = Metrics::new();
+    let logs = Logs::start(args.log_format.into(), &args.log_level, &metrics)?;
+    let shared = Arc::new(Shared {
+        workers: workers(args),
+        stacktrace: logging::watch_panics(&metrics),
+        metrics,
+        log_format: args.log_format.into(),
+    });
+    let result = runtime.block_on(serve(args, shared));
+    logs.finish(Duration::from_secs(1));
     // A look-up of the file system that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn serve(args: &Serve) -> anyhow::Result<()> {
+fn workers(args: &Serve) -> usize {
+    match args.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS),
+        n => n,
+    }
+}
+
+async fn serve(args: &Serve, shared: Arc<Shared>) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let mut server = Server::start(args).await?;
+    let mut server = Server::start(args, shared).await?;
     loop {
         tokio::select! {
             asked = signals.next() => match asked {
@@ -76,16 +94,12 @@ async fn serve(args: &Serve) -> anyhow::Result<()> {
 }
 
 impl Server {
-    async fn start(args: &Serve) -> anyhow::Result<Self> {
+    async fn start(args: &Serve, shared: Arc<Shared>) -> anyhow::Result<Self> {
         let begun = Instant::now();
-        let workers = match args.workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS),
-            n => n,
-        };
         let loaded = load(args)?;
-        let shared = Shared::new(workers);
         let running = assemble(&loaded.blocks, &shared)?;
-        let pool = Pool::start(workers).context("cannot start the worker threads")?;
+        running.show(&shared, &loaded.hash);
+        let pool = Pool::start(shared.workers).context("cannot start the worker threads")?;
         wait_until_ready(&running, begun).await;
         pool.apply(running.listeners.clone())?;
         if let Some(path) = &args.pidfile {
@@ -95,7 +109,7 @@ impl Server {
         let addresses: Vec<_> = running.listeners.keys().map(ToString::to_string).collect();
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
-            workers,
+            workers = shared.workers,
             took_ms = took,
             addresses = addresses.join(" "),
             "serving"
@@ -118,13 +132,15 @@ impl Server {
         if let Err(error) = self.pool.apply(assembled.listeners.clone()) {
             return self.reload_failed(&error.into());
         }
+        assembled.show(&self.shared, &loaded.hash);
         self.running = assembled;
         self.hash = loaded.hash;
         tracing::info!(why, "reloaded the configuration");
     }
 
-    fn reload_failed(&mut self, error: &anyhow::Error) {
+    fn reload_failed(&self, error: &anyhow::Error) {
         tracing::error!("the configuration was not reloaded; the running one stays: {error:#}");
+        self.shared.metrics.common().reload_failed.add(1);
     }
 
     /// Returns when `reload` says that the file is to be looked at; never without that directive.
