@@ -16,6 +16,7 @@
 //!  -> server::udp       the batch of replies leaves from the addresses that were asked
 //! ```
 
+pub mod admin;
 pub mod args;
 pub mod assemble;
 pub mod chain;

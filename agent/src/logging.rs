@@ -86,7 +86,7 @@ impl Logs {
                 return;
             }
             last = back;
-            thread::sleep(Duration::from_millis(1));
+            thread::park_timeout(Duration::from_millis(1));
         }
         // Nothing is to be done about a writer that does not get on.
         let _ = waiting.recv_timeout(deadline.saturating_duration_since(std::time::Instant::now()));

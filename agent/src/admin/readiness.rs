@@ -1,0 +1,98 @@
+//! Whether queries can be answered as they should, and if not, what is missing.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwapOption;
+
+use crate::chain::Chain;
+use crate::plugin::ready::Monitor;
+
+/// Something that tells more of itself at `/ready?verbose`.
+pub trait Detail: Send + Sync {
+    /// Its key: a directive's name.
+    fn name(&self) -> &str;
+    /// What there is to tell: the age of a store, upstreams that are set aside.
+    fn detail(&self) -> serde_json::Value;
+}
+
+/// What `/ready` answers from: the handlers of the running configuration, and the process's own state.
+#[derive(Default)]
+pub struct Readiness {
+    running: ArcSwapOption<Running>,
+    stopping: AtomicBool,
+    /// With `monitor until-ready`: everything was ready once.
+    latched: AtomicBool,
+    own: Mutex<Vec<Box<str>>>,
+}
+
+struct Running {
+    chains: Vec<Arc<Chain>>,
+    details: Vec<Arc<dyn Detail>>,
+    monitor: Monitor,
+}
+
+impl Readiness {
+    /// Asks these chains from now on. Call it once the configuration is served.
+    pub fn set_running(
+        &self,
+        chains: Vec<Arc<Chain>>,
+        details: Vec<Arc<dyn Detail>>,
+        monitor: Monitor,
+    ) {
+        self.latched.store(false, Relaxed);
+        self.running.store(Some(Arc::new(Running { chains, details, monitor })));
+    }
+
+    /// Says that the process is about to end (lameduck); nothing takes it back.
+    pub fn set_stopping(&self) {
+        self.stopping.store(true, Relaxed);
+    }
+
+    /// What the process itself waits for, besides its handlers: the node's network, say. Empty: nothing.
+    pub fn set_own(&self, waits: Vec<Box<str>>) {
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = waits;
+    }
+
+    /// What is missing, a line for each; empty where everything is ready.
+    pub fn waits(&self) -> Vec<String> {
+        if self.stopping.load(Relaxed) {
+            return vec!["the server is about to stop".to_owned()];
+        }
+        let Some(running) = self.running.load_full() else {
+            return vec!["the server is starting".to_owned()];
+        };
+        if self.latched.load(Relaxed) {
+            return Vec::new();
+        }
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waits: Vec<String> = own.iter().map(ToString::to_string).collect();
+        drop(own);
+        for handler in running.chains.iter().flat_map(|chain| chain.handlers()) {
+            if let Some(wait) = handler.not_ready() {
+                let line = format!("{}: {wait}", handler.plugin().name());
+                // The zones of a block share its handlers.
+                if !waits.contains(&line) {
+                    waits.push(line);
+                }
+            }
+        }
+        if waits.is_empty() && running.monitor == Monitor::UntilReady {
+            self.latched.store(true, Relaxed);
+        }
+        waits
+    }
+
+    /// What the parts tell of themselves; several of one name stand in a list.
+    pub(super) fn details(&self) -> serde_json::Value {
+        let mut all = serde_json::Map::new();
+        for detail in self.running.load().iter().flat_map(|running| &running.details) {
+            let list =
+                all.entry(detail.name()).or_insert_with(|| serde_json::Value::Array(Vec::new()));
+            if let serde_json::Value::Array(list) = list {
+                list.push(detail.detail());
+            }
+        }
+        all.into()
+    }
+}
