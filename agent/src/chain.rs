@@ -12,7 +12,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::metrics::cells::Cells;
+use crate::plugin::cache::HotSet;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
+use crate::server::Dispatch;
 use crate::wire::{Name, Rcode, Reply, flags};
 
 /// A future that a handler returns.
@@ -44,6 +46,8 @@ pub struct Local {
     pub worker: usize,
     /// Moves on with every answer that rotates (`loadbalance`).
     pub rotation: usize,
+    /// What this worker has answered from the cache of late.
+    pub hot: HotSet,
 }
 
 thread_local! {
@@ -53,7 +57,7 @@ thread_local! {
 impl Local {
     /// A new worker's.
     pub fn new(worker: usize) -> Self {
-        Self { worker, rotation: worker }
+        Self { worker, rotation: worker, hot: HotSet::new() }
     }
 
     /// Makes this thread worker number `worker`'s.
@@ -87,6 +91,27 @@ impl<'a> Next<'a> {
     /// Serves the query by whoever comes next.
     pub fn resolve(self, request: &'a OwnedRequest) -> Resolving<'a> {
         self.chain.resolve_from(request, self.from)
+    }
+
+    /// The same, for a task that outlives the query. `None` where `dispatch` does not serve this chain.
+    pub fn detach(self, dispatch: &Dispatch) -> Option<Detached> {
+        let chain =
+            dispatch.chains().iter().find(|chain| std::ptr::eq(Arc::as_ptr(chain), self.chain))?;
+        Some(Detached { chain: Arc::clone(chain), from: self.from })
+    }
+}
+
+/// The handlers behind one, kept alive by whoever holds this.
+#[derive(Clone)]
+pub struct Detached {
+    chain: Arc<Chain>,
+    from: usize,
+}
+
+impl Detached {
+    /// The handlers.
+    pub fn next(&self) -> Next<'_> {
+        Next { chain: &self.chain, from: self.from }
     }
 }
 

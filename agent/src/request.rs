@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::clock::Tick;
 use crate::server::Dispatch;
+use crate::wire::reply::Ttl;
 use crate::wire::{Message, Query, Rcode, Reject, Reply};
 
 /// How a query came.
@@ -222,6 +223,8 @@ pub enum Step {
 pub struct Answer {
     /// The answer, question included.
     pub message: Arc<Message>,
+    /// What becomes of its times to live when it is sent.
+    pub ttl: Ttl,
     /// What to record.
     pub outcome: Outcome,
     /// What `errors` writes, where something went wrong.
@@ -231,7 +234,7 @@ pub struct Answer {
 impl Answer {
     /// An answer with its message.
     pub fn new(message: Arc<Message>, outcome: Outcome) -> Self {
-        Self { message, outcome, error: None }
+        Self { message, ttl: Ttl::Keep, outcome, error: None }
     }
 
     /// An answer that `write` writes into a reply of its own to `request`.

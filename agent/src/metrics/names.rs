@@ -55,6 +55,10 @@ families! {
     CACHE_SERVED_STALE = Counter "coredns_cache_served_stale_total" ["server", "zones", "view"];
     /// Messages that made room for others.
     CACHE_EVICTIONS = Counter "coredns_cache_evictions_total" ["server", "type", "zones", "view"];
+    /// Octets held by the cache of all server blocks, overhead included.
+    NODENS_CACHE_BYTES = Gauge "nodens_cache_bytes" [];
+    /// Octets that the cache may hold.
+    NODENS_CACHE_LIMIT_BYTES = Gauge "nodens_cache_limit_bytes" [];
 
     /// Queries that found every upstream of a forward set aside.
     FORWARD_HEALTHCHECK_BROKEN = Counter "coredns_forward_healthcheck_broken_total" [];

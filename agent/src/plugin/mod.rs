@@ -2,6 +2,7 @@
 //! or a service built from it, its metrics, and a section in `docs/`.
 
 pub mod bind;
+pub mod cache;
 pub mod errors;
 pub mod health;
 pub mod loadbalance;
@@ -23,6 +24,8 @@ pub struct Block {
     pub written: config::ServerBlock,
     /// `bind`: where to listen; nothing for every address.
     pub bind: bind::Config,
+    /// `cache`.
+    pub cache: Option<cache::Config>,
     /// `errors`.
     pub errors: Option<errors::Config>,
     /// `health`.
@@ -47,6 +50,7 @@ impl Block {
         Self {
             written,
             bind: bind::Config::default(),
+            cache: None,
             errors: None,
             health: None,
             loadbalance: false,
@@ -60,8 +64,18 @@ impl Block {
 }
 
 /// The directives that have a parser here.
-const SERVED: &[&str] =
-    &["bind", "errors", "health", "loadbalance", "log", "prometheus", "ready", "reload", "whoami"];
+const SERVED: &[&str] = &[
+    "bind",
+    "cache",
+    "errors",
+    "health",
+    "loadbalance",
+    "log",
+    "prometheus",
+    "ready",
+    "reload",
+    "whoami",
+];
 
 /// Gives every directive of a file its meaning. What is wrong is in `diagnostics`; after an error the result is good for
 /// nothing but finding more errors.
@@ -78,6 +92,10 @@ fn parse(written: config::ServerBlock, diagnostics: &mut Diagnostics) -> Block {
     for directive in &directives {
         match directive.name.as_str() {
             "bind" => block.bind.add(directive, diagnostics),
+            "cache" => {
+                let zones = block.written.zone_names();
+                block.cache = Some(cache::Config::parse(directive, &zones, diagnostics));
+            }
             "errors" => block.errors = Some(errors::Config::parse(directive, diagnostics)),
             "health" => block.health = Some(health::Config::parse(directive, diagnostics)),
             "loadbalance" => {

@@ -85,7 +85,7 @@ impl Later {
         if let Some(limit) = self.chain.max_udp {
             reply.lower_limit(limit);
         }
-        reply.copy(&answer.message, crate::wire::reply::Ttl::Keep);
+        reply.copy(&answer.message, answer.ttl);
         let len = reply.finish(self.chain.nsid.as_deref());
         let micros = begun.elapsed().as_micros() as u64;
         if let (Some(errors), Some(error)) = (&self.chain.errors, &answer.error) {

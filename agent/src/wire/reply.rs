@@ -32,6 +32,8 @@ pub enum Ttl {
     Minus(u32, u32),
     /// All the same.
     Set(u32),
+    /// As they are, but within the two numbers.
+    Clamp(u32, u32),
 }
 
 /// A reply being written at the end of a buffer. The buffer is the caller's and is used again and again, so that a reply
@@ -204,7 +206,7 @@ impl<'b> Reply<'b> {
         message: &[u8],
         question_end: usize,
         rcode: Rcode,
-        ttl_at: &[u16],
+        ttl_at: impl Iterator<Item = u16>,
         ttl: Ttl,
     ) {
         let word = super::read_u16(message, 2).unwrap_or(0);
@@ -223,7 +225,7 @@ impl<'b> Reply<'b> {
         if matches!(ttl, Ttl::Keep) {
             return;
         }
-        for &at in ttl_at {
+        for at in ttl_at {
             self.patch_ttl(usize::from(at), ttl);
         }
     }
@@ -231,15 +233,24 @@ impl<'b> Reply<'b> {
     /// Copies the answer that a [`Message`] holds, its extended errors included.
     pub fn copy(&mut self, message: &Message, ttl: Ttl) {
         self.options.extend_from_slice(message.options());
-        let places: SmallVec<[u16; 16]> =
-            message.layout().records.iter().map(|record| record.ttl_at).collect();
+        let places = message.layout().records.iter().map(|record| record.ttl_at);
         self.message(
             message.as_bytes(),
             message.layout().question_end,
             message.rcode(),
-            &places,
+            places,
             ttl,
         );
+    }
+
+    /// Rotates `count` records that are each `stride` octets long and begin `at` octets into the message, so that number
+    /// `first` (modulo `count`) comes first. Does nothing where they are not all there.
+    pub fn rotate(&mut self, at: usize, stride: usize, count: usize, first: usize) {
+        let start = self.base + at;
+        if let (Some(records), true) = (self.buf.get_mut(start..start + stride * count), count > 1)
+        {
+            records.rotate_left(first % count * stride);
+        }
     }
 
     /// Adds options in wire form (extended errors that were kept) to the OPT record.
@@ -328,6 +339,9 @@ impl<'b> Reply<'b> {
                 read_u32(self.buf, at).map_or(0, |ttl| ttl.saturating_sub(age).max(floor))
             }
             Ttl::Set(value) => value,
+            Ttl::Clamp(floor, cap) => {
+                read_u32(self.buf, at).map_or(0, |ttl| ttl.min(cap).max(floor))
+            }
         };
         write_u32(self.buf, at, value);
     }

@@ -1,0 +1,73 @@
+//! NXDOMAIN for a name holds for every name below it (RFC 8020), where `nxdomain_cut` is on.
+
+use std::sync::Arc;
+
+use super::entry::{Entry, Key, Kind, Lifetime, bits};
+use super::{Cache, Question};
+use crate::clock::Tick;
+use crate::request::{Answer, CacheUse, Outcome, Plugin};
+use crate::wire::{Layout, Message, NameBuf, Owner, Rcode, RecordType, Section};
+
+impl Cache {
+    /// Keeps an NXDOMAIN for what is below its name too. Not where a CNAME led to it: then another name is missing (RFC
+    /// 8020 section 2). Not with DNSSEC: who validates wants the proof for its own name.
+    pub(super) fn keep_cut(&self, key: &Key<'_>, message: &Message, lifetime: Lifetime, now: Tick) {
+        let direct = message.layout().section(Section::Answer).next().is_none();
+        if !direct || key.bits & bits::DNSSEC_OK != 0 {
+            return;
+        }
+        let key = Key { qtype: RecordType(0), bits: key.bits | bits::CUT, ..*key };
+        let tally = Arc::clone(self.tally());
+        if let Some(entry) = Entry::new(tally, key.bits, Kind::NxDomain, message, lifetime, now) {
+            self.store.insert(self.store.hash(&self.tally, &key), Arc::new(entry));
+        }
+    }
+
+    /// NXDOMAIN, where a name above the one asked for is known not to exist. A look at the store for each label: small
+    /// beside the way to an upstream that it may save.
+    pub(super) fn answer_from_cut(&self, question: &Question<'_>, now: Tick) -> Option<Answer> {
+        if question.key.bits & bits::DNSSEC_OK != 0 {
+            return None;
+        }
+        let mut name = question.key.name;
+        while let Some(parent) = name.parent().filter(|parent| !parent.is_root()) {
+            name = parent;
+            let key = Key { name, qtype: RecordType(0), bits: question.key.bits | bits::CUT };
+            let found = self.find(self.store.hash(&self.tally, &key), &key);
+            if let Some(entry) = found.filter(|entry| entry.is_fresh(now)) {
+                return Some(write(&entry, question, now));
+            }
+        }
+        None
+    }
+}
+
+/// NXDOMAIN with the SOA of the entry, its names written out as the question is another one here.
+fn write(entry: &Entry, question: &Question<'_>, now: Tick) -> Answer {
+    let message = entry.message();
+    Answer::written(question.view, |reply| {
+        reply.set_rcode(Rcode::NXDOMAIN);
+        if let Ok(layout) = Layout::parse(message)
+            && let Some(soa) =
+                layout.section(Section::Authority).find(|record| record.rtype == RecordType::SOA)
+            && let Ok(owner) = soa.owner(message)
+            && let Some(rdata) = soa_rdata(message, usize::from(soa.ttl_at) + 6)
+        {
+            reply.record(
+                Section::Authority,
+                Owner::Name(owner.as_name()),
+                RecordType::SOA,
+                entry.remaining(now),
+                &rdata,
+            );
+        }
+        Outcome::new(Plugin::Cache, Rcode::NXDOMAIN).with_cache(CacheUse::Denial)
+    })
+}
+
+fn soa_rdata(message: &[u8], at: usize) -> Option<Vec<u8>> {
+    let (primary, at) = NameBuf::expand(message, at).ok()?;
+    let (mailbox, at) = NameBuf::expand(message, at).ok()?;
+    let numbers = message.get(at..at + 20)?;
+    Some([primary.as_name().as_bytes(), mailbox.as_name().as_bytes(), numbers].concat())
+}

@@ -1,0 +1,47 @@
+//! What the cache counts itself. Hits, misses and stale answers are counted with the query's outcome.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Cache, Store};
+use crate::metrics::{Scrape, Source, names};
+
+/// The caches of the running configuration, for `/metrics`.
+pub struct CacheMetrics {
+    store: Arc<Store>,
+    caches: Vec<(Arc<str>, Cache)>,
+}
+
+impl CacheMetrics {
+    /// Of `caches`, each with its `server` label.
+    pub fn new(store: Arc<Store>, caches: Vec<(Arc<str>, Cache)>) -> Self {
+        Self { store, caches }
+    }
+}
+
+impl Source for CacheMetrics {
+    fn collect(&self, out: &mut Scrape) {
+        for (server, cache) in &self.caches {
+            let zones = cache.zones_label();
+            let tally = cache.tally();
+            for (denial, side) in [(false, "success"), (true, "denial")] {
+                let labels = [server.as_ref(), side, &zones, ""];
+                out.gauge(&names::CACHE_ENTRIES, &labels, tally.entries(denial) as f64);
+                out.count(&names::CACHE_EVICTIONS, &labels, tally.evictions(denial));
+            }
+            let labels = [server.as_ref(), &zones, ""];
+            out.count(&names::CACHE_PREFETCH, &labels, tally.prefetches.load(Relaxed));
+            out.count(&names::CACHE_DROPS, &labels, tally.drops.load(Relaxed));
+        }
+        out.gauge(&names::NODENS_CACHE_BYTES, &[], self.store.weight() as f64);
+        out.gauge(&names::NODENS_CACHE_LIMIT_BYTES, &[], self.store.limit() as f64);
+    }
+}
+
+impl Cache {
+    /// The `zones` label: the zones with commas between them, as in CoreDNS.
+    pub fn zones_label(&self) -> String {
+        let zones: Vec<String> = self.config().zones.iter().map(ToString::to_string).collect();
+        zones.join(",")
+    }
+}

@@ -1,0 +1,467 @@
+//! `cache`: keeps what others answered, and asks each question only once at a time.
+//!
+//! ```text
+//! serve    the worker's hot set      10 ns, no lock
+//!          the shared store          a few hundred ns
+//! resolve  one flight per question   whoever asks the same waits for the same answer
+//!          rules                     what is kept, and how long
+//! ```
+//!
+//! It stands after what we know ourselves (`hosts`, `kubernetes`, `file`), so that cluster names are never answered
+//! from an old copy, stale answers included. `docs/cache.md` has the rules and where they differ from CoreDNS.
+
+pub mod config;
+mod cut;
+pub mod entry;
+pub mod flight;
+mod hot;
+mod metrics;
+pub mod rules;
+pub mod store;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::chain::{Detached, Handler, Local, Next, Resolving};
+use crate::clock::Tick;
+use crate::config::ServerBlock;
+use crate::corefile;
+use crate::request::{Answer, CacheUse, Outcome, OwnedRequest, Plugin, Request, Step, ede};
+use crate::wire::reply::Ttl;
+use crate::wire::{Class, Query, Rcode, RecordType, Reply, flags};
+
+pub use config::Config;
+pub use hot::HotSet;
+pub use metrics::CacheMetrics;
+pub use store::Store;
+
+use config::{Refresh, Stale};
+use entry::{Entry, Key, Kind, Tally, bits};
+use flight::Part;
+use rules::Refusal;
+
+/// How long one refresh has the right to be the only one, seconds: longer than an upstream's last time-out, so that it
+/// ends only with a refresh that has died.
+const CLAIM: u32 = 10;
+/// How soon after a failed refresh ahead of time the next one may begin, seconds.
+const PREFETCH_RECHECK: u32 = 5;
+
+/// Directives that have nothing to do with what is answered: an edit of theirs leaves the block's entries valid.
+const OPERATIONAL: [&str; 8] =
+    ["bind", "debug", "errors", "health", "log", "prometheus", "ready", "reload"];
+
+/// The identity of a server block for [`Cache::new`]: a hash of its zones and of every directive that has to do with its
+/// answers, the same in every process. Blocks that say the same share their entries.
+pub fn block_id(block: &ServerBlock) -> u64 {
+    let answering = block.directives.iter().filter(|d| !OPERATIONAL.contains(&d.name.as_str()));
+    let (directives, at) = (answering.cloned().collect(), block.at.clone());
+    let mut text = corefile::ServerBlock { keys: Vec::new(), directives, at }.to_string();
+    for zone in block.zone_names() {
+        text.push_str(&format!("{zone} "));
+    }
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().take(8).fold(0, |id, octet| id << 8 | u64::from(*octet))
+}
+
+/// One server block's cache. A handle: clones share everything.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    config: Arc<Config>,
+    store: Arc<Store>,
+    tally: Arc<Tally>,
+    rotates: bool,
+    now: fn() -> Tick,
+}
+
+impl Cache {
+    /// The cache of the block with the identity `block` (a hash of the block's text, so that its entries are found again
+    /// after a reload that did not change it). `rotates`: addresses take turns (`loadbalance`).
+    pub fn new(config: Config, store: Arc<Store>, block: u64, rotates: bool) -> Self {
+        let tally = store.tally(block);
+        Self { config: Arc::new(config), store, tally, rotates, now: Tick::now }
+    }
+
+    /// The same by another clock, which is read when an answer comes in; hits go by the query's own time.
+    pub fn with_clock(self, now: fn() -> Tick) -> Self {
+        Self { now, ..self }
+    }
+
+    /// What the directive says.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the block holds and has done.
+    pub fn tally(&self) -> &Arc<Tally> {
+        &self.tally
+    }
+
+    /// The store that it shares.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The key of a query, where it is one to keep: class IN, no meta type (RFC 6895 section 3.1), a covered name.
+    fn key<'q>(&self, query: &'q Query<'_>) -> Option<Key<'q>> {
+        let qtype = query.qtype();
+        let is_data = !matches!(qtype, RecordType::OPT | RecordType(0 | 128..=255));
+        if query.qclass() != Class::IN || !is_data || !self.config.covers(query.name()) {
+            return None;
+        }
+        let bits = if query.dnssec_ok() { bits::DNSSEC_OK } else { 0 }
+            | if query.checking_disabled() { bits::CHECKING_DISABLED } else { 0 };
+        Some(Key { name: query.name(), qtype, bits })
+    }
+
+    fn find(&self, hash: u64, key: &Key<'_>) -> Option<Arc<Entry>> {
+        self.store.get(hash).filter(|entry| entry.answers(&self.tally, key))
+    }
+
+    /// A kept failure that is still to be believed.
+    fn find_failure(&self, key: &Key<'_>, now: Tick) -> Option<Arc<Entry>> {
+        if !self.tally.has_failures() {
+            return None;
+        }
+        let key = Key { bits: key.bits | bits::FAILURE, ..*key };
+        self.find(self.store.hash(&self.tally, &key), &key).filter(|entry| entry.is_fresh(now))
+    }
+
+    /// The stale rules, where this entry falls under them now.
+    fn stale_for(&self, entry: &Entry, now: Tick) -> Option<&Stale> {
+        self.config.stale.as_ref().filter(|stale| entry.is_stale_within(now, stale.seconds))
+    }
+
+    /// True where a popular entry is near its end; counts the query.
+    fn is_due(&self, entry: &Entry, now: Tick) -> bool {
+        let Some(prefetch) = &self.config.prefetch else { return false };
+        let asked = entry.count(now, prefetch.gap, prefetch.amount);
+        asked >= prefetch.amount && self.is_near_end(entry, now)
+    }
+
+    fn is_near_end(&self, entry: &Entry, now: Tick) -> bool {
+        let percent = self.config.prefetch.map_or(0, |prefetch| u64::from(prefetch.percent));
+        let threshold = (u64::from(entry.lifetime()) * percent).div_ceil(100).max(1);
+        u64::from(entry.remaining(now)) <= threshold && !entry.is_deferred(now)
+    }
+
+    fn write_fresh(
+        &self,
+        entry: &Entry,
+        request: &Request<'_>,
+        reply: &mut Reply<'_>,
+        first: usize,
+    ) -> Outcome {
+        let now = request.origin.received;
+        let ttl = match self.config.keepttl {
+            true => Ttl::Keep,
+            false => Ttl::Minus(now.seconds_since(entry.stored()), 1),
+        };
+        let cache = if entry.kind().is_denial() { CacheUse::Denial } else { CacheUse::Success };
+        self.write(entry, request, reply, ttl, first).with_cache(cache)
+    }
+
+    fn write_stale(
+        &self,
+        entry: &Entry,
+        stale: &Stale,
+        request: &Request<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Outcome {
+        reply.push_options(if entry.rcode() == Rcode::NXDOMAIN {
+            &STALE_NXDOMAIN
+        } else {
+            &STALE_ANSWER
+        });
+        self.write(entry, request, reply, Ttl::Set(stale.ttl), 0).with_cache(CacheUse::Stale)
+    }
+
+    fn write(
+        &self,
+        entry: &Entry,
+        request: &Request<'_>,
+        reply: &mut Reply<'_>,
+        ttl: Ttl,
+        first: usize,
+    ) -> Outcome {
+        entry.write(reply, ttl, first);
+        // Who asked for neither DNSSEC nor AD is not told of it (RFC 6840 section 5.8).
+        if !request.query.dnssec_ok() && request.query.flags() & flags::AD == 0 {
+            reply.set_flags(flags::AD, false);
+        }
+        Outcome::new(Plugin::Cache, entry.rcode())
+    }
+
+    fn fresh_answer(&self, entry: &Entry, view: &Request<'_>) -> Answer {
+        Answer::written(view, |reply| self.write_fresh(entry, view, reply, 0))
+    }
+
+    fn stale_answer(&self, entry: &Entry, stale: &Stale, view: &Request<'_>) -> Answer {
+        Answer::written(view, |reply| self.write_stale(entry, stale, view, reply))
+    }
+
+    /// Answers from an entry after its end, with or after an attempt to refresh it (RFC 8767 section 5).
+    async fn resolve_stale(
+        &self,
+        question: Question<'_>,
+        entry: &Arc<Entry>,
+        stale: &Stale,
+        next: Next<'_>,
+        now: Tick,
+    ) -> Answer {
+        if entry.is_deferred(now) {
+            return self.stale_answer(entry, stale, question.view);
+        }
+        match stale.refresh {
+            Refresh::Immediate => {
+                if entry.claim(now, CLAIM) {
+                    self.tally.prefetches.fetch_add(1, Relaxed);
+                    self.refresh(question, entry, next);
+                }
+            }
+            // What is already under way is joined there, so that every waiting client is part of one flight.
+            Refresh::Verify(wait) => match self.refresh(question, entry, next) {
+                Some(refresh) => {
+                    if let Ok(Ok(answer)) = tokio::time::timeout(wait, refresh).await
+                        && is_good(&answer)
+                    {
+                        return answer;
+                    }
+                }
+                None => return self.fly(question, Some(entry), next).await,
+            },
+        }
+        self.stale_answer(entry, stale, question.view)
+    }
+
+    /// Asks again in a task of its own. `None` where no task can be begun.
+    fn refresh(
+        &self,
+        question: Question<'_>,
+        old: &Arc<Entry>,
+        next: Next<'_>,
+    ) -> Option<tokio::task::JoinHandle<Answer>> {
+        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        let detached = next.detach(&question.request.dispatch)?;
+        let (cache, request, old) = (self.clone(), question.request.clone(), Arc::clone(old));
+        Some(runtime.spawn(async move { cache.refreshed(&request, &old, &detached).await }))
+    }
+
+    async fn refreshed(
+        &self,
+        request: &OwnedRequest,
+        old: &Arc<Entry>,
+        detached: &Detached,
+    ) -> Answer {
+        let Ok(view) = request.view() else { return Answer::unreadable() };
+        let Some(key) = self.key(&view.query) else {
+            return detached.next().resolve(request).await;
+        };
+        let question =
+            Question { request, view: &view, key: &key, hash: self.store.hash(&self.tally, &key) };
+        let answer = self.fly(question, Some(old), detached.next()).await;
+        let now = (self.now)();
+        if !is_good(&answer) {
+            let fresh = old.is_fresh(now);
+            let recheck = self
+                .config
+                .stale
+                .filter(|_| !fresh)
+                .map_or(PREFETCH_RECHECK, |stale| stale.recheck);
+            old.defer(now, recheck);
+        }
+        answer
+    }
+
+    /// Asks whoever comes next, once for all who ask the same meanwhile, and keeps the answer.
+    async fn fly(
+        &self,
+        question: Question<'_>,
+        old: Option<&Arc<Entry>>,
+        next: Next<'_>,
+    ) -> Answer {
+        let Question { request, view, key, hash } = question;
+        loop {
+            match self.store.flights().join(
+                hash,
+                self.tally.block,
+                key,
+                view.query.recursion_desired(),
+            ) {
+                Part::Lead { leader, landed } => {
+                    let answer = match landed.then(|| self.landed(&question, old)).flatten() {
+                        Some(answer) => answer,
+                        None => self.keep(&question, old, next.resolve(request).await),
+                    };
+                    leader.land(&answer);
+                    return answer;
+                }
+                Part::Follow(answer) => {
+                    if let Ok(answer) = answer.await {
+                        return answer;
+                    }
+                }
+                Part::Alone => return self.keep(&question, old, next.resolve(request).await),
+            }
+        }
+    }
+
+    /// What a flight brought that landed between this query's look at the store, where it saw `old`, and its joining.
+    fn landed(&self, question: &Question<'_>, old: Option<&Arc<Entry>>) -> Option<Answer> {
+        let entry = self.find(question.hash, question.key)?;
+        let is_news =
+            entry.is_fresh((self.now)()) && !old.is_some_and(|old| Arc::ptr_eq(old, &entry));
+        is_news.then(|| self.fresh_answer(&entry, question.view))
+    }
+
+    /// Keeps an answer by the rules and hands it on with its times to live within bounds.
+    fn keep(&self, question: &Question<'_>, old: Option<&Arc<Entry>>, answer: Answer) -> Answer {
+        let mut answer = Answer { outcome: answer.outcome.with_cache(CacheUse::Miss), ..answer };
+        // Without recursion the answer is whatever the upstream happened to know.
+        if !question.view.query.recursion_desired() || answer.outcome.silent {
+            return answer;
+        }
+        let key = question.key;
+        let (kind, lifetime) = match rules::judge(&self.config, &answer.message, key) {
+            Ok(kept) => kept,
+            Err(Refusal::NotOurs) => {
+                self.tally.drops.fetch_add(1, Relaxed);
+                return answer;
+            }
+            Err(_) => return answer,
+        };
+        let now = (self.now)();
+        if let Some(old) =
+            old.filter(|old| self.config.prefer_positive && self.outranks(old, kind, now))
+        {
+            let stale = self.config.stale.unwrap_or(Stale::DEFAULT);
+            old.defer(now, stale.recheck.max(1));
+            return match old.is_fresh(now) {
+                true => self.fresh_answer(old, question.view),
+                false => self.stale_answer(old, &stale, question.view),
+            };
+        }
+        let failed = if kind == Kind::Failure { bits::FAILURE } else { 0 };
+        let tally = Arc::clone(&self.tally);
+        let Some(entry) =
+            Entry::new(tally, key.bits | failed, kind, &answer.message, lifetime, now)
+        else {
+            return answer;
+        };
+        if kind == Kind::Failure {
+            let key = Key { bits: entry.bits(), ..*key };
+            self.store.insert(self.store.hash(&self.tally, &key), Arc::new(entry));
+            return answer;
+        }
+        if let Some(old) = old {
+            entry.inherit(old);
+            old.set_replaced();
+        }
+        self.store.insert(question.hash, Arc::new(entry));
+        if self.config.nxdomain_cut && kind == Kind::NxDomain {
+            self.keep_cut(key, &answer.message, lifetime, now);
+        }
+        answer.ttl = Ttl::Clamp(lifetime.floor, lifetime.cap);
+        answer
+    }
+
+    /// True where `prefer_positive` keeps `old` although a denial has come.
+    fn outranks(&self, old: &Entry, kind: Kind, now: Tick) -> bool {
+        let usable = old.is_fresh(now) || self.stale_for(old, now).is_some();
+        kind.is_denial() && kind != Kind::Failure && old.kind() == Kind::Success && usable
+    }
+}
+
+impl Handler for Cache {
+    fn plugin(&self) -> Plugin {
+        Plugin::Cache
+    }
+
+    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Step {
+        let Some(key) = self.key(&request.query) else { return Step::Next };
+        let hash = self.store.hash(&self.tally, &key);
+        let now = request.origin.received;
+        let first = if self.rotates { local.rotate() } else { 0 };
+        if let Some(entry) = local.hot.find(&self.store, hash)
+            && entry.answers(&self.tally, &key)
+            && entry.is_fresh(now)
+        {
+            if self.is_due(entry, now) {
+                return Step::Wait;
+            }
+            return Step::Done(self.write_fresh(entry, request, reply, first));
+        }
+        if let Some(entry) = self.find(hash, &key) {
+            if entry.is_fresh(now) {
+                if self.is_due(&entry, now) {
+                    return Step::Wait;
+                }
+                local.hot.offer(&self.store, hash, &entry);
+                return Step::Done(self.write_fresh(&entry, request, reply, first));
+            }
+            if let Some(stale) = self.stale_for(&entry, now) {
+                return match entry.is_deferred(now) {
+                    true => Step::Done(self.write_stale(&entry, stale, request, reply)),
+                    false => Step::Wait,
+                };
+            }
+        }
+        match self.find_failure(&key, now) {
+            Some(failure) => Step::Done(self.write_fresh(&failure, request, reply, 0)),
+            None => Step::Wait,
+        }
+    }
+
+    fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
+        Box::pin(async move {
+            let Ok(view) = request.view() else { return Answer::unreadable() };
+            let Some(key) = self.key(&view.query) else { return next.resolve(request).await };
+            let question = Question {
+                request,
+                view: &view,
+                key: &key,
+                hash: self.store.hash(&self.tally, &key),
+            };
+            let may_have_old = self.config.stale.is_some() || self.config.prefetch.is_some();
+            if let Some(entry) = may_have_old.then(|| self.find(question.hash, &key)).flatten() {
+                let now = (self.now)();
+                if entry.is_fresh(now) {
+                    if self.is_near_end(&entry, now) && entry.claim(now, CLAIM) {
+                        self.tally.prefetches.fetch_add(1, Relaxed);
+                        self.refresh(question, &entry, next);
+                    }
+                    return self.fresh_answer(&entry, &view);
+                }
+                if let Some(stale) = self.stale_for(&entry, now) {
+                    return self.resolve_stale(question, &entry, stale, next, now).await;
+                }
+            }
+            if self.config.nxdomain_cut
+                && let Some(answer) = self.answer_from_cut(&question, (self.now)())
+            {
+                return answer;
+            }
+            self.fly(question, None, next).await
+        })
+    }
+}
+
+/// A query in a task, with its key.
+#[derive(Clone, Copy)]
+struct Question<'q> {
+    request: &'q OwnedRequest,
+    view: &'q Request<'q>,
+    key: &'q Key<'q>,
+    hash: u64,
+}
+
+/// An answer that refreshes: NOERROR or NXDOMAIN (RFC 8767 section 4).
+fn is_good(answer: &Answer) -> bool {
+    matches!(answer.message.rcode(), Rcode::NOERROR | Rcode::NXDOMAIN)
+        && !answer.message.truncated()
+}
+
+/// Extended errors 3 and 19 (RFC 8914) as options without text.
+const STALE_ANSWER: [u8; 6] = [0, 15, 0, 2, 0, ede::STALE_ANSWER as u8];
+const STALE_NXDOMAIN: [u8; 6] = [0, 15, 0, 2, 0, ede::STALE_NXDOMAIN as u8];

@@ -1,0 +1,211 @@
+//! The one cache of the process: moka behind a small type, a budget in bytes, and the flights that are under way.
+
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, RwLock};
+
+use super::entry::{Entry, Key, Tally};
+use super::flight::Flights;
+use crate::clock::Tick;
+
+/// All kept answers of all server blocks.
+///
+/// The key is a 64-bit hash of block, name, type and bits, with a seed of the process that nobody outside knows; what is
+/// found is compared in full ([`Entry::answers`]). Two questions with one hash would take turns in one place, and with
+/// 100,000 answers the odds of any such pair are one in 3.7 thousand million; a wrong answer cannot come of it. In
+/// return an entry needs no second copy of its name.
+pub struct Store {
+    cache: moka::sync::Cache<u64, Arc<Entry>, BuildHasherDefault<Identity>>,
+    seed: foldhash::fast::RandomState,
+    generation: AtomicU64,
+    tallies: RwLock<Vec<Arc<Tally>>>,
+    flights: Flights,
+    limit: u64,
+}
+
+impl Store {
+    /// An empty store that holds up to `limit` bytes.
+    pub fn new(limit: u64) -> Self {
+        let seed = foldhash::fast::RandomState::default();
+        let cache = moka::sync::Cache::builder()
+            .max_capacity(limit)
+            .weigher(|_: &u64, entry: &Arc<Entry>| {
+                u32::try_from(entry.weight()).unwrap_or(u32::MAX)
+            })
+            .build_with_hasher(BuildHasherDefault::default());
+        // No two stores share a generation, so that a worker's hot set never takes one's entries for another's.
+        let generation = AtomicU64::new(seed.hash_one(0u8) | 1);
+        Self {
+            cache,
+            seed,
+            generation,
+            tallies: RwLock::new(Vec::new()),
+            flights: Flights::new(),
+            limit,
+        }
+    }
+
+    /// A store of another size with the same entries, as far as they fit.
+    pub fn resized(&self, limit: u64) -> Self {
+        let other = Self::new(limit);
+        *other.write_tallies() = self.read_tallies().clone();
+        for entry in self.iter() {
+            let hash = other.hash_of(&entry);
+            other.insert(hash, entry);
+        }
+        other
+    }
+
+    /// The tally of a block: the one it had before, where the block was known.
+    pub fn tally(&self, block: u64) -> Arc<Tally> {
+        let mut tallies = self.write_tallies();
+        if let Some(tally) = tallies.iter().find(|tally| tally.block == block) {
+            return Arc::clone(tally);
+        }
+        let tally = Arc::new(Tally::new(block));
+        tallies.push(Arc::clone(&tally));
+        tally
+    }
+
+    /// The hash of a question of a block.
+    pub fn hash(&self, tally: &Tally, key: &Key<'_>) -> u64 {
+        let mut hasher = self.seed.build_hasher();
+        hasher.write(key.name.as_bytes());
+        hasher.write_u64(tally.block ^ (u64::from(key.qtype.0) << 8 | u64::from(key.bits)));
+        hasher.finish()
+    }
+
+    /// The entry under a hash, which the caller checks to be the one that it wants.
+    pub fn get(&self, hash: u64) -> Option<Arc<Entry>> {
+        self.cache.get(&hash)
+    }
+
+    /// Tells the store that an entry was used.
+    pub fn touch(&self, hash: u64) {
+        let _ = self.cache.get(&hash);
+    }
+
+    /// Keeps an entry; whether it stays is decided by how often it and others are asked for.
+    pub fn insert(&self, hash: u64, entry: Arc<Entry>) {
+        self.cache.insert(hash, entry);
+    }
+
+    /// Removes what is under a hash. Workers may still answer from it until [`Store::advance`].
+    pub fn remove(&self, hash: u64) {
+        if let Some(entry) = self.cache.remove(&hash) {
+            entry.set_replaced();
+        }
+    }
+
+    /// Removes all entries that `doomed` says, and makes the workers forget what they hold. Returns how many went.
+    pub fn remove_if(&self, doomed: impl Fn(&Entry) -> bool) -> usize {
+        let mut removed = 0;
+        for (hash, entry) in &self.cache {
+            if doomed(&entry) {
+                self.remove(*hash);
+                removed += 1;
+            }
+        }
+        if removed > 0 {
+            self.advance();
+        }
+        removed
+    }
+
+    /// Removes everything of blocks that are no longer served.
+    pub fn retain_blocks(&self, blocks: &[u64]) {
+        self.write_tallies().retain(|tally| blocks.contains(&tally.block));
+        self.remove_if(|entry| !blocks.contains(&entry.tally().block));
+    }
+
+    /// Removes what was stale for longer than `stale` seconds and serves nobody any more. For a task that runs now and
+    /// then: without it such entries stay until their room is wanted.
+    pub fn sweep(&self, now: Tick, stale: u32) -> usize {
+        let mut removed = 0;
+        for (hash, entry) in &self.cache {
+            if !entry.is_stale_within(now, stale) {
+                self.remove(*hash);
+                removed += 1;
+            }
+        }
+        self.cache.run_pending_tasks();
+        removed
+    }
+
+    /// Every entry, in no order, fresh or not.
+    pub fn iter(&self) -> impl Iterator<Item = Arc<Entry>> + '_ {
+        self.cache.iter().map(|(_, entry)| entry)
+    }
+
+    /// Where an entry belongs in this store.
+    pub fn hash_of(&self, entry: &Entry) -> u64 {
+        self.hash(
+            entry.tally(),
+            &Key { name: entry.name(), qtype: entry.qtype(), bits: entry.bits() },
+        )
+    }
+
+    /// Octets held by entries, their overhead included.
+    pub fn weight(&self) -> u64 {
+        self.read_tallies().iter().map(|tally| tally.bytes()).sum()
+    }
+
+    /// Octets that may be held.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Changes whenever workers have to forget what they hold.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
+    /// Makes the workers forget what they hold.
+    pub fn advance(&self) {
+        self.generation.fetch_add(2, Relaxed);
+    }
+
+    /// The questions that are being asked right now.
+    pub fn flights(&self) -> &Flights {
+        &self.flights
+    }
+
+    /// Does what moka has put off: evictions above all. For whoever wants to read exact figures.
+    pub fn settle(&self) {
+        self.cache.run_pending_tasks();
+    }
+
+    fn read_tallies(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<Tally>>> {
+        self.tallies.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn write_tallies(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Arc<Tally>>> {
+        self.tallies.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {} bytes", self.weight(), self.limit)
+    }
+}
+
+/// Hands on a key that is a hash already.
+#[derive(Default)]
+pub struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
+    }
+}

@@ -1,0 +1,65 @@
+use super::*;
+
+/// Fills the store directly: the floods are of a hundred thousand names.
+fn keep(cache: &Cache, name: &Name) {
+    let packet = {
+        let mut bytes = Vec::new();
+        write_query(&mut bytes, 1, flags::RD, name.as_ref(), RecordType::A, Class::IN, None);
+        bytes
+    };
+    let view = Request { query: Query::parse(&packet).unwrap(), origin: origin() };
+    let answer = Answer::written(&view, |reply| {
+        reply.record(Section::Answer, Owner::Question, RecordType::A, 300, &[192, 0, 2, 1]);
+        Outcome::new(Plugin::Forward, Rcode::NOERROR)
+    });
+    let key = cache.key(&view.query).unwrap();
+    let (kind, lifetime) = rules::judge(&cache.config, &answer.message, &key).unwrap();
+    let entry =
+        Entry::new(Arc::clone(&cache.tally), 0, kind, &answer.message, lifetime, now()).unwrap();
+    cache.store.insert(cache.store.hash(&cache.tally, &key), Arc::new(entry));
+}
+
+fn holds(cache: &Cache, name: &Name) -> bool {
+    let key = Key { name: name.as_ref(), qtype: RecordType::A, bits: 0 };
+    cache.find(cache.store.hash(&cache.tally, &key), &key).is_some()
+}
+
+fn name(kind: &str, number: usize) -> Name {
+    Name::from_text(&format!("{kind}-{number}.some-zone.example.org")).unwrap()
+}
+
+#[test]
+fn the_hot_survive_a_flood_within_the_budget() {
+    const LIMIT: u64 = 2 << 20;
+    // What is evicted is compared with the real clock.
+    NOW.set(Tick::now());
+    let store = Arc::new(Store::new(LIMIT));
+    let rig = Rig::with_store("", Arc::clone(&store), false);
+    let hot: Vec<Name> = (0..1_000).map(|number| name("hot", number)).collect();
+    for name in &hot {
+        keep(&rig.cache, name);
+    }
+    for _ in 0..5 {
+        hot.iter().for_each(|name| assert!(holds(&rig.cache, name)));
+    }
+    let (mut found, mut asked, mut most) = (0, 0, 0);
+    for number in 0..100_000 {
+        keep(&rig.cache, &name("flood", number));
+        // One query in five is for a hot name.
+        if number % 4 == 0 {
+            let name = &hot[number / 4 % hot.len()];
+            asked += 1;
+            if holds(&rig.cache, name) {
+                found += 1;
+            } else {
+                keep(&rig.cache, name);
+            }
+        }
+        most = most.max(store.weight());
+    }
+    assert!(found * 100 >= asked * 95, "{found} of {asked} hot queries hit");
+    // moka evicts in batches and lets go a little later; what is in between is bounded.
+    assert!(most <= LIMIT + LIMIT / 4, "{most} bytes of {LIMIT}");
+    store.settle();
+    assert!(rig.cache.tally().evictions(false) > 90_000);
+}
