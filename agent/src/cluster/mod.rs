@@ -1,11 +1,54 @@
 //! The API-watched store of the cluster's names.
 //!
 //! ```text
-//! API server, or a folder of YAML  ->  source  ->  Event  ->  index  ->  readers: plugin::kubernetes, on every worker
+//! API server   -> client -> watch (one for each kind) -> split -> decode --+
+//! folder of YAML ---------> folder -----------------------------> decode --+-> Event -> Sink: the index -> readers:
+//! file of the last run ---> snapshot --------------------------------------+              plugin::kubernetes,
+//!                                                                                         on every worker
 //! ```
 //!
 //! A source turns what it learns into lean [`object`]s and forgets the rest; the index is a plain structure that is told
-//! to apply, delete and reset, and can be tested without any API server.
+//! to apply, delete and reset, and can be tested without any API server. [`Status`] says how fresh it all is. A [`Store`]
+//! ties them together, and [`Clusters`] lets two server blocks share one.
 
+mod backoff;
+mod client;
+pub mod decode;
+mod folder;
 pub mod index;
+mod interner;
 pub mod object;
+mod request;
+mod snapshot;
+mod spec;
+mod split;
+pub mod status;
+mod store;
+#[cfg(test)]
+mod test_sink;
+mod watch;
+
+pub use self::client::ClientError;
+pub use self::interner::Interner;
+use self::object::{Event, Kind, Object};
+pub use self::snapshot::{Snapshot, SnapshotError};
+pub use self::spec::{Endpoints, Pods, SnapshotSpec, Source, Spec, Timing, Tls, Wanted};
+pub use self::status::Status;
+pub use self::store::{Clusters, StartError, Store};
+
+/// What a source feeds: the index.
+pub trait Sink: Send + Sync + 'static {
+    /// Takes one event. Each kind has a task of its own, so that calls for different kinds may come at the same time; those
+    /// for one kind come in order.
+    ///
+    /// A [`Event::ResetBegin`] may follow another without an [`Event::ResetDone`] between them, where a list was cut off:
+    /// the list begins anew then. Deletes come for objects that were never applied, too.
+    fn apply(&self, event: Event);
+
+    /// How many objects of `kind` are known: `nodens_kubernetes_objects{kind}`.
+    fn count(&self, kind: Kind) -> usize;
+
+    /// Gives every object that is known to `visit`, in any order: for snapshots and for a hand-over. `visit` is quick and
+    /// does not call back.
+    fn walk(&self, visit: &mut dyn FnMut(Object));
+}

@@ -111,8 +111,8 @@ pub struct Service {
     pub publish_not_ready: bool,
 }
 
-/// One endpoint of a slice. Its readiness has been decided where it was decoded: an endpoint counts unless it is neither
-/// ready nor (as `serving` says) still serving while it terminates.
+/// One endpoint of a slice. It counts if it is ready, as the DNS specification says; one that is `serving` while it
+/// terminates is not ready.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Endpoint {
     /// Its addresses, all of the slice's family. Kubernetes says that they mean the same; all are published.

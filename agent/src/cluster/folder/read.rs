@@ -1,0 +1,217 @@
+//! One file of Kubernetes objects: YAML with any number of documents, or JSON; Lists are taken apart.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::super::decode::{Decoded, Fate, decode};
+use super::super::interner::Interner;
+use super::super::object::{Kind, Object, ObjectId};
+
+/// Files longer than this are refused: a folder for one node's demonstrations and for small clusters needs no more.
+pub(super) const MAX_FILE: u64 = 64 << 20;
+
+/// Something in a file that cannot be served.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Complaint {
+    /// Counted from 1.
+    pub line: usize,
+    /// The kind, where it is known.
+    pub kind: Option<Kind>,
+    /// Who it is, where that can be read.
+    pub id: Option<ObjectId>,
+    /// What is wrong.
+    pub text: String,
+}
+
+/// What a file holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Contents {
+    pub objects: Vec<Object>,
+    pub complaints: Vec<Complaint>,
+}
+
+/// Reads a file's text. An `Err` is a file that does not even parse; what it held before is kept then.
+pub(super) fn read(path: &Path, text: &str, interner: &Interner) -> Result<Contents, Complaint> {
+    let mut contents = Contents::default();
+    if path.extension().is_some_and(|extension| extension == "json") {
+        let value: Value = serde_json::from_str(text).map_err(|error| Complaint {
+            line: error.line().max(1),
+            kind: None,
+            id: None,
+            text: error.to_string(),
+        })?;
+        take(&value, 1, interner, &mut contents);
+        return Ok(contents);
+    }
+    for (line, document) in documents(text) {
+        let value: Value = serde_yaml_ng::from_str(document).map_err(|error| Complaint {
+            line: line - 1 + error.location().map_or(1, |location| location.line().max(1)),
+            kind: None,
+            id: None,
+            text: without_location(&error.to_string()),
+        })?;
+        if !value.is_null() {
+            take(&value, line + blank_lines(document), interner, &mut contents);
+        }
+    }
+    Ok(contents)
+}
+
+/// The documents of a stream, each with the number of its first line. `---` at the start of a line can be nothing else: the
+/// lines of a block scalar are indented.
+fn documents(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut cuts = vec![(1, 0)];
+    let mut at = 0;
+    let mut ends = Vec::new();
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let marker = line.trim_end();
+        if marker == "---" || marker.starts_with("--- ") || marker == "..." {
+            ends.push(at);
+            // What follows on the marker's own line belongs to the document; a comment does no harm there.
+            cuts.push((number + 1, at + 3));
+        }
+        at += line.len();
+    }
+    ends.push(text.len());
+    cuts.into_iter()
+        .zip(ends)
+        .filter_map(move |((line, from), to)| Some((line, text.get(from..to)?)))
+}
+
+fn blank_lines(document: &str) -> usize {
+    document
+        .lines()
+        .take_while(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+        .count()
+}
+
+/// The library ends its messages with a line that counts from the document's start.
+fn without_location(message: &str) -> String {
+    message.split(" at line ").next().unwrap_or(message).to_owned()
+}
+
+fn take(value: &Value, line: usize, interner: &Interner, contents: &mut Contents) {
+    let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
+    if let Some(items) = value.get("items").and_then(Value::as_array)
+        && kind.ends_with("List")
+    {
+        for item in items {
+            // `kubectl get -o yaml` repeats the kind in each item; lists of the API itself do not.
+            match item.get("kind") {
+                Some(_) => take(item, line, interner, contents),
+                None => take_one(kind.trim_end_matches("List"), item, line, interner, contents),
+            }
+        }
+        return;
+    }
+    take_one(kind, value, line, interner, contents);
+}
+
+fn take_one(kind: &str, value: &Value, line: usize, interner: &Interner, contents: &mut Contents) {
+    let Some(kind) = Kind::ALL.into_iter().find(|known| known.name() == kind) else {
+        // Deployments and the like stand beside Services in most people's files.
+        if kind.is_empty() {
+            let text = "no object: it has no kind".to_owned();
+            contents.complaints.push(Complaint { line, kind: None, id: None, text });
+        }
+        return;
+    };
+    // Through JSON text, so that there is one way to read an object; a folder is small.
+    let json = with_default_namespace(kind, value).to_string();
+    let Decoded { id, fate, .. } = decode(kind, json.as_bytes(), interner);
+    match fate {
+        Fate::Serve(object) => contents.objects.push(object),
+        Fate::Pass => {
+            let text =
+                "it is not served: it has no address, or no label that says whose it is".to_owned();
+            contents.complaints.push(Complaint { line, kind: Some(kind), id, text });
+        }
+        Fate::Skip(bad) => contents.complaints.push(Complaint {
+            line,
+            kind: Some(kind),
+            id,
+            text: bad.to_string(),
+        }),
+    }
+}
+
+/// Objects without a namespace are in `default`, as they are to kubectl.
+fn with_default_namespace(kind: Kind, value: &Value) -> Value {
+    let mut value = value.clone();
+    if kind != Kind::Namespace
+        && let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut)
+        && meta.get("namespace").and_then(Value::as_str).is_none_or(str::is_empty)
+    {
+        meta.insert("namespace".into(), "default".into());
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn yaml(text: &str) -> Result<Contents, Complaint> {
+        read(Path::new("objects.yaml"), text, &Interner::default())
+    }
+
+    const TWO: &str = "# two objects\n\
+        apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {clusterIP: 10.0.0.1}\n\
+        --- # the next\n\n\
+        apiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: Shop}\nspec:\n  clusterIP: None\n---\n";
+
+    #[test]
+    fn documents_and_lists_are_taken_apart() {
+        let contents = yaml(TWO).unwrap();
+        let ids: Vec<_> = contents
+            .objects
+            .iter()
+            .map(|o| format!("{}/{}", o.id().namespace, o.id().name))
+            .collect();
+        assert_eq!(ids, ["default/web", "shop/db"]);
+        assert_eq!(contents.complaints, []);
+        let list = "kind: List\nitems:\n- {kind: Namespace, metadata: {name: a}}\n- {kind: Namespace, metadata: {name: b}}\n";
+        assert_eq!(yaml(list).unwrap().objects.len(), 2);
+        let list = r#"{"kind": "NamespaceList", "items": [{"metadata": {"name": "a"}}]}"#;
+        assert_eq!(read(Path::new("a.json"), list, &Interner::default()).unwrap().objects.len(), 1);
+    }
+
+    #[test]
+    fn a_bad_object_is_named_with_its_line() {
+        let contents = yaml(&TWO.replace("10.0.0.1", "10.0.0.x")).unwrap();
+        assert_eq!(contents.objects.len(), 1);
+        let [complaint] = contents.complaints.as_slice() else { panic!("{contents:?}") };
+        assert_eq!((complaint.line, complaint.kind), (2, Some(Kind::Service)));
+        assert_eq!(complaint.text, "spec.clusterIP `10.0.0.x` is not an IP address");
+        let contents = yaml(&TWO.replace("clusterIP: None", "clusterIP: nine")).unwrap();
+        assert_eq!(contents.complaints[0].line, 8);
+    }
+
+    #[test]
+    fn a_broken_file_is_an_error_with_its_line() {
+        let complaint =
+            yaml("kind: Service\n---\nkind: Service\nmetadata: {name: [}\n").unwrap_err();
+        assert_eq!(complaint.line, 4, "{complaint:?}");
+        let complaint = read(Path::new("a.json"), "{\n\"a\": }", &Interner::default()).unwrap_err();
+        assert_eq!(complaint.line, 2);
+    }
+
+    #[test]
+    fn other_kinds_are_passed_over() {
+        let contents =
+            yaml("kind: Deployment\nmetadata: {name: web}\n---\nmetadata: {}\n").unwrap();
+        assert_eq!(contents.objects, []);
+        assert_eq!(contents.complaints.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(text in any::<String>(), lines in proptest::collection::vec("(---|[a-z]{1,3}: ?[\\[{&*!]?[a-z]?|- a)", 0..8)) {
+            let _ = yaml(&text);
+            let _ = yaml(&lines.join("\n"));
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What is known, on disk: so that a node that starts while the API server is away answers at once.
+//!
+//! ```text
+//! "NODENS\0S"  version: u16  identity: bytes  written: u64 (milliseconds since 1970)  object...  0  CRC-32 of all before
+//! ```
+//!
+//! Numbers are big-endian, or variable (7 bits an octet, least first) where no width is given. A file is written beside the
+//! old one and takes its place when it is on the disk. One that is damaged, cut off, of another version or of another
+//! cluster is refused as a whole: nothing is lost but the time until the first list.
+
+mod codec;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use self::codec::{Decoder, Encoder};
+use super::interner::Interner;
+use super::object::Object;
+
+const MAGIC: &[u8; 8] = b"NODENS\0S";
+/// Raised with every change of the format, or of what an object keeps: there is no reading of old ones.
+const VERSION: u16 = 1;
+/// A snapshot of 150,000 endpoints takes some 6 MB.
+const MAX_FILE: u64 = 512 << 20;
+
+/// Why a snapshot is not used, or was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The file system's fault.
+    #[error("cannot {verb} the snapshot {path}: {source}", path = .path.display())]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// Not a snapshot at all.
+    #[error("it is no snapshot of Nodens")]
+    Foreign,
+    /// Of another version of Nodens.
+    #[error("it has format {0}, and this version reads format {VERSION}")]
+    Version(u16),
+    /// It ends too early.
+    #[error("it is cut off")]
+    Truncated,
+    /// The sum is wrong.
+    #[error("it is damaged: its checksum does not match")]
+    Damaged,
+    /// The sum is right, and yet something in it cannot be.
+    #[error("it is malformed: its {0} cannot be read")]
+    Malformed(&'static str),
+    /// Too long to be one.
+    #[error("it is longer than {} MiB", MAX_FILE >> 20)]
+    Long,
+    /// Of another cluster, or of other settings.
+    #[error("it was written for another cluster or other settings ({0})")]
+    Identity(String),
+}
+
+/// A snapshot that was read and found whole.
+#[derive(Debug)]
+pub struct Snapshot<'a> {
+    /// Which cluster, and how much of it.
+    pub identity: &'a str,
+    /// When it was written, in milliseconds since 1970.
+    pub written: u64,
+    /// How many objects it holds.
+    pub count: usize,
+    objects: &'a [u8],
+}
+
+impl<'a> Snapshot<'a> {
+    /// Checks the whole of a snapshot. Total: any octets give a snapshot or an error.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, SnapshotError> {
+        let Some(rest) = bytes.strip_prefix(MAGIC) else {
+            return Err(if bytes.len() < MAGIC.len() {
+                SnapshotError::Truncated
+            } else {
+                SnapshotError::Foreign
+            });
+        };
+        let (checked, sum) = bytes.split_last_chunk::<4>().ok_or(SnapshotError::Truncated)?;
+        let body = rest.get(..rest.len().saturating_sub(sum.len())).unwrap_or_default();
+        let interner = Interner::default();
+        let mut decoder = Decoder::new(body, &interner);
+        let version = u16::from_be_bytes(decoder.array()?);
+        if version != VERSION {
+            return Err(SnapshotError::Version(version));
+        }
+        // Before anything in it is believed.
+        if crc32fast::hash(checked) != u32::from_be_bytes(*sum) {
+            return Err(SnapshotError::Damaged);
+        }
+        let identity = std::str::from_utf8(decoder.bytes()?)
+            .map_err(|_| SnapshotError::Malformed("identity"))?;
+        let written = u64::from_be_bytes(decoder.array()?);
+        let objects = decoder.rest();
+        let mut count = 0;
+        while decoder.object()?.is_some() {
+            count += 1;
+        }
+        if !decoder.is_empty() {
+            return Err(SnapshotError::Malformed("end"));
+        }
+        Ok(Self { identity, written, count, objects })
+    }
+
+    /// Its objects, with strings shared through `interner`.
+    pub fn objects<'i>(
+        &self,
+        interner: &'i Interner,
+    ) -> impl Iterator<Item = Object> + use<'a, 'i> {
+        let mut decoder = Decoder::new(self.objects, interner);
+        // They were read once already, so that no error comes.
+        std::iter::from_fn(move || decoder.object().ok().flatten())
+    }
+
+    /// Refuses a snapshot of another cluster.
+    pub fn check_identity(&self, identity: &str) -> Result<(), SnapshotError> {
+        if self.identity == identity {
+            Ok(())
+        } else {
+            Err(SnapshotError::Identity(self.identity.chars().take(300).collect()))
+        }
+    }
+}
+
+/// Encodes the objects that `walk` gives, to `to`. Returns the octets written.
+pub(super) fn encode<W: Write>(
+    to: W,
+    identity: &str,
+    written: u64,
+    walk: impl FnOnce(&mut dyn FnMut(Object)),
+) -> io::Result<(W, u64)> {
+    let mut encoder = Encoder::new(to);
+    encoder.raw(MAGIC);
+    encoder.raw(&VERSION.to_be_bytes());
+    encoder.bytes(identity.as_bytes());
+    encoder.raw(&written.to_be_bytes());
+    walk(&mut |object| encoder.object(&object));
+    encoder.finish()
+}
+
+/// The octets of a snapshot file; `None` where there is none.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, SnapshotError> {
+    let bad = |source| SnapshotError::Io { verb: "read", path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(bad)?,
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(bad)?;
+    if bytes.len() as u64 > MAX_FILE { Err(SnapshotError::Long) } else { Ok(Some(bytes)) }
+}
+
+/// Writes a snapshot file whole or not at all. Returns its size in octets.
+pub(super) fn write(
+    path: &Path,
+    identity: &str,
+    written: u64,
+    walk: impl FnOnce(&mut dyn FnMut(Object)),
+) -> Result<u64, SnapshotError> {
+    let aside = path.with_extension("new");
+    let bad = |verb| {
+        let path = path.to_owned();
+        move |source| SnapshotError::Io { verb, path, source }
+    };
+    let dir = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(dir).map_err(bad("make the folder of"))?;
+    // Names and addresses of a whole cluster are nobody else's business.
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&aside)
+        .map_err(bad("open"))?;
+    let result = encode(file, identity, written, walk)
+        .and_then(|(file, len)| file.sync_all().map(|()| len))
+        .and_then(|len| fs::rename(&aside, path).map(|()| len))
+        // The new name has to be on the disk as well.
+        .and_then(|len| File::open(dir)?.sync_all().map(|()| len));
+    if result.is_err() {
+        // Half a file is of no use to anybody; should this fail too, the next write begins with truncating it.
+        let _ = fs::remove_file(&aside);
+    }
+    result.map_err(bad("write"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::cluster::decode::tests::conformance_cluster;
+
+fn snapshot() -> (Vec<Object>, Vec<u8>) {
+    let mut objects = conformance_cluster(&Interner::default());
+    for object in &mut objects {
+        // The trigger time says how late an event was; an object from a snapshot is no event.
+        if let Object::EndpointSlice(slice) = object {
+            slice.triggered_at = None;
+        }
+    }
+    let walk = |visit: &mut dyn FnMut(Object)| objects.iter().cloned().for_each(visit);
+    let (bytes, len) = encode(Vec::new(), "test", 7, walk).unwrap();
+    assert_eq!(bytes.len() as u64, len);
+    (objects, bytes)
+}
+
+fn resum(bytes: &mut [u8]) {
+    let (body, sum) = bytes.split_last_chunk_mut::<4>().unwrap();
+    *sum = crc32fast::hash(body).to_be_bytes();
+}
+
+#[test]
+fn what_was_written_is_read() {
+    let (objects, bytes) = snapshot();
+    let read = Snapshot::decode(&bytes).unwrap();
+    assert_eq!((read.identity, read.written, read.count), ("test", 7, objects.len()));
+    let interner = Interner::default();
+    assert_eq!(read.objects(&interner).collect::<Vec<_>>(), objects);
+    assert!(read.check_identity("test").is_ok());
+    let error = read.check_identity("other").unwrap_err().to_string();
+    assert_eq!(error, "it was written for another cluster or other settings (test)");
+}
+
+#[test]
+fn every_damaged_octet_is_noticed() {
+    let (_, bytes) = snapshot();
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x10;
+        assert!(Snapshot::decode(&damaged).is_err(), "octet {at}");
+    }
+}
+
+#[test]
+fn every_truncation_is_noticed() {
+    let (_, bytes) = snapshot();
+    for len in 0..bytes.len() {
+        assert!(Snapshot::decode(&bytes[..len]).is_err(), "{len} octets");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let (_, mut bytes) = snapshot();
+    assert_eq!(
+        Snapshot::decode(b"#!/bin/sh\nexit\n").unwrap_err().to_string(),
+        "it is no snapshot of Nodens"
+    );
+    bytes[9] = 9;
+    let error = Snapshot::decode(&bytes).unwrap_err().to_string();
+    assert_eq!(error, "it has format 9, and this version reads format 1");
+}
+
+#[test]
+fn a_file_is_replaced_as_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deep/er/cluster.snapshot");
+    assert!(read(&path).unwrap().is_none());
+    let (objects, _) = snapshot();
+    for written in [1, 2] {
+        let len =
+            write(&path, "test", written, |visit| objects.iter().cloned().for_each(visit)).unwrap();
+        let bytes = read(&path).unwrap().unwrap();
+        assert_eq!(len, bytes.len() as u64);
+        assert_eq!(Snapshot::decode(&bytes).unwrap().written, written);
+    }
+    let names: Vec<_> =
+        fs::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["cluster.snapshot"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let error = write(Path::new("/proc/nodens/cluster.snapshot"), "test", 1, |_| ())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("cannot make the folder of the snapshot /proc/nodens/cluster.snapshot: "),
+        "{error}"
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_octets_are_survived(mut bytes in proptest::collection::vec(any::<u8>(), 0..400), sound in any::<bool>()) {
+        let mut all = MAGIC.to_vec();
+        if sound {
+            all.extend(VERSION.to_be_bytes());
+            all.extend([0; 9]);
+        }
+        all.append(&mut bytes);
+        if all.len() >= 12 {
+            resum(&mut all);
+        }
+        let _ = Snapshot::decode(&all);
+    }
+
+    #[test]
+    fn mutations_with_the_right_sum_are_survived(at in any::<prop::sample::Index>(), to in any::<u8>()) {
+        let (_, mut bytes) = snapshot();
+        let len = bytes.len() - 4;
+        bytes[at.index(len)] = to;
+        resum(&mut bytes);
+        let _ = Snapshot::decode(&bytes);
+    }
+}
