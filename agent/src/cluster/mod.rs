@@ -52,3 +52,18 @@ pub trait Sink: Send + Sync + 'static {
     /// does not call back.
     fn walk(&self, visit: &mut dyn FnMut(Object));
 }
+
+impl Sink for index::Index {
+    fn apply(&self, event: Event) {
+        Self::apply(self, event);
+    }
+
+    fn count(&self, kind: Kind) -> usize {
+        let objects = self.statistics().objects;
+        Kind::ALL.iter().zip(objects).find_map(|(&of, count)| (of == kind).then_some(count)).unwrap_or_default()
+    }
+
+    fn walk(&self, visit: &mut dyn FnMut(Object)) {
+        self.objects().for_each(visit);
+    }
+}

@@ -201,6 +201,9 @@ impl<W: Write> Encoder<W> {
 
 const FLUSH: usize = 64 << 10;
 
+/// The index gives an endpoint of several addresses back as several.
+const MAX_SINGLE_ENDPOINTS: usize = MAX_ENDPOINTS * MAX_ADDRESSES;
+
 /// Reads objects. Total: any octets give objects or an error.
 pub(super) struct Decoder<'a, 'i> {
     rest: &'a [u8],
@@ -336,7 +339,7 @@ impl<'a, 'i> Decoder<'a, 'i> {
         let service = self.label()?;
         let imported = self.flag()?;
         let ports = self.ports()?;
-        let count = self.count(MAX_ENDPOINTS, "number of endpoints")?;
+        let count = self.count(MAX_SINGLE_ENDPOINTS, "number of endpoints")?;
         let endpoints = (0..count).map(|_| self.endpoint()).collect::<Result<_>>()?;
         Ok(EndpointSlice { id, service, imported, ports, endpoints, triggered_at: None })
     }
