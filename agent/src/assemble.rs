@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::admin::{Detail, Pages};
 use crate::chain::{Chain, ErrorLog, Handler, QueryLog};
+use crate::config::ListenAddress;
 use crate::logging;
 use crate::metrics::Enabled;
 use crate::metrics::{Metrics, Source};
+use crate::plugin::ready::Monitor;
 use crate::plugin::{self, Block, health, reload};
 use crate::server::Dispatch;
 
@@ -31,6 +34,12 @@ pub struct Assembled {
     pub chains: Vec<Arc<Chain>>,
     /// What it has to show in /metrics.
     pub sources: Vec<Arc<dyn Source>>,
+    /// What is served over HTTP, and where.
+    pub pages: Vec<(ListenAddress, Pages)>,
+    /// What `/ready?verbose` tells more.
+    pub details: Vec<Arc<dyn Detail>>,
+    /// How `/ready` goes on once everything was ready.
+    pub monitor: Monitor,
     /// Whether a panic is logged with its stack.
     pub stacktrace: bool,
     /// Who answers on which address.
@@ -99,6 +108,9 @@ pub fn assemble(blocks: &[Block], shared: &Arc<Shared>) -> anyhow::Result<Assemb
     Ok(Assembled {
         chains,
         sources,
+        pages: blocks.iter().flat_map(pages).collect(),
+        details: Vec::new(),
+        monitor: blocks.iter().find_map(|b| b.ready).map(|ready| ready.monitor).unwrap_or_default(),
         stacktrace: blocks.iter().filter_map(|block| block.errors.as_ref()).any(|e| e.stacktrace),
         listeners: by_address
             .into_iter()
@@ -117,6 +129,14 @@ fn handlers(block: &Block, _shared: &Arc<Shared>) -> anyhow::Result<Vec<Arc<dyn 
         handlers.push(Arc::new(plugin::whoami::Whoami));
     }
     Ok(handlers)
+}
+
+/// What a block serves over HTTP.
+fn pages(block: &Block) -> Vec<(ListenAddress, Pages)> {
+    let metrics = block.prometheus.map(|config| (config.address, Pages::METRICS));
+    let health = block.health.map(|config| (config.address, Pages::HEALTH));
+    let ready = block.ready.map(|config| (config.address, Pages::READY));
+    [metrics, health, ready].into_iter().flatten().collect()
 }
 
 fn enabled(block: &Block, chain: &Chain) -> Enabled {

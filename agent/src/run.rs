@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::admin::Admin;
 use crate::args::Serve;
 use crate::assemble::{Assembled, Shared, assemble};
 use crate::corefile::{self, Diagnostics};
@@ -43,6 +45,7 @@ struct Server {
     args: Serve,
     shared: Arc<Shared>,
     pool: Pool,
+    admin: Admin,
     running: Assembled,
     hash: String,
 }
@@ -100,8 +103,11 @@ impl Server {
         let running = assemble(&loaded.blocks, &shared)?;
         running.show(&shared, &loaded.hash);
         let pool = Pool::start(shared.workers).context("cannot start the worker threads")?;
+        let admin = Admin::new(Handle::current(), Arc::clone(&shared.metrics));
+        serve_pages(&admin, &running);
         wait_until_ready(&running, begun).await;
         pool.apply(running.listeners.clone())?;
+        show(&admin, &running);
         if let Some(path) = &args.pidfile {
             write_pid(path)?;
         }
@@ -114,7 +120,7 @@ impl Server {
             addresses = addresses.join(" "),
             "serving"
         );
-        Ok(Self { args: args.clone(), shared, pool, running, hash: loaded.hash })
+        Ok(Self { args: args.clone(), shared, pool, admin, running, hash: loaded.hash })
     }
 
     /// Reads the configuration again and puts it in the place of the running one. Where anything about it is wrong, the
@@ -133,6 +139,8 @@ impl Server {
             return self.reload_failed(&error.into());
         }
         assembled.show(&self.shared, &loaded.hash);
+        serve_pages(&self.admin, &assembled);
+        show(&self.admin, &assembled);
         self.running = assembled;
         self.hash = loaded.hash;
         tracing::info!(why, "reloaded the configuration");
@@ -153,6 +161,7 @@ impl Server {
     }
 
     async fn stop(self, signals: &mut Signals) {
+        self.admin.readiness().set_stopping();
         let lameduck = self.running.lameduck;
         if !lameduck.is_zero() {
             tracing::info!(seconds = lameduck.as_secs_f64(), "lameduck: still answering");
@@ -168,6 +177,20 @@ impl Server {
         }
         tracing::info!("stopped");
     }
+}
+
+/// Opens what the configuration wants over HTTP. An address that cannot be had is an error in the log and no more, as in
+/// CoreDNS: answering queries is worth more than being watched.
+fn serve_pages(admin: &Admin, assembled: &Assembled) {
+    for error in admin.apply(assembled.pages.iter().copied()) {
+        tracing::error!("{error}");
+    }
+}
+
+/// Lets `/ready` tell of this configuration, which is served now.
+fn show(admin: &Admin, assembled: &Assembled) {
+    let readiness = admin.readiness();
+    readiness.set_running(assembled.chains.clone(), assembled.details.clone(), assembled.monitor);
 }
 
 /// The signals that mean something.
