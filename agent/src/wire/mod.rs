@@ -7,15 +7,20 @@
 //! | [`query`] | the header, the one question and the EDNS of a query, checked in place |
 //! | [`message`] | a whole message that came from elsewhere: where each record begins and ends |
 //! | [`reply`] | the answer being written: header, question in the client's case, records, OPT, honest truncation |
+//! | [`record`] | records taken out of a message, changed, and put into another one: the slow way |
+//! | [`text`] | records as text: zone files and templates |
 
 pub mod message;
 pub mod name;
 pub mod query;
+pub mod record;
 pub mod reply;
+pub mod text;
 
 pub use message::{Layout, Message, MessageError, RecordAt};
 pub use name::{Name, NameBuf, NameError, NameRef};
 pub use query::{Edns, Query, Reject};
+pub use record::Record;
 pub use reply::{Owner, Reply};
 
 /// Octets of a DNS header (RFC 1035 section 4.1.1).
