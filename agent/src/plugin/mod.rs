@@ -12,6 +12,13 @@ pub mod ready;
 pub mod reload;
 #[cfg(test)]
 pub(crate) mod test;
+pub mod acl;
+pub mod lookup;
+pub mod pattern;
+pub mod scope;
+pub mod template;
+#[cfg(test)]
+mod testing;
 pub mod whoami;
 
 use crate::config;

@@ -1,0 +1,232 @@
+//! `template`: answers that are made of the question.
+//!
+//! What is known when the configuration is read is prepared then: a record whose owner is `.Name` and whose data are
+//! constant is copied into the reply, without any text being put together or read.
+
+mod config;
+mod expand;
+
+pub use config::Config;
+use config::{Entry, Prepared};
+use expand::Data;
+
+use crate::chain::{Handler, Local, Next, Resolving};
+use crate::plugin::lookup::lookup;
+use crate::plugin::pattern::NameText;
+use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
+use crate::wire::record::{owner_in, rebuild};
+use crate::wire::{Class, Owner, Rcode, Record, RecordType, Reply, Section, flags, text};
+
+/// All `template` directives of a server block, in the order in which they were written.
+#[derive(Debug)]
+pub struct Template {
+    templates: Vec<Config>,
+}
+
+/// What a query comes to.
+enum Found<'t> {
+    /// No template is for it.
+    Nothing,
+    /// A template is for its zone, class and type, no expression matches, and the name does not fall through.
+    Unmatched,
+    /// This one, with the number of the expression that matched.
+    Matched(&'t Config, Option<usize>),
+}
+
+impl Template {
+    /// A handler for these directives.
+    pub fn new(templates: Vec<Config>) -> Self {
+        Self { templates }
+    }
+
+    fn find(&self, request: &Request<'_>, name: &mut Option<NameText>) -> Found<'_> {
+        let query = &request.query;
+        for template in &self.templates {
+            if !template.is_for(query.qclass(), query.qtype())
+                || template.zones.find(query.name()).is_none()
+            {
+                continue;
+            }
+            if template.matches.is_empty() {
+                return Found::Matched(template, None);
+            }
+            let name = name.get_or_insert_with(|| NameText::of(query.name()));
+            match template.matches.iter().position(|regex| regex.is_match(name.as_str())) {
+                Some(number) => return Found::Matched(template, Some(number)),
+                None if template.fallthrough.passes(query.name()) => {}
+                None => return Found::Unmatched,
+            }
+        }
+        Found::Nothing
+    }
+}
+
+impl Handler for Template {
+    fn plugin(&self) -> Plugin {
+        Plugin::Template
+    }
+
+    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, _: &mut Local) -> Step {
+        let mut name = None;
+        match self.find(request, &mut name) {
+            Found::Nothing => Step::Next,
+            Found::Unmatched => {
+                reply.set_rcode(Rcode::SERVFAIL);
+                Step::Done(Outcome::new(Plugin::Template, Rcode::SERVFAIL))
+            }
+            Found::Matched(template, number) => {
+                if template.follows_alias(request.query.qtype()) {
+                    return Step::Wait;
+                }
+                match template.write(request, number, name.as_ref(), reply) {
+                    Ok(outcome) => Step::Done(outcome),
+                    // Once more in a task, from where it gets to the log.
+                    Err(_) => {
+                        reply.reset();
+                        Step::Wait
+                    }
+                }
+            }
+        }
+    }
+
+    fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
+        Box::pin(async move {
+            let Ok(view) = request.view() else { return Answer::unreadable() };
+            let mut name = None;
+            let Found::Matched(template, number) = self.find(&view, &mut name) else {
+                return next.resolve(request).await;
+            };
+            let mut failure = None;
+            let answer = Answer::written(&view, |reply| {
+                template.write(&view, number, name.as_ref(), reply).unwrap_or_else(|error| {
+                    failure = Some(error);
+                    Outcome::new(Plugin::Template, Rcode::SERVFAIL)
+                })
+            });
+            if let Some(error) = failure {
+                let error = format!("the template at {} gives no record: {error}", template.at);
+                return Answer::failure(
+                    &view,
+                    Plugin::Template,
+                    Rcode::SERVFAIL,
+                    ede::OTHER,
+                    &error,
+                );
+            }
+            follow(request, &view, answer).await
+        })
+    }
+}
+
+impl Config {
+    fn is_for(&self, class: Class, qtype: RecordType) -> bool {
+        (self.class == class || self.class == Class::ANY || class == Class::ANY)
+            && (self.qtype == qtype || self.qtype == RecordType::ANY || qtype == RecordType::ANY)
+    }
+
+    /// True where an alias may be among the answers, whose target is then asked for.
+    fn follows_alias(&self, qtype: RecordType) -> bool {
+        matches!(qtype, RecordType::A | RecordType::AAAA)
+            && self.answer.iter().any(|entry| entry.may_be_alias)
+    }
+
+    fn write(
+        &self,
+        request: &Request<'_>,
+        number: Option<usize>,
+        name: Option<&NameText>,
+        reply: &mut Reply<'_>,
+    ) -> Result<Outcome, String> {
+        let query = &request.query;
+        reply.set_flags(flags::AA, true);
+        reply.set_rcode(self.rcode);
+        if let Some((code, text)) = &self.error {
+            reply.extended_error(*code, text);
+        }
+        let sections = [
+            (Section::Answer, &self.answer),
+            (Section::Authority, &self.authority),
+            (Section::Additional, &self.additional),
+        ];
+        let mut own = None;
+        for (section, entries) in sections {
+            for entry in entries {
+                if let Some(Prepared { rtype, class, ttl, rdata }) = &entry.prepared {
+                    reply.record_of(section, Owner::Question, *rtype, *class, *ttl, rdata);
+                    continue;
+                }
+                let name = match name {
+                    Some(name) => name,
+                    None => own.get_or_insert_with(|| NameText::of(query.name())),
+                };
+                let record = self.expand(request, entry, number, name.as_str())?;
+                let owner = owner_in(query.name(), record.owner.as_ref());
+                reply.record_of(
+                    section,
+                    owner,
+                    record.rtype,
+                    record.class,
+                    record.ttl,
+                    &record.rdata,
+                );
+            }
+        }
+        Ok(Outcome::new(Plugin::Template, self.rcode))
+    }
+
+    fn expand(
+        &self,
+        request: &Request<'_>,
+        entry: &Entry,
+        number: Option<usize>,
+        name: &str,
+    ) -> Result<Record, String> {
+        let query = &request.query;
+        let groups = number
+            .and_then(|number| self.matches.get(number))
+            .and_then(|regex| regex.captures(name));
+        let zone =
+            self.zones.find(query.name()).map_or_else(|| ".".to_owned(), ToString::to_string);
+        let data = Data {
+            name,
+            zone: &zone,
+            class: query.qclass(),
+            qtype: query.qtype(),
+            remote: request.origin.client.ip(),
+            id: query.id(),
+            groups: groups.as_ref(),
+        };
+        let expanded = entry.text.expand(&data).map_err(|error| error.to_string())?;
+        text::record(&expanded).map_err(|error| format!("{expanded:?}: {error}"))
+    }
+}
+
+/// Adds what the last CNAME of an answer leads to, where the answer does not hold it already.
+async fn follow(request: &OwnedRequest, view: &Request<'_>, answer: Answer) -> Answer {
+    let qtype = view.query.qtype();
+    let Ok(mut records) = Record::all_of(&answer.message) else { return answer };
+    let target = records
+        .iter()
+        .rev()
+        .find(|(section, record)| *section == Section::Answer && record.rtype == RecordType::CNAME)
+        .and_then(|(_, record)| record.target());
+    let Some(target) = target else { return answer };
+    if !matches!(qtype, RecordType::A | RecordType::AAAA)
+        || records.iter().any(|(_, r)| r.owner == target)
+    {
+        return answer;
+    }
+    let Some(found) = lookup(request, target.as_ref(), qtype).await else { return answer };
+    let Ok(more) = Record::all_of(&found.message) else { return answer };
+    let at = records
+        .iter()
+        .position(|(section, _)| *section != Section::Answer)
+        .unwrap_or(records.len());
+    records.splice(at..at, more.into_iter().filter(|(section, _)| *section == Section::Answer));
+    let message = rebuild(&view.query, &answer.message, &records);
+    Answer { message: message.into(), ..answer }
+}
+
+#[cfg(test)]
+mod tests;
