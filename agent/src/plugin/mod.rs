@@ -5,6 +5,7 @@ pub mod bind;
 pub mod cache;
 pub mod errors;
 pub mod health;
+pub mod kubernetes;
 pub mod loadbalance;
 pub mod log;
 pub mod prometheus;

@@ -198,6 +198,25 @@ impl<'b> Reply<'b> {
         fit == total || self.has_room(section, stride)
     }
 
+    /// As [`Reply::records_from`], with `ttl` as the time to live of each. Their owners must be pointers.
+    pub fn addresses_from(
+        &mut self,
+        section: Section,
+        stride: usize,
+        records: &[u8],
+        first: usize,
+        ttl: u32,
+    ) -> bool {
+        let start = self.buf.len();
+        let whole = self.records_from(section, stride, records, first);
+        let written = self.buf.get_mut(start..).unwrap_or_default();
+        for record in written.chunks_exact_mut(stride.max(1)) {
+            // Behind the pointer, the type and the class, two octets each.
+            write_u32(record, 6, ttl);
+        }
+        whole
+    }
+
     /// Copies a whole answer: flags AA, AD and RA, response code and records, with `ttl` applied to the times to live at
     /// `ttl_at` (offsets in `message`). `message` must answer the same question, compressed or not as it was there: its
     /// records begin at `question_end`. Where it does not fit, whole records are left out and TC is set.

@@ -119,7 +119,13 @@ impl Addresses {
         }
     }
 
-    pub(super) fn remove(&self, counts: &mut Counts, address: IpAddr, reason: Reason, key: &Arc<Key>) {
+    pub(super) fn remove(
+        &self,
+        counts: &mut Counts,
+        address: IpAddr,
+        reason: Reason,
+        key: &Arc<Key>,
+    ) {
         match address {
             IpAddr::V4(v4) => self.remove_from(&self.v4, v4.octets(), reason, key),
             IpAddr::V6(v6) => self.remove_from(&self.v6, v6.octets(), reason, key),
@@ -137,14 +143,28 @@ impl Addresses {
         }
     }
 
-    fn add_to<const N: usize>(&self, table: &Table<Owner<N>>, address: [u8; N], reason: Reason, key: Arc<Key>) {
+    fn add_to<const N: usize>(
+        &self,
+        table: &Table<Owner<N>>,
+        address: [u8; N],
+        reason: Reason,
+        key: Arc<Key>,
+    ) {
         let same = |o: &Owner<N>| o.address == address && o.reason == reason && o.key == key;
         let owner = Owner { address, reason, key: Arc::clone(&key) };
         table.put(self.hash(address), same, owner);
     }
 
-    fn remove_from<const N: usize>(&self, table: &Table<Owner<N>>, address: [u8; N], reason: Reason, key: &Arc<Key>) {
-        table.remove(self.hash(address), |o| o.address == address && o.reason == reason && o.key == *key);
+    fn remove_from<const N: usize>(
+        &self,
+        table: &Table<Owner<N>>,
+        address: [u8; N],
+        reason: Reason,
+        key: &Arc<Key>,
+    ) {
+        table.remove(self.hash(address), |o| {
+            o.address == address && o.reason == reason && o.key == *key
+        });
     }
 
     fn hash(&self, value: impl std::hash::Hash) -> u64 {

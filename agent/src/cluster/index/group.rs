@@ -101,7 +101,13 @@ pub(super) struct Difference {
 
 impl Group {
     pub(super) fn new(key: Arc<Key>) -> Self {
-        Self { key, service: None, slices: SmallVec::new(), a: Records::new(), aaaa: Records::new() }
+        Self {
+            key,
+            service: None,
+            slices: SmallVec::new(),
+            a: Records::new(),
+            aaaa: Records::new(),
+        }
     }
 
     /// True where nothing is known of it any more.
@@ -111,7 +117,8 @@ impl Group {
 
     /// The addresses of a ClusterIP Service, and of no other.
     pub fn cluster_ips(&self) -> SmallVec<[IpAddr; 2]> {
-        let clustered = self.service.as_ref().is_some_and(|service| service.kind == Kind::ClusterIp);
+        let clustered =
+            self.service.as_ref().is_some_and(|service| service.kind == Kind::ClusterIp);
         if clustered { addresses_in(&self.a, &self.aaaa).collect() } else { SmallVec::new() }
     }
 
@@ -137,16 +144,27 @@ impl Group {
     }
 
     /// The same with another Service, and its record sets.
-    pub(super) fn with_service(&self, service: Option<&object::Service>, ports: Option<Ports>) -> Self {
+    pub(super) fn with_service(
+        &self,
+        service: Option<&object::Service>,
+        ports: Option<Ports>,
+    ) -> Self {
         let mut new = self.copy();
         new.service = service.zip(ports).map(|(service, ports)| {
-            Arc::new(Service { kind: kind(service), ports, publish_not_ready: service.publish_not_ready })
+            Arc::new(Service {
+                kind: kind(service),
+                ports,
+                publish_not_ready: service.publish_not_ready,
+            })
         });
         let addresses: Vec<IpAddr> = match service.map(|service| &service.kind) {
             Some(object::ServiceKind::ClusterIp(addresses)) => addresses.to_vec(),
             Some(object::ServiceKind::Headless) => {
-                let all = |slice: &Slice| (0..slice.len()).filter_map(|row| slice.address(row)).collect::<Vec<_>>();
-                let mut addresses: Vec<IpAddr> = self.slices.iter().flat_map(|slice| all(slice)).collect();
+                let all = |slice: &Slice| {
+                    (0..slice.len()).filter_map(|row| slice.address(row)).collect::<Vec<_>>()
+                };
+                let mut addresses: Vec<IpAddr> =
+                    self.slices.iter().flat_map(|slice| all(slice)).collect();
                 addresses.sort_unstable();
                 addresses.dedup();
                 addresses
@@ -164,10 +182,17 @@ impl Group {
         let at = group.slices.iter().position(|slice| &*slice.name == name);
         let old = at.map(|at| group.slices.remove(at));
         // What stays of the group are the other slices: an address that one of them has neither goes nor comes.
-        let elsewhere = |address: IpAddr| group.slices.iter().any(|slice| !slice.rows_of(address).is_empty());
+        let elsewhere =
+            |address: IpAddr| group.slices.iter().any(|slice| !slice.rows_of(address).is_empty());
         let difference = Difference {
-            gone: missing_in(old.as_deref(), new.as_deref()).into_iter().filter(|&gone| !elsewhere(gone)).collect(),
-            come: missing_in(new.as_deref(), old.as_deref()).into_iter().filter(|&come| !elsewhere(come)).collect(),
+            gone: missing_in(old.as_deref(), new.as_deref())
+                .into_iter()
+                .filter(|&gone| !elsewhere(gone))
+                .collect(),
+            come: missing_in(new.as_deref(), old.as_deref())
+                .into_iter()
+                .filter(|&come| !elsewhere(come))
+                .collect(),
         };
         if let Some(new) = new {
             group.slices.insert(at.unwrap_or(group.slices.len()), new);
@@ -175,7 +200,8 @@ impl Group {
         if group.service.as_ref().is_some_and(|service| service.kind == Kind::Headless) {
             let Difference { gone, come } = &difference;
             group.a = patch(&group.a, &of_family(gone, octets_v4), &of_family(come, octets_v4));
-            group.aaaa = patch(&group.aaaa, &of_family(gone, octets_v6), &of_family(come, octets_v6));
+            group.aaaa =
+                patch(&group.aaaa, &of_family(gone, octets_v6), &of_family(come, octets_v6));
         }
         (group, difference)
     }
@@ -209,7 +235,11 @@ fn kind(service: &object::Service) -> Kind {
         object::ServiceKind::ExternalName(name) => {
             let text = name.to_string();
             let address = text.trim_end_matches('.').parse::<IpAddr>();
-            if address.is_ok() { Kind::Unnamed(name.clone()) } else { Kind::ExternalName(name.clone()) }
+            if address.is_ok() {
+                Kind::Unnamed(name.clone())
+            } else {
+                Kind::ExternalName(name.clone())
+            }
         }
     }
 }
@@ -218,7 +248,10 @@ fn octets<const N: usize>(records: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ 
     records.chunks_exact(12 + N).filter_map(|record| record.last_chunk::<N>().copied())
 }
 
-fn of_family<const N: usize>(addresses: &[IpAddr], octets: fn(IpAddr) -> Option<[u8; N]>) -> Vec<[u8; N]> {
+fn of_family<const N: usize>(
+    addresses: &[IpAddr],
+    octets: fn(IpAddr) -> Option<[u8; N]>,
+) -> Vec<[u8; N]> {
     addresses.iter().filter_map(|&address| octets(address)).collect()
 }
 

@@ -13,7 +13,8 @@ impl Index {
     pub fn objects(&self) -> impl Iterator<Item = Object> + '_ {
         let namespaces = self.namespaces.all().map(|name| Object::Namespace(Namespace { name }));
         let groups = self.groups.all().flat_map(|group| {
-            let slices = group.slices.iter().map(|slice| Object::EndpointSlice(slice_object(&group, slice)));
+            let slices =
+                group.slices.iter().map(|slice| Object::EndpointSlice(slice_object(&group, slice)));
             let objects: Vec<Object> = service_object(&group).into_iter().chain(slices).collect();
             objects
         });

@@ -133,7 +133,8 @@ impl Column {
     /// The text of a row; empty where it has none.
     pub fn get(&self, row: usize) -> &[u8] {
         let Some(&end) = self.ends.get(row) else { return &[] };
-        let start = row.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        let start =
+            row.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         self.text.get(start as usize..end as usize).unwrap_or(&[])
     }
 
@@ -173,5 +174,6 @@ pub(super) fn octets_v6(address: IpAddr) -> Option<[u8; 16]> {
 
 // FNV-1a. It only orders a column of one slice, where a collision costs one comparison: nothing to be won by forcing some.
 fn hash(text: &[u8]) -> u32 {
-    text.iter().fold(0x811c_9dc5, |hash, &octet| (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193))
+    text.iter()
+        .fold(0x811c_9dc5, |hash, &octet| (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193))
 }

@@ -34,7 +34,12 @@ impl<E: Clone> Table<E> {
     }
 
     /// Calls `read` with the first entry of this hash that `is` accepts. Never waits, never allocates.
-    pub(super) fn read<R>(&self, hash: u64, is: impl Fn(&E) -> bool, read: impl FnOnce(&E) -> R) -> Option<R> {
+    pub(super) fn read<R>(
+        &self,
+        hash: u64,
+        is: impl Fn(&E) -> bool,
+        read: impl FnOnce(&E) -> R,
+    ) -> Option<R> {
         let shard = self.shard(hash)?.load();
         let slot = shard.as_ref()?.iter().find(|slot| slot.hash == hash && is(&slot.value))?;
         Some(read(&slot.value))
@@ -49,11 +54,13 @@ impl<E: Clone> Table<E> {
 
     /// Puts `value` in the place of the first entry that `is` accepts, or adds it.
     pub(super) fn put(&self, hash: u64, is: impl Fn(&E) -> bool, value: E) {
-        self.change(hash, |shard| match shard.iter_mut().find(|slot| slot.hash == hash && is(&slot.value)) {
-            Some(slot) => slot.value = value,
-            None => {
-                shard.reserve_exact(1);
-                shard.push(Slot { hash, value });
+        self.change(hash, |shard| {
+            match shard.iter_mut().find(|slot| slot.hash == hash && is(&slot.value)) {
+                Some(slot) => slot.value = value,
+                None => {
+                    shard.reserve_exact(1);
+                    shard.push(Slot { hash, value });
+                }
             }
         });
     }
@@ -71,8 +78,11 @@ impl<E: Clone> Table<E> {
     /// Every entry, shard by shard as each is when its turn comes.
     pub(super) fn all(&self) -> impl Iterator<Item = E> + '_ {
         self.shards.iter().flat_map(|shard| {
-            let entries: Vec<E> =
-                shard.load().as_ref().map(|s| s.iter().map(|slot| slot.value.clone()).collect()).unwrap_or_default();
+            let entries: Vec<E> = shard
+                .load()
+                .as_ref()
+                .map(|s| s.iter().map(|slot| slot.value.clone()).collect())
+                .unwrap_or_default();
             entries
         })
     }

@@ -10,7 +10,9 @@ use super::address::{Counts, Reason};
 use super::group::{Difference, Group, Key};
 use super::slice::{Ports, Slice};
 use super::{Index, Pod, bit};
-use crate::cluster::object::{EndpointSlice, Event, Kind, Object, ObjectId, Pod as PodObject, Port, Service, Text};
+use crate::cluster::object::{
+    EndpointSlice, Event, Kind, Object, ObjectId, Pod as PodObject, Port, Service, Text,
+};
 
 /// The writer's state.
 #[derive(Default)]
@@ -81,7 +83,9 @@ impl Writer {
             Some(known) => known.list = list,
             None => {
                 let known = Known { object: Arc::clone(&group.key), list };
-                self.services.insert_unique(hash, known, |known| index.hash_of(known.object.wire(), known.object.imported));
+                self.services.insert_unique(hash, known, |known| {
+                    index.hash_of(known.object.wire(), known.object.imported)
+                });
                 count(index, kind, 1);
             }
         }
@@ -126,7 +130,10 @@ impl Writer {
         if let Some((_, key)) = moved {
             self.change_slice(index, &key, &slice.id.name, None);
         }
-        let key = self.slices.find(hash, |known| is_slice(&known.object, &slice.id)).map(|known| Arc::clone(&known.object.1));
+        let key = self
+            .slices
+            .find(hash, |known| is_slice(&known.object, &slice.id))
+            .map(|known| Arc::clone(&known.object.1));
         if let Some(key) = key {
             self.change_slice(index, &key, &slice.id.name, Some(packed));
         }
@@ -146,8 +153,14 @@ impl Writer {
     fn put_pod(&mut self, index: &Index, pod: &PodObject) -> bool {
         let list = *self.list_of(Kind::Pod);
         let hash = index.hash((pod.id.namespace.as_bytes(), pod.id.name.as_bytes()));
-        let Some(&address) = pod.addresses.first() else { return self.delete(index, Kind::Pod, &pod.id) };
-        let new = Arc::new(Pod { address, namespace: pod.id.namespace.clone(), name: (&*pod.id.name).into() });
+        let Some(&address) = pod.addresses.first() else {
+            return self.delete(index, Kind::Pod, &pod.id);
+        };
+        let new = Arc::new(Pod {
+            address,
+            namespace: pod.id.namespace.clone(),
+            name: (&*pod.id.name).into(),
+        });
         let old = match self.pods.find_mut(hash, |known| is_pod(&known.object, &pod.id)) {
             Some(known) => {
                 known.list = list;
@@ -175,13 +188,18 @@ impl Writer {
             Kind::Service | Kind::ServiceImport => {
                 let key = Key::new(&id.namespace, &id.name, kind == Kind::ServiceImport);
                 let hash = index.hash_of(key.wire(), key.imported);
-                let Ok(entry) = self.services.find_entry(hash, |known| *known.object == key) else { return false };
+                let Ok(entry) = self.services.find_entry(hash, |known| *known.object == key) else {
+                    return false;
+                };
                 let (known, _) = entry.remove();
                 self.forget_service(index, &known.object);
             }
             Kind::EndpointSlice => {
                 let hash = slice_hash(index, id.namespace.as_bytes(), &id.name);
-                let Ok(entry) = self.slices.find_entry(hash, |known| is_slice(&known.object, id)) else { return false };
+                let Ok(entry) = self.slices.find_entry(hash, |known| is_slice(&known.object, id))
+                else {
+                    return false;
+                };
                 let (Known { object: (slice, key), .. }, _) = entry.remove();
                 self.forget_slice(index, &slice, &key);
             }
@@ -193,7 +211,10 @@ impl Writer {
             }
             Kind::Pod => {
                 let hash = index.hash((id.namespace.as_bytes(), id.name.as_bytes()));
-                let Ok(entry) = self.pods.find_entry(hash, |known| is_pod(&known.object, id)) else { return false };
+                let Ok(entry) = self.pods.find_entry(hash, |known| is_pod(&known.object, id))
+                else {
+                    return false;
+                };
                 let (known, _) = entry.remove();
                 forget_pod(index, &known.object);
             }
@@ -208,7 +229,9 @@ impl Writer {
         match kind {
             Kind::Service | Kind::ServiceImport => {
                 let imported = kind == Kind::ServiceImport;
-                let old = |known: &mut Known<Arc<Key>>| known.object.imported == imported && known.list != list;
+                let old = |known: &mut Known<Arc<Key>>| {
+                    known.object.imported == imported && known.list != list
+                };
                 let gone: Vec<_> = self.services.extract_if(old).collect();
                 swept = gone.len();
                 gone.iter().for_each(|known| self.forget_service(index, &known.object));
@@ -216,7 +239,8 @@ impl Writer {
             Kind::EndpointSlice => {
                 let gone: Vec<_> = self.slices.extract_if(|known| known.list != list).collect();
                 swept = gone.len();
-                gone.iter().for_each(|known| self.forget_slice(index, &known.object.0, &known.object.1));
+                gone.iter()
+                    .for_each(|known| self.forget_slice(index, &known.object.0, &known.object.1));
             }
             Kind::Namespace => self.namespaces.retain(|name, seen| {
                 let stays = *seen == list;
@@ -300,7 +324,11 @@ fn count(index: &Index, kind: Kind, by: isize) {
 }
 
 fn group_of(index: &Index, key: &Arc<Key>) -> Option<Arc<Group>> {
-    index.groups.read(index.hash_of(key.wire(), key.imported), |group| group.key == *key, Arc::clone)
+    index.groups.read(
+        index.hash_of(key.wire(), key.imported),
+        |group| group.key == *key,
+        Arc::clone,
+    )
 }
 
 /// The key of a slice's Service: the one that is there already, if any.

@@ -1,0 +1,320 @@
+//! `kubernetes`: the cluster's names, answered from the index.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`ask`] | a question taken apart |
+//! | [`apex`] | the zone itself: SOA, name servers, the version |
+//! | [`service`] | Services, their ports, their endpoints |
+//! | [`endpoints`] | record sets that are composed from slices: SRV, and addresses of one port or one endpoint |
+//! | [`naming`] | names made of addresses |
+//! | [`pod`] | Pods by address |
+//! | [`reverse`] | names of addresses |
+//! | [`external`] | ExternalName: the target resolved through the chain |
+//!
+//! A name exists if it has a record or if a name below it does; then it is never denied and never falls through
+//! (RFC 8020). Everything is decided in the receive loop, without waiting or allocating, but for the targets of
+//! ExternalName Services.
+
+mod apex;
+mod ask;
+mod endpoints;
+mod external;
+mod naming;
+mod pod;
+mod reverse;
+mod service;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use self::ask::Ask;
+use self::naming::Naming;
+use crate::chain::{Handler, Local, Next, Resolving};
+use crate::cluster::index::Index;
+use crate::cluster::object::{Kind, Text};
+use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
+use crate::wire::{Class, Name, NameRef, Rcode, Reply, flags};
+
+/// What one `kubernetes` directive serves; the index is what it serves it from.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Zones of Services, in the order in which they were written; the first is the one that PTR records name.
+    pub zones: Vec<Name>,
+    /// Those of them that hold ServiceImports (`multicluster`).
+    pub multicluster: Vec<Name>,
+    /// Zones of addresses.
+    pub reverse_zones: Vec<Name>,
+    /// Times to live, seconds.
+    pub ttl: u32,
+    /// `pods`.
+    pub pods: Pods,
+    /// `endpoint_pod_names`.
+    pub endpoint_pod_names: bool,
+    /// False with `noendpoints`: endpoints have no names.
+    pub endpoints: bool,
+    /// `ignore empty_service`.
+    pub ignore_empty: bool,
+    /// Which namespaces exist.
+    pub exposed: Exposed,
+    /// Which names that do not exist are passed on.
+    pub fallthrough: Fallthrough,
+    /// Our own addresses, which `ns.dns` has; loopback and unspecified ones do not count.
+    pub own: Vec<IpAddr>,
+    /// `loadbalance`: addresses go round. SRV sets that do not fit a message go round in any case.
+    pub rotate: bool,
+}
+
+/// `pods`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Pods {
+    /// Pods have no names.
+    #[default]
+    Disabled,
+    /// Every address in an existing namespace has a name.
+    Insecure,
+    /// Only addresses that a Pod of that namespace has.
+    Verified,
+}
+
+/// Which namespaces exist for this directive.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Exposed {
+    /// All.
+    #[default]
+    All,
+    /// `namespaces`: these.
+    Listed(Vec<Text>),
+    /// `namespace_labels`: those that the index knows, since only they are watched.
+    Known,
+}
+
+/// Which names that do not exist are passed on.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Fallthrough {
+    /// None.
+    #[default]
+    None,
+    /// Any.
+    All,
+    /// Those within these zones.
+    Zones(Vec<Name>),
+}
+
+/// The handler.
+pub struct Kubernetes {
+    index: Arc<Index>,
+    view: View,
+    zones: Vec<Zone>,
+    kinds: Vec<Kind>,
+    fallback: Option<Arc<dyn Handler>>,
+}
+
+/// A zone that is served.
+#[derive(Debug)]
+struct Zone {
+    name: Name,
+    content: Content,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    Services,
+    Imports,
+    Addresses,
+}
+
+/// What the index says to a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Records are in the reply.
+    Answered,
+    /// The name exists, and has no record of this type.
+    NoData,
+    /// The name does not exist, as far as is known.
+    NoName,
+    /// Nobody can say before the endpoints have been listed.
+    NotYet,
+    /// The name is another's: its target has to be resolved.
+    Chase,
+}
+
+impl Kubernetes {
+    /// A handler for `view`, answering from `index`.
+    pub fn new(view: View, index: Arc<Index>) -> Self {
+        let content = |name: &Name| {
+            if view.multicluster.contains(name) { Content::Imports } else { Content::Services }
+        };
+        let forward =
+            view.zones.iter().map(|name| Zone { name: name.clone(), content: content(name) });
+        let reverse = view
+            .reverse_zones
+            .iter()
+            .map(|name| Zone { name: name.clone(), content: Content::Addresses });
+        let mut zones: Vec<Zone> = forward.chain(reverse).collect();
+        zones.sort_by_key(|zone| std::cmp::Reverse(zone.name.as_ref().len()));
+        let mut kinds = vec![Kind::Service, Kind::Namespace];
+        if view.endpoints {
+            kinds.push(Kind::EndpointSlice);
+        }
+        if view.pods == Pods::Verified {
+            kinds.push(Kind::Pod);
+        }
+        if !view.multicluster.is_empty() {
+            kinds.push(Kind::ServiceImport);
+        }
+        Self { index, view, zones, kinds, fallback: None }
+    }
+
+    /// `fallback`: who is asked until the index has been filled for the first time, instead of answering SERVFAIL.
+    pub fn with_fallback(mut self, fallback: Arc<dyn Handler>) -> Self {
+        self.fallback = Some(fallback);
+        self
+    }
+
+    /// The index that it answers from.
+    pub fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    /// The kinds that must have been listed before a name can be denied.
+    pub fn kinds(&self) -> &[Kind] {
+        &self.kinds
+    }
+
+    fn zone_of(&self, name: NameRef<'_>) -> Option<(&Zone, usize)> {
+        self.zones.iter().find_map(|zone| Some((zone, name.prefix_len(zone.name.as_ref())?)))
+    }
+
+    fn judge(
+        &self,
+        zone: &Zone,
+        ask: &Ask<'_>,
+        request: &Request<'_>,
+        reply: &mut Reply<'_>,
+        local: &mut Local,
+    ) -> Verdict {
+        match zone.content {
+            Content::Addresses => self.reverse(ask, request, reply),
+            Content::Services => self.forward(ask, false, request, reply, local),
+            Content::Imports => self.forward(ask, true, request, reply, local),
+        }
+    }
+
+    /// Turns a verdict into the reply.
+    fn conclude(
+        &self,
+        verdict: Verdict,
+        ask: &Ask<'_>,
+        request: &Request<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Step {
+        let rcode = match verdict {
+            Verdict::Answered | Verdict::NoData => Rcode::NOERROR,
+            Verdict::NoName if self.index.synced(&self.kinds) => {
+                if self.falls_through(request.query.name()) {
+                    return Step::Next;
+                }
+                Rcode::NXDOMAIN
+            }
+            // Neither denied nor passed on: what is not known yet may well be ours.
+            Verdict::NoName | Verdict::NotYet => {
+                if self.fallback.is_some() {
+                    return Step::Wait;
+                }
+                reply.set_rcode(Rcode::SERVFAIL);
+                reply.extended_error(
+                    ede::NOT_READY,
+                    "the cluster's objects have not been listed yet",
+                );
+                return Step::Done(Outcome::new(Plugin::Kubernetes, Rcode::SERVFAIL));
+            }
+            Verdict::Chase => return Step::Wait,
+        };
+        reply.set_flags(flags::AA, true);
+        reply.set_rcode(rcode);
+        if verdict != Verdict::Answered {
+            self.write_soa(crate::wire::Section::Authority, ask, request, reply);
+        }
+        Step::Done(Outcome::new(Plugin::Kubernetes, rcode))
+    }
+
+    fn falls_through(&self, name: NameRef<'_>) -> bool {
+        match &self.view.fallthrough {
+            Fallthrough::None => false,
+            Fallthrough::All => true,
+            Fallthrough::Zones(zones) => zones.iter().any(|zone| name.is_within(zone.as_ref())),
+        }
+    }
+
+    fn is_exposed(&self, namespace: &[u8]) -> bool {
+        match &self.view.exposed {
+            Exposed::All => true,
+            Exposed::Listed(names) => names.iter().any(|name| name.as_bytes() == namespace),
+            Exposed::Known => self.index.has_namespace(namespace),
+        }
+    }
+
+    fn naming(&self) -> Naming {
+        if self.view.endpoint_pod_names { Naming::Pod } else { Naming::Address }
+    }
+
+    fn endpoints_are_listed(&self) -> bool {
+        !self.view.endpoints || self.index.synced(&[Kind::EndpointSlice])
+    }
+
+    fn rotation(&self, local: &mut Local) -> usize {
+        if self.view.rotate { local.rotate() } else { 0 }
+    }
+}
+
+impl Handler for Kubernetes {
+    fn plugin(&self) -> Plugin {
+        Plugin::Kubernetes
+    }
+
+    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Step {
+        let query = &request.query;
+        let Some((zone, cut)) = self.zone_of(query.name()) else { return Step::Next };
+        if query.qclass() != Class::IN {
+            reply.set_rcode(Rcode::REFUSED);
+            return Step::Done(Outcome::new(Plugin::Kubernetes, Rcode::REFUSED));
+        }
+        let ask = Ask::new(query, cut);
+        let verdict = self.judge(zone, &ask, request, reply, local);
+        self.conclude(verdict, &ask, request, reply)
+    }
+
+    fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
+        Box::pin(async move {
+            let Ok(view) = request.view() else { return Answer::unreadable() };
+            if let Some(external) = self.external(&view) {
+                return external.resolve(self, request, &view).await;
+            }
+            // Whatever it waited for, it may be there by now.
+            let mut local = Local::new(request.origin.worker);
+            let mut step = Step::Next;
+            let answer = Answer::written(&view, |reply| {
+                step = self.serve(&view, reply, &mut local);
+                if let Step::Done(outcome) = step {
+                    outcome
+                } else {
+                    Outcome::new(Plugin::Kubernetes, Rcode::SERVFAIL)
+                }
+            });
+            match (step, &self.fallback) {
+                (Step::Done(_), _) => answer,
+                (Step::Wait, Some(fallback)) => fallback.resolve(request, next).await,
+                _ => next.resolve(request).await,
+            }
+        })
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        let missing = self.kinds.iter().filter(|&&kind| !self.index.synced(&[kind]));
+        let missing: Vec<&str> = missing.map(|kind| kind.name()).collect();
+        (!missing.is_empty()).then(|| format!("the list of {}", missing.join(", ")))
+    }
+}
+
+#[cfg(test)]
+mod tests;

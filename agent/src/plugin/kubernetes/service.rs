@@ -1,0 +1,321 @@
+//! Zones of Services: which name is whose.
+
+use super::ask::{Ask, NameWriter};
+use super::endpoints::{Selected, Target};
+use super::naming::Label;
+use super::{Kubernetes, Verdict};
+use crate::chain::Local;
+use crate::cluster::index::group::{A_LEN, AAAA_LEN, Group, Kind, Service, addresses_in};
+use crate::cluster::object::{Port, Protocol};
+use crate::request::Request;
+use crate::wire::{Owner, RecordType, Reply, Section};
+
+/// Which ports of a Service or slice are asked for.
+#[derive(Clone, Copy)]
+pub(super) enum Ports<'q> {
+    /// All of them.
+    All,
+    /// Those of this name and protocol.
+    Named(&'q [u8], Protocol),
+}
+
+impl Ports<'_> {
+    /// The ports of `all` that are asked for.
+    pub(super) fn of<'p>(self, all: &'p [Port]) -> impl Iterator<Item = &'p Port> + Clone
+    where
+        Self: 'p,
+    {
+        all.iter().filter(move |port| match self {
+            Self::All => true,
+            Self::Named(name, protocol) => {
+                port.protocol == protocol && port.name.as_bytes() == name
+            }
+        })
+    }
+}
+
+impl Kubernetes {
+    /// A name in a zone of Services.
+    pub(super) fn forward(
+        &self,
+        ask: &Ask<'_>,
+        imported: bool,
+        request: &Request<'_>,
+        reply: &mut Reply<'_>,
+        local: &mut Local,
+    ) -> Verdict {
+        if ask.count() == 0 {
+            return self.apex(ask, request, reply);
+        }
+        // As CoreDNS: a SOA record is asked for to find the zone, which every name in it has, existing or not.
+        if ask.qtype == RecordType::SOA {
+            return Verdict::NoData;
+        }
+        match (ask.count(), ask.from_zone(0)) {
+            (3.., b"svc") => self.below_service(ask, imported, reply, local),
+            (2.., b"pod") if !imported => self.pod(ask, reply),
+            (2, b"svc") => {
+                let namespace = ask.from_zone(1);
+                let exists = self.is_exposed(namespace) && self.index.has_namespace(namespace);
+                if exists { Verdict::NoData } else { Verdict::NoName }
+            }
+            (1, b"svc" | b"dns") => Verdict::NoData,
+            (1, b"pod") if !imported => Verdict::NoData,
+            (1, b"dns-version") => self.version(ask, reply),
+            (2, b"dns") if ask.label(0) == b"ns" => self.name_server(ask, reply),
+            _ => Verdict::NoName,
+        }
+    }
+
+    /// `<service>.<namespace>.svc` and what is below it.
+    fn below_service(
+        &self,
+        ask: &Ask<'_>,
+        imported: bool,
+        reply: &mut Reply<'_>,
+        local: &mut Local,
+    ) -> Verdict {
+        if ask.count() > 5 || !self.is_exposed(ask.from_zone(1)) {
+            return Verdict::NoName;
+        }
+        let verdict = self.index.group(ask.service_key(), imported, |group| {
+            let Some(service) = &group.service else { return Verdict::NoName };
+            self.service(ask, group, service, reply, local)
+        });
+        verdict.unwrap_or(Verdict::NoName)
+    }
+
+    fn service(
+        &self,
+        ask: &Ask<'_>,
+        group: &Group,
+        service: &Service,
+        reply: &mut Reply<'_>,
+        local: &mut Local,
+    ) -> Verdict {
+        match &service.kind {
+            Kind::ExternalName(name) => self.external_name(ask, name.as_ref(), reply),
+            Kind::Unnamed(_) => Verdict::NoName,
+            // Such a Service may be hidden by endpoints that are not known yet.
+            Kind::ClusterIp if self.view.ignore_empty && group.ready() == 0 => self.unless_listed(),
+            Kind::ClusterIp => match ask.count() {
+                3 => self.cluster_ip(ask, Ports::All, group, service, reply, local),
+                4 => self.endpoint(ask, group, &service.ports, reply, local),
+                _ => match asked_port(ask) {
+                    Some(ports) if ports.of(&service.ports).next().is_some() => {
+                        self.cluster_ip(ask, ports, group, service, reply, local)
+                    }
+                    _ => Verdict::NoName,
+                },
+            },
+            Kind::Headless if !self.view.endpoints => Verdict::NoName,
+            Kind::Headless if !self.endpoints_are_listed() => Verdict::NotYet,
+            Kind::Headless => match ask.count() {
+                3 if group.a.is_empty() && group.aaaa.is_empty() => Verdict::NoName,
+                3 => self.headless(ask, group, reply, local),
+                4 => self.endpoint(ask, group, &[], reply, local),
+                _ => match asked_port(ask) {
+                    Some(ports) => self.port_of_headless(ask, ports, group, reply, local),
+                    None => Verdict::NoName,
+                },
+            },
+        }
+    }
+
+    /// A Service with addresses of its own, or one of its ports.
+    fn cluster_ip(
+        &self,
+        ask: &Ask<'_>,
+        ports: Ports<'_>,
+        group: &Group,
+        service: &Service,
+        reply: &mut Reply<'_>,
+        local: &mut Local,
+    ) -> Verdict {
+        match ask.qtype {
+            RecordType::A | RecordType::AAAA => self.addresses(ask, group, reply, local),
+            RecordType::SRV => self.cluster_srv(ask, ports, group, service, reply),
+            _ => Verdict::NoData,
+        }
+    }
+
+    /// SRV of a Service with addresses of its own: one record for each port number, the Service itself as target.
+    fn cluster_srv(
+        &self,
+        ask: &Ask<'_>,
+        ports: Ports<'_>,
+        group: &Group,
+        service: &Service,
+        reply: &mut Reply<'_>,
+    ) -> Verdict {
+        let addresses = group.a.len() / A_LEN + group.aaaa.len() / AAAA_LEN;
+        let chosen = ports.of(&service.ports);
+        let weight = weight(addresses * chosen.clone().count());
+        let mut rdata = NameWriter::new();
+        let mut verdict = Verdict::NoData;
+        for (n, port) in chosen.clone().enumerate() {
+            if chosen.clone().take(n).any(|earlier| earlier.number == port.number) {
+                continue;
+            }
+            write_srv(&mut rdata, weight, port.number);
+            ask.write_suffix(ask.service_start(), &mut rdata);
+            let Some(data) = rdata.get() else { continue };
+            verdict = Verdict::Answered;
+            if !reply.record(Section::Answer, Owner::Question, RecordType::SRV, self.view.ttl, data)
+            {
+                return verdict;
+            }
+        }
+        if verdict == Verdict::Answered {
+            let mut record = rdata;
+            record.truncate(0);
+            ask.write_pointer(ask.service_start(), &mut record);
+            let owner = record.len();
+            for address in addresses_in(&group.a, &group.aaaa) {
+                record.truncate(owner);
+                record.push_address_record(self.view.ttl, address);
+                reply.records(Section::Additional, 1, record.get().unwrap_or(&[]));
+            }
+        }
+        verdict
+    }
+
+    /// A headless Service with ready endpoints.
+    fn headless(
+        &self,
+        ask: &Ask<'_>,
+        group: &Group,
+        reply: &mut Reply<'_>,
+        local: &mut Local,
+    ) -> Verdict {
+        match ask.qtype {
+            RecordType::A | RecordType::AAAA => self.addresses(ask, group, reply, local),
+            RecordType::SRV => {
+                let selected =
+                    Selected { ports: Ports::All, target: Target::Every, start: local.rotate() };
+                self.composed_srv(ask, group, &selected, reply)
+            }
+            _ => Verdict::NoData,
+        }
+    }
+
+    /// One port of a headless Service: the endpoints whose slices have it.
+    fn port_of_headless(
+        &self,
+        ask: &Ask<'_>,
+        ports: Ports<'_>,
+        group: &Group,
+        reply: &mut Reply<'_>,
+        local: &mut Local,
+    ) -> Verdict {
+        let with_port = group.slices.iter().filter(|slice| ports.of(&slice.ports).next().is_some());
+        let ready: usize = with_port.map(|slice| slice.len()).sum();
+        if ready == 0 {
+            return Verdict::NoName;
+        }
+        match ask.qtype {
+            RecordType::A | RecordType::AAAA if ready == group.ready() => {
+                self.addresses(ask, group, reply, local)
+            }
+            RecordType::A | RecordType::AAAA => {
+                let selected =
+                    Selected { ports, target: Target::Every, start: self.rotation(local) };
+                self.composed_addresses(ask, group, &selected, reply)
+            }
+            RecordType::SRV => {
+                let selected = Selected { ports, target: Target::Every, start: local.rotate() };
+                self.composed_srv(ask, group, &selected, reply)
+            }
+            _ => Verdict::NoData,
+        }
+    }
+
+    /// One label below a Service: an endpoint, or the protocol above one of its ports.
+    fn endpoint(
+        &self,
+        ask: &Ask<'_>,
+        group: &Group,
+        ports: &[Port],
+        reply: &mut Reply<'_>,
+        local: &mut Local,
+    ) -> Verdict {
+        let label = ask.label(0);
+        if let Some(protocol) = label.strip_prefix(b"_").and_then(protocol) {
+            let named = |port: &Port| port.protocol == protocol && !port.name.is_empty();
+            let of_slices =
+                group.slices.iter().filter(|slice| ports.is_empty() && !slice.is_empty());
+            let exists = ports.iter().any(named)
+                || of_slices.flat_map(|slice| slice.ports.iter()).any(named);
+            return if exists { Verdict::NoData } else { Verdict::NoName };
+        }
+        if !self.view.endpoints {
+            return Verdict::NoName;
+        }
+        if !self.endpoints_are_listed() {
+            return Verdict::NotYet;
+        }
+        let label = Label::asked(label);
+        if !group.slices.iter().any(|slice| self.naming().knows(slice, &label)) {
+            return Verdict::NoName;
+        }
+        let selected =
+            Selected { ports: Ports::All, target: Target::One(label), start: self.rotation(local) };
+        match ask.qtype {
+            RecordType::A | RecordType::AAAA => {
+                self.composed_addresses(ask, group, &selected, reply)
+            }
+            RecordType::SRV => self.composed_srv(ask, group, &selected, reply),
+            _ => Verdict::NoData,
+        }
+    }
+
+    /// The Service's own address records of the type asked for, copied as they are kept.
+    fn addresses(
+        &self,
+        ask: &Ask<'_>,
+        group: &Group,
+        reply: &mut Reply<'_>,
+        local: &mut Local,
+    ) -> Verdict {
+        let (records, stride) = match ask.qtype {
+            RecordType::A => (&group.a, A_LEN),
+            _ => (&group.aaaa, AAAA_LEN),
+        };
+        if records.is_empty() {
+            return Verdict::NoData;
+        }
+        reply.addresses_from(Section::Answer, stride, records, self.rotation(local), self.view.ttl);
+        Verdict::Answered
+    }
+
+    fn unless_listed(&self) -> Verdict {
+        if self.endpoints_are_listed() { Verdict::NoName } else { Verdict::NotYet }
+    }
+}
+
+/// The port that `_<port>._<protocol>.<service>` asks for. As CoreDNS, the underscores are optional.
+fn asked_port<'q>(ask: &Ask<'q>) -> Option<Ports<'q>> {
+    let stripped = |label: &'q [u8]| label.strip_prefix(b"_").unwrap_or(label);
+    let name = stripped(ask.label(0));
+    let protocol = protocol(stripped(ask.label(1)))?;
+    (!name.is_empty()).then_some(Ports::Named(name, protocol))
+}
+
+fn protocol(label: &[u8]) -> Option<Protocol> {
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+        .into_iter()
+        .find(|protocol| protocol.label().as_bytes() == label)
+}
+
+/// The weight of each of `pairs` (address, port) pairs, as CoreDNS shares out 100.
+pub(super) fn weight(pairs: usize) -> u16 {
+    100usize.checked_div(pairs).unwrap_or(100).max(1) as u16
+}
+
+/// Begins the data of an SRV record anew: priority 0, weight, port.
+pub(super) fn write_srv(rdata: &mut NameWriter, weight: u16, port: u16) {
+    rdata.truncate(0);
+    rdata.push(&[0, 0]);
+    rdata.push(&weight.to_be_bytes());
+    rdata.push(&port.to_be_bytes());
+}

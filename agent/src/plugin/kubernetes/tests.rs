@@ -1,0 +1,391 @@
+//! The handler beside the conformance record, without an API server: objects are read from the recorded cluster, and the
+//! upstream is a handler with the recorded zone.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::*;
+use crate::chain::Chain;
+use crate::clock::Tick;
+use crate::cluster::index::Settings;
+use crate::cluster::object::{
+    self, Endpoint, EndpointSlice, Event, Namespace, Object, ObjectId, Pod, Port, Protocol,
+    Service, ServiceKind,
+};
+use crate::request::{Origin, Transport};
+use crate::server::Dispatch;
+use crate::wire::query::write_query;
+use crate::wire::{Message, NameBuf, Owner, RecordType, Section};
+
+/// A name as the tests write it.
+pub(super) fn name(text: &str) -> Name {
+    Name::from_text(text).unwrap()
+}
+
+pub(super) fn id(namespace: &str, name: &str) -> ObjectId {
+    ObjectId { namespace: namespace.into(), name: name.into() }
+}
+
+fn data(file: &str) -> String {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/conformance/");
+    std::fs::read_to_string(format!("{dir}{file}")).unwrap()
+}
+
+fn strings(value: &Value) -> impl Iterator<Item = &str> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
+fn ports(value: &Value) -> Vec<Port> {
+    let port = |port: &Value| Port {
+        name: port["name"].as_str().unwrap_or("").into(),
+        protocol: match port["protocol"].as_str() {
+            Some("UDP") => Protocol::Udp,
+            Some("SCTP") => Protocol::Sctp,
+            _ => Protocol::Tcp,
+        },
+        number: port["port"].as_u64().unwrap() as u16,
+    };
+    value.as_array().into_iter().flatten().map(port).collect()
+}
+
+/// A lean object of a recorded one; `None` for what has no names.
+fn lean(item: &Value) -> Option<Object> {
+    let meta = &item["metadata"];
+    let of = |field: &str| object::Text::from(meta[field].as_str().unwrap_or(""));
+    let id = ObjectId { namespace: of("namespace"), name: of("name") };
+    let spec = &item["spec"];
+    Some(match item["kind"].as_str()? {
+        "Namespace" => Object::Namespace(Namespace { name: id.name }),
+        "Service" => {
+            let addresses: Vec<IpAddr> =
+                strings(&spec["clusterIPs"]).filter_map(|ip| ip.parse().ok()).collect();
+            let kind = match spec["externalName"].as_str() {
+                Some(target) => ServiceKind::ExternalName(name(target)),
+                None if addresses.is_empty() => ServiceKind::Headless,
+                None => ServiceKind::ClusterIp(addresses.into()),
+            };
+            Object::Service(Service {
+                id,
+                kind,
+                ports: ports(&spec["ports"]).into(),
+                publish_not_ready: false,
+            })
+        }
+        "EndpointSlice" if item["addressType"] == "FQDN" => return None,
+        "EndpointSlice" => {
+            let endpoint = |endpoint: &Value| Endpoint {
+                addresses: strings(&endpoint["addresses"]).map(|ip| ip.parse().unwrap()).collect(),
+                hostname: endpoint["hostname"].as_str().map(Into::into),
+                pod: endpoint["targetRef"]["name"].as_str().map(Into::into),
+                node: None,
+                zone: None,
+                ready: endpoint["conditions"]["ready"].as_bool().unwrap_or(true),
+            };
+            Object::EndpointSlice(EndpointSlice {
+                id,
+                service: meta["labels"]["kubernetes.io/service-name"].as_str()?.into(),
+                imported: false,
+                ports: ports(&item["ports"]).into(),
+                endpoints: item["endpoints"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(endpoint)
+                    .collect(),
+                triggered_at: None,
+            })
+        }
+        "Pod" => {
+            let status = &item["status"];
+            if matches!(status["phase"].as_str(), Some("Succeeded" | "Failed")) {
+                return None;
+            }
+            let address = status["podIP"].as_str()?.parse().unwrap();
+            Object::Pod(Pod { id, addresses: [address].into_iter().collect() })
+        }
+        kind => panic!("{kind}"),
+    })
+}
+
+fn recorded_index(exposed: &Exposed) -> Arc<Index> {
+    let index = Index::new(Settings { endpoint_pods: true });
+    let cluster: Value = serde_json::from_str(&data("cluster.json")).unwrap();
+    for object in cluster["items"].as_array().unwrap().iter().filter_map(lean) {
+        let namespace = match &object {
+            Object::Namespace(namespace) => namespace.name.clone(),
+            object => object.id().namespace,
+        };
+        // As the source does with `namespaces`.
+        if !matches!(exposed, Exposed::Listed(names) if !names.contains(&namespace)) {
+            index.apply(Event::Apply(object));
+        }
+    }
+    for kind in Kind::ALL {
+        // Everything stays: no list began.
+        index.apply(Event::ResetDone(kind));
+    }
+    Arc::new(index)
+}
+
+/// The recording's upstream: authoritative for everything.
+struct Upstream;
+
+impl Handler for Upstream {
+    fn plugin(&self) -> Plugin {
+        Plugin::Forward
+    }
+
+    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, _: &mut Local) -> Step {
+        let qtype = request.query.qtype();
+        reply.set_flags(flags::AA, true);
+        let known: &[(RecordType, &[u8])] = match request.query.name().to_string().as_str() {
+            "www.example.com." => &[
+                (RecordType::A, &[192, 0, 2, 53]),
+                (RecordType::A, &[192, 0, 2, 153]),
+                (RecordType::AAAA, &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x53]),
+            ],
+            "ext.example.net." => &[(RecordType::A, &[192, 0, 2, 54])],
+            "99.99.99.10.in-addr.arpa." => {
+                &[(RecordType::PTR, b"\x0cupstream-ptr\x07example\x03com\0")]
+            }
+            _ => &[],
+        };
+        for (_, rdata) in known.iter().filter(|(rtype, _)| *rtype == qtype) {
+            reply.record(Section::Answer, Owner::Question, qtype, 3600, rdata);
+        }
+        let ns = b"\x02ns\x07example\x03com\0";
+        if known.iter().any(|(rtype, _)| *rtype == qtype) {
+            reply.record(Section::Authority, Owner::Name(NameRef::ROOT), RecordType::NS, 3600, ns);
+            return Step::Done(Outcome::new(Plugin::Forward, Rcode::NOERROR));
+        }
+        let mut soa = ns.to_vec();
+        soa.extend_from_slice(b"\x05admin\x07example\x03com\0");
+        for number in [1u32, 3600, 600, 86400, 60] {
+            soa.extend_from_slice(&number.to_be_bytes());
+        }
+        reply.record(Section::Authority, Owner::Name(NameRef::ROOT), RecordType::SOA, 60, &soa);
+        reply.set_rcode(if known.is_empty() { Rcode::NXDOMAIN } else { Rcode::NOERROR });
+        Step::Done(Outcome::new(Plugin::Forward, reply.rcode()))
+    }
+}
+
+/// What answers in a test.
+pub(super) struct Server {
+    chain: Arc<Chain>,
+    dispatch: Arc<Dispatch>,
+}
+
+impl Server {
+    pub(super) fn new(view: View, index: Arc<Index>) -> Self {
+        let handlers: Vec<Arc<dyn Handler>> =
+            vec![Arc::new(Kubernetes::new(view, index)), Arc::new(Upstream)];
+        let chain = Arc::new(Chain::new(Name::root(), "dns://:53".into(), handlers, 1));
+        Self { dispatch: Arc::new(Dispatch::new(vec![Arc::clone(&chain)])), chain }
+    }
+
+    /// Asks by TCP, so that nothing is cut off.
+    pub(super) fn ask(&self, text: &str, qtype: RecordType) -> Arc<Message> {
+        let mut packet = Vec::new();
+        let mut asked = NameBuf::new();
+        asked.push_text(text).unwrap();
+        write_query(
+            &mut packet,
+            1,
+            flags::RD,
+            asked.as_name(),
+            qtype,
+            Class::IN,
+            Some((4096, false)),
+        );
+        let query = crate::wire::Query::parse(&packet).unwrap();
+        let local = "127.0.0.1:53".parse().unwrap();
+        let origin = Origin {
+            client: local,
+            local,
+            transport: Transport::Tcp,
+            worker: 0,
+            received: Tick::now(),
+        };
+        let request = OwnedRequest::new(&Request { query, origin }, Arc::clone(&self.dispatch));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(self.chain.resolve(&request)).message
+    }
+}
+
+/// The name at `at` in the case in which it stands there, and where it ends.
+fn expand(bytes: &[u8], at: usize) -> (String, usize) {
+    let (_, end) = NameBuf::expand(bytes, at).unwrap();
+    let (mut text, mut at) = (String::new(), at);
+    loop {
+        let len = usize::from(bytes[at]);
+        match len {
+            0 if text.is_empty() => return (".".to_owned(), end),
+            0 => return (text, end),
+            0xc0.. => at = (len & 0x3f) << 8 | usize::from(bytes[at + 1]),
+            _ => {
+                text.push_str(std::str::from_utf8(&bytes[at + 1..at + 1 + len]).unwrap());
+                text.push('.');
+                at += len + 1;
+            }
+        }
+    }
+}
+
+/// The records of a section as the record writes them.
+pub(super) fn records(message: &Message, section: Section) -> BTreeSet<String> {
+    let bytes = message.as_bytes();
+    let text = |record: &crate::wire::RecordAt| {
+        let rdata = record.rdata(bytes);
+        let at = usize::from(record.ttl_at) + 6;
+        let word = |at: usize| u16::from_be_bytes(rdata[at..at + 2].try_into().unwrap());
+        let data = match record.rtype {
+            RecordType::A => Ipv4Addr::from(<[u8; 4]>::try_from(rdata).unwrap()).to_string(),
+            RecordType::AAAA => Ipv6Addr::from(<[u8; 16]>::try_from(rdata).unwrap()).to_string(),
+            RecordType::SRV => {
+                format!("{} {} {} {}", word(0), word(2), word(4), expand(bytes, at + 6).0)
+            }
+            RecordType::TXT => format!("\"{}\"", String::from_utf8_lossy(&rdata[1..])),
+            RecordType::SOA => {
+                let (mname, next) = expand(bytes, at);
+                let (rname, next) = expand(bytes, next);
+                let times: Vec<String> = bytes[next + 4..next + 20]
+                    .chunks(4)
+                    .map(|n| u32::from_be_bytes(n.try_into().unwrap()).to_string())
+                    .collect();
+                format!("{} {} SERIAL {}", mname, rname, times.join(" "))
+            }
+            _ => expand(bytes, at).0,
+        };
+        format!("{} {} {} {data}", expand(bytes, record.start.into()).0, record.ttl, record.rtype)
+    };
+    message.layout().section(section).map(text).collect()
+}
+
+fn recorded_view(ttl: u32) -> View {
+    View {
+        zones: vec![name("cluster.local")],
+        reverse_zones: vec![name("in-addr.arpa"), name("ip6.arpa")],
+        ttl,
+        pods: Pods::Insecure,
+        endpoints: true,
+        rotate: true,
+        ..View::default()
+    }
+}
+
+fn variant(variant: &str) -> View {
+    let reverse = Fallthrough::Zones(vec![name("in-addr.arpa"), name("ip6.arpa")]);
+    match variant {
+        "insecure" => View { fallthrough: reverse, ..recorded_view(30) },
+        "verified" => View { pods: Pods::Verified, endpoint_pod_names: true, ..recorded_view(5) },
+        "namespaces" => View {
+            pods: Pods::Disabled,
+            exposed: Exposed::Listed(vec!["default".into(), "team-a".into(), "kube-system".into()]),
+            fallthrough: reverse,
+            ..recorded_view(60)
+        },
+        "ignore_empty" => {
+            View { ignore_empty: true, fallthrough: Fallthrough::All, ..recorded_view(0) }
+        }
+        _ => View { endpoints: false, ..recorded_view(30) },
+    }
+}
+
+/// The deviations that the notes beside the record list, by what they look like.
+fn is_deviation(expected: &Value, message: &Message) -> bool {
+    let asked = expected["name"].as_str().unwrap();
+    let denied_by_coredns = expected["rcode"] == "NXDOMAIN" && message.rcode() == Rcode::NOERROR;
+    let no_data = message.layout().section(Section::Answer).next().is_none();
+    // FQDN slices: a CNAME beside addresses.
+    let fqdn = |section: &str| {
+        strings(&expected[section]).any(|record| record.ends_with("CNAME far.example.org."))
+    };
+    let arpa = asked.ends_with(".arpa.");
+    let labels: Vec<&str> = asked.trim_end_matches(".cluster.local.").split('.').collect();
+    let empty_non_terminal = arpa
+        || asked == "cluster.local."
+        || matches!(
+            labels.as_slice(),
+            ["svc" | "pod" | "dns" | "dns-version"]
+                | ["ns", "dns"]
+                | [_, "svc" | "pod"]
+                | ["_tcp" | "_udp" | "_sctp", _, _, "svc"]
+        );
+    fqdn("answer") || (denied_by_coredns && no_data && empty_non_terminal)
+}
+
+#[track_caller]
+fn compare(which: &str) {
+    let view = variant(which);
+    let server = Server::new(view.clone(), recorded_index(&view.exposed));
+    let (mut asked, mut deviations, mut wrong) = (0, 0, Vec::new());
+    for line in data(&format!("{which}.jsonl")).lines() {
+        let expected: Value = serde_json::from_str(line).unwrap();
+        let text = expected["name"].as_str().unwrap();
+        if !name(text).as_ref().is_within(name("cluster.local").as_ref())
+            && !text.ends_with(".arpa.")
+        {
+            continue;
+        }
+        asked += 1;
+        let message =
+            server.ask(text, RecordType::from_name(expected["type"].as_str().unwrap()).unwrap());
+        let section =
+            |name: &str| strings(&expected[name]).map(str::to_owned).collect::<BTreeSet<_>>();
+        let same = message.rcode().to_string() == expected["rcode"].as_str().unwrap()
+            && message.layout().flags & flags::AA != 0
+            && records(&message, Section::Answer) == section("answer")
+            && records(&message, Section::Authority) == section("authority")
+            && records(&message, Section::Additional) == section("additional");
+        if same {
+            continue;
+        }
+        if is_deviation(&expected, &message) {
+            deviations += 1;
+            continue;
+        }
+        wrong.push(format!(
+            "{text} {}: {} {:?} {:?} {:?}\n   wanted {} {} {} {}",
+            expected["type"],
+            message.rcode(),
+            records(&message, Section::Answer),
+            records(&message, Section::Authority),
+            records(&message, Section::Additional),
+            expected["rcode"],
+            expected["answer"],
+            expected["authority"],
+            expected["additional"]
+        ));
+    }
+    assert!(asked > 2_000, "{asked} questions");
+    println!("{which}: {asked} questions, {deviations} deviations, {} wrong", wrong.len());
+    assert!(wrong.is_empty(), "{} of {asked} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn answers_as_recorded_insecure() {
+    compare("insecure");
+}
+
+#[test]
+fn answers_as_recorded_verified() {
+    compare("verified");
+}
+
+#[test]
+fn answers_as_recorded_namespaces() {
+    compare("namespaces");
+}
+
+#[test]
+fn answers_as_recorded_ignore_empty() {
+    compare("ignore_empty");
+}
+
+#[test]
+fn answers_as_recorded_noendpoints() {
+    compare("noendpoints");
+}
