@@ -5,7 +5,11 @@ use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use netsetup::{LinkKind, LinkName, Mode};
+
+use crate::node::UserId;
 
 /// The DNS server of a Kubernetes node.
 ///
@@ -47,6 +51,20 @@ pub enum Command {
         #[arg(long, global = true, default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET")]
         socket: PathBuf,
     },
+    /// Show, set up or take away the node's interface, addresses and notrack rules, with the flags of the server.
+    Net {
+        /// What to do.
+        action: NetAction,
+        /// What is wanted, as the server is told.
+        #[command(flatten)]
+        node: NodeFlags,
+        /// The port of DNS, for the notrack rules.
+        #[arg(long = "dns.port", value_name = "PORT", default_value_t = 53)]
+        dns_port: u16,
+        /// How to print it.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
     /// Show what the running server knows and waits for.
     Status {
         /// The running server's socket.
@@ -56,6 +74,17 @@ pub enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
     },
+}
+
+/// What to do with the node's network.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetAction {
+    /// Print what is there, and what `apply` would do.
+    Show,
+    /// Set up what is missing, once.
+    Apply,
+    /// Take everything away that is ours.
+    Teardown,
 }
 
 /// What to do with the cache.
@@ -121,7 +150,8 @@ pub struct Serve {
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "NODENS_LOG")]
     pub log_level: String,
     /// Where `nodens status` and `nodens cache` reach this server; empty: nowhere.
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET")]
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET",
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub socket: PathBuf,
     /// The node's network, as NodeLocal DNSCache sets it up.
     #[command(flatten)]
@@ -141,8 +171,8 @@ pub struct NodeFlags {
     pub setupinterface: bool,
     /// The interface's name.
     #[arg(long, value_name = "NAME", default_value = "nodelocaldns")]
-    pub interfacename: String,
-    /// Write notrack rules for the addresses (nftables; nothing is executed).
+    pub interfacename: LinkName,
+    /// Write notrack rules for the addresses (nftables; nothing is executed). `--notrack` says more.
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value_t = true, default_missing_value = "true")]
     pub setupiptables: bool,
@@ -175,6 +205,42 @@ pub struct NodeFlags {
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value_t = false, default_missing_value = "true")]
     pub reloadwithsignal: bool,
+    /// Accepted for its false: rules for bridges are not written here.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = false, default_missing_value = "true")]
+    pub setupebtables: bool,
+    /// What NodeLocal DNSCache does not have.
+    #[command(flatten)]
+    pub ours: OwnNodeFlags,
+}
+
+/// Flags of the node's network that NodeLocal DNSCache does not have.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Node network (further flags)")]
+pub struct OwnNodeFlags {
+    /// The kind of interface: dummy, ifb or bridge.
+    #[arg(long, value_name = "KIND", default_value_t = LinkKind::Dummy)]
+    pub link_kind: LinkKind,
+    /// The kind of interface to make where the kernel has no driver for `--link-kind`.
+    #[arg(long, value_name = "KIND")]
+    pub link_fallback: Option<LinkKind>,
+    /// The MTU of the interface, in bytes; without it the kernel's.
+    #[arg(long, value_name = "BYTES")]
+    pub link_mtu: Option<u32>,
+    /// Notrack rules: on, off, or auto (where connections are tracked). Without it: what `-setupiptables` says, which is
+    /// auto, and on for a Service's address.
+    #[arg(long, value_name = "MODE")]
+    pub notrack: Option<Mode>,
+    /// Those of `-localip` that are a Service's ClusterIP; without it: the one in KUBE_DNS_SERVICE_HOST.
+    #[arg(long, value_name = "IP,IP", value_delimiter = ',')]
+    pub clusterip: Vec<IpAddr>,
+    /// Mend interface and rules while serving. Without that CAP_NET_ADMIN is given away after the set-up.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = true, default_missing_value = "true")]
+    pub reconcile: bool,
+    /// Become this user after the set-up.
+    #[arg(long, value_name = "UID[:GID]")]
+    pub user: Option<UserId>,
 }
 
 /// Seconds, or a duration with a unit. NodeLocal DNSCache takes a bare number as seconds, and overflows on anything else.
@@ -251,6 +317,8 @@ mod tests {
             Some(Command::Check { .. })
         ));
         assert!(parse("nodens -syncinterval 0").is_err());
+        let net = parse("nodens net show -localip 169.254.20.10 --notrack auto -o json");
+        assert!(matches!(net.unwrap().command, Some(Command::Net { dns_port: 53, .. })));
         assert!(parse("nodens -nonsense").is_err());
     }
 

@@ -27,6 +27,7 @@ pub mod config;
 pub mod corefile;
 pub mod logging;
 pub mod metrics;
+pub mod node;
 pub mod plugin;
 pub mod request;
 pub mod run;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use nodens::args::{Cli, Command};
-use nodens::{check, run};
+use nodens::{check, node, run};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -16,6 +16,12 @@ fn main() -> ExitCode {
                 Ok(true) => ExitCode::SUCCESS,
                 _ => ExitCode::FAILURE,
             };
+        }
+        Some(Command::Net { action, node, dns_port, output }) => {
+            match node::cli::run(action, &node, dns_port, output, &mut std::io::stdout().lock()) {
+                Ok(false) => return ExitCode::FAILURE,
+                done => done.map(drop),
+            }
         }
         Some(_) => Ok(()),
         None => run::run(&cli.serve),

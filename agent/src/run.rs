@@ -20,6 +20,7 @@ use crate::assemble::{Assembled, Shared, assemble};
 use crate::corefile::{self, Diagnostics};
 use crate::logging::{self, Logs};
 use crate::metrics::Metrics;
+use crate::node::Node;
 use crate::plugin::{self, Block};
 use crate::server::Pool;
 use crate::server::pool::DRAIN;
@@ -52,22 +53,36 @@ struct Server {
 
 /// Serves until a signal ends it.
 pub fn run(args: &Serve) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .context("cannot start the control runtime")?;
+    let mut node = Node::from_flags(&args.node, args.dns_port)?;
+    // While there is one thread: privileges are a thread's own.
+    node.drop_privileges()?;
     let metrics = Metrics::new();
     let logs = Logs::start(args.log_format.into(), &args.log_level, &metrics)?;
+    metrics.register(node.counts());
     let shared = Arc::new(Shared {
         workers: workers(args),
         stacktrace: logging::watch_panics(&metrics),
         metrics,
         log_format: args.log_format.into(),
     });
-    let result = runtime.block_on(serve(args, shared));
+    let result = run_on(&mut node, args, shared);
     logs.finish(Duration::from_secs(1));
+    result
+}
+
+fn run_on(node: &mut Node, args: &Serve, shared: Arc<Shared>) -> anyhow::Result<()> {
+    node.set_up()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start the control runtime")?;
+    let result = runtime.block_on(async {
+        let result = serve(node, args, shared).await;
+        node.tear_down().await;
+        result
+    });
     // A look-up of the file system that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -80,9 +95,10 @@ fn workers(args: &Serve) -> usize {
     }
 }
 
-async fn serve(args: &Serve, shared: Arc<Shared>) -> anyhow::Result<()> {
+async fn serve(node: &mut Node, args: &Serve, shared: Arc<Shared>) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut server = Server::start(args, shared).await?;
+    node.keep();
     loop {
         tokio::select! {
             asked = signals.next() => match asked {
@@ -92,6 +108,7 @@ async fn serve(args: &Serve, shared: Arc<Shared>) -> anyhow::Result<()> {
             () = server.time_to_look() => server.reload("the file has changed", false).await,
         }
     }
+    node.leave();
     server.stop(&mut signals).await;
     Ok(())
 }

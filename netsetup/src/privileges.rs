@@ -18,6 +18,10 @@ pub enum Capability {
     NetBindService,
     /// CAP_NET_ADMIN: to set up and mend link, addresses and rules.
     NetAdmin,
+    /// CAP_SETUID: to become another user; good for nothing afterwards.
+    SetUid,
+    /// CAP_SETGID: the same for the groups.
+    SetGid,
 }
 
 impl Capability {
@@ -25,6 +29,8 @@ impl Capability {
         match self {
             Self::NetBindService => 1 << 10,
             Self::NetAdmin => 1 << 12,
+            Self::SetUid => 1 << 7,
+            Self::SetGid => 1 << 6,
         }
     }
 }

@@ -97,6 +97,8 @@ families! {
     RELOAD_VERSION_INFO = Gauge "coredns_reload_version_info" ["hash", "value"];
     /// Failures to set the node's network up.
     NODECACHE_SETUP_ERRORS = Counter "coredns_nodecache_setup_errors_total" ["errortype"];
+    /// Parts of the node's network that had gone and were set up again.
+    NETSETUP_REPAIRS = Counter "nodens_netsetup_repairs_total" ["what"];
 
     /// Log lines that were dropped because the reader of the log was too slow.
     LOG_DROPPED = Counter "nodens_log_dropped_total" [];

@@ -1,0 +1,180 @@
+//! The node around the server: its interface, addresses and notrack rules, the privileges that they take, and
+//! NodeLocal DNSCache's Corefile template.
+//!
+//! ```text
+//! one thread   flags -> Wanted; capabilities dropped; link and addresses set up; other user
+//! threads      the server listens -> rules written, everything kept so
+//! the end      rules away -> the server drains -> link away
+//! ```
+//!
+//! So an address is there before it is listened on, and packets are led here only while somebody listens.
+
+pub mod cli;
+mod counts;
+mod wanted;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use netsetup::privileges::{become_user, drop_capabilities};
+use netsetup::{Kernel, Reconciler, Report};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub use counts::Counts;
+pub use wanted::{FlagError, UserId, Wanted};
+
+use crate::args::NodeFlags;
+use crate::corefile::process_environment;
+
+/// The most that a tear-down may take; the kernel needs milliseconds, unless somebody holds its locks.
+const TEARDOWN: Duration = Duration::from_secs(10);
+
+/// The node's network, from the start of the process to its end.
+#[derive(Debug)]
+pub struct Node {
+    wanted: Wanted,
+    interval: Duration,
+    counts: Arc<Counts>,
+    keeper: Option<Keeper>,
+}
+
+/// The task that mends, and how it is told what to keep.
+#[derive(Debug)]
+struct Keeper {
+    desired: watch::Sender<netsetup::Desired>,
+    task: JoinHandle<()>,
+}
+
+/// The network that the server needs could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("the node's network could not be set up:{}", listed(.0))]
+pub struct SetUpError(Vec<String>);
+
+impl Node {
+    /// Reads the flags.
+    ///
+    /// # Errors
+    /// They make no sense together.
+    pub fn from_flags(flags: &NodeFlags, dns_port: u16) -> Result<Self, FlagError> {
+        let wanted = Wanted::read(flags, dns_port, process_environment)?;
+        let interval = flags.syncinterval;
+        Ok(Self { wanted, interval, counts: Arc::default(), keeper: None })
+    }
+
+    /// The metrics.
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
+    }
+
+    /// Gives away every capability that is not needed. To be called while there is one thread, since privileges are a
+    /// thread's own.
+    ///
+    /// # Errors
+    /// The kernel refuses, which it never does to a process that has little to give away.
+    pub fn drop_privileges(&self) -> anyhow::Result<()> {
+        drop_capabilities(&self.wanted.capabilities_before())?;
+        Ok(())
+    }
+
+    /// Makes the link with its addresses, then becomes the user that was asked for. To be called while no thread runs
+    /// that needs privileges, and before anything listens.
+    ///
+    /// # Errors
+    /// The addresses are not there, so that the server could not listen; or the change of user failed.
+    pub fn set_up(&self) -> anyhow::Result<()> {
+        if self.wanted.is_any() {
+            // A runtime of its own, which has ended before the user changes: threads keep the privileges that they have.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(self.first_set_up())?;
+        }
+        let after = self.wanted.capabilities_after();
+        if let Some(user) = self.wanted.user {
+            become_user(user.uid, user.gid, &after)
+                .with_context(|| format!("cannot become user {user}"))?;
+            tracing::info!(%user, "changed the user");
+        } else if !self.wanted.reconcile {
+            drop_capabilities(&after)?;
+        }
+        Ok(())
+    }
+
+    async fn first_set_up(&self) -> anyhow::Result<()> {
+        // With nobody to write them later, the rules come now.
+        let first = match self.wanted.reconcile {
+            true => self.wanted.without_rules(),
+            false => self.wanted.desired.clone(),
+        };
+        let report = Kernel::connect()?.apply(&first).await;
+        let problems = report.problems();
+        // Without rules everything can be listened on, and the reconciler tries them again.
+        let (rules, fatal): (Vec<_>, Vec<_>) =
+            problems.into_iter().partition(|problem| problem.errortype == "iptables");
+        self.counts.problems(&rules);
+        if !fatal.is_empty() {
+            return Err(SetUpError(fatal.into_iter().map(|p| p.message).collect()).into());
+        }
+        Ok(())
+    }
+
+    /// Keeps the network as it is wanted from now on, rules included. To be called within the control runtime, once the
+    /// server listens.
+    pub fn keep(&mut self) {
+        if !self.wanted.is_any() || !self.wanted.reconcile || self.keeper.is_some() {
+            return;
+        }
+        let (desired, receiver) = watch::channel(self.wanted.desired.clone());
+        let reconciler = Reconciler::new(receiver, self.interval);
+        let counts = Arc::clone(&self.counts);
+        let task = tokio::spawn(async move {
+            let told = Arc::clone(&counts);
+            if let Err(error) = reconciler.run(move |event| told.note(&event)).await {
+                counts.error("interface_check");
+                tracing::error!(%error, "the node's network is not watched over");
+            }
+        });
+        self.keeper = Some(Keeper { desired, task });
+    }
+
+    /// Takes the rules away before the server stops, so that queries to a ClusterIP go where kube-proxy sends them.
+    pub fn leave(&self) {
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| self.wanted.teardown) {
+            keeper.desired.send_replace(self.wanted.without_rules());
+        }
+    }
+
+    /// Ends the keeping, and takes away everything of ours if that is wanted. Whatever cannot be taken away is logged,
+    /// and does not keep the rest from going.
+    pub async fn tear_down(&mut self) {
+        if let Some(keeper) = self.keeper.take() {
+            keeper.task.abort();
+            // It ends at its next await; what it was doing is finished or undone below.
+            let _ = keeper.task.await;
+        }
+        if !self.wanted.is_any() || !self.wanted.teardown {
+            return;
+        }
+        match tokio::time::timeout(TEARDOWN, self.take_away()).await {
+            Ok(Ok(report)) => {
+                self.counts.problems(&report.problems());
+                if report.is_ok() {
+                    tracing::info!("took the node's network away");
+                }
+            }
+            Ok(Err(error)) => tracing::error!(%error, "the node's network stays"),
+            Err(_) => tracing::error!(
+                seconds = TEARDOWN.as_secs(),
+                "the kernel does not answer; parts of the node's network may stay, and the next start adopts them"
+            ),
+        }
+    }
+
+    async fn take_away(&self) -> Result<Report, netsetup::Error> {
+        Ok(Kernel::connect()?.teardown(&self.wanted.desired).await)
+    }
+}
+
+fn listed(problems: &[String]) -> String {
+    problems.iter().map(|problem| format!("\n  {problem}")).collect()
+}
