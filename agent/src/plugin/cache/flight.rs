@@ -39,7 +39,7 @@ struct Question {
     qtype: u16,
     bits: u8,
     recursion: bool,
-    name: SmallVec<[u8; 48]>,
+    name: SmallVec<[u8; 64]>,
 }
 
 /// The part that a query plays in a flight.
