@@ -26,7 +26,8 @@ const HOT: usize = 1_000;
 
 fn main() {
     let mut local = Local::new(0);
-    let cache = Cache::new(Config::new(vec![Name::root()]), Arc::new(Store::new(512 << 20)), 1, false);
+    let cache =
+        Cache::new(Config::new(vec![Name::root()]), Arc::new(Store::new(512 << 20)), 1, false);
     let before = resident();
     let packets: Vec<Vec<u8>> = (0..ENTRIES).map(packet).collect();
     let answers: Vec<Answer> = packets.iter().map(|packet| answer(&request(packet))).collect();
@@ -39,7 +40,9 @@ fn main() {
     println!("kept              {ns:7.1} ns");
     let grown = resident().saturating_sub(kept) / ENTRIES as u64;
     let data = length as u64 + 2 * 4;
-    println!("bytes an entry    {grown:7}    (data {data}, overhead counted {OVERHEAD}, of {before} before)");
+    println!(
+        "bytes an entry    {grown:7}    (data {data}, overhead counted {OVERHEAD}, of {before} before)"
+    );
 
     let ns = timed(ENTRIES, |number| {
         let request = request(&packets[number]);
@@ -52,9 +55,12 @@ fn main() {
     });
     println!("flight            {ns:7.1} ns");
 
-    let ns = timed(ENTRIES, |number| hit(&cache, &packets[number * 7_919 % ENTRIES], &mut Local::new(0)));
+    let ns = timed(ENTRIES, |number| {
+        hit(&cache, &packets[number * 7_919 % ENTRIES], &mut Local::new(0))
+    });
     println!("hit, new hot set  {ns:7.1} ns");
-    let ns = timed(ENTRIES * 4, |number| hit(&cache, &packets[number * 7_919 % ENTRIES], &mut local));
+    let ns =
+        timed(ENTRIES * 4, |number| hit(&cache, &packets[number * 7_919 % ENTRIES], &mut local));
     println!("hit, all names    {ns:7.1} ns");
     timed(ENTRIES, |number| hit(&cache, &packets[number % HOT], &mut local));
     let ns = timed(ENTRIES * 20, |number| hit(&cache, &packets[number % HOT], &mut local));
@@ -77,7 +83,8 @@ fn packet(number: usize) -> Vec<u8> {
 fn request(packet: &[u8]) -> Request<'_> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 5300));
     let received = Tick::now();
-    let origin = Origin { client: address, local: address, transport: Transport::Udp, worker: 0, received };
+    let origin =
+        Origin { client: address, local: address, transport: Transport::Udp, worker: 0, received };
     Request { query: Query::parse(packet).unwrap_or_else(|_| panic!("a query")), origin }
 }
 
@@ -97,7 +104,9 @@ fn keep(cache: &Cache, packet: &[u8], answer: &Answer) {
     let key = Key { name: request.query.name(), qtype: RecordType::A, bits: 0 };
     let Ok((kind, lifetime)) = rules::judge(cache.config(), &answer.message, &key) else { return };
     let tally = Arc::clone(cache.tally());
-    if let Some(entry) = Entry::new(tally, 0, kind, &answer.message, lifetime, request.origin.received) {
+    if let Some(entry) =
+        Entry::new(tally, 0, kind, &answer.message, lifetime, request.origin.received)
+    {
         cache.store().insert(cache.store().hash(cache.tally(), &key), Arc::new(entry));
     }
 }

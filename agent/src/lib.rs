@@ -24,6 +24,7 @@ pub mod check;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod control;
 pub mod corefile;
 pub mod logging;
 pub mod metrics;

@@ -15,6 +15,7 @@ mod cut;
 pub mod entry;
 pub mod flight;
 mod hot;
+pub mod inspect;
 mod metrics;
 pub mod rules;
 pub mod store;

@@ -150,6 +150,11 @@ impl Store {
         self.read_tallies().iter().map(|tally| tally.bytes()).sum()
     }
 
+    /// What each block holds and has done.
+    pub fn tallies(&self) -> Vec<Arc<Tally>> {
+        self.read_tallies().clone()
+    }
+
     /// Octets that may be held.
     pub fn limit(&self) -> u64 {
         self.limit

@@ -360,3 +360,26 @@ fn a_block_is_known_by_what_it_answers() {
     assert_ne!(first, id(". {\n cache 30\n forward . 192.0.2.2\n}"));
     assert_ne!(first, id("example.org {\n cache 30\n forward . 192.0.2.1\n}"));
 }
+
+#[tokio::test]
+async fn what_is_kept_is_shown_and_flushed() {
+    let mut rig = Rig::new("");
+    rig.says(answers(vec![a("www.example.org", 300, 1)]));
+    rig.ask("www.example.org").await;
+    rig.says(denies(Rcode::NXDOMAIN, vec![soa(60, 60)]));
+    rig.ask("www.example.net").await;
+    advance(10_000);
+    let store = rig.cache.store();
+    let all = inspect::show(store, None, now()).unwrap();
+    assert_eq!((all["success"].as_u64(), all["denial"].as_u64()), (Some(1), Some(1)));
+    let shown = inspect::text(&inspect::show(store, Some("Example.org"), now()).unwrap());
+    assert_eq!(
+        shown.split_whitespace().collect::<Vec<_>>().join(" "),
+        "www.example.org. A: success, 290 s left of 300 s www.example.org. 300 IN A 192.0.2.1"
+    );
+    assert_eq!(inspect::flush(store, Some("org")).unwrap()["removed"], 1);
+    assert!(rig.ask("www.example.org").await.waited);
+    assert!(!rig.ask("www.example.net").await.waited);
+    assert_eq!(inspect::flush(rig.cache.store(), None).unwrap()["removed"], 2);
+    assert!(inspect::show(rig.cache.store(), Some("a..b"), now()).is_err());
+}

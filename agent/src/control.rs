@@ -1,0 +1,286 @@
+//! The local socket behind `nodens status` and `nodens cache`: one line of JSON asks, one line of JSON answers.
+//!
+//! Only the owner of the socket's file may connect (mode 0600). A new server takes the place of an old one's socket by
+//! renaming, so that there is never a moment without one, and an old server leaves a new one's alone.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+/// The longest request, in octets: a command and a name.
+const MAX_REQUEST: u64 = 4 << 10;
+/// The longest answer that is read, in octets; ours stay far below it.
+const MAX_ANSWER: u64 = 64 << 20;
+/// Clients at a time; the next ones wait.
+const MAX_CLIENTS: usize = 8;
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What can be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// What the cache keeps for a name and everything below it, or a summary.
+    CacheShow {
+        /// The name.
+        #[serde(default)]
+        name: Option<String>,
+    },
+    /// Forget what is kept for a name and everything below it, or all.
+    CacheFlush {
+        /// The name.
+        #[serde(default)]
+        name: Option<String>,
+    },
+    /// What the server knows and waits for.
+    Status,
+}
+
+/// Whoever answers. Called where it may block, never in a worker.
+pub trait Commands: Send + Sync {
+    /// Does what is asked. An error is a sentence for the one who asked.
+    fn run(&self, request: &Request) -> Result<Value, String>;
+}
+
+/// Why the socket does not work.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// It cannot be made.
+    #[error(
+        "cannot listen on {path}: {source}; make its folder writable, or choose another path with --socket"
+    )]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// Nobody listens, or not for us.
+    #[error(
+        "cannot reach a server at {path}: {source}; is it running, with the same --socket, and are you its user?"
+    )]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The connection broke or took too long.
+    #[error("the server at {path} did not answer: {source}")]
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The answer is no JSON: a server of another version.
+    #[error("the server's answer makes no sense; use the nodens of the running version: {0}")]
+    Answer(#[from] serde_json::Error),
+    /// The server says no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// An answer on the wire.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Done(Value),
+    Error(String),
+}
+
+/// The socket being served; dropped, it closes and its file goes.
+#[derive(Debug)]
+pub struct Control {
+    path: PathBuf,
+    inode: Option<u64>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.task.abort();
+        // Another server may have put its own socket there meanwhile.
+        if self.inode.is_some() && inode(&self.path) == self.inode {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Serves `commands` at `path` on the current runtime; the folder is made if it is not there.
+pub fn serve(path: &Path, commands: Arc<dyn Commands>) -> Result<Control, ControlError> {
+    let listener =
+        listen(path).map_err(|source| ControlError::Listen { path: path.into(), source })?;
+    let inode = inode(path);
+    let task = tokio::spawn(accept(listener, commands));
+    Ok(Control { path: path.into(), inode, task })
+}
+
+/// Asks the server at `path`. Blocks, for as long as [`PATIENCE`] allows between two pieces.
+pub fn ask(path: &Path, request: &Request) -> Result<Value, ControlError> {
+    let connect = |source| ControlError::Connect { path: path.into(), source };
+    let broken = |source| ControlError::Broken { path: path.into(), source };
+    let mut stream = StdStream::connect(path).map_err(connect)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(broken)?;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(broken)?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line).map_err(broken)?;
+    line.clear();
+    BufReader::new(stream.take(MAX_ANSWER)).read_until(b'\n', &mut line).map_err(broken)?;
+    match serde_json::from_slice(&line)? {
+        Answer::Done(value) => Ok(value),
+        Answer::Error(error) => Err(ControlError::Refused(error)),
+    }
+}
+
+fn listen(path: &Path) -> std::io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".{}", std::process::id()));
+    let aside = PathBuf::from(aside);
+    // What is left of a process that had our number.
+    let _ = std::fs::remove_file(&aside);
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.bind(&socket2::SockAddr::unix(&aside)?)?;
+    // Nobody can connect before `listen`, so there is no moment in which others could.
+    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
+    socket.listen(MAX_CLIENTS as i32)?;
+    socket.set_nonblocking(true)?;
+    std::fs::rename(&aside, path)?;
+    UnixListener::from_std(std::os::fd::OwnedFd::from(socket).into())
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    std::fs::symlink_metadata(path).ok().map(|meta| meta.ino())
+}
+
+async fn accept(listener: UnixListener, commands: Arc<dyn Commands>) {
+    let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of file descriptors, most likely: that passes, and asking at once again does not help.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let commands = Arc::clone(&commands);
+        tokio::spawn(async move {
+            // A client that stays away or goes is no affair of ours.
+            let _ = tokio::time::timeout(2 * PATIENCE, converse(stream, commands)).await;
+            drop(place);
+        });
+    }
+}
+
+async fn converse(mut stream: UnixStream, commands: Arc<dyn Commands>) -> std::io::Result<()> {
+    let mut line = Vec::new();
+    let (reader, mut writer) = stream.split();
+    tokio::io::BufReader::new(reader.take(MAX_REQUEST)).read_until(b'\n', &mut line).await?;
+    let answer = match serde_json::from_slice::<Request>(&line) {
+        Err(error) => Answer::Error(format!("no such command: {error}")),
+        Ok(request) => {
+            // Walking a large cache takes milliseconds, which the runtime's other tasks should not wait for.
+            match tokio::task::spawn_blocking(move || commands.run(&request)).await {
+                Ok(Ok(value)) => Answer::Done(value),
+                Ok(Err(error)) => Answer::Error(error),
+                Err(_) => {
+                    Answer::Error("the command has failed; the server's log says how".to_owned())
+                }
+            }
+        }
+    };
+    let mut out = serde_json::to_vec(&answer)?;
+    out.push(b'\n');
+    writer.write_all(&out).await?;
+    writer.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Echo;
+
+    impl Commands for Echo {
+        fn run(&self, request: &Request) -> Result<Value, String> {
+            match request {
+                Request::Status => Ok(serde_json::json!({ "ready": true })),
+                Request::CacheShow { name } => Ok(serde_json::json!(name)),
+                Request::CacheFlush { .. } => Err("not today".to_owned()),
+            }
+        }
+    }
+
+    async fn asked(path: &Path, request: Request) -> Result<Value, ControlError> {
+        let path = path.to_owned();
+        tokio::task::spawn_blocking(move || ask(&path, &request)).await.unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_asked_is_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/nodens.sock");
+        let control = serve(&path, Arc::new(Echo)).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(asked(&path, Request::Status).await.unwrap()["ready"], true);
+        let show = Request::CacheShow { name: Some("a.org".to_owned()) };
+        assert_eq!(asked(&path, show).await.unwrap(), "a.org");
+        let refused = asked(&path, Request::CacheFlush { name: None }).await.unwrap_err();
+        assert_eq!(refused.to_string(), "not today");
+        drop(control);
+        assert!(!path.exists());
+        let gone = asked(&path, Request::Status).await.unwrap_err();
+        assert!(gone.to_string().contains("is it running"), "{gone}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_new_server_takes_the_place_of_an_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nodens.sock");
+        let old = serve(&path, Arc::new(Echo)).unwrap();
+        let new = serve(&path, Arc::new(Echo)).unwrap();
+        drop(old);
+        assert_eq!(asked(&path, Request::Status).await.unwrap()["ready"], true);
+        drop(new);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nonsense_gets_an_error_and_an_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nodens.sock");
+        let _control = serve(&path, Arc::new(Echo)).unwrap();
+        for nonsense in
+            [&b"hello\n"[..], b"{\"command\":\"reboot\"}\n", b"\xff\xff\n", &[b'x'; 10_000]]
+        {
+            let (path, nonsense) = (path.clone(), nonsense.to_vec());
+            let answer = tokio::task::spawn_blocking(move || {
+                let mut stream = StdStream::connect(path).unwrap();
+                // The server closes before it has read all of what is too long.
+                let _ = stream.write_all(&nonsense);
+                let mut answer = String::new();
+                let _ = stream.read_to_string(&mut answer);
+                answer
+            });
+            let answer = answer.await.unwrap();
+            assert!(
+                answer.is_empty() || answer.starts_with("{\"error\":\"no such command"),
+                "{answer}"
+            );
+        }
+        assert_eq!(asked(&path, Request::Status).await.unwrap()["ready"], true);
+    }
+}
