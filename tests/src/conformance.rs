@@ -288,3 +288,29 @@ fn wait_for_sync(nodens: &Nodens) {
             .all(|name| client.ask(name, RecordType::A).is_ok_and(|a| a.normal.rcode != "SERVFAIL"))
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zone::Zone;
+    use hickory_proto::op::{Message, Query};
+    use hickory_proto::rr::Name;
+
+    /// What falls through to the upstream is in the record as well: the upstream of this crate gives the same answers.
+    #[test]
+    fn the_upstream_answers_as_recorded() {
+        let zone = Zone::parse(UPSTREAM).unwrap();
+        let variant = Variant::load("ignore_empty").unwrap();
+        let from_upstream = |q: &&Recorded| q.authority.iter().any(|line| line.starts_with(". "));
+        let mut compared = 0;
+        for question in variant.questions().iter().filter(from_upstream) {
+            let mut request = Message::query();
+            let name = Name::from_ascii(&question.name).unwrap();
+            request.add_query(Query::query(name, record_type(&question.kind).unwrap()));
+            let answer = comparable(Normal::of(&zone.answer(&request)));
+            assert_eq!(answer, question.normal(), "{} {}", question.name, question.kind);
+            compared += 1;
+        }
+        assert!(compared > 1000, "{compared}");
+    }
+}

@@ -456,12 +456,25 @@ fn ports_are_free_and_different() {
     assert!(std::net::UdpSocket::bind(("127.0.0.1", ports.dns)).is_ok());
 }
 
+const WHOAMI: &str = ".:@dns@ {
+    bind 127.0.0.1
+    whoami
+    prometheus 127.0.0.1:@metrics@
+    health 127.0.0.1:@health@
+    ready 127.0.0.1:@ready@
+}
+";
+
 #[test]
 fn the_process_is_run_and_seen() {
-    let mut nodens = Setup::new(".:@dns@ {\n    bind 127.0.0.1\n    whoami\n}\n").start();
+    let mut nodens = Setup::new(WHOAMI).start();
+    assert_eq!(nodens.get(nodens.ports().health, "/health").unwrap().status, 200);
     let answer = nodens.client().ask("anything.example.", RecordType::A).unwrap();
     assert_eq!(answer.normal.rcode, "NOERROR");
     assert!(nodens.client().tcp(&Question::new("anything.example.", RecordType::A)).unwrap().tcp);
+    nodens.wait_for_metrics("the questions to be counted", SOON, |metrics| {
+        metrics.sum("coredns_dns_requests_total", &[("type", "A")]) >= 2.0
+    });
     assert!(nodens.resident() > 1 << 20 && nodens.peak_resident() >= nodens.resident());
     assert!(nodens.open_files() > 3);
     nodens.stop(SOON);

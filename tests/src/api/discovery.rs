@@ -47,11 +47,23 @@ fn resources(group: &str, version: &str, all: impl Iterator<Item = &'static Reso
         .map(|r| {
             json!({
                 "name": r.plural, "singularName": r.kind.to_lowercase(), "namespaced": r.namespaced, "kind": r.kind,
-                "verbs": ["get", "list", "watch"],
+                "shortNames": short_names(r.plural), "verbs": ["get", "list", "watch"],
             })
         })
         .collect();
     let group_version =
         if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list})
+}
+
+/// What people type at kubectl.
+fn short_names(plural: &str) -> &'static [&'static str] {
+    match plural {
+        "services" => &["svc"],
+        "pods" => &["po"],
+        "namespaces" => &["ns"],
+        "nodes" => &["no"],
+        "configmaps" => &["cm"],
+        _ => &[],
+    }
 }
