@@ -1,10 +1,13 @@
 //! From what the Corefile means to what runs: handlers, chains, and who listens where.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
+
+use arc_swap::ArcSwap;
 
 use crate::admin::{Detail, Pages};
 use crate::chain::{Chain, ErrorLog, Handler, QueryLog};
@@ -12,7 +15,10 @@ use crate::config::ListenAddress;
 use crate::logging;
 use crate::metrics::Enabled;
 use crate::metrics::{Metrics, Source};
+use crate::plugin::acl::Acl;
+use crate::plugin::cache::{self, Cache};
 use crate::plugin::ready::Monitor;
+use crate::plugin::template::Template;
 use crate::plugin::{self, Block, health, reload};
 use crate::server::Dispatch;
 
@@ -26,6 +32,18 @@ pub struct Shared {
     pub log_format: logging::Format,
     /// Whether a panic is logged with its stack (`errors { stacktrace }`).
     pub stacktrace: Arc<AtomicBool>,
+    /// What `cache` keeps, of all server blocks together. Replaced where its budget changes.
+    pub cache: ArcSwap<cache::Store>,
+    /// For how many seconds it keeps answers that have expired.
+    pub stale: AtomicU32,
+}
+
+impl Shared {
+    /// The cache's store with a budget of `limit` octets; what it holds stays.
+    fn cache(&self, limit: u64) -> Arc<cache::Store> {
+        let store = self.cache.load_full();
+        if store.limit() == limit { store } else { Arc::new(store.resized(limit)) }
+    }
 }
 
 /// A configuration that can be served.
@@ -38,6 +56,10 @@ pub struct Assembled {
     pub pages: Vec<(ListenAddress, Pages)>,
     /// What `/ready?verbose` tells more.
     pub details: Vec<Arc<dyn Detail>>,
+    /// The cache's store, and the blocks that use it.
+    pub cache: (Arc<cache::Store>, Vec<u64>),
+    /// For how many seconds answers may be served after they have expired (`serve_stale`).
+    pub stale: u32,
     /// How `/ready` goes on once everything was ready.
     pub monitor: Monitor,
     /// Whether a panic is logged with its stack.
@@ -57,6 +79,10 @@ impl Assembled {
     pub fn show(&self, shared: &Shared, hash: &str) {
         shared.metrics.replace(self.sources.clone());
         shared.metrics.common().set_version("sha512", hash.to_owned());
+        let (store, blocks) = &self.cache;
+        store.retain_blocks(blocks);
+        shared.cache.store(Arc::clone(store));
+        shared.stale.store(self.stale, Relaxed);
         shared.stacktrace.store(self.stacktrace, Relaxed);
     }
 
@@ -77,12 +103,14 @@ impl Assembled {
 }
 
 /// Builds what `blocks` mean. Nothing that runs is touched.
-pub fn assemble(blocks: &[Block], shared: &Arc<Shared>) -> anyhow::Result<Assembled> {
+pub fn assemble(mut blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<Assembled> {
     let mut by_address: BTreeMap<SocketAddr, Vec<Arc<Chain>>> = BTreeMap::new();
     let mut chains = Vec::new();
     let mut sources: Vec<Arc<dyn Source>> = Vec::new();
-    for block in blocks {
-        let handlers = handlers(block, shared)?;
+    let store = shared.cache(cache::Config::budget(blocks.iter().filter_map(|b| b.cache.as_ref())));
+    let mut caches = Vec::new();
+    for block in &mut blocks {
+        let built = build(block, &store)?;
         let mut addresses = block.bind.resolve()?;
         if addresses.is_empty() {
             addresses.push(unspecified());
@@ -93,10 +121,14 @@ pub fn assemble(blocks: &[Block], shared: &Arc<Shared>) -> anyhow::Result<Assemb
             for &ip in &addresses {
                 let server = format!("{}://{}", zone.transport.scheme(), label(ip, zone.port));
                 let name = zone.name.clone();
-                let mut chain = Chain::new(name, server.into(), handlers.clone(), shared.workers);
+                let mut chain =
+                    Chain::new(name, server.into(), built.handlers.clone(), shared.workers);
                 chain.log = log.clone().map(|log| log as Arc<dyn QueryLog>);
                 chain.errors = errors.clone().map(|errors| errors as Arc<dyn ErrorLog>);
                 let chain = Arc::new(chain);
+                if let Some(cache) = &built.cache {
+                    caches.push((Arc::clone(&chain.server_label), cache.clone()));
+                }
                 sources.push(Arc::clone(&chain) as Arc<dyn Source>);
                 sources.push(Arc::new(enabled(block, &chain)));
                 chains.push(Arc::clone(&chain));
@@ -104,12 +136,23 @@ pub fn assemble(blocks: &[Block], shared: &Arc<Shared>) -> anyhow::Result<Assemb
             }
         }
     }
+    let cached = blocks.iter().filter(|b| b.cache.is_some()).map(|b| cache::block_id(&b.written));
+    let cached = cached.collect();
+    caches.dedup_by_key(|(server, cache)| (Arc::clone(server), cache.tally().block));
+    sources.push(Arc::new(cache::CacheMetrics::new(Arc::clone(&store), caches)));
     let health: Vec<_> = blocks.iter().filter_map(|block| block.health).collect();
     Ok(Assembled {
         chains,
         sources,
         pages: blocks.iter().flat_map(pages).collect(),
         details: Vec::new(),
+        cache: (store, cached),
+        stale: blocks
+            .iter()
+            .filter_map(|b| b.cache.as_ref()?.stale.as_ref())
+            .map(|s| s.seconds)
+            .max()
+            .unwrap_or(0),
         monitor: blocks.iter().find_map(|b| b.ready).map(|ready| ready.monitor).unwrap_or_default(),
         stacktrace: blocks.iter().filter_map(|block| block.errors.as_ref()).any(|e| e.stacktrace),
         listeners: by_address
@@ -122,13 +165,31 @@ pub fn assemble(blocks: &[Block], shared: &Arc<Shared>) -> anyhow::Result<Assemb
     })
 }
 
-/// The handlers of a block, in the order in which they are asked.
-fn handlers(block: &Block, _shared: &Arc<Shared>) -> anyhow::Result<Vec<Arc<dyn Handler>>> {
+/// What a block is made of.
+struct Built {
+    /// In the order in which they are asked.
+    handlers: Vec<Arc<dyn Handler>>,
+    cache: Option<Cache>,
+}
+
+fn build(block: &mut Block, store: &Arc<cache::Store>) -> anyhow::Result<Built> {
     let mut handlers: Vec<Arc<dyn Handler>> = Vec::new();
+    if !block.acl.is_empty() {
+        handlers.push(Arc::new(Acl::new(mem::take(&mut block.acl))));
+    }
+    if !block.template.is_empty() {
+        handlers.push(Arc::new(Template::new(mem::take(&mut block.template))));
+    }
+    let cache = block.cache.clone().map(|config| {
+        Cache::new(config, Arc::clone(store), cache::block_id(&block.written), block.loadbalance)
+    });
+    if let Some(cache) = &cache {
+        handlers.push(Arc::new(cache.clone()));
+    }
     if block.whoami {
         handlers.push(Arc::new(plugin::whoami::Whoami));
     }
-    Ok(handlers)
+    Ok(Built { handlers, cache })
 }
 
 /// What a block serves over HTTP.

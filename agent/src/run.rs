@@ -10,18 +10,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::Admin;
 use crate::args::Serve;
 use crate::assemble::{Assembled, Shared, assemble};
+use crate::clock::Tick;
 use crate::corefile::{self, Diagnostics};
 use crate::logging::{self, Logs};
 use crate::metrics::Metrics;
 use crate::node::Node;
-use crate::plugin::{self, Block};
+use crate::plugin::{self, Block, cache};
 use crate::server::Pool;
 use crate::server::pool::DRAIN;
 
@@ -29,6 +33,9 @@ use crate::server::pool::DRAIN;
 const MAX_WORKERS: usize = 8;
 /// How often it is looked at what the start still waits for.
 const START_POLL: Duration = Duration::from_millis(5);
+
+/// How often the cache is swept.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// A Corefile with errors; Display shows all of them.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +71,8 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
         stacktrace: logging::watch_panics(&metrics),
         metrics,
         log_format: args.log_format.into(),
+        cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
+        stale: AtomicU32::new(0),
     });
     let result = run_on(&mut node, args, shared);
     logs.finish(Duration::from_secs(1));
@@ -117,7 +126,7 @@ impl Server {
     async fn start(args: &Serve, shared: Arc<Shared>) -> anyhow::Result<Self> {
         let begun = Instant::now();
         let loaded = load(args)?;
-        let running = assemble(&loaded.blocks, &shared)?;
+        let running = assemble(loaded.blocks, &shared)?;
         running.show(&shared, &loaded.hash);
         let pool = Pool::start(shared.workers).context("cannot start the worker threads")?;
         let admin = Admin::new(Handle::current(), Arc::clone(&shared.metrics));
@@ -125,6 +134,7 @@ impl Server {
         wait_until_ready(&running, begun).await;
         pool.apply(running.listeners.clone())?;
         show(&admin, &running);
+        tokio::spawn(sweep(Arc::clone(&shared)));
         if let Some(path) = &args.pidfile {
             write_pid(path)?;
         }
@@ -148,7 +158,7 @@ impl Server {
             Ok(loaded) => loaded,
             Err(error) => return self.reload_failed(&error.into()),
         };
-        let assembled = match assemble(&loaded.blocks, &self.shared) {
+        let assembled = match assemble(loaded.blocks, &self.shared) {
             Ok(assembled) => assembled,
             Err(error) => return self.reload_failed(&error),
         };
@@ -193,6 +203,18 @@ impl Server {
             let _ = std::fs::remove_file(path);
         }
         tracing::info!("stopped");
+    }
+}
+
+/// Lets go of what the cache may not serve any more, now and then.
+async fn sweep(shared: Arc<Shared>) {
+    let mut often = tokio::time::interval(SWEEP);
+    loop {
+        often.tick().await;
+        let store = shared.cache.load_full();
+        let stale = shared.stale.load(Relaxed);
+        // It walks every entry: not on a thread that others wait for.
+        let _ = tokio::task::spawn_blocking(move || store.sweep(Tick::now(), stale)).await;
     }
 }
 

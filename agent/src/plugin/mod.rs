@@ -30,6 +30,8 @@ use crate::corefile::{Diagnostics, File};
 pub struct Block {
     /// Zones, directives as they were written, and where.
     pub written: config::ServerBlock,
+    /// `acl`, all lines of it.
+    pub acl: Vec<acl::Config>,
     /// `bind`: where to listen; nothing for every address.
     pub bind: bind::Config,
     /// `cache`.
@@ -48,6 +50,8 @@ pub struct Block {
     pub ready: Option<ready::Config>,
     /// `reload`.
     pub reload: Option<reload::Config>,
+    /// `template`, all of them.
+    pub template: Vec<template::Config>,
     /// `whoami`.
     pub whoami: bool,
 }
@@ -57,6 +61,7 @@ impl Block {
     fn new(written: config::ServerBlock) -> Self {
         Self {
             written,
+            acl: Vec::new(),
             bind: bind::Config::default(),
             cache: None,
             errors: None,
@@ -66,6 +71,7 @@ impl Block {
             prometheus: None,
             ready: None,
             reload: None,
+            template: Vec::new(),
             whoami: false,
         }
     }
@@ -73,6 +79,7 @@ impl Block {
 
 /// The directives that have a parser here.
 const SERVED: &[&str] = &[
+    "acl",
     "bind",
     "cache",
     "errors",
@@ -82,6 +89,7 @@ const SERVED: &[&str] = &[
     "prometheus",
     "ready",
     "reload",
+    "template",
     "whoami",
 ];
 
@@ -97,11 +105,12 @@ pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<Bl
 fn parse(written: config::ServerBlock, diagnostics: &mut Diagnostics) -> Block {
     let mut block = Block::new(written);
     let directives = std::mem::take(&mut block.written.directives);
+    let zones = block.written.zone_names();
     for directive in &directives {
         match directive.name.as_str() {
+            "acl" => block.acl.push(acl::Config::parse(directive, &zones, diagnostics)),
             "bind" => block.bind.add(directive, diagnostics),
             "cache" => {
-                let zones = block.written.zone_names();
                 block.cache = Some(cache::Config::parse(directive, &zones, diagnostics));
             }
             "errors" => block.errors = Some(errors::Config::parse(directive, diagnostics)),
@@ -118,6 +127,9 @@ fn parse(written: config::ServerBlock, diagnostics: &mut Diagnostics) -> Block {
             }
             "ready" => block.ready = Some(ready::Config::parse(directive, diagnostics)),
             "reload" => block.reload = Some(reload::Config::parse(directive, diagnostics)),
+            "template" => {
+                block.template.push(template::Config::parse(directive, &zones, diagnostics));
+            }
             "whoami" => {
                 config::Args::of(directive, diagnostics).end();
                 config::no_block(directive, diagnostics);
