@@ -2,13 +2,14 @@
 //! `-setupinterface=false`), so that its manifest works with another image.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use netsetup::{LinkKind, LinkName, Mode};
 
+use crate::config::{ListenAddress, value};
 use crate::node::UserId;
 
 /// The DNS server of a Kubernetes node.
@@ -52,19 +53,7 @@ pub enum Command {
         socket: PathBuf,
     },
     /// Show, set up or take away the node's interface, addresses and notrack rules, with the flags of the server.
-    Net {
-        /// What to do.
-        action: NetAction,
-        /// What is wanted, as the server is told.
-        #[command(flatten)]
-        node: NodeFlags,
-        /// The port of DNS, for the notrack rules.
-        #[arg(long = "dns.port", value_name = "PORT", default_value_t = 53)]
-        dns_port: u16,
-        /// How to print it.
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Output,
-    },
+    Net(Box<Net>),
     /// Show what the running server knows and waits for.
     Status {
         /// The running server's socket.
@@ -74,6 +63,22 @@ pub enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
     },
+}
+
+/// The node's network by hand.
+#[derive(Args, Debug, Clone)]
+pub struct Net {
+    /// What to do.
+    pub action: NetAction,
+    /// What is wanted, as the server is told.
+    #[command(flatten)]
+    pub node: NodeFlags,
+    /// The port of DNS, for the notrack rules.
+    #[arg(long = "dns.port", value_name = "PORT", default_value_t = 53)]
+    pub dns_port: u16,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// What to do with the node's network.
@@ -186,19 +191,20 @@ pub struct NodeFlags {
     /// The port of /health, for which notrack rules are written too.
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     pub health_port: u16,
-    /// Where set-up errors are served as metrics.
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9353")]
-    pub metrics_listen_address: SocketAddr,
+    /// Where the metrics are served beside what `prometheus` says; only with `-localip`.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9353", value_parser = listen_address)]
+    pub metrics_listen_address: ListenAddress,
     /// The address that stands for __PROMETHEUS__ENDPOINT__ in the template.
     #[arg(long, value_name = "ADDRESS", default_value = ":9253")]
     pub prometheus_listen_address: String,
-    /// A Corefile template with NodeLocal DNSCache's __PILLAR__ placeholders; rendered to `--conf`.
+    /// A Corefile template with NodeLocal DNSCache's __PILLAR__ placeholders; rendered to `--conf`. Without it:
+    /// /etc/coredns/Corefile.base, if there is `-localip` and that file.
     #[arg(long, value_name = "FILE")]
     pub basecorefile: Option<PathBuf>,
-    /// The Service whose address stands for __PILLAR__CLUSTER__DNS__, by its environment variable.
+    /// The Service whose address, from its environment variable, stands for __PILLAR__CLUSTER__DNS__; or the address.
     #[arg(long, value_name = "NAME", default_value = "kube-dns")]
     pub upstreamsvc: String,
-    /// The folder of the mounted kube-dns ConfigMap (stubDomains, upstreamNameservers).
+    /// The folder of the mounted kube-dns ConfigMap (stubDomains, upstreamNameservers); without it: /etc/kube-dns.
     #[arg(long, value_name = "DIR")]
     pub kubednscm: Option<PathBuf>,
     /// Reload by signal; accepted, and always so.
@@ -238,6 +244,9 @@ pub struct OwnNodeFlags {
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value_t = true, default_missing_value = "true")]
     pub reconcile: bool,
+    /// What stands for __PILLAR__DNS__DOMAIN__ in the template.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
     /// Become this user after the set-up.
     #[arg(long, value_name = "UID[:GID]")]
     pub user: Option<UserId>,
@@ -251,6 +260,10 @@ fn sync_interval(text: &str) -> Result<std::time::Duration, String> {
             .map_err(|_| "wanted seconds, or a duration such as 60s".to_owned())?,
     };
     if duration.is_zero() { Err("wanted more than 0".to_owned()) } else { Ok(duration) }
+}
+
+fn listen_address(text: &str) -> Result<ListenAddress, String> {
+    value::listen_address(text).map_err(|wrong| format!("{}, wanted {}", wrong.what, wrong.wanted))
 }
 
 impl Cli {
@@ -318,7 +331,7 @@ mod tests {
         ));
         assert!(parse("nodens -syncinterval 0").is_err());
         let net = parse("nodens net show -localip 169.254.20.10 --notrack auto -o json");
-        assert!(matches!(net.unwrap().command, Some(Command::Net { dns_port: 53, .. })));
+        assert!(matches!(net.unwrap().command, Some(Command::Net(net)) if net.dns_port == 53));
         assert!(parse("nodens -nonsense").is_err());
     }
 

@@ -17,12 +17,10 @@ fn main() -> ExitCode {
                 _ => ExitCode::FAILURE,
             };
         }
-        Some(Command::Net { action, node, dns_port, output }) => {
-            match node::cli::run(action, &node, dns_port, output, &mut std::io::stdout().lock()) {
-                Ok(false) => return ExitCode::FAILURE,
-                done => done.map(drop),
-            }
-        }
+        Some(Command::Net(args)) => match node::cli::run(&args, &mut std::io::stdout().lock()) {
+            Ok(false) => return ExitCode::FAILURE,
+            done => done.map(drop),
+        },
         Some(_) => Ok(()),
         None => run::run(&cli.serve),
     };

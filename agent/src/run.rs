@@ -21,10 +21,10 @@ use crate::admin::Admin;
 use crate::args::Serve;
 use crate::assemble::{Assembled, Shared, assemble};
 use crate::clock::Tick;
-use crate::corefile::{self, Diagnostics};
+use crate::corefile::Diagnostics;
 use crate::logging::{self, Logs};
 use crate::metrics::Metrics;
-use crate::node::Node;
+use crate::node::{self, Node, Origin};
 use crate::plugin::{self, Block, cache};
 use crate::server::Pool;
 use crate::server::pool::DRAIN;
@@ -51,6 +51,7 @@ struct Loaded {
 /// The running server.
 struct Server {
     args: Serve,
+    origin: Origin,
     shared: Arc<Shared>,
     pool: Pool,
     admin: Admin,
@@ -106,7 +107,8 @@ fn workers(args: &Serve) -> usize {
 
 async fn serve(node: &mut Node, args: &Serve, shared: Arc<Shared>) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let mut server = Server::start(args, shared).await?;
+    let origin = Origin::from_flags(args, node.counts())?;
+    let mut server = Server::start(args, origin, shared).await?;
     node.keep();
     loop {
         tokio::select! {
@@ -115,6 +117,9 @@ async fn serve(node: &mut Node, args: &Serve, shared: Arc<Shared>) -> anyhow::Re
                 Asked::Reload => server.reload("a signal", true).await,
             },
             () = server.time_to_look() => server.reload("the file has changed", false).await,
+            () = server.origin.changed() => {
+                server.reload("the template or the kube-dns ConfigMap has changed", false).await;
+            }
         }
     }
     node.leave();
@@ -123,14 +128,14 @@ async fn serve(node: &mut Node, args: &Serve, shared: Arc<Shared>) -> anyhow::Re
 }
 
 impl Server {
-    async fn start(args: &Serve, shared: Arc<Shared>) -> anyhow::Result<Self> {
+    async fn start(args: &Serve, origin: Origin, shared: Arc<Shared>) -> anyhow::Result<Self> {
         let begun = Instant::now();
-        let loaded = load(args)?;
+        let loaded = load(args, &origin)?;
         let running = assemble(loaded.blocks, &shared)?;
         running.show(&shared, &loaded.hash);
         let pool = Pool::start(shared.workers).context("cannot start the worker threads")?;
         let admin = Admin::new(Handle::current(), Arc::clone(&shared.metrics));
-        serve_pages(&admin, &running);
+        serve_pages(&admin, &running, args);
         wait_until_ready(&running, begun).await;
         pool.apply(running.listeners.clone())?;
         show(&admin, &running);
@@ -147,13 +152,13 @@ impl Server {
             addresses = addresses.join(" "),
             "serving"
         );
-        Ok(Self { args: args.clone(), shared, pool, admin, running, hash: loaded.hash })
+        Ok(Self { args: args.clone(), origin, shared, pool, admin, running, hash: loaded.hash })
     }
 
     /// Reads the configuration again and puts it in the place of the running one. Where anything about it is wrong, the
     /// running one stays. `always`: also where nothing was changed in the file.
     async fn reload(&mut self, why: &str, always: bool) {
-        let loaded = match load(&self.args) {
+        let loaded = match load(&self.args, &self.origin) {
             Ok(loaded) if loaded.hash == self.hash && !always => return,
             Ok(loaded) => loaded,
             Err(error) => return self.reload_failed(&error.into()),
@@ -166,7 +171,7 @@ impl Server {
             return self.reload_failed(&error.into());
         }
         assembled.show(&self.shared, &loaded.hash);
-        serve_pages(&self.admin, &assembled);
+        serve_pages(&self.admin, &assembled, &self.args);
         show(&self.admin, &assembled);
         self.running = assembled;
         self.hash = loaded.hash;
@@ -220,8 +225,9 @@ async fn sweep(shared: Arc<Shared>) {
 
 /// Opens what the configuration wants over HTTP. An address that cannot be had is an error in the log and no more, as in
 /// CoreDNS: answering queries is worth more than being watched.
-fn serve_pages(admin: &Admin, assembled: &Assembled) {
-    for error in admin.apply(assembled.pages.iter().copied()) {
+fn serve_pages(admin: &Admin, assembled: &Assembled, args: &Serve) {
+    let pages = assembled.pages.iter().copied().chain(node::pages(&args.node));
+    for error in admin.apply(pages) {
         tracing::error!("{error}");
     }
 }
@@ -289,8 +295,8 @@ async fn wait_until_ready(running: &Assembled, begun: Instant) {
 }
 
 /// Reads the Corefile. Warnings are logged, errors are returned all at once.
-fn load(args: &Serve) -> Result<Loaded, BadConfig> {
-    let (file, mut diagnostics) = corefile::load(&args.conf);
+fn load(args: &Serve, origin: &Origin) -> Result<Loaded, BadConfig> {
+    let (file, mut diagnostics) = origin.load();
     let blocks = if diagnostics.has_errors() {
         Vec::new()
     } else {

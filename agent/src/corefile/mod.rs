@@ -184,7 +184,11 @@ pub fn parse(
 
 /// Reads a regular file of bounded size. Bytes that are not UTF-8 are replaced and warned about, since they mostly
 /// stand in comments.
-fn read(path: &Path, at: &Location, diagnostics: &mut Diagnostics) -> std::io::Result<String> {
+pub(crate) fn read(
+    path: &Path,
+    at: &Location,
+    diagnostics: &mut Diagnostics,
+) -> std::io::Result<String> {
     let meta = std::fs::metadata(path)?;
     if meta.is_dir() {
         return Err(std::io::Error::other("it is a directory"));

@@ -8,7 +8,7 @@ use netsetup::{Desired, Kernel, Observed, Operation, Refusal, Report};
 use serde::Serialize;
 
 use super::{FlagError, Wanted};
-use crate::args::{NetAction, NodeFlags, Output};
+use crate::args::{Net, NetAction, NodeFlags, Output};
 use crate::corefile::process_environment;
 
 /// What `show` prints.
@@ -31,20 +31,15 @@ struct Shown {
 ///
 /// # Errors
 /// The flags make no sense, the kernel cannot be read, or nobody reads the output.
-pub fn run(
-    action: NetAction,
-    flags: &NodeFlags,
-    dns_port: u16,
-    output: Output,
-    out: &mut impl Write,
-) -> anyhow::Result<bool> {
+pub fn run(args: &Net, out: &mut impl Write) -> anyhow::Result<bool> {
     // Nothing is kept here, so it is of no consequence that nothing could be mended.
-    let flags = NodeFlags { skipteardown: true, ..flags.clone() };
-    let wanted = Wanted::read(&flags, dns_port, process_environment)?;
+    let flags = NodeFlags { skipteardown: true, ..args.node.clone() };
+    let wanted = Wanted::read(&flags, args.dns_port, process_environment)?;
+    let output = args.output;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let kernel = Kernel::connect()?;
-        match action {
+        match args.action {
             NetAction::Show => {
                 let shown = Shown::new(&wanted, kernel.observe().await?);
                 print(&shown, output, out)?;

@@ -11,6 +11,9 @@
 
 pub mod cli;
 mod counts;
+pub mod kube_dns;
+mod origin;
+pub mod template;
 mod wanted;
 
 use std::sync::Arc;
@@ -23,9 +26,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use counts::Counts;
+pub use origin::Origin;
 pub use wanted::{FlagError, UserId, Wanted};
 
+use crate::admin::Pages;
 use crate::args::NodeFlags;
+use crate::config::ListenAddress;
 use crate::corefile::process_environment;
 
 /// The most that a tear-down may take; the kernel needs milliseconds, unless somebody holds its locks.
@@ -173,6 +179,12 @@ impl Node {
     async fn take_away(&self) -> Result<Report, netsetup::Error> {
         Ok(Kernel::connect()?.teardown(&self.wanted.desired).await)
     }
+}
+
+/// Where NodeLocal DNSCache serves the errors of the set-up, and we all metrics. Only where its flags are used: nobody
+/// expects the port otherwise.
+pub fn pages(flags: &NodeFlags) -> Option<(ListenAddress, Pages)> {
+    (!flags.localip.is_empty()).then_some((flags.metrics_listen_address, Pages::METRICS))
 }
 
 fn listed(problems: &[String]) -> String {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use netsetup::privileges::Capability;
@@ -30,6 +31,12 @@ pub enum FlagError {
          away on exit: add -skipteardown, or leave --reconcile out"
     )]
     NoTeardown,
+    /// The template would be overwritten.
+    #[error(
+        "-basecorefile and -conf are both {}: the template is rendered to -conf, which must be \
+         another file", .0.display()
+    )]
+    SameFile(PathBuf),
     /// A command without addresses.
     #[error("there is nothing to set up: name the addresses with -localip")]
     NoAddress,

@@ -1,0 +1,292 @@
+//! Where the configuration comes from: a Corefile, or NodeLocal DNSCache's template with the kube-dns ConfigMap.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::kube_dns::{self, KubeDns};
+use super::template::{self, Values};
+use super::{Counts, FlagError};
+use crate::args::Serve;
+use crate::corefile::{self, Diagnostic, Diagnostics, File, Location, process_environment};
+
+/// The template of the Kubernetes add-on's DaemonSet, which names none.
+const DEFAULT_TEMPLATE: &str = "/etc/coredns/Corefile.base";
+/// The folder on which it mounts the ConfigMap.
+const DEFAULT_KUBE_DNS: &str = "/etc/kube-dns";
+/// The default of `-conf`, which is never overwritten.
+const DEFAULT_CONF: &str = "Corefile";
+/// How often template and ConfigMap are looked at. A look costs three stat(2).
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The place of the configuration.
+#[derive(Debug)]
+pub struct Origin {
+    conf: PathBuf,
+    template: Option<Template>,
+}
+
+#[derive(Debug)]
+struct Template {
+    path: PathBuf,
+    kube_dns: PathBuf,
+    dns_port: u16,
+    values: Values,
+    counts: Arc<Counts>,
+    state: Mutex<State>,
+}
+
+/// What the last look saw.
+#[derive(Debug, Default)]
+struct State {
+    /// The last ConfigMap that was good.
+    kube_dns: KubeDns,
+    seen: Vec<Option<Stamp>>,
+    warned: bool,
+}
+
+/// Which version of a file it is. A mounted ConfigMap changes by another inode behind a symlink.
+type Stamp = (u64, u64, i64, i64);
+
+impl Origin {
+    /// Reads the flags.
+    ///
+    /// # Errors
+    /// The template would be overwritten by what is made of it.
+    pub fn from_flags(args: &Serve, counts: Arc<Counts>) -> Result<Self, FlagError> {
+        let flags = &args.node;
+        let default = PathBuf::from(DEFAULT_TEMPLATE);
+        let path = match &flags.basecorefile {
+            Some(path) => Some(path.clone()),
+            None => (!flags.localip.is_empty() && default.is_file()).then_some(default),
+        };
+        if path.as_ref() == Some(&args.conf) {
+            return Err(FlagError::SameFile(args.conf.clone()));
+        }
+        let template = path.map(|path| Template {
+            path,
+            kube_dns: flags.kubednscm.clone().unwrap_or_else(|| DEFAULT_KUBE_DNS.into()),
+            dns_port: args.dns_port,
+            values: Values {
+                local: flags.localip.clone(),
+                cluster_dns: template::service_address(&flags.upstreamsvc, process_environment),
+                upstreams: Vec::new(),
+                domain: flags.ours.cluster_domain.clone(),
+                prometheus: flags.prometheus_listen_address.clone(),
+            },
+            counts,
+            state: Mutex::default(),
+        });
+        Ok(Self { conf: args.conf.clone(), template })
+    }
+
+    /// Reads the configuration, rendered and parsed. A bad ConfigMap is logged, and the last good one counts.
+    pub fn load(&self) -> (File, Diagnostics) {
+        match &self.template {
+            Some(template) => template.load(&self.conf),
+            None => corefile::load(&self.conf),
+        }
+    }
+
+    /// Returns when the template or the ConfigMap has changed since the last [`Origin::load`]; never without a template.
+    pub async fn changed(&self) {
+        let Some(template) = &self.template else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if template.stamps() != template.state().seen {
+                return;
+            }
+        }
+    }
+}
+
+impl Template {
+    fn load(&self, conf: &Path) -> (File, Diagnostics) {
+        let mut diagnostics = Diagnostics::default();
+        let mut state = self.state();
+        // Before reading, so that a change meanwhile is seen as one the next time.
+        state.seen = self.stamps();
+        match KubeDns::read(&self.kube_dns) {
+            Ok(good) => state.kube_dns = good,
+            Err(error) => {
+                self.counts.error("configmap");
+                tracing::error!(
+                    "the kube-dns ConfigMap is not used, the last good one is: {error}"
+                );
+            }
+        }
+        let start = Location::new(self.path.as_path(), 1);
+        let template = match corefile::read(&self.path, &start, &mut diagnostics) {
+            Ok(text) => text,
+            Err(error) => {
+                let what = format!("the template cannot be read: {error}");
+                diagnostics.push(Diagnostic::error(start, what).wanted("a file that may be read"));
+                self.counts.error("configmap");
+                return (File::default(), diagnostics);
+            }
+        };
+        let values = Values { upstreams: state.kube_dns.upstreams.clone(), ..self.values.clone() };
+        let text = template::render(&self.path, &template, &values, &mut diagnostics);
+        if diagnostics.has_errors() {
+            self.counts.error("configmap");
+            return (File::default(), diagnostics);
+        }
+        let (mut file, found) = corefile::parse(&self.path, &text, &process_environment);
+        diagnostics.append(found);
+        let blocks = state.kube_dns.blocks(&self.kube_dns, &self.values.local, self.dns_port);
+        let stubs = File { blocks };
+        if conf != Path::new(DEFAULT_CONF) {
+            let written = write(conf, &format!("{}\n{stubs}", text.trim_end()));
+            if let (Err(error), false) = (&written, state.warned) {
+                tracing::warn!(
+                    "the rendered Corefile is not written to {}: {error}; it is served all the same",
+                    conf.display()
+                );
+            }
+            state.warned = written.is_err();
+        }
+        file.blocks.extend(stubs.blocks);
+        (file, diagnostics)
+    }
+
+    /// The versions of the files that matter, as they are now.
+    fn stamps(&self) -> Vec<Option<Stamp>> {
+        let [stubs, upstreams] = kube_dns::files(&self.kube_dns);
+        [&self.path, &stubs, &upstreams]
+            .map(|path| {
+                let meta = fs::metadata(path).ok()?;
+                Some((meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
+            })
+            .into()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Replaces a file in one step, unless it has this text already. For people who look; nothing here reads it.
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    if fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
+        return Ok(());
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let fresh = path.with_file_name(name);
+    let written = (|| {
+        let mut file = fs::File::create(&fresh)?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.write_all(text.as_bytes())?;
+        fs::rename(&fresh, path)
+    })();
+    if written.is_err() {
+        // Most often it could not even be made.
+        let _ = fs::remove_file(&fresh);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::Cli;
+
+    struct Fixture {
+        folder: tempfile::TempDir,
+        origin: Origin,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let at = |name: &str| folder.path().join(name).display().to_string();
+            fs::create_dir(at("cm")).unwrap();
+            fs::write(
+                at("base"),
+                ".:53 {\n    bind __PILLAR__LOCAL__DNS__\n    forward . __PILLAR__UPSTREAM__SERVERS__\n}\n",
+            )
+            .unwrap();
+            let line = [
+                "nodens",
+                "--localip=169.254.20.10",
+                &format!("--basecorefile={}", at("base")),
+                &format!("--kubednscm={}", at("cm")),
+                &format!("--conf={}", at("conf")),
+            ]
+            .map(str::to_owned);
+            let args = Cli::try_parse_from(line).unwrap().serve;
+            let origin = Origin::from_flags(&args, Arc::default()).unwrap();
+            Self { folder, origin }
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            let fresh = self.folder.path().join("fresh");
+            fs::write(&fresh, text).unwrap();
+            fs::rename(fresh, self.folder.path().join(name)).unwrap();
+        }
+
+        fn loaded(&self) -> String {
+            let (file, diagnostics) = self.origin.load();
+            assert!(!diagnostics.has_errors(), "{diagnostics}");
+            file.to_string()
+        }
+
+        fn changed(&self) -> bool {
+            let template = self.origin.template.as_ref().unwrap();
+            template.stamps() != template.state().seen
+        }
+    }
+
+    #[test]
+    fn the_config_map_is_followed_and_a_bad_one_left_out() {
+        let fixture = Fixture::new();
+        assert!(fixture.loaded().contains("forward . /etc/resolv.conf"));
+        assert!(!fixture.changed());
+        fixture.write("cm/upstreamNameservers", r#"["192.0.2.1"]"#);
+        fixture.write("cm/stubDomains", r#"{"corp.example": ["192.0.2.2"]}"#);
+        assert!(fixture.changed());
+        let good = fixture.loaded();
+        assert!(good.contains("forward . 192.0.2.1") && good.contains("corp.example:53"), "{good}");
+        let written = fs::read_to_string(fixture.folder.path().join("conf")).unwrap();
+        assert!(written.contains("corp.example:53 {"), "{written}");
+        let (file, diagnostics) = corefile::load(fixture.folder.path().join("conf"));
+        assert!(diagnostics.is_empty() && file.to_string() == good, "{diagnostics}{file}");
+
+        fixture.write("cm/stubDomains", "{");
+        assert!(fixture.changed());
+        assert_eq!(fixture.loaded(), good);
+        assert!(!fixture.changed());
+        fs::remove_file(fixture.folder.path().join("cm/stubDomains")).unwrap();
+        assert!(fixture.changed() && !fixture.loaded().contains("corp.example"));
+    }
+
+    #[test]
+    fn a_bad_template_is_told_with_its_own_lines() {
+        let fixture = Fixture::new();
+        fixture.write("base", ".:53 {\n    forward . __PILLAR__CLUSTER__DNS__\n}\n");
+        let (_, diagnostics) = fixture.origin.load();
+        assert!(diagnostics.to_string().contains("base:2"), "{diagnostics}");
+        fixture.write("base", ".:53 {\n    \"\n}\n");
+        assert!(fixture.origin.load().1.to_string().contains("base:2"));
+        fs::remove_file(fixture.folder.path().join("base")).unwrap();
+        assert!(fixture.origin.load().1.to_string().contains("the template cannot be read"));
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_served_all_the_same() {
+        let fixture = Fixture::new();
+        fs::create_dir(fixture.folder.path().join("conf")).unwrap();
+        assert!(fixture.loaded().contains("forward"));
+        let leftovers: Vec<_> = fs::read_dir(fixture.folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .filter(|name| name.to_string_lossy().starts_with("conf."))
+            .collect();
+        assert!(leftovers.is_empty(), "{leftovers:?}");
+    }
+}
