@@ -33,4 +33,5 @@ pub mod plugin;
 pub mod request;
 pub mod run;
 pub mod server;
+pub mod upstream;
 pub mod wire;

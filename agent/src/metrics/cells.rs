@@ -58,7 +58,8 @@ impl<const N: usize> Default for Histogram<N> {
 }
 
 impl<const N: usize> Histogram<N> {
-    fn add(&self, bucket: usize, value: u64) {
+    /// Counts `value` in `bucket`, or above the last where there is no such bucket. Only the owner may.
+    pub fn add(&self, bucket: usize, value: u64) {
         self.buckets.get(bucket).unwrap_or(&self.over).add(1);
         self.sum.add(value);
     }
@@ -164,7 +165,8 @@ fn size_bucket(size: usize) -> usize {
     SIZE_BUCKETS.iter().position(|&bound| size as f64 <= bound).unwrap_or(SIZE_BUCKETS.len())
 }
 
-fn duration_bucket(micros: u64) -> usize {
+/// The place of a duration in [`DURATION_BUCKETS`]; their number for one above the last.
+pub fn duration_bucket(micros: u64) -> usize {
     // Each bound is twice the one before, from 250 us on.
     let steps = micros.div_ceil(250).max(1);
     (u64::BITS - (steps - 1).leading_zeros()) as usize

@@ -1,0 +1,249 @@
+//! Where an upstream is and how it is spoken to, as `forward` writes it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
+
+/// The path of DNS over HTTPS that is asked where none is written (RFC 8484 section 4.1.1 shows it).
+const DOH_PATH: &str = "/dns-query";
+
+/// How an upstream is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// `dns://` or nothing: UDP, and TCP where an answer is cut off.
+    Plain,
+    /// `tls://` (RFC 7858).
+    Tls,
+    /// `https://` (RFC 8484).
+    Https,
+    /// `quic://` (RFC 9250).
+    Quic,
+}
+
+impl Scheme {
+    /// The port where none is written.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Plain => 53,
+            Self::Tls | Self::Quic => 853,
+            Self::Https => 443,
+        }
+    }
+
+    /// The `proto` label of metrics for its streams.
+    pub fn stream_label(self) -> &'static str {
+        match self {
+            Self::Plain => "tcp",
+            Self::Tls => "tcp-tls",
+            Self::Https => "https",
+            Self::Quic => "quic",
+        }
+    }
+
+    /// What stands before the address.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Tls => "tls://",
+            Self::Https => "https://",
+            Self::Quic => "quic://",
+        }
+    }
+}
+
+/// One upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// How it is spoken to.
+    pub scheme: Scheme,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Whose certificate it must show; `None`: one for its address.
+    pub server_name: Option<Arc<str>>,
+    /// The path of DNS over HTTPS.
+    pub path: Arc<str>,
+}
+
+/// Why a word is no upstream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// Nothing is there; a variable that is not set, most likely.
+    #[error("the address is empty")]
+    Empty,
+    /// A scheme that Nodens does not speak to upstreams.
+    #[error("there is no scheme {0:?} for upstreams")]
+    Scheme(String),
+    /// Neither an address nor a file.
+    #[error(
+        "{0:?} is a host name, which would have to be resolved by the resolver that is being set up"
+    )]
+    HostName(String),
+    /// An interface that does not exist.
+    #[error("the interface {0:?} of a link-local address does not exist")]
+    Interface(String),
+    /// A port that is none.
+    #[error("{0:?} is no port")]
+    Port(String),
+}
+
+impl Target {
+    /// A plain upstream.
+    pub fn plain(address: SocketAddr) -> Self {
+        Self { scheme: Scheme::Plain, address, server_name: None, path: DOH_PATH.into() }
+    }
+
+    /// Reads `[SCHEME://]ADDRESS[%NAME][:PORT][/PATH]`. IPv6 addresses stand in brackets where a port follows. Behind `%`
+    /// stands the server's name with `tls://`, `https://` and `quic://`, and the interface of a link-local address otherwise.
+    pub fn parse(word: &str) -> Result<Self, TargetError> {
+        let (scheme, rest) = match word.split_once("://") {
+            None => (Scheme::Plain, word),
+            Some(("dns", rest)) => (Scheme::Plain, rest),
+            Some(("tls", rest)) => (Scheme::Tls, rest),
+            Some(("https", rest)) => (Scheme::Https, rest),
+            Some(("quic", rest)) => (Scheme::Quic, rest),
+            Some((other, _)) => return Err(TargetError::Scheme(other.to_owned())),
+        };
+        let (rest, path) = match rest.find('/') {
+            Some(at) if scheme == Scheme::Https => rest.split_at(at),
+            _ => (rest, DOH_PATH),
+        };
+        let path: Arc<str> = if path == "/" { DOH_PATH } else { path }.into();
+        if rest.is_empty() {
+            return Err(TargetError::Empty);
+        }
+        let (host, port) = split_port(rest);
+        let port = match port {
+            None => scheme.default_port(),
+            Some(port) => match port.parse() {
+                Ok(0) | Err(_) => return Err(TargetError::Port(port.to_owned())),
+                Ok(port) => port,
+            },
+        };
+        let (address, behind) = match host.split_once('%') {
+            Some((address, behind)) => (address, Some(behind)),
+            None => (host.as_str(), None),
+        };
+        let ip: IpAddr = address.parse().map_err(|_| TargetError::HostName(address.to_owned()))?;
+        let (server_name, zone) =
+            if scheme == Scheme::Plain { (None, behind) } else { (behind.map(Into::into), None) };
+        Ok(Self { scheme, address: with_zone(ip, port, zone)?, server_name, path })
+    }
+}
+
+/// The address without its port where that is the scheme's own, as `to` labels of metrics and logs have it.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.scheme.prefix(), self.address)
+    }
+}
+
+/// Puts an address together, with the number of its interface where one is named.
+pub(super) fn with_zone(
+    ip: IpAddr,
+    port: u16,
+    zone: Option<&str>,
+) -> Result<SocketAddr, TargetError> {
+    match (ip, zone) {
+        (IpAddr::V6(ip), Some(zone)) => {
+            let number = interface(zone).ok_or_else(|| TargetError::Interface(zone.to_owned()))?;
+            Ok(SocketAddrV6::new(ip, port, 0, number).into())
+        }
+        (ip, _) => Ok(SocketAddr::new(ip, port)),
+    }
+}
+
+fn interface(zone: &str) -> Option<u32> {
+    zone.parse().ok().or_else(|| nix::net::if_::if_nametoindex(zone).ok())
+}
+
+/// Host and port of `HOST`, `HOST:PORT`, `[HOST]`, `[HOST]:PORT`, `[HOST]%NAME:PORT` and bare IPv6 addresses.
+fn split_port(text: &str) -> (String, Option<&str>) {
+    if let Some((host, after)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        let (name, port) = match after.rsplit_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (after, None),
+        };
+        return (format!("{host}{name}"), port);
+    }
+    let host = text.split('%').next().unwrap_or(text);
+    if host.parse::<Ipv6Addr>().is_ok() {
+        // `2620:fe::fe%dns.quad9.net:853`: a port can only follow a name.
+        return match text.split_once('%').and_then(|(_, name)| name.rsplit_once(':')) {
+            Some((_, port)) => {
+                (text.get(..text.len() - port.len() - 1).unwrap_or(text).to_owned(), Some(port))
+            }
+            None => (text.to_owned(), None),
+        };
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) => (host.to_owned(), Some(port)),
+        None => (text.to_owned(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_with_their_schemes_ports_and_names() {
+        for (word, scheme, address, name) in [
+            ("1.1.1.1", Scheme::Plain, "1.1.1.1:53", None),
+            ("dns://1.1.1.1:5353", Scheme::Plain, "1.1.1.1:5353", None),
+            ("2620:fe::fe", Scheme::Plain, "[2620:fe::fe]:53", None),
+            ("[2620:fe::fe]", Scheme::Plain, "[2620:fe::fe]:53", None),
+            ("[2620:fe::fe]:5353", Scheme::Plain, "[2620:fe::fe]:5353", None),
+            ("fe80::1%lo", Scheme::Plain, "[fe80::1%1]:53", None),
+            ("tls://9.9.9.9", Scheme::Tls, "9.9.9.9:853", None),
+            ("tls://9.9.9.9%dns.quad9.net", Scheme::Tls, "9.9.9.9:853", Some("dns.quad9.net")),
+            (
+                "tls://9.9.9.9%dns.quad9.net:10853",
+                Scheme::Tls,
+                "9.9.9.9:10853",
+                Some("dns.quad9.net"),
+            ),
+            ("tls://2620:fe::11", Scheme::Tls, "[2620:fe::11]:853", None),
+            ("tls://[2620:fe::11]%a.b:1", Scheme::Tls, "[2620:fe::11]:1", Some("a.b")),
+            ("tls://2620:fe::11%a.b:1", Scheme::Tls, "[2620:fe::11]:1", Some("a.b")),
+            ("https://1.1.1.1/q", Scheme::Https, "1.1.1.1:443", None),
+            ("quic://1.1.1.1:853", Scheme::Quic, "1.1.1.1:853", None),
+        ] {
+            let target = Target::parse(word).unwrap_or_else(|error| panic!("{word}: {error}"));
+            assert_eq!(
+                (target.scheme, target.address),
+                (scheme, address.parse().unwrap()),
+                "{word}"
+            );
+            assert_eq!(target.server_name.as_deref(), name, "{word}");
+        }
+        assert_eq!(&*Target::parse("https://1.1.1.1/q").unwrap().path, "/q");
+        assert_eq!(&*Target::parse("https://1.1.1.1").unwrap().path, "/dns-query");
+    }
+
+    #[test]
+    fn what_is_no_address_says_why() {
+        assert_eq!(Target::parse(""), Err(TargetError::Empty));
+        assert_eq!(Target::parse("grpc://1.1.1.1"), Err(TargetError::Scheme("grpc".into())));
+        assert_eq!(Target::parse("dns.google"), Err(TargetError::HostName("dns.google".into())));
+        assert_eq!(
+            Target::parse("tls://dns.quad9.net"),
+            Err(TargetError::HostName("dns.quad9.net".into()))
+        );
+        assert_eq!(Target::parse("1.1.1.1:0"), Err(TargetError::Port("0".into())));
+        assert_eq!(Target::parse("fe80::1%nosuch0"), Err(TargetError::Interface("nosuch0".into())));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_word_is_an_address_or_an_error(word in "\\PC{0,40}") {
+            let _ = Target::parse(&word);
+        }
+
+        #[test]
+        fn what_is_printed_is_read_again(ip: std::net::IpAddr, port in 1u16.., tls: bool) {
+            let scheme = if tls { Scheme::Tls } else { Scheme::Plain };
+            let target = Target { scheme, ..Target::plain((ip, port).into()) };
+            proptest::prop_assert_eq!(Target::parse(&target.to_string()), Ok(target));
+        }
+    }
+}

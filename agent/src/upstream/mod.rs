@@ -1,0 +1,330 @@
+//! Talking out: one query to one upstream, over whatever it speaks.
+//!
+//! ```text
+//! plugin::forward   which upstream, when the next one, when enough
+//!  -> Upstream      the sockets and connections of this worker, health, round trips, counters
+//!      -> udp       a pool of connected sockets with random ports      -> TC: over a stream again
+//!      -> stream    pipelined connections: TCP, TLS (own framing), HTTPS and QUIC (hickory's transports)
+//!          -> dial  how one is set up
+//!      -> table     who waits for which id; checks id, question and letter case
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`address`] | `tls://9.9.9.9%dns.quad9.net:853` as a type |
+//! | [`resolv_conf`] | the servers of a resolv.conf |
+//! | [`follow`] | the file that is followed when it changes, 127.0.0.53 seen through |
+//! | [`own`] | addresses that are ours, and therefore nobody's upstream |
+//! | [`question`] | what is asked, and whether an answer is one to it |
+//! | [`health`], [`rtt`] | what the traffic says of an upstream |
+//! | [`alarms`] | coarse timers |
+//! | [`random`] | ids that nobody can guess |
+//!
+//! All state is per worker: sockets, connections and counters are touched by the one thread whose query it is, so that no
+//! lock is ever waited for. Health and round trips are shared, as atomics.
+
+pub mod address;
+pub mod alarms;
+pub mod counters;
+pub mod dial;
+pub mod exchange;
+pub mod follow;
+pub mod health;
+pub mod own;
+pub mod question;
+pub mod random;
+pub mod resolv_conf;
+pub mod rtt;
+pub mod stream;
+pub mod table;
+pub mod tls;
+pub mod udp;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+pub use address::{Scheme, Target};
+pub use own::OwnAddresses;
+pub use question::Question;
+pub use udp::SourcePort;
+
+use counters::Counters;
+use dial::Dialer;
+use health::Health;
+use rtt::RoundTrips;
+use stream::{Connection, Lifetime};
+use table::Place;
+
+/// Why an upstream gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamError {
+    /// The kernel says so: nobody listens there, there is no route, a firewall of ours forbids it.
+    #[error("{0}")]
+    Io(Arc<str>),
+    /// No connection.
+    #[error("connecting failed: {0}")]
+    Connect(Arc<str>),
+    /// No encrypted connection: a certificate that is not believed, most likely.
+    #[error("setting up TLS failed: {0}")]
+    Tls(Arc<str>),
+    /// HTTPS or QUIC failed.
+    #[error("{0}")]
+    Exchange(Arc<str>),
+    /// A connection that had worked has ended; not the upstream's failure.
+    #[error("the connection was closed")]
+    Lost,
+    /// The answer has another letter case than the question.
+    #[error("the upstream does not keep the letter case of questions")]
+    Case,
+    /// All ids of the socket are in use.
+    #[error("too many queries are in flight")]
+    TooMany,
+    /// No answer in time.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// An answer that cannot be read.
+    #[error("the answer is malformed: {0}")]
+    Malformed(#[from] crate::wire::MessageError),
+}
+
+impl UpstreamError {
+    fn io(doing: &str, error: &std::io::Error) -> Self {
+        Self::Io(format!("{doing} failed: {error}").into())
+    }
+}
+
+/// Octets that answer a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// The whole message.
+    pub bytes: Vec<u8>,
+    /// The datagram was longer than the room for it.
+    pub cut_off: bool,
+    /// From sending to receiving.
+    pub round_trip: Duration,
+}
+
+/// How all upstreams of a forward are spoken to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manner {
+    /// `force_tcp`: plain upstreams over TCP only.
+    pub force_tcp: bool,
+    /// `source_port`.
+    pub source_port: SourcePort,
+    /// `case_randomization`.
+    pub random_case: bool,
+    /// `expire`.
+    pub expire: Duration,
+    /// `max_age`.
+    pub max_age: Option<Duration>,
+    /// `max_idle_conns`: connections of one upstream and worker; 0: the built-in bound.
+    pub max_connections: usize,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self {
+            force_tcp: false,
+            source_port: SourcePort::Pool,
+            random_case: false,
+            // CoreDNS's default.
+            expire: Duration::from_secs(10),
+            max_age: None,
+            max_connections: 0,
+        }
+    }
+}
+
+/// Over what a query goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// A datagram.
+    Udp,
+    /// A connection, of the kind that the upstream's scheme says.
+    Stream,
+}
+
+/// One upstream with all that is known of it.
+pub struct Upstream {
+    target: Target,
+    label: Arc<str>,
+    dialer: Arc<Dialer>,
+    manner: Manner,
+    lanes: Box<[Lane]>,
+    /// What its answers say of it.
+    pub health: Health,
+    /// How long it takes.
+    pub round_trips: RoundTrips,
+    /// `coredns_proxy_healthcheck_failures_total`.
+    pub probe_failures: AtomicU64,
+}
+
+/// What one worker has of an upstream. The lock is the worker's own but for probes, which take the first lane's sockets.
+struct Lane {
+    pools: Mutex<(udp::Pool, stream::Pool)>,
+    counters: Arc<Counters>,
+}
+
+/// A query on its way. Dropping it gives the query up.
+pub struct Flight {
+    carrier: Carrier,
+    place: Place,
+}
+
+enum Carrier {
+    Udp(Arc<udp::Socket>),
+    Stream(Arc<Connection>),
+}
+
+impl Upstream {
+    /// An upstream for so many workers; opens nothing yet.
+    pub fn new(
+        target: Target,
+        manner: Manner,
+        tls: Option<&Arc<rustls::ClientConfig>>,
+        workers: usize,
+    ) -> Result<Self, UpstreamError> {
+        let lane = || Lane {
+            pools: Mutex::new((udp::Pool::new(target.address), stream::Pool::default())),
+            counters: Arc::new(Counters::default()),
+        };
+        Ok(Self {
+            label: target.to_string().into(),
+            dialer: Arc::new(Dialer::new(&target, tls)?),
+            manner,
+            lanes: (0..workers.max(1)).map(|_| lane()).collect(),
+            health: Health::default(),
+            round_trips: RoundTrips::default(),
+            probe_failures: AtomicU64::new(0),
+            target,
+        })
+    }
+
+    /// Where it is and how it is spoken to.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The `to` label of metrics, and its name in logs.
+    pub fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    /// Over what it is asked first.
+    pub fn first_over(&self) -> Over {
+        if self.target.scheme == Scheme::Plain && !self.manner.force_tcp {
+            Over::Udp
+        } else {
+            Over::Stream
+        }
+    }
+
+    /// Sends a query on behalf of `worker`, whose runtime has to be the current one. What is returned waits for the answer.
+    pub fn ask(
+        &self,
+        worker: usize,
+        question: &Question,
+        over: Over,
+    ) -> Result<Flight, UpstreamError> {
+        let lane = self.lane(worker);
+        let mut pools = lane.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        match over {
+            Over::Udp => {
+                let Manner { random_case, source_port, .. } = self.manner;
+                let (socket, place) =
+                    pools.0.start(question, random_case, source_port, &lane.counters)?;
+                Ok(Flight { carrier: Carrier::Udp(socket), place })
+            }
+            Over::Stream => {
+                let limit = self.manner.max_connections;
+                let (connection, place) = pools.1.start(
+                    &self.dialer,
+                    question,
+                    self.lifetime(),
+                    limit,
+                    &lane.counters,
+                )?;
+                Ok(Flight { carrier: Carrier::Stream(connection), place })
+            }
+        }
+    }
+
+    /// Sends a query over a socket or connection of its own, as probes do: they run in another runtime than the workers.
+    pub fn ask_apart(&self, question: &Question) -> Result<Flight, UpstreamError> {
+        let counters = Arc::new(Counters::default());
+        match self.first_over() {
+            Over::Udp => {
+                let mut pool = udp::Pool::new(self.target.address);
+                let (socket, place) = pool.start(question, false, SourcePort::Fresh, &counters)?;
+                Ok(Flight { carrier: Carrier::Udp(socket), place })
+            }
+            Over::Stream => {
+                let connection = Connection::open(&self.dialer, self.lifetime(), &counters);
+                let place = connection.start(question)?;
+                Ok(Flight { carrier: Carrier::Stream(connection), place })
+            }
+        }
+    }
+
+    /// One worker's counters.
+    pub fn counters(&self, worker: usize) -> &Counters {
+        &self.lane(worker).counters
+    }
+
+    /// All workers' counters.
+    pub fn all_counters(&self) -> impl Iterator<Item = &Counters> {
+        self.lanes.iter().map(|lane| &*lane.counters)
+    }
+
+    /// Counts a probe that failed.
+    pub fn probe_failed(&self) {
+        self.probe_failures.fetch_add(1, Relaxed);
+    }
+
+    fn lifetime(&self) -> Lifetime {
+        Lifetime { idle: self.manner.expire, age: self.manner.max_age, connect: rtt::MAX_TRY }
+    }
+
+    fn lane(&self, worker: usize) -> &Lane {
+        // There is at least one lane, by construction.
+        &self.lanes[worker % self.lanes.len()]
+    }
+}
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.label)
+    }
+}
+
+impl Flight {
+    /// What has become of the query.
+    pub fn poll_answer(&self, context: &mut Context<'_>) -> Poll<Result<Received, UpstreamError>> {
+        self.table().poll(self.place, context)
+    }
+
+    fn table(&self) -> &table::Table {
+        match &self.carrier {
+            Carrier::Udp(socket) => socket.table(),
+            Carrier::Stream(connection) => connection.table(),
+        }
+    }
+}
+
+impl Future for Flight {
+    type Output = Result<Received, UpstreamError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_answer(context)
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.table().release(self.place);
+    }
+}

@@ -1,0 +1,85 @@
+//! What is believed of encrypted upstreams: the `tls` option.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// The files of `tls [CERT KEY] [CA]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Our certificate and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// Who is believed instead of the system's authorities.
+    pub roots: Option<PathBuf>,
+}
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read, or holds nothing of use.
+    #[error("{path}: {source}")]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: rustls_pki_types::pem::Error,
+    },
+    /// A file without certificates.
+    #[error("{0}: there is no certificate in it")]
+    Empty(PathBuf),
+    /// No authorities: install ca-certificates, or name a file.
+    #[error(
+        "the system has no certificate authorities: install ca-certificates in the image, or name a CA file with tls"
+    )]
+    NoRoots,
+    /// Certificates that rustls does not take.
+    #[error("the certificate or its key is not usable: {0}")]
+    Rustls(#[from] rustls::Error),
+}
+
+impl TlsFiles {
+    /// Reads the files.
+    pub fn load(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        let roots = match &self.roots {
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates(path)? {
+                    roots.add(certificate)?;
+                }
+                roots
+            }
+            None => system_roots()?,
+        };
+        // The provider is named here, so that nothing depends on what main has installed.
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        let config = match &self.client {
+            Some((certificate, key)) => {
+                let key_der = PrivateKeyDer::from_pem_file(key);
+                let key_der =
+                    key_der.map_err(|source| TlsError::File { path: key.clone(), source })?;
+                builder.with_client_auth_cert(certificates(certificate)?, key_der)?
+            }
+            None => builder.with_no_client_auth(),
+        };
+        Ok(Arc::new(config))
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let failed = |source| TlsError::File { path: path.into(), source };
+    let found = CertificateDer::pem_file_iter(path).map_err(failed)?;
+    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(failed)?;
+    if found.is_empty() { Err(TlsError::Empty(path.into())) } else { Ok(found) }
+}
+
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() { Err(TlsError::NoRoots) } else { Ok(roots) }
+}
