@@ -17,10 +17,13 @@ use crate::metrics::Enabled;
 use crate::metrics::{Metrics, Source};
 use crate::plugin::acl::Acl;
 use crate::plugin::cache::{self, Cache};
+use crate::plugin::forward::{Forward, Forwarding, Surroundings};
+use crate::plugin::loop_::LoopGuard;
 use crate::plugin::ready::Monitor;
 use crate::plugin::template::Template;
 use crate::plugin::{self, Block, health, reload};
 use crate::server::Dispatch;
+use crate::upstream::OwnAddresses;
 
 /// What outlives a reload: everything that workers and configurations share, in one place.
 pub struct Shared {
@@ -36,6 +39,8 @@ pub struct Shared {
     pub cache: ArcSwap<cache::Store>,
     /// For how many seconds it keeps answers that have expired.
     pub stale: AtomicU32,
+    /// Recognises queries of ours that upstreams send back (`loop`).
+    pub loops: Arc<LoopGuard>,
 }
 
 impl Shared {
@@ -107,14 +112,12 @@ pub fn assemble(mut blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<
     let mut by_address: BTreeMap<SocketAddr, Vec<Arc<Chain>>> = BTreeMap::new();
     let mut chains = Vec::new();
     let mut sources: Vec<Arc<dyn Source>> = Vec::new();
+    let own = own_addresses(&blocks)?;
     let store = shared.cache(cache::Config::budget(blocks.iter().filter_map(|b| b.cache.as_ref())));
     let mut caches = Vec::new();
     for block in &mut blocks {
-        let built = build(block, &store)?;
-        let mut addresses = block.bind.resolve()?;
-        if addresses.is_empty() {
-            addresses.push(unspecified());
-        }
+        let built = build(block, &store, shared, &own, &mut sources)?;
+        let addresses = listen_addresses(block)?;
         let log = block.log.clone().map(|log| Arc::new(log.build(shared.log_format)));
         let errors = block.errors.clone().map(|errors| Arc::new(errors.build()));
         for zone in &block.written.zones {
@@ -172,7 +175,13 @@ struct Built {
     cache: Option<Cache>,
 }
 
-fn build(block: &mut Block, store: &Arc<cache::Store>) -> anyhow::Result<Built> {
+fn build(
+    block: &mut Block,
+    store: &Arc<cache::Store>,
+    shared: &Arc<Shared>,
+    own: &OwnAddresses,
+    sources: &mut Vec<Arc<dyn Source>>,
+) -> anyhow::Result<Built> {
     let mut handlers: Vec<Arc<dyn Handler>> = Vec::new();
     if !block.acl.is_empty() {
         handlers.push(Arc::new(Acl::new(mem::take(&mut block.acl))));
@@ -186,6 +195,21 @@ fn build(block: &mut Block, store: &Arc<cache::Store>) -> anyhow::Result<Built> 
     if let Some(cache) = &cache {
         handlers.push(Arc::new(cache.clone()));
     }
+    if block.loops {
+        handlers.push(Arc::new(plugin::loop_::Loop(Arc::clone(&shared.loops))));
+    }
+    for config in &block.forward {
+        let surroundings = Surroundings {
+            workers: shared.workers,
+            own: own.clone(),
+            loops: block.loops.then(|| Arc::clone(&shared.loops)),
+        };
+        let forward = Forward::new(config.clone(), surroundings)?;
+        // Ends with the forward.
+        tokio::spawn(Forward::background(Arc::downgrade(&forward)));
+        sources.push(Arc::clone(&forward) as Arc<dyn Source>);
+        handlers.push(Arc::new(Forwarding(forward)));
+    }
     if block.whoami {
         handlers.push(Arc::new(plugin::whoami::Whoami));
     }
@@ -198,6 +222,29 @@ fn pages(block: &Block) -> Vec<(ListenAddress, Pages)> {
     let health = block.health.map(|config| (config.address, Pages::HEALTH));
     let ready = block.ready.map(|config| (config.address, Pages::READY));
     [metrics, health, ready].into_iter().flatten().collect()
+}
+
+/// The addresses that a block listens on.
+fn listen_addresses(block: &Block) -> anyhow::Result<Vec<IpAddr>> {
+    let mut addresses = block.bind.resolve()?;
+    if addresses.is_empty() {
+        addresses.push(unspecified());
+    }
+    Ok(addresses)
+}
+
+/// All that this configuration listens on, which therefore is nobody's upstream.
+fn own_addresses(blocks: &[Block]) -> anyhow::Result<OwnAddresses> {
+    let mut all = Vec::new();
+    for block in blocks {
+        let addresses = listen_addresses(block)?;
+        for zone in &block.written.zones {
+            all.extend(addresses.iter().map(|&ip| SocketAddr::new(ip, zone.port)));
+        }
+    }
+    let own = OwnAddresses::new();
+    own.set(all);
+    Ok(own)
 }
 
 fn enabled(block: &Block, chain: &Chain) -> Enabled {

@@ -74,6 +74,7 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
         log_format: args.log_format.into(),
         cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
         stale: AtomicU32::new(0),
+        loops: Arc::default(),
     });
     let result = run_on(&mut node, args, shared);
     logs.finish(Duration::from_secs(1));

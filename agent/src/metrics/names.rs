@@ -72,6 +72,20 @@ families! {
     PROXY_CONN_CACHE_HITS = Counter "coredns_proxy_conn_cache_hits_total" ["proxy_name", "to", "proto"];
     /// Upstream connections that had to be made.
     PROXY_CONN_CACHE_MISSES = Counter "coredns_proxy_conn_cache_misses_total" ["proxy_name", "to", "proto"];
+    /// Messages from an upstream's address that answer nothing that was asked: late or forged.
+    FORWARD_UNEXPECTED_ANSWERS = Counter "nodens_forward_unexpected_answers_total" ["to", "reason"];
+    /// Tries of an upstream that had no answer in time.
+    FORWARD_TIMEOUTS = Counter "nodens_forward_timeouts_total" ["to"];
+    /// Tries of an upstream that failed in another way.
+    FORWARD_ERRORS = Counter "nodens_forward_errors_total" ["to"];
+    /// Queries for which a second upstream was asked because this one was later than usual.
+    FORWARD_HEDGES = Counter "nodens_forward_hedges_total" ["to"];
+    /// Answers over UDP that were cut off and asked for again over TCP.
+    FORWARD_TRUNCATED = Counter "nodens_forward_truncated_total" ["to"];
+    /// 1 while an upstream answers, else 0.
+    FORWARD_UPSTREAM_UP = Gauge "nodens_forward_upstream_up" ["to"];
+    /// 1 while queries to an upstream come back here, else 0.
+    LOOP_UPSTREAM = Gauge "nodens_loop_upstream" ["upstream"];
 
     /// Time from a change of a Service's endpoints to its being in effect here.
     KUBERNETES_PROGRAMMING_DURATION = Histogram "coredns_kubernetes_dns_programming_duration_seconds" ["service_kind"];

@@ -4,10 +4,12 @@
 pub mod bind;
 pub mod cache;
 pub mod errors;
+pub mod forward;
 pub mod health;
 pub mod kubernetes;
 pub mod loadbalance;
 pub mod log;
+pub mod loop_;
 pub mod prometheus;
 pub mod ready;
 pub mod reload;
@@ -38,12 +40,16 @@ pub struct Block {
     pub cache: Option<cache::Config>,
     /// `errors`.
     pub errors: Option<errors::Config>,
+    /// `forward`, in the order in which they stand.
+    pub forward: Vec<forward::Config>,
     /// `health`.
     pub health: Option<health::Config>,
     /// `loadbalance`: addresses go round.
     pub loadbalance: bool,
     /// `log`, all lines of it.
     pub log: Option<log::Config>,
+    /// `loop`: upstreams that lead back here are set aside.
+    pub loops: bool,
     /// `prometheus`.
     pub prometheus: Option<prometheus::Config>,
     /// `ready`.
@@ -65,9 +71,11 @@ impl Block {
             bind: bind::Config::default(),
             cache: None,
             errors: None,
+            forward: Vec::new(),
             health: None,
             loadbalance: false,
             log: None,
+            loops: false,
             prometheus: None,
             ready: None,
             reload: None,
@@ -83,9 +91,11 @@ const SERVED: &[&str] = &[
     "bind",
     "cache",
     "errors",
+    "forward",
     "health",
     "loadbalance",
     "log",
+    "loop",
     "prometheus",
     "ready",
     "reload",
@@ -114,6 +124,7 @@ fn parse(written: config::ServerBlock, diagnostics: &mut Diagnostics) -> Block {
                 block.cache = Some(cache::Config::parse(directive, &zones, diagnostics));
             }
             "errors" => block.errors = Some(errors::Config::parse(directive, diagnostics)),
+            "forward" => block.forward.push(forward::Config::parse(directive, diagnostics)),
             "health" => block.health = Some(health::Config::parse(directive, diagnostics)),
             "loadbalance" => {
                 loadbalance::Config::parse(directive, diagnostics);
@@ -121,6 +132,10 @@ fn parse(written: config::ServerBlock, diagnostics: &mut Diagnostics) -> Block {
             }
             "log" => {
                 block.log.get_or_insert_default().add(directive, &block.written, diagnostics);
+            }
+            "loop" => {
+                loop_::parse(directive, diagnostics);
+                block.loops = true;
             }
             "prometheus" => {
                 block.prometheus = Some(prometheus::Config::parse(directive, diagnostics));

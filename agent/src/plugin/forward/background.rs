@@ -1,0 +1,240 @@
+//! What a forward does besides answering: follows its files, probes upstreams in doubt, and looks for loops.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+
+use super::{Forward, Set};
+use crate::plugin::loop_::{LoopGuard, Verdict};
+use crate::upstream::follow::{Reading, Watch};
+use crate::upstream::{Question, Target, Upstream, UpstreamError};
+use crate::wire::RecordType;
+
+/// How long a probe may take.
+const PROBE: Duration = Duration::from_secs(1);
+/// Doubts that come thicker than this are looked into together.
+const DOUBT: Duration = Duration::from_millis(20);
+/// All upstreams are probed for loops so often, even where nothing looks like one.
+const LOOK_FOR_LOOPS: Duration = Duration::from_secs(300);
+/// ... and so often while one is known to loop, so that it returns soon after the loop is gone.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// New upstreams that do not answer are asked again so often.
+const NEW_SET: Duration = Duration::from_secs(1);
+
+impl Forward {
+    /// Runs until the forward is dropped. To be spawned once, in the control runtime.
+    pub async fn background(forward: Weak<Self>) {
+        let Some(strong) = forward.upgrade() else { return };
+        let in_doubt = Arc::clone(&strong.in_doubt);
+        let follows = !strong.config.files().is_empty();
+        let mut state = State::new(&strong);
+        drop(strong);
+        loop {
+            let Some(strong) = forward.upgrade() else { return };
+            let pause = state.step(&strong).await;
+            drop(strong);
+            tokio::select! {
+                () = state.watch.changed(), if follows => state.read = true,
+                () = in_doubt.notified() => tokio::time::sleep(DOUBT).await,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Asks an upstream for what `health_check` says; any answer is good.
+    async fn probe(&self, upstream: &Upstream) -> Result<(), UpstreamError> {
+        let check = &self.config.health_check;
+        let question = Question::new(check.domain.as_ref(), RecordType::NS, check.recursion);
+        ask(upstream, &question).await
+    }
+}
+
+/// Where the background work stands.
+struct State {
+    watch: Watch,
+    // The files may have changed.
+    read: bool,
+    // What the files said last, and what was logged of it.
+    known: Reading,
+    targets: Vec<Target>,
+    // A set that waits for its first answer.
+    waiting: Option<Set>,
+    looked_for_loops: Option<Instant>,
+    probed: Option<Instant>,
+}
+
+impl State {
+    fn new(forward: &Forward) -> Self {
+        let mut first = forward.first.lock().unwrap_or_else(PoisonError::into_inner);
+        let (targets, known) = std::mem::take(&mut *first);
+        // Watched first and read after that, so that no change falls between.
+        let watch = Watch::new(&known.files);
+        Self {
+            watch,
+            read: true,
+            known,
+            targets,
+            waiting: None,
+            looked_for_loops: None,
+            probed: None,
+        }
+    }
+
+    /// Does what is due. Returns how long there is nothing more to do, if nothing happens.
+    async fn step(&mut self, forward: &Arc<Forward>) -> Duration {
+        if std::mem::take(&mut self.read) {
+            self.read_again(forward);
+        }
+        if self.waiting.is_some() {
+            self.take_over(forward).await;
+        }
+        self.probe_in_doubt(forward).await;
+        self.look_for_loops(forward).await;
+        self.pause(forward)
+    }
+
+    fn read_again(&mut self, forward: &Forward) {
+        let (targets, reading) = forward.targets();
+        if reading.files != self.known.files || reading.servers != self.known.servers {
+            self.watch = Watch::new(&reading.files);
+        }
+        if reading == self.known && targets == self.targets {
+            return;
+        }
+        if reading.notes != self.known.notes {
+            for note in &reading.notes {
+                tracing::warn!("forward: {note}");
+            }
+        }
+        // An editor's rename leaves the same watches behind on other files.
+        self.watch = Watch::new(&reading.files);
+        if targets != self.targets {
+            let gone = missing(&self.targets, &targets);
+            let new = missing(&targets, &self.targets);
+            tracing::info!(%gone, %new, "the upstreams have changed");
+            match forward.build(&targets, &reading) {
+                Ok(set) if set.upstreams.is_empty() && !forward.set.load().upstreams.is_empty() => {
+                    tracing::error!("forward: {}: the upstreams from before are kept", set.trouble);
+                    self.waiting = None;
+                }
+                Ok(set) => self.waiting = Some(set),
+                Err(error) => {
+                    tracing::error!("forward: {error}: the upstreams from before are kept")
+                }
+            }
+        }
+        self.targets = targets;
+        self.known = reading;
+    }
+
+    /// Puts the new set in place as soon as one of it answers. Until then the old one goes on, unless it is dead itself.
+    async fn take_over(&mut self, forward: &Forward) {
+        let Some(set) = &self.waiting else { return };
+        let present = forward.set.load_full();
+        let dead = present.upstreams.iter().all(|upstream| upstream.health.is_down());
+        let answers = dead || {
+            let probes = set.upstreams.iter().map(|upstream| forward.probe(upstream));
+            join_all(probes).await.iter().any(Result::is_ok)
+        };
+        if answers && let Some(set) = self.waiting.take() {
+            tracing::info!(upstreams = ?set.upstreams, "the new upstreams are in use");
+            forward.set.store(Arc::new(set));
+            forward.suspicious.store(true, Relaxed);
+        }
+    }
+
+    /// Probes upstreams that have failed since their last answer. One that answers normal queries is never probed.
+    async fn probe_in_doubt(&mut self, forward: &Forward) {
+        if forward.config.max_fails == 0 {
+            return;
+        }
+        let interval = forward.config.health_check.interval;
+        if self.probed.is_some_and(|at| at.elapsed() < interval) {
+            return;
+        }
+        let set = forward.set.load_full();
+        let doubtful =
+            set.upstreams.iter().filter(|up| up.health.failures() > 0 || up.health.is_down());
+        let doubtful: Vec<_> = doubtful.collect();
+        if doubtful.is_empty() {
+            return;
+        }
+        self.probed = Some(Instant::now());
+        let probes = doubtful.into_iter().map(async |upstream| match forward.probe(upstream).await {
+            Ok(()) => {
+                if upstream.health.succeeded() {
+                    tracing::info!(upstream = %upstream.label(), "the upstream answers again");
+                }
+            }
+            Err(error) => {
+                upstream.probe_failed();
+                if upstream.health.failed(forward.config.max_fails) {
+                    tracing::warn!(upstream = %upstream.label(), %error, "the upstream does not answer");
+                    forward.suspect();
+                }
+            }
+        });
+        join_all(probes).await;
+    }
+
+    async fn look_for_loops(&mut self, forward: &Forward) {
+        let Some(guard) = &forward.surroundings.loops else { return };
+        let set = forward.set.load_full();
+        let again = if set.upstreams.iter().any(|up| up.health.is_looping()) {
+            LOOK_AGAIN
+        } else {
+            LOOK_FOR_LOOPS
+        };
+        let due = self.looked_for_loops.is_none_or(|at| at.elapsed() >= again);
+        if !due && !forward.suspicious.load(Relaxed) {
+            return;
+        }
+        forward.suspicious.store(false, Relaxed);
+        self.looked_for_loops = Some(Instant::now());
+        let Some(zone) = forward.config.from.first() else { return };
+        join_all(set.upstreams.iter().map(async |upstream| {
+            let by = match guard
+                .probe(zone.as_ref(), async |question| ask(upstream, &question).await)
+                .await
+            {
+                Verdict::Loops(by) => Some(by),
+                Verdict::Clean => None,
+                // No answer says nothing: an upstream that loops may be too busy with that to answer in time.
+                Verdict::Unknown => return,
+            };
+            if upstream.health.set_looping(by.is_some()) {
+                LoopGuard::report(upstream.label(), by);
+            }
+        }))
+        .await;
+    }
+
+    fn pause(&self, forward: &Forward) -> Duration {
+        let set = forward.set.load();
+        let mut pause = Duration::from_secs(5);
+        if self.waiting.is_some() {
+            pause = pause.min(NEW_SET);
+        }
+        if set.upstreams.iter().any(|up| up.health.failures() > 0 || up.health.is_down()) {
+            pause = pause.min(forward.config.health_check.interval);
+        }
+        pause
+    }
+}
+
+async fn ask(upstream: &Upstream, question: &Question) -> Result<(), UpstreamError> {
+    let flight = upstream.ask_apart(question)?;
+    match timeout(PROBE, flight).await {
+        Ok(answer) => answer.map(drop),
+        Err(_) => Err(UpstreamError::Timeout(PROBE)),
+    }
+}
+
+/// Those of `these` that `others` lack, as text.
+fn missing(these: &[Target], others: &[Target]) -> String {
+    let missing = these.iter().filter(|target| !others.contains(target));
+    missing.map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,518 @@
+//! What `forward` says.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::{Args, Wrong, value, zone_names};
+use crate::corefile::{Diagnostics, Directive, Token};
+use crate::upstream::address::{Scheme, Target, TargetError};
+use crate::upstream::follow::RESOLVED_CONF;
+use crate::upstream::tls::TlsFiles;
+use crate::upstream::{Manner, SourcePort};
+use crate::wire::{Name, Rcode};
+
+/// Upstreams and files on one line. CoreDNS takes 15.
+const MAX_TO: usize = 64;
+/// The longest span of time that an option takes.
+const LONGEST: Duration = Duration::from_secs(24 * 3_600);
+
+/// How an upstream is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Any.
+    #[default]
+    Random,
+    /// One after the other.
+    RoundRobin,
+    /// The first that answers, in the order in which they were written.
+    Sequential,
+    /// The one with the shortest round trip; now and then another, to see whether that has changed.
+    Fastest,
+}
+
+/// One word behind FROM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum To {
+    /// An address.
+    Target(Target),
+    /// A file in the form of resolv.conf, which is followed.
+    File(PathBuf),
+}
+
+/// `health_check`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// From one probe of an upstream that is down to the next.
+    pub interval: Duration,
+    /// False with `no_rec`.
+    pub recursion: bool,
+    /// `domain`: whose NS records are asked for.
+    pub domain: Name,
+}
+
+/// One `forward` line with its block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The names that are forwarded are those within these.
+    pub from: Vec<Name>,
+    /// ... but for these.
+    pub except: Vec<Name>,
+    /// To whom.
+    pub to: Vec<To>,
+    /// How they are spoken to.
+    pub manner: Manner,
+    /// How one is chosen.
+    pub policy: Policy,
+    /// Failures in a row that make an upstream count as down; 0: it never does.
+    pub max_fails: u32,
+    /// Tries for one query; 0: the built-in bound.
+    pub max_connect_attempts: usize,
+    /// How upstreams in doubt are probed.
+    pub health_check: HealthCheck,
+    /// Queries in flight at most.
+    pub max_concurrent: Option<usize>,
+    /// Response codes for which the next `forward` is asked.
+    pub next: Vec<Rcode>,
+    /// Whether the next `forward` is asked for NODATA as well.
+    pub next_on_nodata: bool,
+    /// Response codes for which the next upstream is asked.
+    pub failover: Vec<Rcode>,
+    /// SERVFAIL at once while all upstreams are down.
+    pub failfast: bool,
+    /// Whether a second upstream is asked when the first is late.
+    pub hedge: bool,
+    /// The files of `tls`.
+    pub tls: TlsFiles,
+    /// Where systemd-resolved writes its real upstreams.
+    pub resolved_conf: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            from: vec![Name::root()],
+            except: Vec::new(),
+            to: Vec::new(),
+            manner: Manner::default(),
+            policy: Policy::default(),
+            max_fails: 2,
+            max_connect_attempts: 0,
+            health_check: HealthCheck {
+                interval: Duration::from_millis(500),
+                recursion: true,
+                domain: Name::root(),
+            },
+            max_concurrent: None,
+            next: Vec::new(),
+            next_on_nodata: false,
+            failover: Vec::new(),
+            failfast: false,
+            hedge: true,
+            tls: TlsFiles::default(),
+            resolved_conf: RESOLVED_CONF.into(),
+        }
+    }
+}
+
+const OPTIONS: &[&str] = &[
+    "case_randomization",
+    "except",
+    "expire",
+    "failfast_all_unhealthy_upstreams",
+    "failover",
+    "force_tcp",
+    "health_check",
+    "hedge",
+    "max_age",
+    "max_concurrent",
+    "max_connect_attempts",
+    "max_fails",
+    "max_idle_conns",
+    "next",
+    "next_on_nodata",
+    "policy",
+    "prefer_udp",
+    "resolved_conf",
+    "source_port",
+    "tls",
+    "tls_servername",
+];
+
+impl Config {
+    /// Reads `forward FROM TO... { ... }`.
+    pub fn parse(directive: &Directive, diagnostics: &mut Diagnostics) -> Self {
+        let mut config = Self::default();
+        let mut args = Args::of(directive, diagnostics);
+        if let Some(from) =
+            args.value("the zone to forward, as in `forward . 10.0.0.1`", zone_names)
+        {
+            config.from = from;
+        }
+        config.read_to(&mut args);
+        let mut server_name = None;
+        for option in directive.options() {
+            let mut args = Args::of_option(directive, option, diagnostics);
+            match option.name.as_str() {
+                "tls_servername" => {
+                    server_name = args.required("the name in the server's certificate").cloned()
+                }
+                _ => config.option(option, &mut args),
+            }
+            args.end();
+        }
+        config.name_servers(directive, server_name, diagnostics);
+        config
+    }
+
+    fn read_to(&mut self, args: &mut Args<'_, '_>) {
+        const WANTED: &str =
+            "an address as 10.0.0.1, [fd00::1]:53 or tls://9.9.9.9, or a file as /etc/resolv.conf";
+        if args.is_empty() {
+            args.error("there is nobody to forward to", WANTED);
+        }
+        if args.len() > MAX_TO {
+            args.error("there are too many upstreams", format!("at most {MAX_TO}"));
+        }
+        for word in args.rest().iter().take(MAX_TO) {
+            if word.is_placeholder() {
+                continue;
+            }
+            if is_file(word.as_str()) {
+                self.to.push(To::File(word.as_str().into()));
+                continue;
+            }
+            match Target::parse(word.as_str()) {
+                Ok(target) => self.to.push(To::Target(target)),
+                Err(error) => {
+                    let wanted = match &error {
+                        TargetError::HostName(_) => {
+                            "its IP address, or a file in the form of resolv.conf"
+                        }
+                        TargetError::Scheme(_) => "dns://, tls://, https:// or quic://",
+                        _ => WANTED,
+                    };
+                    args.error_at(&word.at, error.to_string(), wanted);
+                }
+            }
+        }
+    }
+
+    fn option(&mut self, option: &Directive, args: &mut Args<'_, '_>) {
+        let spans = Duration::ZERO..=LONGEST;
+        match option.name.as_str() {
+            "except" => {
+                if args.is_empty() {
+                    args.error("no zone follows", "the zones that are not forwarded");
+                }
+                self.except.extend(args.zones_or(&[]));
+            }
+            "force_tcp" => self.manner.force_tcp = true,
+            // What CoreDNS does with it is what we do anyway.
+            "prefer_udp" => {}
+            "expire" => set(&mut self.manner.expire, args.duration_in("a duration", spans)),
+            "max_age" => {
+                let age = args.duration_in("a duration", spans);
+                self.manner.max_age = age.filter(|age| !age.is_zero());
+            }
+            "max_idle_conns" => {
+                set(&mut self.manner.max_connections, args.integer("a number", 0..=1_000_000))
+            }
+            "max_fails" => set(&mut self.max_fails, args.integer("a number", 0..=1_000_000)),
+            "max_connect_attempts" => {
+                set(&mut self.max_connect_attempts, args.integer("a number", 0..=1_000_000));
+            }
+            "max_concurrent" => {
+                let limit = args.integer("a number", 0..=100_000_000);
+                self.max_concurrent = limit.filter(|&limit| limit > 0);
+            }
+            "failfast_all_unhealthy_upstreams" => self.failfast = true,
+            "policy" => set(&mut self.policy, args.value("a policy", policy)),
+            "health_check" => self.health_check(args),
+            "next" => self.next.extend(rcodes(args, true)),
+            "next_on_nodata" => self.next_on_nodata = true,
+            "failover" => self.failover.extend(rcodes(args, false)),
+            "hedge" => set(&mut self.hedge, args.value("on or off", on_off)),
+            "case_randomization" => self.manner.random_case = args.optional(on_off).unwrap_or(true),
+            "source_port" => {
+                set(&mut self.manner.source_port, args.value("pool or fresh", source_port))
+            }
+            "resolved_conf" => {
+                if let Some(path) = args.required("the path of systemd-resolved's own resolv.conf")
+                {
+                    self.resolved_conf = path.as_str().into();
+                }
+            }
+            "tls" => self.tls_files(args),
+            "doh_method" | "resolver" => {
+                args.rest();
+                args.error("nodens does not have this option of CoreDNS", "no such line");
+            }
+            _ => args.unknown_option(OPTIONS),
+        }
+    }
+
+    fn health_check(&mut self, args: &mut Args<'_, '_>) {
+        let range = Duration::from_millis(10)..=LONGEST;
+        set(&mut self.health_check.interval, args.duration_in("a duration", range));
+        while let Some(word) = args.next() {
+            match word.as_str() {
+                "no_rec" => self.health_check.recursion = false,
+                "domain" => {
+                    let name = args.value("a domain name", |text| {
+                        Name::from_text(text).map_err(|error| {
+                            Wrong::new(format!("{text:?} is no name: {error}"), "a domain name")
+                        })
+                    });
+                    set(&mut self.health_check.domain, name);
+                }
+                other => {
+                    let what = format!("there is no argument {other:?}");
+                    args.error_at(&word.at, what, "no_rec, or domain with a name");
+                }
+            }
+        }
+    }
+
+    fn tls_files(&mut self, args: &mut Args<'_, '_>) {
+        let mut files: Vec<PathBuf> = Vec::new();
+        while files.len() < 3
+            && let Some(word) = args.next()
+        {
+            files.push(word.as_str().into());
+        }
+        self.tls = match files.as_slice() {
+            [] => TlsFiles::default(),
+            [ca] => TlsFiles { client: None, roots: Some(ca.clone()) },
+            [certificate, key] => {
+                TlsFiles { client: Some((certificate.clone(), key.clone())), roots: None }
+            }
+            [certificate, key, ca, ..] => TlsFiles {
+                client: Some((certificate.clone(), key.clone())),
+                roots: Some(ca.clone()),
+            },
+        };
+    }
+
+    fn name_servers(
+        &mut self,
+        directive: &Directive,
+        name: Option<Token>,
+        diagnostics: &mut Diagnostics,
+    ) {
+        let mut args = Args::of(directive, diagnostics);
+        let mut unnamed = false;
+        for to in &mut self.to {
+            let To::Target(target) = to else { continue };
+            if target.scheme == Scheme::Plain {
+                continue;
+            }
+            match (&target.server_name, &name) {
+                (Some(_), Some(name)) => args.error_at(
+                    &name.at,
+                    "tls_servername stands beside an upstream that brings its own name",
+                    "the one or the other",
+                ),
+                (None, Some(name)) => target.server_name = Some(name.text.clone()),
+                (None, None) => unnamed = true,
+                (Some(_), None) => {}
+            }
+        }
+        if unnamed {
+            args.warning(
+                "an encrypted upstream has no server name, so that its certificate must be one for its address",
+                "tls_servername, or a name as in tls://9.9.9.9%dns.quad9.net",
+            );
+        }
+    }
+
+    /// True where an upstream is encrypted.
+    pub fn needs_tls(&self) -> bool {
+        self.to.iter().any(|to| matches!(to, To::Target(target) if target.scheme != Scheme::Plain))
+    }
+
+    /// The files that are followed.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let file = |to: &To| if let To::File(path) = to { Some(path.clone()) } else { None };
+        self.to.iter().filter_map(file).collect()
+    }
+}
+
+/// CoreDNS takes whatever is no address and exists for a file; what looks like a path is one even before it exists.
+fn is_file(word: &str) -> bool {
+    if word.contains("://") || word.parse::<std::net::IpAddr>().is_ok() {
+        return false;
+    }
+    word.starts_with(['/', '.']) || Path::new(word).is_file()
+}
+
+fn set<T>(slot: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *slot = value;
+    }
+}
+
+fn policy(word: &str) -> Result<Policy, Wrong> {
+    match word {
+        "random" => Ok(Policy::Random),
+        "round_robin" => Ok(Policy::RoundRobin),
+        "sequential" => Ok(Policy::Sequential),
+        "fastest" => Ok(Policy::Fastest),
+        _ => Err(Wrong::new(
+            format!("there is no policy {word:?}"),
+            "random, round_robin, sequential or fastest",
+        )),
+    }
+}
+
+fn on_off(word: &str) -> Result<bool, Wrong> {
+    match word {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => value::boolean(word).map_err(|wrong| Wrong::new(wrong.what, "on or off")),
+    }
+}
+
+fn source_port(word: &str) -> Result<SourcePort, Wrong> {
+    match word {
+        "pool" => Ok(SourcePort::Pool),
+        "fresh" => Ok(SourcePort::Fresh),
+        _ => Err(Wrong::new(format!("{word:?} is no way to choose ports"), "pool or fresh")),
+    }
+}
+
+fn rcodes(args: &mut Args<'_, '_>, noerror: bool) -> Vec<Rcode> {
+    if args.is_empty() {
+        args.error("no response code follows", "response codes as SERVFAIL or NXDOMAIN");
+    }
+    let mut codes = Vec::new();
+    for word in args.rest() {
+        match Rcode::from_name(word.as_str()) {
+            Some(Rcode::NOERROR) if !noerror => {
+                args.error_at(&word.at, "NOERROR is no failure", "a response code as SERVFAIL");
+            }
+            Some(code) => codes.push(code),
+            None => {
+                let what = format!("there is no response code {:?}", word.as_str());
+                args.error_at(&word.at, what, "a name as SERVFAIL or NXDOMAIN");
+            }
+        }
+    }
+    codes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> (Config, String) {
+        let (file, mut diagnostics) =
+            crate::corefile::parse("Corefile", &format!(". {{\n{text}\n}}"), &|_| None);
+        let config = Config::parse(&file.blocks[0].directives[0], &mut diagnostics);
+        (config, diagnostics.to_string())
+    }
+
+    #[test]
+    fn every_option_is_read() {
+        let (config, said) = parse(
+            "forward example.org 10.0.0.1 10.0.0.2:5353 tls://9.9.9.9%dns.quad9.net /etc/resolv.conf {
+                except a.example.org b.example.org
+                force_tcp
+                prefer_udp
+                expire 20s
+                max_age 1m
+                max_idle_conns 3
+                max_fails 3
+                max_connect_attempts 4
+                tls ca.pem
+                policy sequential
+                health_check 1s no_rec domain example.org
+                max_concurrent 1000
+                next NXDOMAIN
+                next_on_nodata
+                failfast_all_unhealthy_upstreams
+                failover SERVFAIL REFUSED
+                hedge off
+                source_port fresh
+                case_randomization
+                resolved_conf /host/run/systemd/resolve/resolv.conf
+            }",
+        );
+        assert_eq!(said, "");
+        let quad9 = Target::parse("tls://9.9.9.9%dns.quad9.net").unwrap();
+        assert_eq!(config.to[2..], [To::Target(quad9), To::File("/etc/resolv.conf".into())]);
+        assert_eq!(config.except.len(), 2);
+        let manner = Manner {
+            force_tcp: true,
+            source_port: SourcePort::Fresh,
+            random_case: true,
+            expire: Duration::from_secs(20),
+            max_age: Some(Duration::from_secs(60)),
+            max_connections: 3,
+        };
+        assert_eq!(config.manner, manner);
+        assert_eq!(
+            (config.max_fails, config.max_connect_attempts, config.policy),
+            (3, 4, Policy::Sequential)
+        );
+        assert_eq!((config.failover.len(), config.next.as_slice()), (2, &[Rcode::NXDOMAIN][..]));
+        assert!(
+            !config.hedge
+                && config.failfast
+                && config.next_on_nodata
+                && !config.health_check.recursion
+        );
+        assert_eq!(
+            (config.max_concurrent, config.health_check.domain.to_string()),
+            (Some(1000), "example.org.".into())
+        );
+    }
+
+    #[test]
+    fn the_usual_lines_are_read() {
+        let (config, said) = parse("forward . /etc/resolv.conf {\n max_concurrent 1000\n}");
+        assert_eq!((said.as_str(), config.files().len(), config.max_fails), ("", 1, 2));
+        let (config, said) =
+            parse("forward . tls://1.1.1.1 tls://1.0.0.1 {\n tls_servername one.example\n}");
+        assert_eq!(said, "");
+        let To::Target(target) = &config.to[1] else { panic!() };
+        assert_eq!(target.server_name.as_deref(), Some("one.example"));
+    }
+
+    #[test]
+    fn every_mistake_is_named() {
+        let (_, said) = parse(
+            "forward . dns.google tls://dns.quad9.net grpc://1.1.1.1 {
+                max_fail 2
+                max_fails x
+                policy best
+                expire 5
+                failover NOERROR NXDOMAN
+                next
+                health_check 1s sometimes
+                resolver 1.1.1.1
+                except
+            }",
+        );
+        for part in [
+            "\"dns.google\" is a host name",
+            "\"dns.quad9.net\" is a host name",
+            "no scheme \"grpc\"",
+            "max_fails",
+            "no policy \"best\"",
+            "has no unit",
+            "NOERROR is no failure",
+            "\"NXDOMAN\"",
+            "no response code follows",
+            "no argument \"sometimes\"",
+            "resolver: nodens does not have this option",
+            "except: no zone follows",
+        ] {
+            assert!(said.contains(part), "{part}:\n{said}");
+        }
+        assert!(parse("forward .").1.contains("nobody to forward to"));
+        assert!(parse("forward").1.contains("argument is missing"));
+        let (_, said) = parse("forward . tls://9.9.9.9%a.b {\n tls_servername c.d\n}");
+        assert!(said.contains("the one or the other"), "{said}");
+        assert!(parse("forward . tls://9.9.9.9").1.contains("warning"));
+    }
+}

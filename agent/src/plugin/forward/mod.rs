@@ -1,0 +1,376 @@
+//! `forward FROM TO... { ... }`: asks upstreams what is not known here. `docs/forward.md` is its manual.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`config`] | the directive and its options |
+//! | `choose` | policies |
+//! | `query` | one question through the upstreams: tries, hedging, deadline |
+//! | `background` | files that are followed, probes of upstreams in doubt, probes for loops |
+//! | `metrics` | what is counted |
+
+mod background;
+mod choose;
+pub mod config;
+mod metrics;
+mod query;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+pub use config::{Config, Policy};
+
+use crate::chain::{Handler, Local, Next, Resolving};
+use crate::metrics::Counter;
+use crate::plugin::loop_::LoopGuard;
+use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
+use crate::upstream::alarms::Alarms;
+use crate::upstream::follow::{self, Reading};
+use crate::upstream::health::Seldom;
+use crate::upstream::own::is_nowhere;
+use crate::upstream::{OwnAddresses, Question, Target, Upstream, UpstreamError};
+use crate::wire::{Message, NameRef, Rcode, Reply, Section};
+use config::To;
+use query::{Asking, Ended, Failure};
+
+/// Of a hundred queries, so many may be asked of a second upstream because the first is late...
+const HEDGES_PER_100: i32 = 3;
+/// ... and so many hundreds may gather for when they are needed all at once.
+const HEDGES_SAVED: i32 = 5;
+
+/// Why a `forward` cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// The `tls` option.
+    #[error("forward: {0}")]
+    Tls(#[from] crate::upstream::tls::TlsError),
+    /// An upstream whose server name is none.
+    #[error("forward: {0}")]
+    Upstream(#[from] UpstreamError),
+}
+
+/// What all forwards of a process share.
+#[derive(Clone, Default)]
+pub struct Surroundings {
+    /// Threads that answer.
+    pub workers: usize,
+    /// What is nobody's upstream.
+    pub own: OwnAddresses,
+    /// Recognises queries of our own that come back; `None` without `loop` in the server block.
+    pub loops: Option<Arc<LoopGuard>>,
+}
+
+/// A `forward` that runs.
+pub struct Forward {
+    config: Config,
+    surroundings: Surroundings,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    set: ArcSwap<Set>,
+    lanes: Box<[Lane]>,
+    turn: AtomicUsize,
+    in_flight: AtomicUsize,
+    in_doubt: Arc<Notify>,
+    suspected: Seldom,
+    suspicious: std::sync::atomic::AtomicBool,
+    broken: Counter,
+    rejected: Counter,
+    // What was read at the start, until the background work takes it up.
+    first: Mutex<(Vec<Target>, Reading)>,
+}
+
+/// The upstreams of the moment.
+struct Set {
+    upstreams: Vec<Arc<Upstream>>,
+    // Why there are none, for whoever asks.
+    trouble: Arc<str>,
+}
+
+struct Lane {
+    alarms: Arc<Alarms>,
+    hedges: AtomicI32,
+}
+
+impl Forward {
+    /// Sets up what `config` says. Files are read at once; that they name nobody is no error: it is logged, and forwarded
+    /// names are SERVFAIL until they do.
+    pub fn new(config: Config, surroundings: Surroundings) -> Result<Arc<Self>, ForwardError> {
+        let tls = if config.needs_tls() { Some(config.tls.load()?) } else { None };
+        let lane = || Lane { alarms: Arc::default(), hedges: AtomicI32::new(HEDGES_SAVED * 100) };
+        let forward = Self {
+            lanes: (0..surroundings.workers.max(1)).map(|_| lane()).collect(),
+            set: ArcSwap::from_pointee(Set { upstreams: Vec::new(), trouble: "".into() }),
+            turn: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
+            in_doubt: Arc::default(),
+            suspected: Seldom::default(),
+            suspicious: std::sync::atomic::AtomicBool::new(true),
+            broken: Counter::new(),
+            rejected: Counter::new(),
+            first: Mutex::default(),
+            config,
+            surroundings,
+            tls,
+        };
+        let (targets, reading) = forward.targets();
+        for note in &reading.notes {
+            tracing::warn!("forward: {note}");
+        }
+        let set = forward.build(&targets, &reading)?;
+        if set.upstreams.is_empty() {
+            tracing::error!("forward: there is no upstream: {}", set.trouble);
+        }
+        forward.set.store(Arc::new(set));
+        *forward.first.lock().unwrap_or_else(PoisonError::into_inner) = (targets, reading);
+        Ok(Arc::new(forward))
+    }
+
+    /// The upstreams of the moment.
+    pub fn upstreams(&self) -> Vec<Arc<Upstream>> {
+        self.set.load().upstreams.clone()
+    }
+
+    /// What it was set up from.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether this one forwards `name`, which must be lower-case.
+    pub fn takes(&self, name: NameRef<'_>) -> bool {
+        self.config.from.iter().any(|zone| name.is_within(zone.as_ref()))
+            && !self.config.except.iter().any(|zone| name.is_within(zone.as_ref()))
+    }
+
+    /// Who is to be asked by what is written and what the files say now.
+    fn targets(&self) -> (Vec<Target>, Reading) {
+        let mut targets: Vec<Target> = Vec::new();
+        let mut all = Reading::default();
+        for to in &self.config.to {
+            match to {
+                To::Target(target) if is_nowhere(target.address.ip()) => {
+                    all.notes.push(format!("{target} is nobody's address: left out"));
+                }
+                To::Target(target) if self.surroundings.own.contains(target.address) => {
+                    all.notes.push(format!(
+                        "{target} is an address of our own, which would ask itself: left out"
+                    ));
+                }
+                To::Target(target) => push_once(&mut targets, target.clone()),
+                To::File(path) => {
+                    let files = [path.clone()];
+                    let reading =
+                        follow::read(&files, &self.config.resolved_conf, &self.surroundings.own);
+                    reading
+                        .servers
+                        .into_iter()
+                        .for_each(|server| push_once(&mut targets, Target::plain(server)));
+                    all.notes.extend(reading.notes);
+                    all.files.extend(reading.files);
+                }
+            }
+        }
+        (targets, all)
+    }
+
+    /// A set of these upstreams. Those that are in the present set go on with all that is known of them.
+    fn build(&self, targets: &[Target], reading: &Reading) -> Result<Set, UpstreamError> {
+        let present = self.set.load();
+        let upstreams = targets.iter().map(|target| {
+            if let Some(known) = present.upstreams.iter().find(|known| known.target() == target) {
+                return Ok(Arc::clone(known));
+            }
+            let manner = self.config.manner.clone();
+            Upstream::new(target.clone(), manner, self.tls.as_ref(), self.lanes.len()).map(Arc::new)
+        });
+        let trouble = if targets.is_empty() { trouble(reading).into() } else { "".into() };
+        Ok(Set { upstreams: upstreams.collect::<Result<_, _>>()?, trouble })
+    }
+
+    fn lane(&self, worker: usize) -> &Lane {
+        // There is at least one lane, by construction.
+        &self.lanes[worker % self.lanes.len()]
+    }
+
+    fn alarms(&self, worker: usize) -> &Arc<Alarms> {
+        &self.lane(worker).alarms
+    }
+
+    /// Takes one hedge out of the worker's budget.
+    fn may_hedge(&self, worker: usize) -> bool {
+        let hedges = &self.lane(worker).hedges;
+        let saved = hedges.load(Relaxed);
+        if saved >= 100 {
+            hedges.store(saved - 100, Relaxed);
+        }
+        saved >= 100
+    }
+
+    fn earn_hedge(&self, worker: usize) {
+        let hedges = &self.lane(worker).hedges;
+        let saved = hedges.load(Relaxed);
+        if saved < HEDGES_SAVED * 100 {
+            hedges.store(saved + HEDGES_PER_100, Relaxed);
+        }
+    }
+
+    /// A try of an upstream has failed.
+    fn failed(&self, upstream: &Upstream, error: &UpstreamError) {
+        if upstream.health.failed(self.config.max_fails) {
+            tracing::warn!(upstream = %upstream.label(), %error, "the upstream does not answer");
+            self.suspect();
+        }
+        self.doubt();
+    }
+
+    /// Something is odd: upstreams are probed soon.
+    fn doubt(&self) {
+        self.in_doubt.notify_one();
+    }
+
+    /// Queries may be going round: all upstreams are probed for that, at most every few seconds.
+    fn suspect(&self) {
+        /// A real loop asks thousands of times a second; one look at it is enough for a while.
+        const AGAIN_MS: u64 = 10_000;
+        if self.surroundings.loops.is_some() && self.suspected.now(AGAIN_MS) {
+            self.suspicious.store(true, Relaxed);
+            self.doubt();
+        }
+    }
+
+    /// True where a client's address is an upstream's: what it asks may be what we have asked it.
+    fn is_upstream(&self, client: IpAddr) -> bool {
+        let client = client.to_canonical();
+        self.set.load().upstreams.iter().any(|upstream| upstream.target().address.ip() == client)
+    }
+
+    async fn answer<'a>(self: &'a Arc<Self>, request: &'a OwnedRequest, next: Next<'a>) -> Answer {
+        let Ok(view) = request.view() else { return Answer::unreadable() };
+        let _slot = match self.config.max_concurrent {
+            None => None,
+            Some(limit) => match Slot::take(&self.in_flight, limit) {
+                Some(slot) => Some(slot),
+                None => {
+                    self.rejected.add(1);
+                    let error = "max_concurrent: too many queries are being forwarded";
+                    return Answer::failure(
+                        &view,
+                        Plugin::Forward,
+                        Rcode::REFUSED,
+                        ede::OTHER,
+                        error,
+                    );
+                }
+            },
+        };
+        let worker = request.origin.worker;
+        self.earn_hedge(worker);
+        let set = self.set.load_full();
+        let ended = Asking::new(self, &set, worker, Question::of_query(&view.query)).run().await;
+        match ended {
+            Ended::Answered(message) => {
+                let ours = || Outcome::new(Plugin::Forward, message.rcode());
+                if self.goes_on(&message) {
+                    let theirs = next.resolve(request).await;
+                    // Only another `forward` is asked; what the end of the chain says is no answer.
+                    if theirs.outcome.plugin == Plugin::Forward {
+                        return theirs;
+                    }
+                }
+                let outcome = ours();
+                Answer::new(Arc::new(message), outcome)
+            }
+            Ended::Failed(failure) => {
+                let code = match &failure {
+                    Failure::Upstream { .. } | Failure::AllDown => ede::NO_REACHABLE_AUTHORITY,
+                    Failure::NoUpstream(_) | Failure::AllLoop => ede::NETWORK_ERROR,
+                };
+                Answer::failure(&view, Plugin::Forward, Rcode::SERVFAIL, code, &failure.to_string())
+            }
+        }
+    }
+
+    /// `next` and `next_on_nodata`.
+    fn goes_on(&self, message: &Message) -> bool {
+        let nodata = || {
+            message.rcode() == Rcode::NOERROR
+                && message.layout().section(Section::Answer).next().is_none()
+        };
+        self.config.next.contains(&message.rcode()) || self.config.next_on_nodata && nodata()
+    }
+}
+
+/// The handler of a [`Forward`] in a chain.
+pub struct Forwarding(pub Arc<Forward>);
+
+impl Handler for Forwarding {
+    fn plugin(&self) -> Plugin {
+        Plugin::Forward
+    }
+
+    fn serve(&self, request: &Request<'_>, _reply: &mut Reply<'_>, _local: &mut Local) -> Step {
+        if self.0.takes(request.query.name()) { Step::Wait } else { Step::Next }
+    }
+
+    fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
+        if self.0.surroundings.loops.is_some() && self.0.is_upstream(request.origin.client.ip()) {
+            self.0.suspect();
+        }
+        Box::pin(self.0.answer(request, next))
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        let set = self.0.set.load();
+        let looping: Vec<_> = set
+            .upstreams
+            .iter()
+            .filter(|up| up.health.is_looping())
+            .map(|up| &**up.label())
+            .collect();
+        match (looping.is_empty(), looping.len() < set.upstreams.len()) {
+            (true, _) => None,
+            // Some still answer; that is worth a word, but no reason to be taken out of service.
+            (false, true) => None,
+            (false, false) => Some(format!("forwarding loops: {}", looping.join(", "))),
+        }
+    }
+}
+
+/// One of the queries that may be in flight.
+struct Slot<'a>(&'a AtomicUsize);
+
+impl<'a> Slot<'a> {
+    fn take(count: &'a AtomicUsize, limit: usize) -> Option<Self> {
+        let slot = Self(count);
+        if count.fetch_add(1, Relaxed) < limit { Some(slot) } else { None }
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+fn push_once(targets: &mut Vec<Target>, target: Target) {
+    if !targets.contains(&target) {
+        targets.push(target);
+    }
+}
+
+/// Why there is no upstream, and what to do.
+fn trouble(reading: &Reading) -> String {
+    const CURE: &str = "name an address in the forward line, or a resolv.conf that has servers other than this one \
+        (on a node with systemd-resolved: /run/systemd/resolve/resolv.conf)";
+    let files: Vec<PathBuf> = reading.files.clone();
+    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    match (files.is_empty(), reading.notes.last()) {
+        (_, Some(note)) => format!("{note}; {CURE}"),
+        (false, None) => format!("{} names none; {CURE}", files.join(", ")),
+        (true, None) => CURE.to_owned(),
+    }
+}
