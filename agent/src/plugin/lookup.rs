@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::request::{Answer, MAX_DEPTH, OwnedRequest};
+use crate::request::{Answer, MAX_DEPTH, OwnedRequest, Request};
 use crate::wire::query::write_query;
-use crate::wire::{Class, NameRef, OUR_UDP_PAYLOAD, RecordType, flags};
+use crate::wire::record::rebuild;
+use crate::wire::{Class, NameRef, OUR_UDP_PAYLOAD, Record, RecordType, Section, flags};
 
 /// Asks for `name` on behalf of `request`, with its DO and CD. `None` where no server block serves the name, or where one
 /// answer has led to the next too often.
@@ -19,6 +20,32 @@ pub async fn lookup(
     let chain = Arc::clone(request.dispatch.find(name, qtype)?);
     let inner = request.inner(packet_for(request, name, qtype)?);
     Some(chain.resolve(&inner).await)
+}
+
+/// Adds what the last CNAME of an answer leads to, where the answer does not hold it already.
+pub async fn follow(request: &OwnedRequest, view: &Request<'_>, answer: Answer) -> Answer {
+    let qtype = view.query.qtype();
+    let Ok(mut records) = Record::all_of(&answer.message) else { return answer };
+    let target = records
+        .iter()
+        .rev()
+        .find(|(section, record)| *section == Section::Answer && record.rtype == RecordType::CNAME)
+        .and_then(|(_, record)| record.target());
+    let Some(target) = target else { return answer };
+    if !matches!(qtype, RecordType::A | RecordType::AAAA)
+        || records.iter().any(|(_, r)| r.owner == target)
+    {
+        return answer;
+    }
+    let Some(found) = lookup(request, target.as_ref(), qtype).await else { return answer };
+    let Ok(more) = Record::all_of(&found.message) else { return answer };
+    let at = records
+        .iter()
+        .position(|(section, _)| *section != Section::Answer)
+        .unwrap_or(records.len());
+    records.splice(at..at, more.into_iter().filter(|(section, _)| *section == Section::Answer));
+    let message = rebuild(&view.query, &answer.message, &records);
+    Answer { message: message.into(), ..answer }
 }
 
 /// A query for another name or type with the id, flags and EDNS of `request`.

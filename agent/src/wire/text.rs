@@ -235,6 +235,7 @@ impl Context {
         } else {
             self.name(words.next().ok_or(TextError::Missing("owner"))?.text)?
         };
+        self.owner = Some(owner.clone());
         let (mut ttl, mut class) = (None, None);
         let rtype = loop {
             let word = words.next().ok_or(TextError::Missing("type"))?.text;
@@ -250,7 +251,6 @@ impl Context {
         };
         let rest: Vec<_> = words.collect();
         let rdata = self.rdata(rtype, &rest)?;
-        self.owner = Some(owner.clone());
         self.last_ttl = ttl.or(self.last_ttl);
         let ttl = ttl.or(self.default_ttl).or(self.last_ttl).unwrap_or(DEFAULT_TTL);
         Ok(Record { owner, rtype, class: class.unwrap_or(Class::IN), ttl, rdata })

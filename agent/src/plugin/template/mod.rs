@@ -11,10 +11,10 @@ use config::{Entry, Prepared};
 use expand::Data;
 
 use crate::chain::{Handler, Local, Next, Resolving};
-use crate::plugin::lookup::lookup;
+use crate::plugin::lookup::follow;
 use crate::plugin::pattern::NameText;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
-use crate::wire::record::{owner_in, rebuild};
+use crate::wire::record::owner_in;
 use crate::wire::{Class, Owner, Rcode, Record, RecordType, Reply, Section, flags, text};
 
 /// All `template` directives of a server block, in the order in which they were written.
@@ -200,32 +200,6 @@ impl Config {
         let expanded = entry.text.expand(&data).map_err(|error| error.to_string())?;
         text::record(&expanded).map_err(|error| format!("{expanded:?}: {error}"))
     }
-}
-
-/// Adds what the last CNAME of an answer leads to, where the answer does not hold it already.
-async fn follow(request: &OwnedRequest, view: &Request<'_>, answer: Answer) -> Answer {
-    let qtype = view.query.qtype();
-    let Ok(mut records) = Record::all_of(&answer.message) else { return answer };
-    let target = records
-        .iter()
-        .rev()
-        .find(|(section, record)| *section == Section::Answer && record.rtype == RecordType::CNAME)
-        .and_then(|(_, record)| record.target());
-    let Some(target) = target else { return answer };
-    if !matches!(qtype, RecordType::A | RecordType::AAAA)
-        || records.iter().any(|(_, r)| r.owner == target)
-    {
-        return answer;
-    }
-    let Some(found) = lookup(request, target.as_ref(), qtype).await else { return answer };
-    let Ok(more) = Record::all_of(&found.message) else { return answer };
-    let at = records
-        .iter()
-        .position(|(section, _)| *section != Section::Answer)
-        .unwrap_or(records.len());
-    records.splice(at..at, more.into_iter().filter(|(section, _)| *section == Section::Answer));
-    let message = rebuild(&view.query, &answer.message, &records);
-    Answer { message: message.into(), ..answer }
 }
 
 #[cfg(test)]

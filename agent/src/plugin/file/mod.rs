@@ -1,0 +1,406 @@
+//! `file`: zones from zone files, answered with authority.
+//!
+//! A file that is missing or wrong keeps nothing from starting: its zone is answered with SERVFAIL and the file is tried
+//! again. A zone that was good once is served until a better one is there.
+
+mod zone;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwapOption;
+
+use zone::{Found, Node, Set};
+pub use zone::{LineError, Zone, ZoneError};
+
+use crate::chain::{Handler, Local, Next, Resolving};
+use crate::config::{Args, value};
+use crate::corefile::{Diagnostics, Directive};
+use crate::plugin::lookup::follow;
+use crate::plugin::scope::Fallthrough;
+use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
+use crate::wire::record::owner_in;
+use crate::wire::{
+    Class, Name, NameBuf, NameRef, Rcode, RecordType, Reply, Section, flags, read_u32,
+};
+
+/// How often a file is looked at, as in CoreDNS.
+const RELOAD: Duration = Duration::from_secs(60);
+/// How often a file is looked at that could not be read, where `reload` is off.
+const RETRY: Duration = Duration::from_secs(60);
+/// The longest chain of aliases within a zone.
+const MAX_ALIASES: usize = 8;
+
+/// One `file` directive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    path: PathBuf,
+    zones: Vec<Name>,
+    /// `None`: never, once it has been read.
+    reload: Option<Duration>,
+    fallthrough: Fallthrough,
+}
+
+/// All `file` directives of a server block.
+#[derive(Debug)]
+pub struct File {
+    // Longest zone first.
+    sources: Vec<Source>,
+}
+
+/// One zone and where it comes from.
+#[derive(Debug)]
+struct Source {
+    origin: Name,
+    path: PathBuf,
+    reload: Option<Duration>,
+    fallthrough: Fallthrough,
+    zone: ArcSwapOption<Zone>,
+    /// Length and time of the file that was read last, good or not.
+    seen: Mutex<Option<(u64, SystemTime)>>,
+}
+
+/// What the writing of an answer comes to.
+enum Written {
+    Done(Rcode),
+    /// The last alias leads out of the zone.
+    Outside(Rcode),
+}
+
+impl Config {
+    /// Reads one directive; `zones` are the server block's, `root` is where relative paths begin.
+    pub fn parse(
+        directive: &Directive,
+        zones: &[Name],
+        root: &Path,
+        diagnostics: &mut Diagnostics,
+    ) -> Self {
+        let mut args = Args::of(directive, diagnostics);
+        let path =
+            args.required("a zone file").map_or_else(PathBuf::new, |word| root.join(word.as_str()));
+        let zones = args.zones_or(zones);
+        args.end();
+        let mut config =
+            Self { path, zones, reload: Some(RELOAD), fallthrough: Fallthrough::Never };
+        for option in directive.options() {
+            let mut args = Args::of_option(directive, option, diagnostics);
+            match option.name.as_str() {
+                "reload" => {
+                    let found = args.value("a duration, or 0 for never", value::duration);
+                    config.reload = found.map_or(config.reload, |every| {
+                        (!every.is_zero()).then_some(every.max(Duration::from_secs(1)))
+                    });
+                }
+                "fallthrough" => config.fallthrough = Fallthrough::parse(&mut args),
+                // Without effect in CoreDNS since 1.7.
+                "upstream" => {
+                    args.rest();
+                }
+                "transfer" => {
+                    args.error("nodens lacks zone transfers", "no such line");
+                    args.rest();
+                }
+                _ => args.unknown_option(&["reload", "fallthrough"]),
+            }
+            args.end();
+        }
+        config
+    }
+}
+
+impl File {
+    /// A handler for these directives. Reads the files; of two for one zone the last one holds, as in CoreDNS.
+    pub fn new(configs: &[Config]) -> Self {
+        let mut sources: Vec<Source> = Vec::new();
+        for config in configs {
+            for origin in &config.zones {
+                sources.retain(|source| source.origin != *origin);
+                sources.push(Source {
+                    origin: origin.clone(),
+                    path: config.path.clone(),
+                    reload: config.reload,
+                    fallthrough: config.fallthrough.clone(),
+                    zone: ArcSwapOption::empty(),
+                    seen: Mutex::new(None),
+                });
+            }
+        }
+        sources.sort_by_key(|source| std::cmp::Reverse(source.origin.as_ref().label_count()));
+        sources.iter().for_each(Source::refresh);
+        Self { sources }
+    }
+
+    /// Looks at the files for ever, each as often as it wants. One task for the handler, on any runtime with time.
+    pub async fn follow(self: Arc<Self>) {
+        loop {
+            let every = self.sources.iter().filter_map(Source::interval).min();
+            let Some(every) = every else { return };
+            tokio::time::sleep(every).await;
+            let this = Arc::clone(&self);
+            let refreshed = tokio::task::spawn_blocking(move || {
+                this.sources
+                    .iter()
+                    .filter(|source| source.interval().is_some())
+                    .for_each(Source::refresh);
+            });
+            if let Err(error) = refreshed.await {
+                tracing::error!(%error, "zone files are no longer looked at");
+                return;
+            }
+        }
+    }
+
+    /// Looks at the files once, now.
+    pub fn refresh(&self) {
+        self.sources.iter().for_each(Source::refresh);
+    }
+
+    fn source(&self, name: NameRef<'_>) -> Option<&Source> {
+        self.sources.iter().find(|source| name.is_within(source.origin.as_ref()))
+    }
+}
+
+impl Source {
+    fn interval(&self) -> Option<Duration> {
+        self.reload.or_else(|| self.zone.load().is_none().then_some(RETRY))
+    }
+
+    /// Reads the file if it has changed since it was read last.
+    fn refresh(&self) {
+        let now = std::fs::metadata(&self.path)
+            .ok()
+            .and_then(|meta| Some((meta.len(), meta.modified().ok()?)));
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = self.zone.load().is_none() && seen.is_none();
+        if !first && *seen == now {
+            return;
+        }
+        *seen = now;
+        let (path, zone) = (self.path.display(), &self.origin);
+        match Zone::load(&self.path, zone) {
+            Ok(read) => {
+                if read.left_out > 0 {
+                    tracing::warn!(%path, %zone, records = read.left_out, "records of DNSSEC, of other classes or outside the zone are left out");
+                }
+                let before = self.zone.load().as_ref().map(|zone| zone.serial());
+                if before == Some(read.serial()) {
+                    tracing::warn!(%path, %zone, serial = read.serial(), "the zone file has changed, its serial number has not");
+                }
+                tracing::info!(%path, %zone, serial = read.serial(), "zone read");
+                self.zone.store(Some(Arc::new(read)));
+            }
+            Err(error) if self.zone.load().is_some() => {
+                tracing::warn!(%zone, %error, "the zone file is not used, the zone as it was is still served");
+            }
+            Err(error) => {
+                let again = self.reload.unwrap_or(RETRY);
+                tracing::warn!(%zone, %error, ?again, "the zone cannot be served, its file is tried again");
+            }
+        }
+    }
+}
+
+impl Handler for File {
+    fn plugin(&self) -> Plugin {
+        Plugin::File
+    }
+
+    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, _: &mut Local) -> Step {
+        let query = &request.query;
+        let Some(source) = self.source(query.name()) else { return Step::Next };
+        let zone = source.zone.load();
+        let Some(zone) = zone.as_deref() else {
+            reply.set_rcode(Rcode::SERVFAIL);
+            reply.extended_error(ede::NOT_READY, "the zone file could not be read");
+            return Step::Done(Outcome::new(Plugin::File, Rcode::SERVFAIL));
+        };
+        if !matches!(query.qclass(), Class::IN | Class::ANY) {
+            return Step::Next;
+        }
+        if source.fallthrough.passes(query.name())
+            && matches!(zone.find(query.name(), query.qtype()), Found::Nothing)
+        {
+            return Step::Next;
+        }
+        match write(zone, query.name(), query.qtype(), reply) {
+            Written::Done(rcode) => Step::Done(Outcome::new(Plugin::File, rcode)),
+            Written::Outside(_) => {
+                reply.reset();
+                Step::Wait
+            }
+        }
+    }
+
+    fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
+        Box::pin(async move {
+            let Ok(view) = request.view() else { return Answer::unreadable() };
+            let zone = self.source(view.query.name()).and_then(|source| source.zone.load_full());
+            let Some(zone) = zone else { return next.resolve(request).await };
+            let answer = Answer::written(&view, |reply| {
+                let (Written::Done(rcode) | Written::Outside(rcode)) =
+                    write(&zone, view.query.name(), view.query.qtype(), reply);
+                Outcome::new(Plugin::File, rcode)
+            });
+            follow(request, &view, answer).await
+        })
+    }
+}
+
+/// Writes what the zone has for `question`.
+fn write(zone: &Zone, question: NameRef<'_>, qtype: RecordType, reply: &mut Reply<'_>) -> Written {
+    let mut name = NameBuf::lower(question);
+    reply.set_flags(flags::AA, true);
+    for alias in 0..=MAX_ALIASES {
+        let current = name;
+        let current = current.as_name();
+        let target = match zone.find(current, qtype) {
+            Found::Node(node) => match node.set(RecordType::CNAME) {
+                Some(set) if !matches!(qtype, RecordType::CNAME | RecordType::ANY) => {
+                    put(reply, Section::Answer, question, current, set);
+                    first_name(set)
+                }
+                _ => {
+                    answer(zone, node, question, current, qtype, reply);
+                    return Written::Done(Rcode::NOERROR);
+                }
+            },
+            Found::Dname(owner, set) => {
+                put(reply, Section::Answer, question, owner, set);
+                match substituted(current, owner, set) {
+                    Some(target) => {
+                        reply.record(
+                            Section::Answer,
+                            owner_in(question, current),
+                            RecordType::CNAME,
+                            set.ttl,
+                            target.as_ref().as_bytes(),
+                        );
+                        if matches!(qtype, RecordType::CNAME) {
+                            return Written::Done(Rcode::NOERROR);
+                        }
+                        Some(target)
+                    }
+                    // RFC 6672 section 2.2: the name would be too long.
+                    None => {
+                        reply.set_rcode(Rcode::YXDOMAIN);
+                        return Written::Done(Rcode::YXDOMAIN);
+                    }
+                }
+            }
+            Found::Delegation(owner, set) => {
+                // What leads here is ours, what is below the cut is not.
+                reply.set_flags(flags::AA, alias > 0);
+                put(reply, Section::Authority, question, owner, set);
+                if let Some(ds) = zone.node(owner).and_then(|node| node.set(RecordType::DS)) {
+                    put(reply, Section::Authority, question, owner, ds);
+                }
+                addresses(zone, set, question, reply);
+                return Written::Done(Rcode::NOERROR);
+            }
+            Found::Nothing => {
+                negative(zone, question, reply);
+                reply.set_rcode(Rcode::NXDOMAIN);
+                return Written::Done(Rcode::NXDOMAIN);
+            }
+        };
+        let Some(target) = target else { break };
+        if !target.as_ref().is_within(zone.origin()) {
+            return Written::Outside(Rcode::NOERROR);
+        }
+        name = NameBuf::lower(target.as_ref());
+    }
+    Written::Done(Rcode::NOERROR)
+}
+
+/// The records of a node, with the addresses that they lead to, or that there are none.
+fn answer(
+    zone: &Zone,
+    node: &Node,
+    question: NameRef<'_>,
+    owner: NameRef<'_>,
+    qtype: RecordType,
+    reply: &mut Reply<'_>,
+) {
+    let mut any = false;
+    for set in node.sets.iter().filter(|set| qtype == RecordType::ANY || set.rtype == qtype) {
+        any = true;
+        put(reply, Section::Answer, question, owner, set);
+    }
+    if !any {
+        negative(zone, question, reply);
+        return;
+    }
+    if let Some(set) = node.set(qtype)
+        && matches!(qtype, RecordType::MX | RecordType::SRV | RecordType::NS)
+    {
+        addresses(zone, set, question, reply);
+    }
+}
+
+/// The SOA of a negative answer, with the TTL of RFC 2308 section 3.
+fn negative(zone: &Zone, question: NameRef<'_>, reply: &mut Reply<'_>) {
+    let Some(soa) = zone.soa() else { return };
+    for data in &soa.data {
+        let minimum = data.len().checked_sub(4).and_then(|at| read_u32(data, at)).unwrap_or(0);
+        let owner = owner_in(question, zone.origin());
+        reply.record(Section::Authority, owner, RecordType::SOA, soa.ttl.min(minimum), data);
+    }
+}
+
+/// The addresses that the zone has of the names in `set`, also below a cut, where they are glue.
+fn addresses(zone: &Zone, set: &Set, question: NameRef<'_>, reply: &mut Reply<'_>) {
+    for data in &set.data {
+        let Some(target) = target(set, data).filter(|name| name.as_ref().is_within(zone.origin()))
+        else {
+            continue;
+        };
+        let Some(node) = zone.node(target.as_ref()) else { continue };
+        for rtype in [RecordType::A, RecordType::AAAA] {
+            if let Some(found) = node.set(rtype) {
+                put(reply, Section::Additional, question, target.as_ref(), found);
+            }
+        }
+    }
+}
+
+fn put(
+    reply: &mut Reply<'_>,
+    section: Section,
+    question: NameRef<'_>,
+    owner: NameRef<'_>,
+    set: &Set,
+) {
+    for data in &set.data {
+        if !reply.record(section, owner_in(question, owner), set.rtype, set.ttl, data) {
+            return;
+        }
+    }
+}
+
+fn first_name(set: &Set) -> Option<Name> {
+    target(set, set.data.first()?)
+}
+
+fn target(set: &Set, data: &[u8]) -> Option<Name> {
+    // The name is the last part of the data of all types that come here: NS, CNAME, DNAME, MX and SRV.
+    let at = match set.rtype {
+        RecordType::MX => 2,
+        RecordType::SRV => 6,
+        _ => 0,
+    };
+    data.get(at..).and_then(|bytes| NameRef::parse(bytes).ok()).map(NameRef::to_name)
+}
+
+/// `name` with the end `owner` replaced by the DNAME's target (RFC 6672 section 2.2).
+fn substituted(name: NameRef<'_>, owner: NameRef<'_>, set: &Set) -> Option<Name> {
+    let mut made = NameBuf::new();
+    for label in crate::wire::name::Labels::of_prefix(name.relative_to(owner)?) {
+        made.push_label(label).ok()?;
+    }
+    made.push_name(first_name(set)?.as_ref()).ok()?;
+    Some(made.as_name().to_name())
+}
+
+#[cfg(test)]
+mod tests;
