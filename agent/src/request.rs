@@ -102,6 +102,7 @@ pub enum Plugin {
     Chaos,
     Dns64,
     File,
+    FilterAaaa,
     Forward,
     Header,
     Hosts,
@@ -116,7 +117,7 @@ pub enum Plugin {
 
 impl Plugin {
     /// Every plugin, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Server,
         Self::Acl,
         Self::Any,
@@ -125,6 +126,7 @@ impl Plugin {
         Self::Chaos,
         Self::Dns64,
         Self::File,
+        Self::FilterAaaa,
         Self::Forward,
         Self::Header,
         Self::Hosts,
@@ -148,6 +150,7 @@ impl Plugin {
             Self::Chaos => "chaos",
             Self::Dns64 => "dns64",
             Self::File => "file",
+            Self::FilterAaaa => "filter_aaaa",
             Self::Forward => "forward",
             Self::Header => "header",
             Self::Hosts => "hosts",

@@ -175,6 +175,8 @@ const TABLE: &[Known] = &[
     lacking("etcd", "`forward` to a CoreDNS with etcd"),
     known("federation", Removed("no such line: Kubernetes has no federation any more"), Freely),
     known("file", Served, Freely),
+    // Our own.
+    known("filter_aaaa", Served, Freely),
     known("forward", Served, Freely),
     lacking("geoip", "no such line"),
     lacking("grpc", "`forward` with dns:// or tls:// upstreams"),

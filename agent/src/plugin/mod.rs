@@ -16,9 +16,18 @@ pub mod reload;
 #[cfg(test)]
 pub(crate) mod test;
 pub mod acl;
+pub mod any;
+pub mod dns64;
+pub mod file;
+pub mod filter_aaaa;
+pub mod header;
+pub mod local;
 pub mod lookup;
+pub mod minimal;
 pub mod pattern;
+pub mod rewrite;
 pub mod scope;
+pub mod settings;
 pub mod template;
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,152 @@
+//! `local`: names that never leave a host (RFC 6303, RFC 6761 section 6.3).
+
+use crate::chain::{Handler, Local as Worker};
+use crate::config::{Args, no_block};
+use crate::corefile::{Diagnostics, Directive};
+use crate::request::{Outcome, Plugin, Request, Step};
+use crate::wire::record::owner_in;
+use crate::wire::{Class, Name, NameRef, Owner, Rcode, RecordType, Reply, Section, flags};
+
+/// A week: what these names are does not change.
+const TTL: u32 = 604_800;
+const LOCALHOST: &[u8] = b"\x09localhost\0";
+const LOOPBACK_V4: &[u8] = b"\x011\x010\x010\x03127\x07in-addr\x04arpa\0";
+
+/// The directive has no arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config;
+
+/// Answers `localhost`, `localhost.` before any domain, and the reverse zones of 0/8, 127/8, 255/8 and ::1.
+#[derive(Debug)]
+pub struct Local {
+    zones: Vec<Name>,
+    loopback_v6: Name,
+}
+
+impl Config {
+    /// Reads the directive.
+    pub fn parse(directive: &Directive, _: &[Name], diagnostics: &mut Diagnostics) -> Self {
+        Args::of(directive, diagnostics).end();
+        no_block(directive, diagnostics);
+        Self
+    }
+}
+
+impl Local {
+    /// The handler.
+    pub fn new() -> Self {
+        let name = |text: &str| Name::from_text(text).unwrap_or_else(|_| Name::root());
+        let loopback_v6 = name(&format!("1.{}ip6.arpa", "0.".repeat(31)));
+        let mut zones: Vec<Name> =
+            ["localhost", "0.in-addr.arpa", "127.in-addr.arpa", "255.in-addr.arpa"]
+                .map(name)
+                .into();
+        zones.push(loopback_v6.clone());
+        Self { zones, loopback_v6 }
+    }
+
+    /// The zone of a name, and whether the name is a loopback host's.
+    fn zone<'n>(&'n self, name: NameRef<'n>) -> Option<(NameRef<'n>, bool)> {
+        let host = name.first_label() == Some(b"localhost");
+        match self.zones.iter().find(|zone| name.is_within(zone.as_ref())) {
+            Some(zone) => Some((zone.as_ref(), zone.as_bytes() == LOCALHOST)),
+            // What a search domain makes of `localhost`.
+            None if host => Some((name, true)),
+            None => None,
+        }
+    }
+}
+
+impl Default for Local {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Handler for Local {
+    fn plugin(&self) -> Plugin {
+        Plugin::Local
+    }
+
+    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, _: &mut Worker) -> Step {
+        let query = &request.query;
+        let name = query.name();
+        let Some((zone, host)) = self.zone(name).filter(|_| query.qclass() == Class::IN) else {
+            return Step::Next;
+        };
+        // MNAME localhost, RNAME root.localhost, serial 1, no refreshing, minimum 1 day.
+        let mut soa = [0; 11 + 16 + 20];
+        let text = b"\x09localhost\0\x04root\x09localhost\0\0\0\0\x01";
+        soa.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
+        soa.iter_mut().rev().zip(86_400_u32.to_le_bytes()).for_each(|(to, from)| *to = from);
+        reply.set_flags(flags::AA, true);
+        let apex = name == zone;
+        let reverse = name.as_bytes() == LOOPBACK_V4 || name == self.loopback_v6.as_ref();
+        let data: Option<&[u8]> = match query.qtype() {
+            RecordType::A if host => Some(&[127, 0, 0, 1]),
+            RecordType::AAAA if host => Some(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+            RecordType::PTR if reverse => Some(LOCALHOST),
+            RecordType::NS if apex => Some(LOCALHOST),
+            RecordType::SOA if apex => Some(&soa),
+            _ => None,
+        };
+        match data {
+            Some(data) => reply.record(Section::Answer, Owner::Question, query.qtype(), TTL, data),
+            None => reply.record(
+                Section::Authority,
+                owner_in(name, zone),
+                RecordType::SOA,
+                86_400,
+                &soa,
+            ),
+        };
+        Step::Done(Outcome::new(Plugin::Local, Rcode::NOERROR))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::plugin::testing::{Client, Fixed};
+
+    #[test]
+    fn local_names_stay_here() {
+        let client = Client::new(vec![Arc::new(Local::new()), Fixed::new("a.org. 5 A 1.1.1.1")]);
+        let v6 = format!("1.{}ip6.arpa.", "0.".repeat(31));
+        for (name, qtype, text) in [
+            ("localhost", RecordType::A, "NOERROR localhost. 604800 A 127.0.0.1".to_owned()),
+            ("x.localhost", RecordType::AAAA, "NOERROR x.localhost. 604800 AAAA ::1".to_owned()),
+            (
+                "localhost.svc.cluster.local",
+                RecordType::A,
+                "NOERROR localhost.svc.cluster.local. 604800 A 127.0.0.1".to_owned(),
+            ),
+            (
+                "localhost",
+                RecordType::MX,
+                "NOERROR authority localhost. 86400 SOA localhost.".to_owned(),
+            ),
+            (
+                "1.0.0.127.in-addr.arpa",
+                RecordType::PTR,
+                "NOERROR 1.0.0.127.in-addr.arpa. 604800 PTR localhost.".to_owned(),
+            ),
+            (&v6, RecordType::PTR, format!("NOERROR {v6} 604800 PTR localhost.")),
+            (
+                "9.255.in-addr.arpa",
+                RecordType::PTR,
+                "NOERROR authority 255.in-addr.arpa. 86400 SOA localhost.".to_owned(),
+            ),
+            (
+                "0.in-addr.arpa",
+                RecordType::NS,
+                "NOERROR 0.in-addr.arpa. 604800 NS localhost.".to_owned(),
+            ),
+            ("a.org", RecordType::A, "NOERROR a.org. 5 A 1.1.1.1".to_owned()),
+        ] {
+            assert_eq!(client.text(name, qtype), text);
+        }
+    }
+}
