@@ -188,3 +188,6 @@ impl std::fmt::Debug for Index {
 fn bit(kind: Kind) -> u8 {
     1 << kind as u8
 }
+
+#[cfg(test)]
+mod tests;

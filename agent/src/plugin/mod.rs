@@ -53,6 +53,8 @@ pub struct Block {
     pub forward: Vec<forward::Config>,
     /// `health`.
     pub health: Option<health::Config>,
+    /// `kubernetes`.
+    pub kubernetes: Option<kubernetes::Config>,
     /// `loadbalance`: addresses go round.
     pub loadbalance: bool,
     /// `log`, all lines of it.
@@ -82,6 +84,7 @@ impl Block {
             errors: None,
             forward: Vec::new(),
             health: None,
+            kubernetes: None,
             loadbalance: false,
             log: None,
             loops: false,
@@ -102,6 +105,7 @@ const SERVED: &[&str] = &[
     "errors",
     "forward",
     "health",
+    "kubernetes",
     "loadbalance",
     "log",
     "loop",
@@ -135,6 +139,10 @@ fn parse(written: config::ServerBlock, diagnostics: &mut Diagnostics) -> Block {
             "errors" => block.errors = Some(errors::Config::parse(directive, diagnostics)),
             "forward" => block.forward.push(forward::Config::parse(directive, diagnostics)),
             "health" => block.health = Some(health::Config::parse(directive, diagnostics)),
+            "kubernetes" => {
+                let zones = block.written.zone_names();
+                block.kubernetes = Some(kubernetes::Config::parse(directive, &zones, diagnostics));
+            }
             "loadbalance" => {
                 loadbalance::Config::parse(directive, diagnostics);
                 block.loadbalance = true;

@@ -2,6 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`config`] | what the directive means |
 //! | [`ask`] | a question taken apart |
 //! | [`apex`] | the zone itself: SOA, name servers, the version |
 //! | [`service`] | Services, their ports, their endpoints |
@@ -17,6 +18,7 @@
 
 mod apex;
 mod ask;
+pub mod config;
 mod endpoints;
 mod external;
 mod naming;
@@ -28,6 +30,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::ask::Ask;
+pub use self::config::Config;
 use self::naming::Naming;
 use crate::chain::{Handler, Local, Next, Resolving};
 use crate::cluster::index::Index;

@@ -21,11 +21,11 @@ use crate::wire::query::write_query;
 use crate::wire::{Message, NameBuf, Owner, RecordType, Section};
 
 /// A name as the tests write it.
-pub(super) fn name(text: &str) -> Name {
+fn name(text: &str) -> Name {
     Name::from_text(text).unwrap()
 }
 
-pub(super) fn id(namespace: &str, name: &str) -> ObjectId {
+fn id(namespace: &str, name: &str) -> ObjectId {
     ObjectId { namespace: namespace.into(), name: name.into() }
 }
 
@@ -173,13 +173,13 @@ impl Handler for Upstream {
 }
 
 /// What answers in a test.
-pub(super) struct Server {
+struct Server {
     chain: Arc<Chain>,
     dispatch: Arc<Dispatch>,
 }
 
 impl Server {
-    pub(super) fn new(view: View, index: Arc<Index>) -> Self {
+    fn new(view: View, index: Arc<Index>) -> Self {
         let handlers: Vec<Arc<dyn Handler>> =
             vec![Arc::new(Kubernetes::new(view, index)), Arc::new(Upstream)];
         let chain = Arc::new(Chain::new(Name::root(), "dns://:53".into(), handlers, 1));
@@ -187,7 +187,7 @@ impl Server {
     }
 
     /// Asks by TCP, so that nothing is cut off.
-    pub(super) fn ask(&self, text: &str, qtype: RecordType) -> Arc<Message> {
+    fn ask(&self, text: &str, qtype: RecordType) -> Arc<Message> {
         let mut packet = Vec::new();
         let mut asked = NameBuf::new();
         asked.push_text(text).unwrap();
@@ -235,7 +235,7 @@ fn expand(bytes: &[u8], at: usize) -> (String, usize) {
 }
 
 /// The records of a section as the record writes them.
-pub(super) fn records(message: &Message, section: Section) -> BTreeSet<String> {
+fn records(message: &Message, section: Section) -> BTreeSet<String> {
     let bytes = message.as_bytes();
     let text = |record: &crate::wire::RecordAt| {
         let rdata = record.rdata(bytes);
@@ -389,3 +389,127 @@ fn answers_as_recorded_ignore_empty() {
 fn answers_as_recorded_noendpoints() {
     compare("noendpoints");
 }
+
+/// Headless, with `count` endpoints in slices of a hundred; nothing is synced.
+fn large(count: usize) -> Index {
+    let index = Index::new(Settings::default());
+    let ports = [Port { name: "http".into(), protocol: Protocol::Tcp, number: 80 }];
+    index.apply(Event::Apply(Object::Service(Service {
+        id: id("default", "large"),
+        kind: ServiceKind::Headless,
+        ports: ports.iter().cloned().collect(),
+        publish_not_ready: false,
+    })));
+    for number in 0..count.div_ceil(100) {
+        let endpoint = |n: usize| Endpoint {
+            addresses: [IpAddr::from((0x0a00_0000 + n as u32).to_be_bytes())].into_iter().collect(),
+            hostname: None,
+            pod: None,
+            node: None,
+            zone: None,
+            ready: true,
+        };
+        index.apply(Event::Apply(Object::EndpointSlice(EndpointSlice {
+            id: id("default", &format!("large-{number}")),
+            service: "large".into(),
+            imported: false,
+            ports: ports.iter().cloned().collect(),
+            endpoints: (number * 100..count.min(number * 100 + 100)).map(endpoint).collect(),
+            triggered_at: None,
+        })));
+    }
+    index
+}
+
+fn synced(index: Index) -> Arc<Index> {
+    Kind::ALL.into_iter().for_each(|kind| index.apply(Event::ResetDone(kind)));
+    Arc::new(index)
+}
+
+#[test]
+fn large_services_go_round_as_far_as_the_message_holds_them() {
+    let server = Server::new(recorded_view(30), synced(large(5_000)));
+    for qtype in [RecordType::A, RecordType::SRV] {
+        let mut seen = BTreeSet::new();
+        for _ in 0..2 {
+            let message = server.ask("large.default.svc.cluster.local", qtype);
+            let records = records(&message, Section::Answer);
+            assert!(records.len() > 500 && message.as_bytes().len() <= 65_535, "{}", records.len());
+            assert_eq!(message.layout().section(Section::Answer).count(), records.len());
+            seen.insert(records);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_denied_before_the_lists_are_complete() {
+    let view = View { fallthrough: Fallthrough::All, ..recorded_view(30) };
+    let index = Arc::new(large(3));
+    let server = Server::new(view.clone(), Arc::clone(&index));
+    let names = ["nope.default.svc.cluster.local", "large.default.svc.cluster.local", "9.9.9.9.in-addr.arpa"];
+    for name in names {
+        assert_eq!(server.ask(name, RecordType::A).rcode(), Rcode::SERVFAIL, "{name}");
+    }
+    assert_eq!(server.ask("cluster.local", RecordType::SOA).rcode(), Rcode::NOERROR);
+    let waits = Kubernetes::new(view.clone(), Arc::clone(&index)).not_ready();
+    assert_eq!(waits.unwrap(), "the list of Service, Namespace, EndpointSlice");
+    // Whoever answers until then answers everything that is not known.
+    let fallback = Kubernetes::new(view.clone(), Arc::clone(&index)).with_fallback(Arc::new(Upstream));
+    let chain = Chain::new(Name::root(), "dns://:53".into(), vec![Arc::new(fallback)], 1);
+    let chain = Arc::new(chain);
+    let forwarding = Server { dispatch: Arc::new(Dispatch::new(vec![Arc::clone(&chain)])), chain };
+    assert_eq!(forwarding.ask(names[0], RecordType::A).rcode(), Rcode::SERVFAIL, "the upstream cannot wait");
+    for kind in Kind::ALL {
+        index.apply(Event::ResetDone(kind));
+    }
+    assert_eq!(server.ask(names[0], RecordType::A).rcode(), Rcode::NXDOMAIN);
+    assert_eq!(records(&server.ask(names[1], RecordType::A), Section::Answer).len(), 3);
+    assert_eq!(Kubernetes::new(view, index).not_ready(), None);
+}
+
+#[test]
+fn external_names_in_a_circle_end() {
+    let index = Index::new(Settings::default());
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        let target = name(&format!("{to}.default.svc.cluster.local"));
+        index.apply(Event::Apply(Object::Service(Service {
+            id: id("default", from),
+            kind: ServiceKind::ExternalName(target),
+            ports: [].into_iter().collect(),
+            publish_not_ready: false,
+        })));
+    }
+    let server = Server::new(recorded_view(30), synced(index));
+    assert_eq!(server.ask("a.default.svc.cluster.local", RecordType::A).rcode(), Rcode::SERVFAIL);
+}
+
+#[test]
+fn our_own_addresses_are_the_name_server() {
+    let own = vec!["169.254.20.10".parse().unwrap(), "127.0.0.1".parse().unwrap()];
+    let server = Server::new(View { own, ..recorded_view(30) }, synced(large(1)));
+    let message = server.ask("cluster.local", RecordType::NS);
+    assert_eq!(records(&message, Section::Answer).first().unwrap(), "cluster.local. 30 NS ns.dns.cluster.local.");
+    let glue = records(&message, Section::Additional);
+    assert_eq!(glue.into_iter().collect::<Vec<_>>(), ["ns.dns.cluster.local. 30 A 169.254.20.10"]);
+    let message = server.ask("ns.dns.cluster.local", RecordType::A);
+    assert_eq!(records(&message, Section::Answer).len(), 1);
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_name_of_any_type_is_answered(
+        labels in proptest::collection::vec("[a-z_0-9-]{1,12}|svc|pod|default|large|_tcp|_http|10-0-0-1|kubernetes|web|dns", 0..7),
+        octets in proptest::collection::vec(0u8.., 0..4),
+        qtype in proptest::sample::select(vec![1u16, 2, 5, 6, 12, 16, 28, 33, 255]),
+        zone in proptest::sample::select(vec!["cluster.local", "in-addr.arpa", "ip6.arpa"]),
+    ) {
+        let index = INDEX.get_or_init(|| recorded_index(&Exposed::All));
+        let server = Server::new(recorded_view(30), Arc::clone(index));
+        let mut text: String = labels.iter().map(|label| format!("{label}.")).collect();
+        octets.iter().for_each(|octet| text.push_str(&format!("\\{octet:03}.")));
+        let message = server.ask(&format!("{text}{zone}"), RecordType(qtype));
+        proptest::prop_assert!(matches!(message.rcode(), Rcode::NOERROR | Rcode::NXDOMAIN));
+    }
+}
+
+static INDEX: std::sync::OnceLock<Arc<Index>> = std::sync::OnceLock::new();

@@ -1,0 +1,322 @@
+//! The index beside a model that keeps whole objects and looks at all of them for every question.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::address::{Prefix, Reason};
+use super::*;
+use crate::cluster::object::{
+    Endpoint, EndpointSlice, Namespace, Object, ObjectId, Pod, Port, Protocol, Service, ServiceKind,
+};
+
+fn id(namespace: &str, name: &str) -> ObjectId {
+    ObjectId { namespace: namespace.into(), name: name.into() }
+}
+
+fn wire(service: &str, namespace: &str) -> Vec<u8> {
+    group::Key::new(namespace, service, false).wire().to_vec()
+}
+
+/// Few names and few addresses, so that objects get in each other's way.
+fn service() -> impl Strategy<Value = Object> {
+    let kind = prop_oneof![
+        3 => Just(ServiceKind::Headless),
+        2 => prop::collection::vec(address(), 1..3).prop_map(|ips| ServiceKind::ClusterIp(ips.into())),
+        1 => Just(ServiceKind::ExternalName("example.com".parse().unwrap())),
+        1 => Just(ServiceKind::ExternalName("192.0.2.1".parse().unwrap())),
+    ];
+    (0..3u8, 0..2u8, kind, any::<bool>(), ports()).prop_map(|(name, space, kind, publish, ports)| {
+        let id = id(&format!("n{space}"), &format!("s{name}"));
+        Object::Service(Service { id, kind, ports: ports.into(), publish_not_ready: publish })
+    })
+}
+
+fn ports() -> impl Strategy<Value = Vec<Port>> {
+    let port = (0..3u8, 80..83u16).prop_map(|(name, number)| Port {
+        name: ["", "http", "dns"][usize::from(name)].into(),
+        protocol: Protocol::Tcp,
+        number,
+    });
+    prop::collection::vec(port, 0..3)
+}
+
+fn address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        3 => (0..8u8).prop_map(|last| IpAddr::from([10, 0, last / 4, last])),
+        1 => (0..4u16).prop_map(|last| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last])),
+    ]
+}
+
+fn slice() -> impl Strategy<Value = Object> {
+    let endpoint = (0..8u8, 0..4u8, 0..4u8, 0..5u8);
+    let endpoints = prop::collection::vec(endpoint, 0..6);
+    (0..4u8, 0..3u8, 0..2u8, any::<bool>(), endpoints, ports()).prop_map(|(name, service, space, v6, rows, ports)| {
+        let endpoint = |(last, hostname, pod, ready): (u8, u8, u8, u8)| Endpoint {
+            addresses: [if v6 {
+                IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(last)])
+            } else {
+                IpAddr::from([10, 0, last / 4, last])
+            }]
+            .into_iter()
+            .collect(),
+            hostname: (hostname > 1).then(|| format!("h{hostname}").into()),
+            pod: (pod > 0).then(|| format!("p{pod}").into()),
+            node: None,
+            zone: None,
+            ready: ready > 0,
+        };
+        Object::EndpointSlice(EndpointSlice {
+            id: id(&format!("n{space}"), &format!("e{name}")),
+            service: format!("s{service}").into(),
+            imported: false,
+            ports: ports.into(),
+            endpoints: rows.into_iter().map(endpoint).collect(),
+            triggered_at: None,
+        })
+    })
+}
+
+fn object() -> impl Strategy<Value = Object> {
+    let namespace = (0..3u8).prop_map(|n| Object::Namespace(Namespace { name: format!("n{n}").into() }));
+    let pod = (0..4u8, 0..2u8, address()).prop_map(|(name, space, address)| {
+        let id = id(&format!("n{space}"), &format!("p{name}"));
+        Object::Pod(Pod { id, addresses: [address].into_iter().collect() })
+    });
+    prop_oneof![3 => service(), 4 => slice(), 1 => namespace, 1 => pod]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let kind = || prop::sample::select(Kind::ALL.as_slice());
+    prop_oneof![
+        8 => object().prop_map(Event::Apply),
+        3 => object().prop_map(|object| Event::Delete(object.kind(), object.id())),
+        1 => kind().prop_map(Event::ResetBegin),
+        1 => kind().prop_map(Event::ResetDone),
+    ]
+}
+
+#[derive(Default)]
+struct Model {
+    objects: BTreeMap<(Kind, ObjectId), (Object, u32)>,
+    lists: [u32; 5],
+}
+
+impl Model {
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Apply(object) => {
+                let list = self.lists[object.kind() as usize];
+                self.objects.insert((object.kind(), object.id()), (object, list));
+            }
+            Event::Delete(kind, id) => drop(self.objects.remove(&(kind, id))),
+            Event::ResetBegin(kind) => self.lists[kind as usize] += 1,
+            Event::ResetDone(kind) => {
+                let list = self.lists[kind as usize];
+                self.objects.retain(|key, (_, seen)| key.0 != kind || *seen == list);
+            }
+        }
+    }
+
+    fn slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+        self.objects.values().filter_map(|(object, _)| match object {
+            Object::EndpointSlice(slice) => Some(slice),
+            _ => None,
+        })
+    }
+
+    fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
+        match self.objects.get(&(Kind::Service, id(namespace, name))) {
+            Some((Object::Service(service), _)) => Some(service),
+            _ => None,
+        }
+    }
+
+    fn ready(&self, namespace: &str, name: &str) -> BTreeSet<IpAddr> {
+        let slices = self.slices().filter(|slice| &*slice.id.namespace == namespace && &*slice.service == name);
+        slices.flat_map(|slice| ready(slice)).collect()
+    }
+
+    fn owners(&self, address: IpAddr) -> BTreeSet<(bool, Vec<u8>)> {
+        let mut owners = BTreeSet::new();
+        for namespace in ["n0", "n1"] {
+            for name in ["s0", "s1", "s2"] {
+                let own = self.service(namespace, name).is_some_and(
+                    |service| matches!(&service.kind, ServiceKind::ClusterIp(ips) if ips.contains(&address)),
+                );
+                if own {
+                    owners.insert((true, wire(name, namespace)));
+                }
+                if self.ready(namespace, name).contains(&address) {
+                    owners.insert((false, wire(name, namespace)));
+                }
+            }
+        }
+        owners
+    }
+}
+
+fn ready(slice: &EndpointSlice) -> impl Iterator<Item = IpAddr> + '_ {
+    slice.endpoints.iter().filter(|endpoint| endpoint.ready).flat_map(|endpoint| endpoint.addresses.iter().copied())
+}
+
+fn every_address() -> impl Iterator<Item = IpAddr> {
+    let v4 = (0..8u8).map(|last| IpAddr::from([10, 0, last / 4, last]));
+    v4.chain((0..8u16).map(|last| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last])))
+}
+
+fn compare(index: &Index, model: &Model) {
+    for (namespace, name) in ["n0", "n1"].into_iter().flat_map(|n| ["s0", "s1", "s2"].map(|s| (n, s))) {
+        let service = model.service(namespace, name);
+        let expected: BTreeSet<IpAddr> = match service.map(|service| &service.kind) {
+            Some(ServiceKind::ClusterIp(ips)) => ips.iter().copied().collect(),
+            Some(ServiceKind::Headless) => model.ready(namespace, name),
+            _ => BTreeSet::new(),
+        };
+        let found = index.group(&wire(name, namespace), false, |group| {
+            assert_eq!(group.service.is_some(), service.is_some());
+            let all: Vec<IpAddr> = group::addresses_in(&group.a, &group.aaaa).collect();
+            let set: BTreeSet<IpAddr> = all.iter().copied().collect();
+            let headless = group.service.as_ref().is_some_and(|service| service.kind == group::Kind::Headless);
+            assert!(!headless || all.len() == set.len(), "an address stands twice");
+            set
+        });
+        assert_eq!(found.unwrap_or_default(), expected, "{name}.{namespace}");
+    }
+    for address in every_address() {
+        let mut owners = BTreeSet::new();
+        index.owners(address, |reason, key| owners.insert((reason == Reason::ClusterIp, key.wire().to_vec())));
+        assert_eq!(owners, model.owners(address), "{address}");
+        let whole = Prefix::whole(address);
+        assert_eq!(index.has_addresses_below(whole), !model.owners(address).is_empty());
+        for namespace in ["n0", "n1"] {
+            let known = model.objects.values().any(|(object, _)| {
+                matches!(object, Object::Pod(pod) if pod.addresses[0] == address && &*pod.id.namespace == namespace)
+            });
+            assert_eq!(index.has_pod(address, namespace.as_bytes()), known);
+        }
+    }
+    let v4_known = every_address().filter(IpAddr::is_ipv4).any(|address| !model.owners(address).is_empty());
+    assert_eq!(index.has_addresses_below(Prefix::of([10, 0, 0, 0].into(), 1)), v4_known);
+    for namespace in ["n0", "n1", "n2"] {
+        let known = model.objects.contains_key(&(Kind::Namespace, id("", namespace)));
+        assert_eq!(index.has_namespace(namespace.as_bytes()), known);
+    }
+    let statistics = index.statistics();
+    for kind in Kind::ALL {
+        let count = model.objects.keys().filter(|key| key.0 == kind).count();
+        assert_eq!(statistics.objects[kind as usize], count, "{kind:?}");
+    }
+    let endpoints: usize = model.slices().map(|slice| ready(slice).count()).sum();
+    assert_eq!(statistics.endpoints, endpoints);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn any_events_leave_what_the_model_has(events in prop::collection::vec(event(), 0..60)) {
+        let index = Index::new(Settings { endpoint_pods: true });
+        let mut model = Model::default();
+        for event in events {
+            index.apply(event.clone());
+            model.apply(event);
+        }
+        compare(&index, &model);
+        // What is read back makes the same index again.
+        let again = Index::new(Settings { endpoint_pods: true });
+        index.objects().for_each(|object| again.apply(Event::Apply(object)));
+        compare(&again, &model);
+    }
+}
+
+#[test]
+fn a_relist_never_empties_the_index() {
+    let index = Index::new(Settings::default());
+    let service = |name: &str, last: u8| {
+        let kind = ServiceKind::ClusterIp([IpAddr::from([10, 96, 0, last])].into_iter().collect());
+        Event::Apply(Object::Service(Service {
+            id: id("default", name),
+            kind,
+            ports: [].into_iter().collect(),
+            publish_not_ready: false,
+        }))
+    };
+    let known = |name: &str| index.group(&wire(name, "default"), false, |_| ()).is_some();
+    index.apply(service("old", 1));
+    index.apply(service("kept", 2));
+    assert!(!index.synced(&[Kind::Service]));
+    index.apply(Event::ResetDone(Kind::Service));
+    let changes = index.changes();
+    index.apply(Event::ResetBegin(Kind::Service));
+    index.apply(service("kept", 2));
+    assert!(known("old") && known("kept") && index.synced(&[Kind::Service]));
+    assert_eq!(index.changes(), changes, "the same again is no change");
+    index.apply(Event::ResetDone(Kind::Service));
+    assert!(!known("old") && known("kept"));
+    assert_eq!(index.changes(), changes + 1);
+}
+
+#[test]
+fn the_serial_grows_with_changes_and_time_only() {
+    let index = Index::new(Settings::default());
+    let now = Tick::now();
+    let serial = index.serial(now);
+    assert_eq!(index.serial(now), serial);
+    let later = now.plus_millis(5_000);
+    assert_eq!(index.serial(later), index.serial(later.plus_millis(60_000)));
+    assert!(index.serial(later) - serial <= 1);
+}
+
+#[test]
+fn readers_see_whole_sets_while_a_writer_writes() {
+    let index = Arc::new(Index::new(Settings::default()));
+    index.apply(Event::Apply(Object::Service(Service {
+        id: id("n", "s"),
+        kind: ServiceKind::Headless,
+        ports: [].into_iter().collect(),
+        publish_not_ready: false,
+    })));
+    // Every state has all of 64 addresses below one of two networks.
+    let state = |net: u8| {
+        let endpoint = |last: u8| Endpoint {
+            addresses: [IpAddr::from([10, net, 0, last])].into_iter().collect(),
+            hostname: None,
+            pod: None,
+            node: None,
+            zone: None,
+            ready: true,
+        };
+        Event::Apply(Object::EndpointSlice(EndpointSlice {
+            id: id("n", "e"),
+            service: "s".into(),
+            imported: false,
+            ports: [].into_iter().collect(),
+            endpoints: (0..64).map(endpoint).collect(),
+            triggered_at: None,
+        }))
+    };
+    index.apply(state(0));
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let reader = {
+        let (index, done) = (Arc::clone(&index), Arc::clone(&done));
+        std::thread::spawn(move || {
+            let key = wire("s", "n");
+            let mut reads = 0;
+            while !done.load(Ordering::Relaxed) || reads == 0 {
+                let nets = index.group(&key, false, |group| {
+                    let nets: BTreeSet<u8> = group.a.chunks(group::A_LEN).map(|record| record[13]).collect();
+                    (group.a.len() / group::A_LEN, nets.len())
+                });
+                assert_eq!(nets, Some((64, 1)));
+                reads += 1;
+            }
+        })
+    };
+    for n in 0..2_000u16 {
+        index.apply(state((n % 2) as u8));
+    }
+    done.store(true, Ordering::Relaxed);
+    reader.join().unwrap();
+}
