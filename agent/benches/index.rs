@@ -14,7 +14,8 @@ use nodens::chain::{Handler, Local};
 use nodens::clock::Tick;
 use nodens::cluster::index::{Index, Settings};
 use nodens::cluster::object::{
-    Endpoint, EndpointSlice, Event, Kind, Namespace, Object, ObjectId, Port, Protocol, Service, ServiceKind, Text,
+    Endpoint, EndpointSlice, Event, Kind, Namespace, Object, ObjectId, Port, Protocol, Service,
+    ServiceKind, Text,
 };
 use nodens::plugin::kubernetes::{Fallthrough, Kubernetes, Pods, View};
 use nodens::request::{Origin, Request, Transport};
@@ -62,11 +63,23 @@ fn ports() -> [Port; 1] {
 
 fn service(namespace: &Text, name: String, kind: ServiceKind) -> Event {
     let ports = ports().into_iter().collect();
-    Event::Apply(Object::Service(Service { id: id(namespace, name), kind, ports, publish_not_ready: false }))
+    Event::Apply(Object::Service(Service {
+        id: id(namespace, name),
+        kind,
+        ports,
+        publish_not_ready: false,
+    }))
 }
 
 /// A slice of `count` endpoints; `hostnames` as those of a StatefulSet.
-fn slice(namespace: &Text, service: &str, number: usize, first: u32, count: usize, hostnames: bool) -> Event {
+fn slice(
+    namespace: &Text,
+    service: &str,
+    number: usize,
+    first: u32,
+    count: usize,
+    hostnames: bool,
+) -> Event {
     let endpoint = |n: usize| Endpoint {
         addresses: [IpAddr::from((first + n as u32).to_be_bytes())].into_iter().collect(),
         hostname: hostnames.then(|| format!("{service}-{}", number * 100 + n).into()),
@@ -92,7 +105,11 @@ fn load(index: &Index) {
         if n % 100 == 0 {
             index.apply(Event::Apply(Object::Namespace(Namespace { name: namespace.clone() })));
         }
-        let kind = if n % 5 == 0 { ServiceKind::Headless } else { ServiceKind::ClusterIp([address(n)].into_iter().collect()) };
+        let kind = if n % 5 == 0 {
+            ServiceKind::Headless
+        } else {
+            ServiceKind::ClusterIp([address(n)].into_iter().collect())
+        };
         index.apply(service(&namespace, format!("service-{n}"), kind));
         let first = 0x0a80_0000 + (n * ENDPOINTS) as u32;
         index.apply(slice(&namespace, &format!("service-{n}"), 0, first, ENDPOINTS, false));
@@ -131,12 +148,19 @@ struct Bench {
 
 impl Bench {
     /// Nanoseconds a query, the packet's parsing and the reply's writing included; the reply's octets; allocations.
-    fn query(&mut self, what: &str, name: &str, qtype: RecordType, transport: Transport, rounds: u32) {
+    fn query(
+        &mut self,
+        what: &str,
+        name: &str,
+        qtype: RecordType,
+        transport: Transport,
+        rounds: u32,
+    ) {
         let mut packet = Vec::new();
         let name = Name::from_text(name).unwrap();
         write_query(&mut packet, 1, 0x100, name.as_ref(), qtype, Class::IN, Some((1232, false)));
         self.origin.transport = transport;
-        let mut answer = |bench: &mut Self| {
+        let answer = |bench: &mut Self| {
             bench.buf.clear();
             let query = Query::parse(black_box(&packet)).unwrap();
             let mut reply = Reply::begin(&mut bench.buf, &query, transport == Transport::Tcp);
@@ -167,7 +191,15 @@ impl Bench {
                 let n = n * 7_919 % SERVICES;
                 let name = format!("service-{n}.team-{}.svc.cluster.local", n / 100);
                 let name = Name::from_text(&name).unwrap();
-                write_query(&mut packet, 1, 0x100, name.as_ref(), RecordType::A, Class::IN, Some((1232, false)));
+                write_query(
+                    &mut packet,
+                    1,
+                    0x100,
+                    name.as_ref(),
+                    RecordType::A,
+                    Class::IN,
+                    Some((1232, false)),
+                );
                 packet
             })
             .collect();
@@ -190,7 +222,10 @@ fn events(what: &str, rounds: u32, mut event: impl FnMut(u32) -> Event, index: &
     let events: Vec<Event> = (0..rounds).map(&mut event).collect();
     let start = Instant::now();
     events.into_iter().for_each(|event| index.apply(event));
-    println!("{what:<44} {:>10.1} us", start.elapsed().as_nanos() as f64 / f64::from(rounds) / 1_000.0);
+    println!(
+        "{what:<44} {:>10.1} us",
+        start.elapsed().as_nanos() as f64 / f64::from(rounds) / 1_000.0
+    );
 }
 
 fn main() {
@@ -206,9 +241,20 @@ fn main() {
     relist(&index);
     let again = start.elapsed();
     let known = index.statistics();
-    println!("{} Services, {} slices, {} endpoints", known.objects[0], known.objects[1], known.endpoints);
-    println!("empty {} kB, full {} kB: {} octets an endpoint", empty / 1000, full / 1000, (full - empty) / known.endpoints as isize);
-    println!("list {took:.0?}, the same again {again:.0?}, {} kB more at its peak\n", (PEAK.load(Relaxed) - before - full) / 1000);
+    println!(
+        "{} Services, {} slices, {} endpoints",
+        known.objects[0], known.objects[1], known.endpoints
+    );
+    println!(
+        "empty {} kB, full {} kB: {} octets an endpoint",
+        empty / 1000,
+        full / 1000,
+        (full - empty) / known.endpoints as isize
+    );
+    println!(
+        "list {took:.0?}, the same again {again:.0?}, {} kB more at its peak\n",
+        (PEAK.load(Relaxed) - before - full) / 1000
+    );
 
     let name = |text: &str| Name::from_text(text).unwrap();
     let view = View {
@@ -222,44 +268,114 @@ fn main() {
         ..View::default()
     };
     let local = "127.0.0.1:53".parse().unwrap();
-    let origin = Origin { client: local, local, transport: Transport::Udp, worker: 0, received: Tick::now() };
+    let origin = Origin {
+        client: local,
+        local,
+        transport: Transport::Udp,
+        worker: 0,
+        received: Tick::now(),
+    };
     let kubernetes = Kubernetes::new(view, Arc::clone(&index));
-    let mut bench = Bench { kubernetes, local: Local::new(0), origin, buf: Vec::with_capacity(70_000) };
+    let mut bench =
+        Bench { kubernetes, local: Local::new(0), origin, buf: Vec::with_capacity(70_000) };
     let (udp, tcp) = (Transport::Udp, Transport::Tcp);
     use RecordType as T;
     bench.query("parse, foreign name", "www.example.com", T::A, udp, 1_000_000);
     bench.query("A, ClusterIP", "service-1.team-0.svc.cluster.local", T::A, udp, 1_000_000);
     bench.spread();
-    bench.query("AAAA, ClusterIP: NODATA", "service-1.team-0.svc.cluster.local", T::AAAA, udp, 1_000_000);
+    bench.query(
+        "AAAA, ClusterIP: NODATA",
+        "service-1.team-0.svc.cluster.local",
+        T::AAAA,
+        udp,
+        1_000_000,
+    );
     bench.query("NXDOMAIN", "www.example.com.team-0.svc.cluster.local", T::A, udp, 1_000_000);
-    bench.query("A, headless, 15 endpoints", "service-5.team-0.svc.cluster.local", T::A, udp, 300_000);
-    bench.query("SRV, ClusterIP", "_http._tcp.service-1.team-0.svc.cluster.local", T::SRV, udp, 300_000);
-    bench.query("SRV, headless, 15 endpoints", "_http._tcp.service-5.team-0.svc.cluster.local", T::SRV, udp, 30_000);
-    bench.query("A, endpoint", "10-128-0-75.service-5.team-0.svc.cluster.local", T::A, udp, 300_000);
+    bench.query(
+        "A, headless, 15 endpoints",
+        "service-5.team-0.svc.cluster.local",
+        T::A,
+        udp,
+        300_000,
+    );
+    bench.query(
+        "SRV, ClusterIP",
+        "_http._tcp.service-1.team-0.svc.cluster.local",
+        T::SRV,
+        udp,
+        300_000,
+    );
+    bench.query(
+        "SRV, headless, 15 endpoints",
+        "_http._tcp.service-5.team-0.svc.cluster.local",
+        T::SRV,
+        udp,
+        30_000,
+    );
+    bench.query(
+        "A, endpoint",
+        "10-128-0-75.service-5.team-0.svc.cluster.local",
+        T::A,
+        udp,
+        300_000,
+    );
     bench.query("PTR, ClusterIP", "1.0.96.10.in-addr.arpa", T::PTR, udp, 300_000);
     bench.query("PTR, endpoint", "80.0.128.10.in-addr.arpa", T::PTR, udp, 300_000);
     bench.query("A, 5,000 endpoints, UDP", "plain.large.svc.cluster.local", T::A, udp, 100_000);
     bench.query("A, 5,000 endpoints, TCP", "plain.large.svc.cluster.local", T::A, tcp, 10_000);
     bench.query("SRV, 5,000 endpoints, UDP", "plain.large.svc.cluster.local", T::SRV, udp, 3_000);
     bench.query("SRV, 5,000 endpoints, TCP", "plain.large.svc.cluster.local", T::SRV, tcp, 100);
-    bench.query("SRV, 5,000 hostnames, UDP", "stateful.large.svc.cluster.local", T::SRV, udp, 3_000);
+    bench.query(
+        "SRV, 5,000 hostnames, UDP",
+        "stateful.large.svc.cluster.local",
+        T::SRV,
+        udp,
+        3_000,
+    );
     bench.query("SRV, 5,000 hostnames, TCP", "stateful.large.svc.cluster.local", T::SRV, tcp, 100);
-    bench.query("A, one of 5,000 hostnames", "stateful-4711.large.svc.cluster.local", T::A, udp, 1_000);
-    bench.query("A, one of 5,000 hostnames, in full", "stateful-4711.stateful.large.svc.cluster.local", T::A, udp, 30_000);
+    bench.query(
+        "A, one of 5,000 hostnames",
+        "stateful-4711.large.svc.cluster.local",
+        T::A,
+        udp,
+        1_000,
+    );
+    bench.query(
+        "A, one of 5,000 hostnames, in full",
+        "stateful-4711.stateful.large.svc.cluster.local",
+        T::A,
+        udp,
+        30_000,
+    );
     println!();
 
     let namespace: Text = "team-0".into();
     let ten = |n: u32| slice(&namespace, "service-5", 0, 0x0c00_0000 + n % 1_000, 10, false);
     events("slice of 10, each address new", 10_000, ten, &index);
     let namespace: Text = "large".into();
-    let thousands = |n: u32| slice(&namespace, "plain", (n % 50) as usize, 0x0b00_0000 + n % 50 * 100, 99 + (n / 50 % 2) as usize, false);
+    let thousands = |n: u32| {
+        slice(
+            &namespace,
+            "plain",
+            (n % 50) as usize,
+            0x0b00_0000 + n % 50 * 100,
+            99 + (n / 50 % 2) as usize,
+            false,
+        )
+    };
     events("slice of 100, one address, of 5,000 in all", 5_000, thousands, &index);
-    let same = |n: u32| slice(&namespace, "plain", (n % 50) as usize, 0x0b00_0000 + n % 50 * 100, 100, false);
+    let same = |n: u32| {
+        slice(&namespace, "plain", (n % 50) as usize, 0x0b00_0000 + n % 50 * 100, 100, false)
+    };
     events("slice of 100 that says the same again", 5_000, same, &index);
     let namespace: Text = "team-1".into();
     let moved = |n: u32| {
         let address = IpAddr::from((0x0d00_0000 + n).to_be_bytes());
-        service(&namespace, "service-101".to_owned(), ServiceKind::ClusterIp([address].into_iter().collect()))
+        service(
+            &namespace,
+            "service-101".to_owned(),
+            ServiceKind::ClusterIp([address].into_iter().collect()),
+        )
     };
     events("Service with another ClusterIP", 10_000, moved, &index);
 }

@@ -116,7 +116,12 @@ impl Index {
 
     /// Calls `read` with what is known below a Service; `wire` is the Service's and the namespace's label in lower-cased
     /// wire form, exactly as they stand in a question.
-    pub fn group<R>(&self, wire: &[u8], imported: bool, read: impl FnOnce(&Group) -> R) -> Option<R> {
+    pub fn group<R>(
+        &self,
+        wire: &[u8],
+        imported: bool,
+        read: impl FnOnce(&Group) -> R,
+    ) -> Option<R> {
         let is = |group: &Arc<Group>| group.key.imported == imported && group.key.wire() == wire;
         self.groups.read(self.hash_of(wire, imported), is, |group| read(group))
     }
@@ -137,7 +142,8 @@ impl Index {
         self.addresses.owners(address, visit);
     }
 
-    /// True where some Service has an address that begins like this.
+    /// True where some Service has an address that begins like this, and goes on: for whole addresses ask
+    /// [`Index::owners`].
     pub fn has_addresses_below(&self, prefix: Prefix) -> bool {
         self.addresses.any_below(prefix)
     }
@@ -164,7 +170,9 @@ impl Index {
     /// How much is known.
     pub fn statistics(&self) -> Statistics {
         Statistics {
-            objects: std::array::from_fn(|n| self.objects.get(n).map_or(0, |count| count.load(Ordering::Relaxed))),
+            objects: std::array::from_fn(|n| {
+                self.objects.get(n).map_or(0, |count| count.load(Ordering::Relaxed))
+            }),
             endpoints: self.endpoints.load(Ordering::Relaxed),
         }
     }

@@ -41,7 +41,7 @@ pub(super) struct Addresses {
     hasher: foldhash::fast::RandomState,
 }
 
-/// How many longer prefixes (or owners) stand behind each prefix; only the writer wants to know.
+/// How many prefixes of one more step, or addresses, stand behind each prefix; only the writer wants to know.
 pub(super) type Counts = HashMap<Prefix, u32, foldhash::fast::RandomState>;
 
 impl Prefix {
@@ -96,18 +96,19 @@ impl Addresses {
         }
     }
 
-    /// True where any known address begins like this.
+    /// True where any known address begins like this, and goes on.
     pub(super) fn any_below(&self, prefix: Prefix) -> bool {
         self.prefixes.read(self.hash(prefix), |known| *known == prefix, |_| ()).is_some()
     }
 
     pub(super) fn add(&self, counts: &mut Counts, address: IpAddr, reason: Reason, key: &Arc<Key>) {
-        let key = Arc::clone(key);
+        let known = self.is_known(address);
+        let owner = Arc::clone(key);
         match address {
-            IpAddr::V4(v4) => self.add_to(&self.v4, v4.octets(), reason, key),
-            IpAddr::V6(v6) => self.add_to(&self.v6, v6.octets(), reason, key),
+            IpAddr::V4(v4) => self.add_to(&self.v4, v4.octets(), reason, owner),
+            IpAddr::V6(v6) => self.add_to(&self.v6, v6.octets(), reason, owner),
         }
-        let mut prefix = Some(Prefix::whole(address));
+        let mut prefix = if known { None } else { Prefix::whole(address).parent() };
         while let Some(at) = prefix {
             let count = counts.entry(at).or_insert(0);
             *count += 1;
@@ -126,11 +127,13 @@ impl Addresses {
         reason: Reason,
         key: &Arc<Key>,
     ) {
+        let known = self.is_known(address);
         match address {
             IpAddr::V4(v4) => self.remove_from(&self.v4, v4.octets(), reason, key),
             IpAddr::V6(v6) => self.remove_from(&self.v6, v6.octets(), reason, key),
         }
-        let mut prefix = Some(Prefix::whole(address));
+        let gone = known && !self.is_known(address);
+        let mut prefix = if gone { Prefix::whole(address).parent() } else { None };
         while let Some(at) = prefix {
             let Some(count) = counts.get_mut(&at) else { return };
             *count -= 1;
@@ -141,6 +144,15 @@ impl Addresses {
             self.prefixes.remove(self.hash(at), |known| *known == at);
             prefix = at.parent();
         }
+    }
+
+    fn is_known(&self, address: IpAddr) -> bool {
+        let mut known = false;
+        self.owners(address, |_, _| {
+            known = true;
+            false
+        });
+        known
     }
 
     fn add_to<const N: usize>(

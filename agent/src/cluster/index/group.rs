@@ -127,7 +127,8 @@ impl Group {
         let Some(known) = &self.service else { return false };
         let addresses_are_known = match &service.kind {
             object::ServiceKind::ClusterIp(addresses) => {
-                let (v4, v6) = (of_family(addresses, octets_v4), of_family(addresses, octets_v6));
+                let addresses = each_once(addresses);
+                let (v4, v6) = (of_family(&addresses, octets_v4), of_family(&addresses, octets_v6));
                 octets::<4>(&self.a).eq(v4) && octets::<16>(&self.aaaa).eq(v6)
             }
             _ => true,
@@ -136,6 +137,12 @@ impl Group {
             && known.kind == kind(service)
             && *known.ports == *service.ports
             && known.publish_not_ready == service.publish_not_ready
+    }
+
+    /// True where no two rows of its slices have the same address; only headless Services are looked through.
+    pub fn has_unique_addresses(&self) -> bool {
+        self.a.len() / A_LEN + self.aaaa.len() / AAAA_LEN == self.ready()
+            && self.service.as_ref().is_some_and(|service| service.kind == Kind::Headless)
     }
 
     /// Ready addresses over all slices, those that stand in several counted each time.
@@ -149,7 +156,7 @@ impl Group {
         service: Option<&object::Service>,
         ports: Option<Ports>,
     ) -> Self {
-        let mut new = self.copy();
+        let mut new = self.without_records();
         new.service = service.zip(ports).map(|(service, ports)| {
             Arc::new(Service {
                 kind: kind(service),
@@ -158,7 +165,7 @@ impl Group {
             })
         });
         let addresses: Vec<IpAddr> = match service.map(|service| &service.kind) {
-            Some(object::ServiceKind::ClusterIp(addresses)) => addresses.to_vec(),
+            Some(object::ServiceKind::ClusterIp(addresses)) => each_once(addresses),
             Some(object::ServiceKind::Headless) => {
                 let all = |slice: &Slice| {
                     (0..slice.len()).filter_map(|row| slice.address(row)).collect::<Vec<_>>()
@@ -178,7 +185,7 @@ impl Group {
 
     /// The same with `new` in the place of the slice of this `name`, or without it; and which addresses that changes.
     pub(super) fn with_slice(&self, name: &str, new: Option<Arc<Slice>>) -> (Self, Difference) {
-        let mut group = self.copy();
+        let mut group = self.without_records();
         let at = group.slices.iter().position(|slice| &*slice.name == name);
         let old = at.map(|at| group.slices.remove(at));
         // What stays of the group are the other slices: an address that one of them has neither goes nor comes.
@@ -199,20 +206,22 @@ impl Group {
         }
         if group.service.as_ref().is_some_and(|service| service.kind == Kind::Headless) {
             let Difference { gone, come } = &difference;
-            group.a = patch(&group.a, &of_family(gone, octets_v4), &of_family(come, octets_v4));
+            group.a = patch(&self.a, &of_family(gone, octets_v4), &of_family(come, octets_v4));
             group.aaaa =
-                patch(&group.aaaa, &of_family(gone, octets_v6), &of_family(come, octets_v6));
+                patch(&self.aaaa, &of_family(gone, octets_v6), &of_family(come, octets_v6));
+        } else {
+            (group.a, group.aaaa) = (self.a.clone(), self.aaaa.clone());
         }
         (group, difference)
     }
 
-    fn copy(&self) -> Self {
+    fn without_records(&self) -> Self {
         Self {
             key: Arc::clone(&self.key),
             service: self.service.clone(),
             slices: self.slices.clone(),
-            a: self.a.clone(),
-            aaaa: self.aaaa.clone(),
+            a: Records::new(),
+            aaaa: Records::new(),
         }
     }
 }
@@ -242,6 +251,17 @@ fn kind(service: &object::Service) -> Kind {
             }
         }
     }
+}
+
+/// The addresses in their order without repetitions. The API server allows two; a folder may hold anything.
+fn each_once(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let mut once: Vec<IpAddr> = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        if !once.contains(address) {
+            once.push(*address);
+        }
+    }
+    once
 }
 
 fn octets<const N: usize>(records: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {

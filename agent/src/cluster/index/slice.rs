@@ -138,9 +138,8 @@ impl Column {
         self.text.get(start as usize..end as usize).unwrap_or(&[])
     }
 
-    /// The rows that have this text, in order.
-    pub fn rows_of<'c>(&'c self, text: &'c [u8]) -> impl Iterator<Item = usize> + 'c {
-        let wanted = if self.ends.is_empty() { 0 } else { hash(text) };
+    /// The rows that have this text, in order; `wanted` is its [`hash`].
+    pub fn rows_of<'c>(&'c self, text: &'c [u8], wanted: u32) -> impl Iterator<Item = usize> + 'c {
         let start = self.by_hash.partition_point(|&(hash, _)| hash < wanted);
         let same = self.by_hash.iter().skip(start).take_while(move |(hash, _)| *hash == wanted);
         same.map(|&(_, row)| row as usize).filter(move |&row| self.get(row) == text)
@@ -173,7 +172,8 @@ pub(super) fn octets_v6(address: IpAddr) -> Option<[u8; 16]> {
 }
 
 // FNV-1a. It only orders a column of one slice, where a collision costs one comparison: nothing to be won by forcing some.
-fn hash(text: &[u8]) -> u32 {
+/// The hash that orders a [`Column`]; whoever looks into many takes it once.
+pub fn hash(text: &[u8]) -> u32 {
     text.iter()
         .fold(0x811c_9dc5, |hash, &octet| (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193))
 }

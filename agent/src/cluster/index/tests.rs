@@ -27,10 +27,12 @@ fn service() -> impl Strategy<Value = Object> {
         1 => Just(ServiceKind::ExternalName("example.com".parse().unwrap())),
         1 => Just(ServiceKind::ExternalName("192.0.2.1".parse().unwrap())),
     ];
-    (0..3u8, 0..2u8, kind, any::<bool>(), ports()).prop_map(|(name, space, kind, publish, ports)| {
-        let id = id(&format!("n{space}"), &format!("s{name}"));
-        Object::Service(Service { id, kind, ports: ports.into(), publish_not_ready: publish })
-    })
+    (0..3u8, 0..2u8, kind, any::<bool>(), ports()).prop_map(
+        |(name, space, kind, publish, ports)| {
+            let id = id(&format!("n{space}"), &format!("s{name}"));
+            Object::Service(Service { id, kind, ports: ports.into(), publish_not_ready: publish })
+        },
+    )
 }
 
 fn ports() -> impl Strategy<Value = Vec<Port>> {
@@ -52,34 +54,37 @@ fn address() -> impl Strategy<Value = IpAddr> {
 fn slice() -> impl Strategy<Value = Object> {
     let endpoint = (0..8u8, 0..4u8, 0..4u8, 0..5u8);
     let endpoints = prop::collection::vec(endpoint, 0..6);
-    (0..4u8, 0..3u8, 0..2u8, any::<bool>(), endpoints, ports()).prop_map(|(name, service, space, v6, rows, ports)| {
-        let endpoint = |(last, hostname, pod, ready): (u8, u8, u8, u8)| Endpoint {
-            addresses: [if v6 {
-                IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(last)])
-            } else {
-                IpAddr::from([10, 0, last / 4, last])
-            }]
-            .into_iter()
-            .collect(),
-            hostname: (hostname > 1).then(|| format!("h{hostname}").into()),
-            pod: (pod > 0).then(|| format!("p{pod}").into()),
-            node: None,
-            zone: None,
-            ready: ready > 0,
-        };
-        Object::EndpointSlice(EndpointSlice {
-            id: id(&format!("n{space}"), &format!("e{name}")),
-            service: format!("s{service}").into(),
-            imported: false,
-            ports: ports.into(),
-            endpoints: rows.into_iter().map(endpoint).collect(),
-            triggered_at: None,
-        })
-    })
+    (0..4u8, 0..3u8, 0..2u8, any::<bool>(), endpoints, ports()).prop_map(
+        |(name, service, space, v6, rows, ports)| {
+            let endpoint = |(last, hostname, pod, ready): (u8, u8, u8, u8)| Endpoint {
+                addresses: [if v6 {
+                    IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(last)])
+                } else {
+                    IpAddr::from([10, 0, last / 4, last])
+                }]
+                .into_iter()
+                .collect(),
+                hostname: (hostname > 1).then(|| format!("h{hostname}").into()),
+                pod: (pod > 0).then(|| format!("p{pod}").into()),
+                node: None,
+                zone: None,
+                ready: ready > 0,
+            };
+            Object::EndpointSlice(EndpointSlice {
+                id: id(&format!("n{space}"), &format!("e{name}")),
+                service: format!("s{service}").into(),
+                imported: false,
+                ports: ports.into(),
+                endpoints: rows.into_iter().map(endpoint).collect(),
+                triggered_at: None,
+            })
+        },
+    )
 }
 
 fn object() -> impl Strategy<Value = Object> {
-    let namespace = (0..3u8).prop_map(|n| Object::Namespace(Namespace { name: format!("n{n}").into() }));
+    let namespace =
+        (0..3u8).prop_map(|n| Object::Namespace(Namespace { name: format!("n{n}").into() }));
     let pod = (0..4u8, 0..2u8, address()).prop_map(|(name, space, address)| {
         let id = id(&format!("n{space}"), &format!("p{name}"));
         Object::Pod(Pod { id, addresses: [address].into_iter().collect() })
@@ -134,8 +139,10 @@ impl Model {
     }
 
     fn ready(&self, namespace: &str, name: &str) -> BTreeSet<IpAddr> {
-        let slices = self.slices().filter(|slice| &*slice.id.namespace == namespace && &*slice.service == name);
-        slices.flat_map(|slice| ready(slice)).collect()
+        let slices = self
+            .slices()
+            .filter(|slice| &*slice.id.namespace == namespace && &*slice.service == name);
+        slices.flat_map(ready).collect()
     }
 
     fn owners(&self, address: IpAddr) -> BTreeSet<(bool, Vec<u8>)> {
@@ -158,7 +165,11 @@ impl Model {
 }
 
 fn ready(slice: &EndpointSlice) -> impl Iterator<Item = IpAddr> + '_ {
-    slice.endpoints.iter().filter(|endpoint| endpoint.ready).flat_map(|endpoint| endpoint.addresses.iter().copied())
+    slice
+        .endpoints
+        .iter()
+        .filter(|endpoint| endpoint.ready)
+        .flat_map(|endpoint| endpoint.addresses.iter().copied())
 }
 
 fn every_address() -> impl Iterator<Item = IpAddr> {
@@ -167,7 +178,9 @@ fn every_address() -> impl Iterator<Item = IpAddr> {
 }
 
 fn compare(index: &Index, model: &Model) {
-    for (namespace, name) in ["n0", "n1"].into_iter().flat_map(|n| ["s0", "s1", "s2"].map(|s| (n, s))) {
+    for (namespace, name) in
+        ["n0", "n1"].into_iter().flat_map(|n| ["s0", "s1", "s2"].map(|s| (n, s)))
+    {
         let service = model.service(namespace, name);
         let expected: BTreeSet<IpAddr> = match service.map(|service| &service.kind) {
             Some(ServiceKind::ClusterIp(ips)) => ips.iter().copied().collect(),
@@ -178,7 +191,8 @@ fn compare(index: &Index, model: &Model) {
             assert_eq!(group.service.is_some(), service.is_some());
             let all: Vec<IpAddr> = group::addresses_in(&group.a, &group.aaaa).collect();
             let set: BTreeSet<IpAddr> = all.iter().copied().collect();
-            let headless = group.service.as_ref().is_some_and(|service| service.kind == group::Kind::Headless);
+            let headless =
+                group.service.as_ref().is_some_and(|service| service.kind == group::Kind::Headless);
             assert!(!headless || all.len() == set.len(), "an address stands twice");
             set
         });
@@ -186,10 +200,10 @@ fn compare(index: &Index, model: &Model) {
     }
     for address in every_address() {
         let mut owners = BTreeSet::new();
-        index.owners(address, |reason, key| owners.insert((reason == Reason::ClusterIp, key.wire().to_vec())));
+        index.owners(address, |reason, key| {
+            owners.insert((reason == Reason::ClusterIp, key.wire().to_vec()))
+        });
         assert_eq!(owners, model.owners(address), "{address}");
-        let whole = Prefix::whole(address);
-        assert_eq!(index.has_addresses_below(whole), !model.owners(address).is_empty());
         for namespace in ["n0", "n1"] {
             let known = model.objects.values().any(|(object, _)| {
                 matches!(object, Object::Pod(pod) if pod.addresses[0] == address && &*pod.id.namespace == namespace)
@@ -197,7 +211,22 @@ fn compare(index: &Index, model: &Model) {
             assert_eq!(index.has_pod(address, namespace.as_bytes()), known);
         }
     }
-    let v4_known = every_address().filter(IpAddr::is_ipv4).any(|address| !model.owners(address).is_empty());
+    let below = |net: u8| {
+        every_address().any(|ip| {
+            matches!(ip, IpAddr::V4(v4) if v4.octets()[2] == net) && !model.owners(ip).is_empty()
+        })
+    };
+    for net in 0..3 {
+        assert_eq!(index.has_addresses_below(Prefix::of([10, 0, net, 0].into(), 3)), below(net));
+    }
+    let v6_known =
+        every_address().filter(IpAddr::is_ipv6).any(|address| !model.owners(address).is_empty());
+    for steps in 1..32 {
+        let net = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(index.has_addresses_below(Prefix::of(net, steps)), v6_known);
+    }
+    let v4_known =
+        every_address().filter(IpAddr::is_ipv4).any(|address| !model.owners(address).is_empty());
     assert_eq!(index.has_addresses_below(Prefix::of([10, 0, 0, 0].into(), 1)), v4_known);
     for namespace in ["n0", "n1", "n2"] {
         let known = model.objects.contains_key(&(Kind::Namespace, id("", namespace)));
@@ -306,7 +335,8 @@ fn readers_see_whole_sets_while_a_writer_writes() {
             let mut reads = 0;
             while !done.load(Ordering::Relaxed) || reads == 0 {
                 let nets = index.group(&key, false, |group| {
-                    let nets: BTreeSet<u8> = group.a.chunks(group::A_LEN).map(|record| record[13]).collect();
+                    let nets: BTreeSet<u8> =
+                        group.a.chunks(group::A_LEN).map(|record| record[13]).collect();
                     (group.a.len() / group::A_LEN, nets.len())
                 });
                 assert_eq!(nets, Some((64, 1)));

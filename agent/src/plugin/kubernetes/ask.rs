@@ -57,8 +57,8 @@ impl<'q> Ask<'q> {
         self.lower.get(start + 1..start + 1 + len).unwrap_or(&[])
     }
 
-    /// The label of this number from the zone: 0 is the one next to it.
-    pub(super) fn from_zone(&self, number: usize) -> &'q [u8] {
+    /// The label that stands so far above the zone: 0 is the one next to it.
+    pub(super) fn above_zone(&self, number: usize) -> &'q [u8] {
         self.count.checked_sub(number + 1).map_or(&[], |number| self.label(number))
     }
 
@@ -227,9 +227,9 @@ pub(super) fn decimal(text: &[u8]) -> Option<u8> {
 }
 
 fn nibble(text: &[u8]) -> Option<u8> {
-    match text {
-        &[digit @ b'0'..=b'9'] => Some(digit - b'0'),
-        &[digit @ b'a'..=b'f'] => Some(digit - b'a' + 10),
+    match *text {
+        [digit @ b'0'..=b'9'] => Some(digit - b'0'),
+        [digit @ b'a'..=b'f'] => Some(digit - b'a' + 10),
         _ => None,
     }
 }

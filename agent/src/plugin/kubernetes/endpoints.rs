@@ -68,6 +68,7 @@ impl Kubernetes {
         reply: &mut Reply<'_>,
     ) -> Verdict {
         let weight = weight(self.pairs(group, selected));
+        let repeated = self.may_repeat(group);
         let mut rdata = NameWriter::new();
         let mut verdict = Verdict::NoData;
         let whole = self.each(group, selected, |number, slice, row| {
@@ -76,14 +77,15 @@ impl Kubernetes {
             let ports = selected.ports.of(&slice.ports);
             for (n, port) in ports.clone().enumerate() {
                 if ports.clone().take(n).any(|earlier| earlier.number == port.number)
-                    || self.target_came_before(
-                        group,
-                        selected.ports,
-                        number,
-                        row,
-                        &label,
-                        Some(port.number),
-                    )
+                    || repeated
+                        && self.target_came_before(
+                            group,
+                            selected.ports,
+                            number,
+                            row,
+                            &label,
+                            Some(port.number),
+                        )
                 {
                     continue;
                 }
@@ -118,10 +120,12 @@ impl Kubernetes {
         reply: &mut Reply<'_>,
     ) {
         let mut record = NameWriter::new();
+        let repeated = self.may_repeat(group);
         self.each(group, selected, |number, slice, row| {
             let mut room = LabelBuf::new();
             let label = Label::of(self.naming(), slice, row, &mut room);
-            if self.target_came_before(group, selected.ports, number, row, &label, None) {
+            if repeated && self.target_came_before(group, selected.ports, number, row, &label, None)
+            {
                 return true;
             }
             record.truncate(0);
@@ -139,6 +143,12 @@ impl Kubernetes {
                 reply.records(Section::Additional, 1, record.get().unwrap_or(&[]))
             })
         });
+    }
+
+    /// False where no two rows can have the same name: then nobody has to look for the first.
+    fn may_repeat(&self, group: &Group) -> bool {
+        !group.has_unique_addresses()
+            || !group.slices.iter().all(|slice| self.naming().is_by_address(slice))
     }
 
     /// How many (address, port) pairs are selected, those that stand in several slices counted each time.

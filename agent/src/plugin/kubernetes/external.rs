@@ -43,7 +43,7 @@ impl Kubernetes {
         let ask = Ask::new(query, cut);
         let addresses = matches!(ask.qtype, RecordType::A | RecordType::AAAA);
         let service =
-            ask.count() == 3 && ask.from_zone(0) == b"svc" && self.is_exposed(ask.from_zone(1));
+            ask.count() == 3 && ask.above_zone(0) == b"svc" && self.is_exposed(ask.above_zone(1));
         if !addresses
             || !service
             || zone.content == Content::Addresses

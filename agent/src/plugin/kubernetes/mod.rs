@@ -265,8 +265,9 @@ impl Kubernetes {
         !self.view.endpoints || self.index.synced(&[Kind::EndpointSlice])
     }
 
+    /// Where a set of records begins this time.
     fn rotation(&self, local: &mut Local) -> usize {
-        if self.view.rotate { local.rotate() } else { 0 }
+        if self.view.rotate { stride(local) } else { 0 }
     }
 }
 
@@ -317,6 +318,12 @@ impl Handler for Kubernetes {
         let missing: Vec<&str> = missing.map(|kind| kind.name()).collect();
         (!missing.is_empty()).then(|| format!("the list of {}", missing.join(", ")))
     }
+}
+
+/// Far from the place before, so that of a set that does not fit another part is seen each time. The step is a prime, so
+/// that every record of any set comes first equally often.
+fn stride(local: &mut Local) -> usize {
+    local.rotate().wrapping_mul(2_654_435_761)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::ask::decimal;
-use crate::cluster::index::slice::Slice;
+use crate::cluster::index::slice::{Slice, hash};
 use crate::wire::name::MAX_LABEL;
 
 /// How endpoints without a `hostname` are called.
@@ -50,13 +50,20 @@ impl Naming {
         name: &Label<'_>,
         mut visit: impl FnMut(usize) -> bool,
     ) -> bool {
-        let by_hostname = slice.hostnames.rows_of(name.text);
-        let by_pod =
-            slice.pods.rows_of(name.text).filter(|&row| slice.hostnames.get(row).is_empty());
+        let by_hostname = slice.hostnames.rows_of(name.text, name.hash);
+        let by_pod = slice
+            .pods
+            .rows_of(name.text, name.hash)
+            .filter(|&row| slice.hostnames.get(row).is_empty());
         let by_pod = by_pod.take_while(|_| self == Self::Pod);
         let by_address = name.address.map_or(0..0, |address| slice.rows_of(address));
         let by_address = by_address.filter(|&row| self.own(slice, row).is_empty());
         by_hostname.chain(by_pod).chain(by_address).all(&mut visit)
+    }
+
+    /// True where every row of `slice` is called by its address.
+    pub(super) fn is_by_address(self, slice: &Slice) -> bool {
+        slice.hostnames.is_empty() && (self == Self::Address || slice.pods.is_empty())
     }
 
     /// True where some row of `slice` bears `name`.
@@ -69,7 +76,8 @@ impl Naming {
 #[derive(Clone, Copy)]
 pub(super) struct Label<'l> {
     pub(super) text: &'l [u8],
-    pub(super) address: Option<IpAddr>,
+    address: Option<IpAddr>,
+    hash: u32,
 }
 
 impl<'l> Label<'l> {
@@ -81,7 +89,7 @@ impl<'l> Label<'l> {
             canonical.write_address(address);
             canonical.get() == text
         });
-        Self { text, address }
+        Self { text, address, hash: hash(text) }
     }
 
     /// The label of a row.
@@ -91,7 +99,8 @@ impl<'l> Label<'l> {
             // A hostname that looks like an address is a name of that address's endpoint as well.
             return Self::asked(own);
         }
-        Self { text: naming.label(slice, row, room), address: slice.address(row) }
+        let text = naming.label(slice, row, room);
+        Self { text, address: slice.address(row), hash: hash(text) }
     }
 }
 

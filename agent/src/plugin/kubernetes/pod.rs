@@ -9,7 +9,7 @@ use crate::wire::{Owner, RecordType, Reply, Section};
 impl Kubernetes {
     /// A name below `pod`; it has two labels at least.
     pub(super) fn pod(&self, ask: &Ask<'_>, reply: &mut Reply<'_>) -> Verdict {
-        let namespace = ask.from_zone(1);
+        let namespace = ask.above_zone(1);
         if self.view.pods == Pods::Disabled
             || !self.is_exposed(namespace)
             || !self.index.has_namespace(namespace)
@@ -20,7 +20,7 @@ impl Kubernetes {
             return Verdict::NoData;
         }
         // CoreDNS passes over labels in front of the address, but for those the Pods are asked, who have none.
-        let Some(address) = dashed(ask.from_zone(2)) else { return Verdict::NoName };
+        let Some(address) = dashed(ask.above_zone(2)) else { return Verdict::NoName };
         let verified = || ask.count() == 3 && self.index.has_pod(address, namespace);
         if self.view.pods == Pods::Verified && !verified() {
             return Verdict::NoName;

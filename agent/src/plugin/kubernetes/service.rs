@@ -3,7 +3,7 @@
 use super::ask::{Ask, NameWriter};
 use super::endpoints::{Selected, Target};
 use super::naming::Label;
-use super::{Kubernetes, Verdict};
+use super::{Kubernetes, Verdict, stride};
 use crate::chain::Local;
 use crate::cluster::index::group::{A_LEN, AAAA_LEN, Group, Kind, Service, addresses_in};
 use crate::cluster::object::{Port, Protocol};
@@ -51,11 +51,11 @@ impl Kubernetes {
         if ask.qtype == RecordType::SOA {
             return Verdict::NoData;
         }
-        match (ask.count(), ask.from_zone(0)) {
+        match (ask.count(), ask.above_zone(0)) {
             (3.., b"svc") => self.below_service(ask, imported, reply, local),
             (2.., b"pod") if !imported => self.pod(ask, reply),
             (2, b"svc") => {
-                let namespace = ask.from_zone(1);
+                let namespace = ask.above_zone(1);
                 let exists = self.is_exposed(namespace) && self.index.has_namespace(namespace);
                 if exists { Verdict::NoData } else { Verdict::NoName }
             }
@@ -75,7 +75,7 @@ impl Kubernetes {
         reply: &mut Reply<'_>,
         local: &mut Local,
     ) -> Verdict {
-        if ask.count() > 5 || !self.is_exposed(ask.from_zone(1)) {
+        if ask.count() > 5 || !self.is_exposed(ask.above_zone(1)) {
             return Verdict::NoName;
         }
         let verdict = self.index.group(ask.service_key(), imported, |group| {
@@ -192,7 +192,7 @@ impl Kubernetes {
             RecordType::A | RecordType::AAAA => self.addresses(ask, group, reply, local),
             RecordType::SRV => {
                 let selected =
-                    Selected { ports: Ports::All, target: Target::Every, start: local.rotate() };
+                    Selected { ports: Ports::All, target: Target::Every, start: stride(local) };
                 self.composed_srv(ask, group, &selected, reply)
             }
             _ => Verdict::NoData,
@@ -223,7 +223,7 @@ impl Kubernetes {
                 self.composed_addresses(ask, group, &selected, reply)
             }
             RecordType::SRV => {
-                let selected = Selected { ports, target: Target::Every, start: local.rotate() };
+                let selected = Selected { ports, target: Target::Every, start: stride(local) };
                 self.composed_srv(ask, group, &selected, reply)
             }
             _ => Verdict::NoData,
