@@ -23,5 +23,6 @@ pub mod normal;
 pub mod poll;
 pub mod ports;
 pub mod process;
+pub mod sink;
 pub mod upstream;
 pub mod zone;

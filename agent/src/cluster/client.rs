@@ -3,6 +3,8 @@
 //! A dead connection has to be noticed within seconds, or names would be answered from the past without anybody knowing:
 //! so TCP keepalive, TCP_USER_TIMEOUT, and a limit to every wait. Redirects, retries and pauses are the watch's business.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -77,7 +79,12 @@ pub(super) struct Connector {
 struct Current {
     generation: u64,
     client: Option<kube::Client>,
+    /// Of the files that the client was made from.
+    stamp: Vec<Option<Stamp>>,
 }
+
+/// What tells whether a file is still the one that was read: device, inode, and the time of its last change.
+type Stamp = (u64, u64, i64, i64);
 
 /// A response with status 200, and which client it came from.
 pub(super) type Reply = Response<Body>;
@@ -100,24 +107,22 @@ impl Connector {
             .map_err(|error| RequestError::Unreachable(error.to_string()))?;
         let asked = Instant::now();
         let sent = tokio::time::timeout(self.timing.read, client.send(request)).await;
-        let code = sent
-            .as_ref()
-            .ok()
-            .and_then(|sent| sent.as_ref().ok())
-            .map(|response| response.status().as_u16());
-        status.note_request(code, asked.elapsed());
-        let response = match sent {
-            Err(_) => return Err(RequestError::Silent(self.timing.read)),
-            Ok(Err(error)) => return Err(RequestError::Unreachable(chain(&error))),
-            Ok(Ok(response)) => response,
+        let code = match &sent {
+            Ok(Ok(response)) => Some(response.status().as_u16()),
+            Ok(Err(_)) | Err(_) => None,
         };
-        if response.status().is_success() {
-            return Ok(response);
+        status.note_request(code, asked.elapsed());
+        match code {
+            Some(401) => self.forget(generation).await,
+            None => self.forget_if_changed(generation).await,
+            Some(_) => {}
         }
-        if response.status() == http::StatusCode::UNAUTHORIZED {
-            self.forget(generation).await;
+        match sent {
+            Err(_) => Err(RequestError::Silent(self.timing.read)),
+            Ok(Err(error)) => Err(RequestError::Unreachable(chain(&error))),
+            Ok(Ok(response)) if response.status().is_success() => Ok(response),
+            Ok(Ok(response)) => Err(refusal(response, self.timing.read).await),
         }
-        Err(refusal(response, self.timing.read).await)
     }
 
     async fn client(&self, status: &Status) -> Result<(u64, kube::Client), ClientError> {
@@ -125,6 +130,8 @@ impl Connector {
         if let Some(client) = &current.client {
             return Ok((current.generation, client.clone()));
         }
+        // Before the files are read: a change that comes between is seen the next time.
+        current.stamp = stamps(&self.source);
         let config = configure(&self.source)?;
         let url = config.cluster_url.clone();
         let timing = self.timing;
@@ -152,6 +159,29 @@ impl Connector {
             current.client = None;
         }
     }
+
+    /// Does so where a file was replaced since: new authorities or another server, which no 401 tells of.
+    async fn forget_if_changed(&self, generation: u64) {
+        let mut current = self.current.lock().await;
+        if current.generation == generation && current.stamp != stamps(&self.source) {
+            current.client = None;
+        }
+    }
+}
+
+/// Stamps of the files that are read once, when a client is made. (Of a pod's service account kube reads them every minute.)
+fn stamps(source: &Source) -> Vec<Option<Stamp>> {
+    let files = match source {
+        Source::Kubeconfig { file, .. } => vec![file],
+        Source::Endpoint { tls: Some(Tls { cert, key, ca }), .. } => {
+            [cert, key, ca].into_iter().flatten().collect()
+        }
+        Source::InCluster | Source::Endpoint { tls: None, .. } | Source::Folder(_) => Vec::new(),
+    };
+    let stamp = |metadata: Metadata| {
+        (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+    };
+    files.into_iter().map(|file| std::fs::metadata(file).ok().map(stamp)).collect()
 }
 
 /// Which cluster `source` leads to: its address and a sum of its certificate authorities, which differ between clusters

@@ -60,6 +60,11 @@ const KEPT_ROOM: usize = 256 << 10;
 pub(super) struct Lines(Gathered);
 
 impl Lines {
+    /// True if a line has begun and not ended: what was sent is cut off here.
+    pub(super) fn is_open(&self) -> bool {
+        self.0.too_long || !self.0.bytes.is_empty()
+    }
+
     /// Takes the next octets and gives every line that is complete to `take`.
     pub(super) fn push(&mut self, mut chunk: &[u8], mut take: impl FnMut(Piece<'_>)) {
         while let Some(at) = memchr(b'\n', chunk) {

@@ -42,8 +42,8 @@ pub(super) struct Watcher {
     streaming: bool,
     /// How many times longer a streaming list may take: doubled when the server's time limit cut one off.
     stretch: u32,
-    /// Lines in a row that were no events.
-    garbage: u32,
+    /// Watches in a row that ended badly before a single event came.
+    fruitless: u32,
     /// When the watch was established, while it is.
     live_since: Option<Instant>,
 }
@@ -92,7 +92,7 @@ impl Watcher {
             freshness: Freshness::Any,
             streaming: true,
             stretch: 1,
-            garbage: 0,
+            fruitless: 0,
             live_since: None,
         }
     }
@@ -120,15 +120,14 @@ impl Watcher {
 
     /// Decides how to go on, and says what went wrong.
     fn after(&mut self, end: Result<(), Failure>, lived: Duration) -> Next {
-        if lived >= self.timing.backoff_most
-            || (end.is_ok() && lived >= SHORT_WATCH.min(self.timing.watch / 2))
-        {
+        let decent = SHORT_WATCH.min(self.timing.watch / 2);
+        if lived >= self.timing.backoff_most || (end.is_ok() && lived >= decent) {
             self.backoff.reset();
         }
         let failure = match end {
             // The usual case: the time that was asked for is over.
-            Ok(()) if lived >= SHORT_WATCH.min(self.timing.watch / 2) => return Next::AtOnce,
-            Ok(()) => return Next::After(self.backoff.pause()),
+            Ok(()) if lived >= decent => return Next::AtOnce,
+            Ok(()) => Failure::Cut("the server ended the watch at once".into()),
             Err(failure) => failure,
         };
         let status = self.feed.status.kind(self.kind);
@@ -167,10 +166,11 @@ impl Watcher {
                     _ => self.version = None,
                 }
             }
-            Failure::Garbage { .. } => {
-                self.garbage += 1;
-                if self.garbage >= MAX_GARBAGE {
-                    self.garbage = 0;
+            Failure::Garbage { .. } | Failure::Cut(_) => {
+                // Whatever it is that cannot be received from this version on, perhaps a list can.
+                self.fruitless += 1;
+                if self.fruitless >= MAX_FRUITLESS {
+                    self.fruitless = 0;
                     self.version = None;
                 }
             }
@@ -294,6 +294,9 @@ impl Watcher {
             let chunk = match chunk(&mut body, patience).await {
                 Ok(Some(chunk)) => chunk,
                 // The version that was seen last is where the next one goes on.
+                Ok(None) if !listing && lines.is_open() => {
+                    return Err(Failure::Cut("it ended within an event".into()));
+                }
                 Ok(None) if !listing => return Ok(()),
                 Ok(None) => return Err(self.cut_list("the watch ended")),
                 Err(Failure::Cut(reason)) if listing => return Err(self.cut_list(&reason)),
@@ -305,7 +308,8 @@ impl Watcher {
             self.feed.status.note_received(chunk.len());
             let mut failure = None;
             let mut reached_end = false;
-            let (kind, feed, version) = (self.kind, &mut self.feed, &mut self.version);
+            let (kind, feed, version, fruitless) =
+                (self.kind, &mut self.feed, &mut self.version, &mut self.fruitless);
             lines.push(&chunk, |piece| {
                 if failure.is_some() {
                     return;
@@ -328,6 +332,7 @@ impl Watcher {
                             }
                             return;
                         }
+                        *fruitless = 0;
                         if let Some(newer) = &decoded.resource_version {
                             version.replace(newer.clone());
                         }
@@ -366,7 +371,6 @@ impl Watcher {
         status.note_live(true);
         status.note_heard();
         self.live_since = Some(Instant::now());
-        self.garbage = 0;
         self.freshness = Freshness::Any;
         if recovered {
             info!(kind = self.kind.name(), "watching again");
@@ -382,8 +386,8 @@ impl Watcher {
 
 /// A watch that the server ends earlier than this is no reason to come back at once.
 const SHORT_WATCH: Duration = Duration::from_secs(5);
-/// After so many answers in a row that were no events, everything is listed again.
-const MAX_GARBAGE: u32 = 3;
+/// After so many watches in a row that brought nothing but a bad end, everything is listed again.
+const MAX_FRUITLESS: u32 = 5;
 /// The longest `Retry-After` that is obeyed: a server in trouble may say anything.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
 /// The most that a streaming list's time is stretched: 8 x (60 to 120 s).

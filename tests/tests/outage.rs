@@ -1,0 +1,548 @@
+//! The API server in every state of disrepair: what is known stays known, and all is caught up without a restart.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nodens::cluster::object::Kind;
+use nodens::cluster::{Endpoints, Pods, SnapshotSpec, Source, Spec, Store, Timing, Wanted};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tests::api::credentials::Identity;
+use tests::api::{ApiServer, Fault, Garbage, GoneStyle, Options, Policy, StreamingLists};
+use tests::poll::{pause, wait_for};
+use tests::sink::{MapSink, objects_of};
+use tokio::runtime::Runtime;
+
+/// Longer than any of these takes on a busy machine.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A minute of patience in a second.
+const QUICK: Timing = Timing {
+    watch: Duration::from_secs(1),
+    grace: Duration::from_millis(300),
+    connect: Duration::from_secs(1),
+    read: Duration::from_millis(700),
+    backoff_first: Duration::from_millis(20),
+    backoff_most: Duration::from_millis(300),
+    refused: Duration::from_millis(200),
+};
+
+/// A server, and a store that watches it.
+struct Watched {
+    server: ApiServer,
+    folder: TempDir,
+    runtime: Runtime,
+    sink: Arc<MapSink>,
+    store: Option<Arc<Store<MapSink>>>,
+}
+
+impl Watched {
+    /// With the recorded cluster, and watched from the start.
+    fn new() -> Self {
+        Self::with(Options::default(), |_| {})
+    }
+
+    fn with(options: Options, change: impl FnOnce(&mut Spec)) -> Self {
+        let server = ApiServer::with(options);
+        let folder = tempfile::tempdir().unwrap();
+        server.write_kubeconfig(&folder.path().join("kubeconfig"));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut watched = Self { server, folder, runtime, sink: Arc::default(), store: None };
+        watched.load();
+        let mut spec = watched.spec();
+        change(&mut spec);
+        watched.start(spec);
+        watched
+    }
+
+    /// Puts the recorded cluster into the server, as new versions of what is there.
+    fn load(&self) {
+        let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/data/conformance/cluster.json");
+        self.server.load_file(Path::new(recorded)).unwrap();
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
+    fn spec(&self) -> Spec {
+        let mut spec = Spec::new(Source::Kubeconfig { file: self.kubeconfig(), context: None });
+        spec.timing = QUICK;
+        spec.wanted = Wanted { pods: Pods::All, ..Wanted::default() };
+        spec
+    }
+
+    /// Starts anew, with an empty sink.
+    fn start(&mut self, spec: Spec) {
+        self.store = None;
+        self.sink = Arc::default();
+        self.store = Some(Store::start(spec, self.sink.clone(), self.runtime.handle()).unwrap());
+    }
+
+    fn store(&self) -> &Store<MapSink> {
+        self.store.as_ref().unwrap()
+    }
+
+    /// Waits until the sink knows exactly what the server has.
+    #[track_caller]
+    fn wait_level(&self, what: &str) {
+        let kinds: Vec<Kind> = self.store().status().wanted().collect();
+        wait_for(what, SOON, || {
+            let status = self.store().status();
+            status.is_synced()
+                && status.is_live()
+                && self.sink.objects() == objects_of(&self.server, &kinds)
+        });
+    }
+
+    /// From here on nothing may be lost.
+    fn guarded(self) -> Self {
+        self.wait_level("the first sync");
+        self.sink.guard();
+        self
+    }
+
+    fn errors(&self) -> u64 {
+        self.store().status().wanted().map(|kind| self.store().status().kind(kind).errors()).sum()
+    }
+
+    #[track_caller]
+    fn wait_errors(&self, more: u64) {
+        let before = self.errors();
+        wait_for("errors", SOON, || self.errors() >= before + more);
+    }
+
+    #[track_caller]
+    fn assert_nothing_lost(&self) {
+        assert_eq!(self.sink.lost(), []);
+    }
+
+    fn put_service(&self, name: &str, ip: &str) {
+        self.server.put(json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name, "namespace": "default"}, "spec": {"clusterIP": ip}}));
+    }
+}
+
+#[test]
+fn a_cluster_is_listed_and_followed() {
+    let watched = Watched::new().guarded();
+    watched.put_service("new", "10.96.200.1");
+    watched.wait_level("a new Service");
+    watched.put_service("new", "10.96.200.2");
+    watched.wait_level("a changed Service");
+    assert!(watched.server.delete("services", "default", "new"));
+    watched.wait_level("a deleted Service");
+    watched.assert_nothing_lost();
+    assert_eq!(watched.errors(), 0);
+
+    let requests = watched.server.requests();
+    let verbs: BTreeSet<_> = requests.iter().map(|request| request.verb.as_str()).collect();
+    assert!(verbs.is_subset(&BTreeSet::from(["list", "watch"])), "{verbs:?}");
+    let agent = concat!("nodens/", env!("CARGO_PKG_VERSION"));
+    assert!(requests.iter().all(|request| request.user_agent == agent));
+    let first = &watched.server.requests_of("watch", "services")[0];
+    assert_eq!(first.parameter("sendInitialEvents"), "true");
+    assert_eq!(first.parameter("resourceVersion"), "0");
+    let status = watched.store().status();
+    assert!(status.received_bytes() > 10_000);
+    assert_eq!(status.host(), format!("127.0.0.1:{}", watched.server.port()));
+    assert!(status.requests().iter().any(|&(code, count)| code == Some(200) && count >= 4));
+    assert!(status.age().unwrap() < SOON);
+}
+
+#[test]
+fn servers_without_streaming_lists_are_listed_in_pages() {
+    for support in [StreamingLists::Refused, StreamingLists::Ignored] {
+        let mut options = Options::default();
+        options.behaviour.streaming_lists = support;
+        options.behaviour.bookmark_interval = Duration::from_millis(200);
+        let watched = Watched::with(options, |_| {}).guarded();
+        watched.put_service("new", "10.96.200.1");
+        watched.wait_level("a new Service");
+        watched.assert_nothing_lost();
+        let lists = watched.server.requests_of("list", "services");
+        assert_eq!(lists[0].parameter("resourceVersion"), "0", "{support:?}");
+        assert_eq!(lists.len(), 1, "{support:?}: the watch goes on from the list");
+    }
+}
+
+#[test]
+fn watches_go_on_where_they_ended() {
+    let watched = Watched::new().guarded();
+    wait_for("several watches", SOON, || {
+        watched.server.requests_of("watch", "services").len() >= 4
+    });
+    watched.put_service("new", "10.96.200.1");
+    watched.wait_level("a new Service");
+    for kind in watched.store().status().wanted() {
+        assert_eq!(watched.store().status().kind(kind).relists(), 1, "{kind:?}");
+    }
+    assert_eq!(watched.errors(), 0);
+}
+
+#[test]
+fn a_refused_connection_changes_nothing() {
+    let watched = Watched::new().guarded();
+    watched.server.refuse();
+    watched.wait_errors(8);
+    assert!(!watched.store().status().is_live());
+    let (_, error) = watched.store().status().last_error().unwrap();
+    assert!(error.starts_with("cannot reach the API server: "), "{error}");
+    watched.put_service("new", "10.96.200.1");
+    watched.server.heal();
+    watched.wait_level("what happened meanwhile");
+    watched.assert_nothing_lost();
+}
+
+#[test]
+fn silence_is_noticed() {
+    for fault in [Fault::Stall, Fault::StallConnections, Fault::HangWatches] {
+        let watched = Watched::new().guarded();
+        watched.server.inject(fault);
+        if fault == Fault::StallConnections {
+            watched.server.cut();
+        }
+        watched.wait_errors(4);
+        watched.put_service("new", "10.96.200.1");
+        watched.server.heal();
+        watched.wait_level(&format!("the end of {fault:?}"));
+        watched.assert_nothing_lost();
+    }
+}
+
+#[test]
+fn a_list_that_is_cut_off_is_no_list() {
+    for support in [StreamingLists::Supported, StreamingLists::Refused] {
+        let mut options = Options::default();
+        options.behaviour.streaming_lists = support;
+        let watched = Watched::with(options, |_| {}).guarded();
+        for bytes in [0, 100, 3_000, 15_000] {
+            // Everything has changed and the versions that are known are forgotten, so that all has to be listed again.
+            let down = Fault::Status { code: 500, retry_after: None };
+            watched.server.inject(down);
+            watched.server.cut();
+            watched.wait_errors(8);
+            watched.load();
+            watched.server.store().compact();
+            watched.server.inject(Fault::CutAfter { bytes });
+            watched.server.withdraw(down);
+            let errors = || watched.store().status().kind(Kind::EndpointSlice).errors();
+            let before = errors();
+            wait_for(
+                &format!("lists that are cut off after {bytes} octets ({support:?})"),
+                SOON,
+                || errors() >= before + 4,
+            );
+            watched.put_service("new", &format!("10.96.200.{}", bytes % 250 + 1));
+            watched.server.heal();
+            watched.wait_level(&format!("the end of cuts after {bytes} octets"));
+            watched.assert_nothing_lost();
+        }
+    }
+}
+
+#[test]
+fn forgotten_versions_are_no_reason_to_forget() {
+    for gone in [GoneStyle::Event, GoneStyle::Http] {
+        let mut options = Options::default();
+        options.behaviour.gone = gone;
+        let watched = Watched::with(options, |_| {}).guarded();
+        watched.server.inject(Fault::Gone);
+        watched.wait_errors(12);
+        watched.put_service("new", "10.96.200.1");
+        watched.server.heal();
+        watched.wait_level("the end of the storm");
+        watched.assert_nothing_lost();
+        // And once for real: the history is gone while nobody watches.
+        watched.server.refuse();
+        watched.put_service("newer", "10.96.200.2");
+        assert!(watched.server.delete("services", "default", "new"));
+        watched.server.store().compact();
+        watched.server.heal();
+        watched.wait_level("a list after compaction");
+        watched.assert_nothing_lost();
+    }
+}
+
+#[test]
+fn retry_after_is_obeyed() {
+    for code in [429, 503] {
+        let watched = Watched::new().guarded();
+        watched.server.inject(Fault::Status { code, retry_after: Some(2) });
+        watched.server.cut();
+        wait_for("the refusals", SOON, || watched.errors() >= 8);
+        watched.server.clear_requests();
+        let began = Instant::now();
+        // Each of the four kinds asks at most every two seconds.
+        wait_for("four seconds", SOON, || began.elapsed() > Duration::from_secs(4));
+        let asked = watched.server.requests().len();
+        assert!((1..=4 * 3).contains(&asked), "{asked} requests in 4 s");
+        watched.put_service("new", "10.96.200.1");
+        watched.server.heal();
+        watched.wait_level("the end of the refusals");
+        watched.assert_nothing_lost();
+    }
+}
+
+#[test]
+fn new_credentials_are_taken_up() {
+    let watched = Watched::new().guarded();
+    watched.server.rotate_token(true);
+    watched.server.cut();
+    watched.wait_errors(8);
+    let (_, error) = watched.store().status().last_error().unwrap();
+    assert!(error.contains("401"), "{error}");
+    watched.put_service("new", "10.96.200.1");
+    watched.server.write_kubeconfig(&watched.kubeconfig());
+    watched.wait_level("the new token");
+    // A new authority: no 401 tells of it, but the file does.
+    watched.server.rotate_authority();
+    watched.server.cut();
+    watched.wait_errors(4);
+    watched.put_service("newer", "10.96.200.2");
+    watched.server.write_kubeconfig(&watched.kubeconfig());
+    watched.wait_level("the new authority");
+    watched.assert_nothing_lost();
+}
+
+#[test]
+fn every_kind_of_credentials_works() {
+    let mut watched = Watched::new();
+    let token = watched.folder.path().join("token");
+    std::fs::write(&token, watched.server.token()).unwrap();
+    let credential = json!({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+        "status": {"token": watched.server.token()}});
+    let exec = Identity::Exec("echo".into(), vec![credential.to_string()]);
+    for identity in [Identity::TokenFile(token), exec] {
+        watched.server.write_kubeconfig_as(&watched.kubeconfig(), &identity);
+        watched.start(watched.spec());
+        watched.wait_level(&format!("{identity:?}"));
+    }
+    watched.server.write_kubeconfig_with_certificate(&watched.kubeconfig());
+    watched.start(watched.spec());
+    watched.wait_level("a client certificate");
+}
+
+#[test]
+fn a_missing_role_is_named_and_the_others_go_on() {
+    let allowed =
+        Policy::default().allow("", &["services", "namespaces", "pods"], &["list", "watch"]);
+    let watched = Watched::new().guarded();
+    watched.server.configure(|behaviour| behaviour.policy = Some(allowed.clone()));
+    watched.server.cut();
+    wait_for("the refusal", SOON, || {
+        watched.store().status().kind(Kind::EndpointSlice).errors() >= 3
+    });
+    wait_for("the others", SOON, || watched.store().status().kind(Kind::Service).is_live());
+    let (kind, error) = watched.store().status().last_error().unwrap();
+    assert!(kind == Kind::EndpointSlice && error.contains("403"), "{kind:?}: {error}");
+    watched.put_service("new", "10.96.200.1");
+    let all = allowed.allow("discovery.k8s.io", &["endpointslices"], &["list", "watch"]);
+    watched.server.configure(|behaviour| behaviour.policy = Some(all));
+    watched.wait_level("the role");
+    watched.assert_nothing_lost();
+}
+
+#[test]
+fn garbage_is_survived() {
+    for garbage in
+        [Garbage::Json, Garbage::Truncated, Garbage::WrongKind, Garbage::Html, Garbage::Http]
+    {
+        let watched = Watched::new().guarded();
+        watched.server.inject(Fault::Garbage(garbage));
+        watched.server.cut();
+        watched.wait_errors(16);
+        watched.put_service("new", "10.96.200.1");
+        watched.server.heal();
+        watched.wait_level(&format!("the end of {garbage:?}"));
+        watched.assert_nothing_lost();
+    }
+}
+
+#[test]
+fn a_slow_server_is_waited_for() {
+    let watched =
+        Watched::with(Options::default(), |spec| spec.timing.watch = Duration::from_secs(20))
+            .guarded();
+    watched.server.inject(Fault::Slow { bytes_per_second: 60_000 });
+    watched.server.store().compact();
+    watched.server.cut();
+    watched.put_service("new", "10.96.200.1");
+    watched.wait_level("a slow list");
+    watched.assert_nothing_lost();
+}
+
+#[test]
+fn bad_objects_are_skipped_one_by_one() {
+    let watched = Watched::new().guarded();
+    let bad = |name: &str, spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"}, "spec": spec});
+    watched.server.put(bad("bad-ip", json!({"clusterIP": "10.96.0.256"})));
+    watched.server.put(bad("bad-type", json!({"clusterIP": {"a": 1}})));
+    watched.server.put(bad("bad-port", json!({"clusterIP": "None", "ports": [{"port": 70000}]})));
+    let mut huge = bad("huge", json!({"clusterIP": "10.96.200.9"}));
+    huge["metadata"]["annotations"] = json!({"text": "x".repeat(1 << 20)});
+    watched.server.put(huge);
+    watched.put_service("new", "10.96.200.1");
+    watched.wait_level("the good ones");
+    assert!(watched.sink.has(Kind::Service, "default", "huge"));
+    assert!(!watched.sink.has(Kind::Service, "default", "bad-ip"));
+    assert_eq!(watched.store().status().kind(Kind::Service).skipped(), 3);
+    // One that turns bad is as one that is bad from the start.
+    watched.server.put(bad("new", json!({"clusterIP": "ten"})));
+    watched.wait_level("one that turned bad");
+    assert!(!watched.sink.has(Kind::Service, "default", "new"));
+    watched.assert_nothing_lost();
+}
+
+#[test]
+fn only_what_is_wanted_is_asked_for() {
+    let mut watched = Watched::new();
+    let mut spec = watched.spec();
+    spec.wanted = Wanted {
+        endpoints: Endpoints::Headless,
+        pods: Pods::Node("worker-1".into()),
+        namespaces: vec!["default".into()],
+        ..Wanted::default()
+    };
+    watched.wait_level("the first sync");
+    watched.server.clear_requests();
+    watched.start(spec.clone());
+    wait_for("the sync", SOON, || watched.store().status().is_synced());
+    let slices = &watched.server.requests_of("watch", "endpointslices")[0];
+    assert_eq!(slices.parameter("labelSelector"), "service.kubernetes.io/headless");
+    assert_eq!(slices.namespace.as_deref(), Some("default"));
+    let pods = &watched.server.requests_of("watch", "pods")[0];
+    assert!(pods.parameter("fieldSelector").ends_with(",spec.nodeName=worker-1"));
+    let foreign = |(_, id): &(Kind, nodens::cluster::object::ObjectId)| {
+        !id.namespace.is_empty() && &*id.namespace != "default"
+    };
+    assert!(!watched.sink.objects().keys().any(foreign));
+
+    // Several namespaces: all are watched, and the others' objects dropped.
+    spec.wanted.namespaces = vec!["default".into(), "prod".into()];
+    spec.wanted.endpoints = Endpoints::None;
+    watched.start(spec);
+    wait_for("the sync", SOON, || watched.store().status().is_synced());
+    let namespaces: BTreeSet<_> =
+        watched.sink.objects().keys().map(|(_, id)| id.namespace.to_string()).collect();
+    assert_eq!(namespaces, BTreeSet::from([String::new(), "default".into(), "prod".into()]));
+    assert_eq!(
+        watched.sink.objects().keys().filter(|(kind, _)| *kind == Kind::EndpointSlice).count(),
+        0
+    );
+}
+
+#[test]
+fn imports_are_optional_and_their_absence_no_error_for_ever() {
+    let mut options = Options::default();
+    options.behaviour.multicluster = false;
+    let watched = Watched::with(options, |spec| spec.wanted.imports = true);
+    wait_for("the sync", SOON, || watched.store().status().is_synced());
+    watched.server.configure(|behaviour| behaviour.multicluster = true);
+    watched.server.put(json!({"apiVersion": "multicluster.x-k8s.io/v1alpha1", "kind": "ServiceImport",
+        "metadata": {"name": "web", "namespace": "default"}, "spec": {"type": "ClusterSetIP", "ips": ["10.97.0.1"]}}));
+    watched.wait_level("the import");
+    assert!(watched.sink.has(Kind::ServiceImport, "default", "web"));
+}
+
+#[test]
+fn a_snapshot_serves_while_the_server_is_away() {
+    let snapshot = |watched: &Watched| {
+        let mut spec = watched.spec();
+        let dir = watched.folder.path().join("snapshots");
+        spec.snapshot = Some(SnapshotSpec { dir, every: Duration::from_millis(100) });
+        spec
+    };
+    let mut watched = Watched::new();
+    watched.start(snapshot(&watched));
+    watched.wait_level("the first sync");
+    watched.put_service("new", "10.96.200.1");
+    watched.wait_level("a new Service");
+    let before = watched.sink.objects();
+    watched.server.refuse();
+    // The store that ends writes what it knows.
+    let began = Instant::now();
+    watched.start(snapshot(&watched));
+    assert!(watched.store().status().is_known() && !watched.store().status().is_synced());
+    assert!(began.elapsed() < Duration::from_secs(2));
+    assert_eq!(watched.sink.objects().len(), before.len());
+    watched.sink.guard();
+    assert!(watched.store().status().age().unwrap() < SOON);
+    assert!(watched.store().status().snapshot_time().is_some());
+    watched.wait_errors(8);
+    assert!(watched.server.delete("services", "default", "new"));
+    watched.server.heal();
+    watched.wait_level("the first list");
+    let lost: Vec<_> = watched.sink.lost().into_iter().map(|(_, id)| id.name.to_string()).collect();
+    assert_eq!(lost, ["new"]);
+
+    // A damaged one is refused, and written anew once everything was listed.
+    let file = std::fs::read_dir(watched.folder.path().join("snapshots"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    watched.store = None;
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    watched.server.refuse();
+    watched.start(snapshot(&watched));
+    assert!(!watched.store().status().is_known());
+    watched.server.heal();
+    watched.wait_level("a list in place of the damaged snapshot");
+    wait_for("a new snapshot", SOON, || std::fs::read(&file).is_ok_and(|now| now != bytes));
+
+    // Another cluster's is not ours, even at the same address.
+    watched.store = None;
+    watched.server.rotate_authority();
+    watched.server.write_kubeconfig(&watched.kubeconfig());
+    watched.server.refuse();
+    watched.start(snapshot(&watched));
+    assert!(!watched.store().status().is_known());
+}
+
+#[test]
+fn faults_at_random_lose_nothing() {
+    let watched = Watched::new().guarded();
+    let faults = [
+        Fault::Stall,
+        Fault::HangWatches,
+        Fault::StallConnections,
+        Fault::Status { code: 429, retry_after: Some(1) },
+        Fault::Status { code: 500, retry_after: None },
+        Fault::Unauthorized,
+        Fault::Gone,
+        Fault::Garbage(Garbage::Json),
+        Fault::Garbage(Garbage::Truncated),
+        Fault::Garbage(Garbage::Http),
+        Fault::CutAfter { bytes: 5_000 },
+    ];
+    for round in 0..22_usize {
+        let fault = faults[round * 7 % faults.len()];
+        watched.server.inject(fault);
+        match round % 4 {
+            0 => watched.server.cut(),
+            1 => watched.server.store().compact(),
+            2 => watched.server.refuse(),
+            _ => {}
+        }
+        for n in 0..20 {
+            watched.put_service(&format!("churn-{n}"), &format!("10.96.201.{round}"));
+            pause(Duration::from_millis(10));
+        }
+        watched.server.delete("services", "default", &format!("churn-{round}"));
+        watched.server.heal();
+        pause(Duration::from_millis(50));
+    }
+    watched.wait_level("the end of the faults");
+    watched.assert_nothing_lost();
+}
