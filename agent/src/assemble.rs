@@ -8,9 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
 
 use crate::admin::{Detail, Pages};
 use crate::chain::{Chain, ErrorLog, Handler, QueryLog};
+use crate::cluster::index::Index;
+use crate::cluster::{Clusters, Store};
 use crate::config::ListenAddress;
 use crate::logging;
 use crate::metrics::Enabled;
@@ -18,6 +21,7 @@ use crate::metrics::{Metrics, Source};
 use crate::plugin::acl::Acl;
 use crate::plugin::cache::{self, Cache};
 use crate::plugin::forward::{Forward, Forwarding, Surroundings};
+use crate::plugin::kubernetes::Kubernetes;
 use crate::plugin::loop_::LoopGuard;
 use crate::plugin::ready::Monitor;
 use crate::plugin::template::Template;
@@ -41,6 +45,8 @@ pub struct Shared {
     pub stale: AtomicU32,
     /// Recognises queries of ours that upstreams send back (`loop`).
     pub loops: Arc<LoopGuard>,
+    /// The clusters that are watched; directives with equal settings share one.
+    pub clusters: Clusters<Index>,
 }
 
 impl Shared {
@@ -61,6 +67,8 @@ pub struct Assembled {
     pub pages: Vec<(ListenAddress, Pages)>,
     /// What `/ready?verbose` tells more.
     pub details: Vec<Arc<dyn Detail>>,
+    /// The clusters that its directives watch; each is watched as long as somebody holds it.
+    pub stores: Vec<Arc<Store<Index>>>,
     /// The cache's store, and the blocks that use it.
     pub cache: (Arc<cache::Store>, Vec<u64>),
     /// For how many seconds answers may be served after they have expired (`serve_stale`).
@@ -115,8 +123,10 @@ pub fn assemble(mut blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<
     let own = own_addresses(&blocks)?;
     let store = shared.cache(cache::Config::budget(blocks.iter().filter_map(|b| b.cache.as_ref())));
     let mut caches = Vec::new();
+    let mut stores = Vec::new();
     for block in &mut blocks {
         let built = build(block, &store, shared, &own, &mut sources)?;
+        stores.extend(built.store);
         let addresses = listen_addresses(block)?;
         let log = block.log.clone().map(|log| Arc::new(log.build(shared.log_format)));
         let errors = block.errors.clone().map(|errors| Arc::new(errors.build()));
@@ -143,10 +153,19 @@ pub fn assemble(mut blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<
     let cached = cached.collect();
     caches.dedup_by_key(|(server, cache)| (Arc::clone(server), cache.tally().block));
     sources.push(Arc::new(cache::CacheMetrics::new(Arc::clone(&store), caches)));
+    let startup_timeout = blocks
+        .iter()
+        .filter_map(|block| block.kubernetes.as_ref())
+        // Whoever has a fallback answers at once.
+        .filter(|kubernetes| kubernetes.fallback.is_empty())
+        .map(|kubernetes| kubernetes.startup_timeout)
+        .max()
+        .unwrap_or(Duration::ZERO);
     let health: Vec<_> = blocks.iter().filter_map(|block| block.health).collect();
     Ok(Assembled {
         chains,
         sources,
+        stores,
         pages: blocks.iter().flat_map(pages).collect(),
         details: Vec::new(),
         cache: (store, cached),
@@ -162,7 +181,7 @@ pub fn assemble(mut blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<
             .into_iter()
             .map(|(address, chains)| (address, Arc::new(Dispatch::new(chains))))
             .collect(),
-        startup_timeout: Duration::ZERO,
+        startup_timeout,
         lameduck: health::lameduck(&health),
         reload: blocks.iter().find_map(|block| block.reload),
     })
@@ -173,11 +192,12 @@ struct Built {
     /// In the order in which they are asked.
     handlers: Vec<Arc<dyn Handler>>,
     cache: Option<Cache>,
+    store: Option<Arc<Store<Index>>>,
 }
 
 fn build(
     block: &mut Block,
-    store: &Arc<cache::Store>,
+    cache_store: &Arc<cache::Store>,
     shared: &Arc<Shared>,
     own: &OwnAddresses,
     sources: &mut Vec<Arc<dyn Source>>,
@@ -189,8 +209,29 @@ fn build(
     if !block.template.is_empty() {
         handlers.push(Arc::new(Template::new(mem::take(&mut block.template))));
     }
+    if let Some(config) = block.hosts.clone() {
+        let hosts = config.build(block.loadbalance, &Handle::current());
+        sources.push(Arc::clone(&hosts) as Arc<dyn Source>);
+        handlers.push(hosts);
+    }
+    let mut store = None;
+    if let Some(config) = &block.kubernetes {
+        let opened = shared
+            .clusters
+            .open(config.spec.clone(), &Handle::current(), || Index::new(config.settings()))?;
+        let mut view = config.view.clone();
+        view.own = own.addresses().iter().map(SocketAddr::ip).collect();
+        view.rotate = block.loadbalance;
+        handlers.push(Arc::new(Kubernetes::new(view, Arc::clone(opened.sink()))));
+        store = Some(opened);
+    }
     let cache = block.cache.clone().map(|config| {
-        Cache::new(config, Arc::clone(store), cache::block_id(&block.written), block.loadbalance)
+        Cache::new(
+            config,
+            Arc::clone(cache_store),
+            cache::block_id(&block.written),
+            block.loadbalance,
+        )
     });
     if let Some(cache) = &cache {
         handlers.push(Arc::new(cache.clone()));
@@ -213,7 +254,7 @@ fn build(
     if block.whoami {
         handlers.push(Arc::new(plugin::whoami::Whoami));
     }
-    Ok(Built { handlers, cache })
+    Ok(Built { handlers, cache, store })
 }
 
 /// What a block serves over HTTP.

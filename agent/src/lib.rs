@@ -33,5 +33,6 @@ pub mod plugin;
 pub mod request;
 pub mod run;
 pub mod server;
+pub mod status;
 pub mod upstream;
 pub mod wire;

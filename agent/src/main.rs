@@ -1,9 +1,12 @@
 //! The binary: command line to exit code. Everything else is in the library.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use nodens::args::{Cli, Command};
-use nodens::{check, node, run};
+use nodens::args::{CacheAction, Cli, Command, Output};
+use nodens::control::{self, Request};
+use nodens::plugin::cache::inspect;
+use nodens::{check, node, run, status};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -21,7 +24,15 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             done => done.map(drop),
         },
-        Some(_) => Ok(()),
+        Some(Command::Status { socket, output }) => {
+            ask(&socket, &Request::Status, output, status::text)
+        }
+        Some(Command::Cache { action: CacheAction::Show { name, output }, socket }) => {
+            ask(&socket, &Request::CacheShow { name }, output, inspect::text)
+        }
+        Some(Command::Cache { action: CacheAction::Flush { name }, socket }) => {
+            ask(&socket, &Request::CacheFlush { name }, Output::Text, inspect::text)
+        }
         None => run::run(&cli.serve),
     };
     match result {
@@ -31,4 +42,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Asks the running server and prints what it says.
+fn ask(
+    socket: &Path,
+    request: &Request,
+    output: Output,
+    text: fn(&serde_json::Value) -> String,
+) -> anyhow::Result<()> {
+    let answer = control::ask(socket, request)?;
+    match output {
+        Output::Text => print!("{}", text(&answer)),
+        Output::Json => println!("{answer:#}"),
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! start   Corefile -> blocks -> assemble -> wait (bounded) for what is needed -> listen
 //! reload  the same, aside; only when all of it has worked does it take the place of what runs
-//! stop    lameduck: /health says so, everything is answered; then queues are emptied, what waits is answered, exit
+//! stop    lameduck: /ready says so, everything is answered; then queues are emptied, what waits is answered, exit
 //! ```
 
 use std::path::Path;
@@ -21,6 +21,8 @@ use crate::admin::Admin;
 use crate::args::Serve;
 use crate::assemble::{Assembled, Shared, assemble};
 use crate::clock::Tick;
+use crate::cluster::Clusters;
+use crate::control::{self, Commands, Control};
 use crate::corefile::Diagnostics;
 use crate::logging::{self, Logs};
 use crate::metrics::Metrics;
@@ -28,6 +30,7 @@ use crate::node::{self, Node, Origin};
 use crate::plugin::{self, Block, cache};
 use crate::server::Pool;
 use crate::server::pool::DRAIN;
+use crate::status::Status;
 
 /// More threads than this answer no faster on any node that we know of; `--workers` says otherwise.
 const MAX_WORKERS: usize = 8;
@@ -55,6 +58,8 @@ struct Server {
     shared: Arc<Shared>,
     pool: Pool,
     admin: Admin,
+    status: Arc<Status>,
+    _control: Option<Control>,
     running: Assembled,
     hash: String,
 }
@@ -74,6 +79,7 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
         log_format: args.log_format.into(),
         cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
         stale: AtomicU32::new(0),
+        clusters: Clusters::default(),
         loops: Arc::default(),
     });
     let result = run_on(&mut node, args, shared);
@@ -139,7 +145,9 @@ impl Server {
         serve_pages(&admin, &running, args);
         wait_until_ready(&running, begun).await;
         pool.apply(running.listeners.clone())?;
-        show(&admin, &running);
+        let status = Status::new(Arc::clone(&shared), Arc::clone(admin.readiness()));
+        show(&admin, &status, &running, &loaded.hash);
+        let control = serve_control(&args.socket, &status);
         tokio::spawn(sweep(Arc::clone(&shared)));
         if let Some(path) = &args.pidfile {
             write_pid(path)?;
@@ -153,7 +161,17 @@ impl Server {
             addresses = addresses.join(" "),
             "serving"
         );
-        Ok(Self { args: args.clone(), origin, shared, pool, admin, running, hash: loaded.hash })
+        Ok(Self {
+            args: args.clone(),
+            origin,
+            shared,
+            pool,
+            admin,
+            status,
+            _control: control,
+            running,
+            hash: loaded.hash,
+        })
     }
 
     /// Reads the configuration again and puts it in the place of the running one. Where anything about it is wrong, the
@@ -173,7 +191,7 @@ impl Server {
         }
         assembled.show(&self.shared, &loaded.hash);
         serve_pages(&self.admin, &assembled, &self.args);
-        show(&self.admin, &assembled);
+        show(&self.admin, &self.status, &assembled, &loaded.hash);
         self.running = assembled;
         self.hash = loaded.hash;
         tracing::info!(why, "reloaded the configuration");
@@ -233,10 +251,25 @@ fn serve_pages(admin: &Admin, assembled: &Assembled, args: &Serve) {
     }
 }
 
-/// Lets `/ready` tell of this configuration, which is served now.
-fn show(admin: &Admin, assembled: &Assembled) {
+/// Lets `/ready` and `nodens status` tell of this configuration, which is served now.
+fn show(admin: &Admin, status: &Status, assembled: &Assembled, hash: &str) {
+    status.set_running(assembled, hash);
     let readiness = admin.readiness();
     readiness.set_running(assembled.chains.clone(), assembled.details.clone(), assembled.monitor);
+}
+
+/// Opens the local socket. Without it the server serves all the same.
+fn serve_control(path: &Path, status: &Arc<Status>) -> Option<Control> {
+    if path.as_os_str().is_empty() {
+        return None;
+    }
+    match control::serve(path, Arc::clone(status) as Arc<dyn Commands>) {
+        Ok(control) => Some(control),
+        Err(error) => {
+            tracing::warn!("`nodens status` and `nodens cache` will not work: {error}");
+            None
+        }
+    }
 }
 
 /// The signals that mean something.

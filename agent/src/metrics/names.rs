@@ -98,7 +98,7 @@ families! {
 
     /// Names in hosts files and in the Corefile's hosts blocks.
     HOSTS_ENTRIES = Gauge "coredns_hosts_entries" [];
-    /// When a hosts file was last read, seconds since 1970.
+    /// When a hosts file was read last, seconds since 1970.
     HOSTS_RELOAD_TIMESTAMP = Gauge "coredns_hosts_reload_timestamp_seconds" [];
 
     /// Time that our own request to the health endpoint took.

@@ -68,6 +68,8 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     Number(f64),
+    /// A number of which the greatest counts.
+    Greatest(f64),
     /// Counts that are not summed up, one more than bounds.
     Histogram {
         bounds: &'static [f64],
@@ -103,6 +105,11 @@ impl Scrape {
     /// Hands in a gauge.
     pub fn gauge(&mut self, family: &'static Family, labels: &[&str], value: f64) {
         self.add(family, labels, Value::Number(value));
+    }
+
+    /// As [`Scrape::gauge`], but of equal series the greatest counts: for moments and ages, whose sum means nothing.
+    pub fn gauge_greatest(&mut self, family: &'static Family, labels: &[&str], value: f64) {
+        self.add(family, labels, Value::Greatest(value));
     }
 
     /// Hands in a histogram: upper bounds, the count of each bucket by itself (not summed up) with one more for what
@@ -167,6 +174,7 @@ fn add_to(series: &mut BTreeMap<Vec<Box<str>>, Value>, labels: Vec<Box<str>>, va
     };
     match (there, value) {
         (Value::Number(there), Value::Number(value)) => *there += value,
+        (Value::Greatest(there), Value::Greatest(value)) => *there = there.max(value),
         (
             Value::Histogram { bounds, counts, sum },
             Value::Histogram { bounds: other_bounds, counts: more, sum: more_sum },

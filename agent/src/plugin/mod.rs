@@ -1,34 +1,35 @@
 //! One module per Corefile directive. Each has the same parts: `Config` with `parse` (what the directive means), a handler
 //! or a service built from it, its metrics, and a section in `docs/`.
 
+pub mod acl;
+pub mod any;
 pub mod bind;
 pub mod cache;
+pub mod dns64;
 pub mod errors;
+pub mod file;
+pub mod filter_aaaa;
 pub mod forward;
+pub mod header;
 pub mod health;
+pub mod hosts;
 pub mod kubernetes;
 pub mod loadbalance;
+pub mod local;
 pub mod log;
+pub mod lookup;
 pub mod loop_;
+pub mod minimal;
+pub mod pattern;
 pub mod prometheus;
 pub mod ready;
 pub mod reload;
-#[cfg(test)]
-pub(crate) mod test;
-pub mod acl;
-pub mod any;
-pub mod dns64;
-pub mod file;
-pub mod filter_aaaa;
-pub mod header;
-pub mod local;
-pub mod lookup;
-pub mod minimal;
-pub mod pattern;
 pub mod rewrite;
 pub mod scope;
 pub mod settings;
 pub mod template;
+#[cfg(test)]
+pub(crate) mod test;
 #[cfg(test)]
 mod testing;
 pub mod whoami;
@@ -53,6 +54,8 @@ pub struct Block {
     pub forward: Vec<forward::Config>,
     /// `health`.
     pub health: Option<health::Config>,
+    /// `hosts`.
+    pub hosts: Option<hosts::Config>,
     /// `kubernetes`.
     pub kubernetes: Option<kubernetes::Config>,
     /// `loadbalance`: addresses go round.
@@ -84,6 +87,7 @@ impl Block {
             errors: None,
             forward: Vec::new(),
             health: None,
+            hosts: None,
             kubernetes: None,
             loadbalance: false,
             log: None,
@@ -105,6 +109,7 @@ const SERVED: &[&str] = &[
     "errors",
     "forward",
     "health",
+    "hosts",
     "kubernetes",
     "loadbalance",
     "log",
@@ -139,8 +144,10 @@ fn parse(written: config::ServerBlock, diagnostics: &mut Diagnostics) -> Block {
             "errors" => block.errors = Some(errors::Config::parse(directive, diagnostics)),
             "forward" => block.forward.push(forward::Config::parse(directive, diagnostics)),
             "health" => block.health = Some(health::Config::parse(directive, diagnostics)),
+            "hosts" => {
+                block.hosts = Some(hosts::Config::parse(directive, &block.written, diagnostics));
+            }
             "kubernetes" => {
-                let zones = block.written.zone_names();
                 block.kubernetes = Some(kubernetes::Config::parse(directive, &zones, diagnostics));
             }
             "loadbalance" => {
