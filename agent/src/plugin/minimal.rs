@@ -52,10 +52,8 @@ impl Handler for Minimal {
 fn shortened(request: &OwnedRequest, message: &Message) -> Option<Message> {
     let layout = message.layout();
     let any = |section, rtype| {
-        layout.records.iter().any(|at| {
-            at.section == section && rtype == RecordType::ANY
-                || at.section == section && at.rtype == rtype
-        })
+        let wanted = |found| rtype == RecordType::ANY || found == rtype;
+        layout.records.iter().any(|at| at.section == section && wanted(at.rtype))
     };
     let answered = message.rcode() == Rcode::NOERROR && any(Section::Answer, RecordType::ANY);
     let referral =

@@ -115,8 +115,7 @@ impl<'a> Lines<'a> {
             words: Vec::new(),
         };
         let mut depth = 0usize;
-        loop {
-            let Some(first) = self.rest.chars().next() else { break };
+        while let Some(first) = self.rest.chars().next() {
             match first {
                 '\n' => {
                     self.skip(1);
