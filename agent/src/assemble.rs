@@ -20,10 +20,15 @@ use crate::metrics::Enabled;
 use crate::metrics::{Metrics, Source};
 use crate::plugin::acl::Acl;
 use crate::plugin::cache::{self, Cache};
+use crate::plugin::dns64::Dns64;
+use crate::plugin::file::File;
+use crate::plugin::filter_aaaa::FilterAaaa;
 use crate::plugin::forward::{Forward, Forwarding, Surroundings};
+use crate::plugin::header::Header;
 use crate::plugin::kubernetes::Kubernetes;
 use crate::plugin::loop_::LoopGuard;
 use crate::plugin::ready::Monitor;
+use crate::plugin::rewrite::Rewrite;
 use crate::plugin::template::Template;
 use crate::plugin::{self, Block, health, reload};
 use crate::server::Dispatch;
@@ -124,6 +129,7 @@ pub fn assemble(mut blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<
     let store = shared.cache(cache::Config::budget(blocks.iter().filter_map(|b| b.cache.as_ref())));
     let mut caches = Vec::new();
     let mut stores = Vec::new();
+    let mut patience = BTreeMap::new();
     for block in &mut blocks {
         let built = build(block, &store, shared, &own, &mut sources)?;
         stores.extend(built.store);
@@ -136,6 +142,9 @@ pub fn assemble(mut blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<
                 let name = zone.name.clone();
                 let mut chain =
                     Chain::new(name, server.into(), built.handlers.clone(), shared.workers);
+                chain.nsid = block.nsid.clone();
+                chain.max_udp = block.bufsize;
+                chain.identity = block.chaos.clone().unwrap_or_default();
                 chain.log = log.clone().map(|log| log as Arc<dyn QueryLog>);
                 chain.errors = errors.clone().map(|errors| errors as Arc<dyn ErrorLog>);
                 let chain = Arc::new(chain);
@@ -145,7 +154,11 @@ pub fn assemble(mut blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<
                 sources.push(Arc::clone(&chain) as Arc<dyn Source>);
                 sources.push(Arc::new(enabled(block, &chain)));
                 chains.push(Arc::clone(&chain));
-                by_address.entry(SocketAddr::new(ip, zone.port)).or_default().push(chain);
+                let address = SocketAddr::new(ip, zone.port);
+                by_address.entry(address).or_default().push(chain);
+                if let Some(timeouts) = block.timeouts {
+                    patience.insert(address, timeouts);
+                }
             }
         }
     }
@@ -179,7 +192,10 @@ pub fn assemble(mut blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<
         stacktrace: blocks.iter().filter_map(|block| block.errors.as_ref()).any(|e| e.stacktrace),
         listeners: by_address
             .into_iter()
-            .map(|(address, chains)| (address, Arc::new(Dispatch::new(chains))))
+            .map(|(address, chains)| {
+                let timeouts = patience.get(&address).copied().unwrap_or_default();
+                (address, Arc::new(Dispatch::new(chains).with_timeouts(timeouts)))
+            })
             .collect(),
         startup_timeout,
         lameduck: health::lameduck(&health),
@@ -203,8 +219,29 @@ fn build(
     sources: &mut Vec<Arc<dyn Source>>,
 ) -> anyhow::Result<Built> {
     let mut handlers: Vec<Arc<dyn Handler>> = Vec::new();
+    if block.local {
+        handlers.push(Arc::new(plugin::local::Local::new()));
+    }
     if !block.acl.is_empty() {
         handlers.push(Arc::new(Acl::new(mem::take(&mut block.acl))));
+    }
+    if block.any {
+        handlers.push(Arc::new(plugin::any::Any));
+    }
+    if !block.filter_aaaa.is_empty() {
+        handlers.push(Arc::new(FilterAaaa::new(mem::take(&mut block.filter_aaaa))));
+    }
+    for config in mem::take(&mut block.dns64) {
+        handlers.push(Arc::new(Dns64::new(config)));
+    }
+    if !block.rewrite.is_empty() {
+        handlers.push(Arc::new(Rewrite::new(mem::take(&mut block.rewrite))));
+    }
+    if !block.header.is_empty() {
+        handlers.push(Arc::new(Header::new(&block.header)));
+    }
+    if block.minimal {
+        handlers.push(Arc::new(plugin::minimal::Minimal));
     }
     if !block.template.is_empty() {
         handlers.push(Arc::new(Template::new(mem::take(&mut block.template))));
@@ -224,6 +261,12 @@ fn build(
         view.rotate = block.loadbalance;
         handlers.push(Arc::new(Kubernetes::new(view, Arc::clone(opened.sink()))));
         store = Some(opened);
+    }
+    if !block.file.is_empty() {
+        let file = Arc::new(File::new(&block.file));
+        // Ends with the handler.
+        tokio::spawn(File::follow(Arc::downgrade(&file)));
+        handlers.push(file);
     }
     let cache = block.cache.clone().map(|config| {
         Cache::new(

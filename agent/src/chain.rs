@@ -199,6 +199,11 @@ impl Chain {
         }
     }
 
+    /// Whether others are asked for what is not known here: the RA flag of every reply.
+    pub fn is_recursive(&self) -> bool {
+        self.recursive
+    }
+
     /// The handlers in order.
     pub fn handlers(&self) -> &[Arc<dyn Handler>] {
         &self.handlers

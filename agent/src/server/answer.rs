@@ -6,7 +6,7 @@ use crate::chain::{Chain, Local};
 use crate::request::{Origin, Outcome, OwnedRequest, Plugin, Request, Transport};
 use crate::server::Dispatch;
 use crate::wire::reply::write_rejection;
-use crate::wire::{Class, Owner, Query, Rcode, RecordType, Reject, Reply, Section};
+use crate::wire::{Class, Owner, Query, Rcode, RecordType, Reject, Reply, Section, flags};
 
 /// What became of a packet.
 pub enum Handled {
@@ -86,6 +86,7 @@ impl Later {
             reply.lower_limit(limit);
         }
         reply.copy(&answer.message, answer.ttl);
+        reply.set_flags(flags::RA, self.chain.is_recursive());
         let len = reply.finish(self.chain.nsid.as_deref());
         let micros = begun.elapsed().as_micros() as u64;
         if let (Some(errors), Some(error)) = (&self.chain.errors, &answer.error) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::chain::Chain;
+use crate::plugin::settings::Timeouts;
 use crate::wire::{NameRef, RecordType};
 
 /// The server blocks behind one listening address.
@@ -10,13 +11,19 @@ use crate::wire::{NameRef, RecordType};
 pub struct Dispatch {
     // Longest zone first, so that the first match is the most specific one.
     chains: Vec<Arc<Chain>>,
+    timeouts: Timeouts,
 }
 
 impl Dispatch {
     /// The chains of one address, in any order.
     pub fn new(mut chains: Vec<Arc<Chain>>) -> Self {
         chains.sort_by_key(|chain| std::cmp::Reverse(chain.zone.as_ref().label_count()));
-        Self { chains }
+        Self { chains, timeouts: Timeouts::default() }
+    }
+
+    /// The same with other bounds on how long TCP clients may take.
+    pub fn with_timeouts(self, timeouts: Timeouts) -> Self {
+        Self { timeouts, ..self }
     }
 
     /// The chain for `name`, which must be lower-case. A DS record is the parent's to answer (RFC 4035 section 3.1.4.1),
@@ -28,6 +35,11 @@ impl Dispatch {
             return Some(matching.next().unwrap_or(first));
         }
         Some(first)
+    }
+
+    /// How long TCP clients may take.
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
     }
 
     /// All chains, the most specific zones first.

@@ -21,12 +21,6 @@ use crate::clock::Tick;
 use crate::request::{Origin, Transport};
 use crate::wire::write_u16;
 
-/// A connection on which nothing is asked is closed after this (CoreDNS's idle time-out).
-pub const IDLE: Duration = Duration::from_secs(10);
-/// A query that has begun must be complete within this (CoreDNS's read time-out).
-pub const READ: Duration = Duration::from_secs(3);
-/// A client that does not take its answers is let go after this (CoreDNS's write time-out).
-pub const WRITE: Duration = Duration::from_secs(5);
 /// Connections of all clients together.
 pub const MAX_CONNECTIONS: usize = 4_096;
 /// Connections of one address: more than a pod's resolvers keep, fewer than would starve the others.
@@ -169,7 +163,8 @@ impl Session {
             }
             let partial = !self.input.is_empty();
             let may_read = self.in_flight < MAX_IN_FLIGHT;
-            let patience = if partial { READ } else { IDLE };
+            let timeouts = self.listener.dispatch.load().timeouts();
+            let patience = if partial { timeouts.read } else { timeouts.idle };
             self.input.reserve(READ_LEN);
             let woken = tokio::select! {
                 biased;
@@ -210,7 +205,8 @@ impl Session {
 
     async fn flush(&mut self) -> io::Result<()> {
         if !self.out.is_empty() {
-            timeout(WRITE, self.stream.write_all(&self.out)).await??;
+            let patience = self.listener.dispatch.load().timeouts().write;
+            timeout(patience, self.stream.write_all(&self.out)).await??;
             self.out.clear();
         }
         Ok(())

@@ -6,7 +6,7 @@
 mod zone;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -131,13 +131,16 @@ impl File {
         Self { sources }
     }
 
-    /// Looks at the files for ever, each as often as it wants. One task for the handler, on any runtime with time.
-    pub async fn follow(self: Arc<Self>) {
+    /// Looks at the files as often as they want, until the handler is gone. One task for the handler, on any runtime with
+    /// time.
+    pub async fn follow(this: Weak<Self>) {
         loop {
-            let every = self.sources.iter().filter_map(Source::interval).min();
+            let every = this
+                .upgrade()
+                .and_then(|this| this.sources.iter().filter_map(Source::interval).min());
             let Some(every) = every else { return };
             tokio::time::sleep(every).await;
-            let this = Arc::clone(&self);
+            let Some(this) = this.upgrade() else { return };
             let refreshed = tokio::task::spawn_blocking(move || {
                 this.sources
                     .iter()
