@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::{Forward, Set};
 use crate::plugin::loop_::{LoopGuard, Verdict};
 use crate::upstream::follow::{Reading, Watch};
-use crate::upstream::{Question, Target, Upstream, UpstreamError};
+use crate::upstream::{Question, Received, Target, Upstream, UpstreamError};
 use crate::wire::RecordType;
 
 /// How long a probe may take.
@@ -19,7 +19,7 @@ const PROBE: Duration = Duration::from_secs(1);
 const DOUBT: Duration = Duration::from_millis(20);
 /// All upstreams are probed for loops so often, even where nothing looks like one.
 const LOOK_FOR_LOOPS: Duration = Duration::from_secs(300);
-/// ... and so often while one is known to loop, so that it returns soon after the loop is gone.
+/// ... and so often while one is known to loop or does not answer, so that it returns soon after the loop is gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// New upstreams that do not answer are asked again so often.
 const NEW_SET: Duration = Duration::from_secs(1);
@@ -48,7 +48,11 @@ impl Forward {
     async fn probe(&self, upstream: &Upstream) -> Result<(), UpstreamError> {
         let check = &self.config.health_check;
         let question = Question::new(check.domain.as_ref(), RecordType::NS, check.recursion);
-        ask(upstream, &question).await
+        let received = ask(upstream, &question).await?;
+        if upstream.round_trips.mean().is_none() {
+            upstream.round_trips.record(received.round_trip);
+        }
+        Ok(())
     }
 }
 
@@ -63,6 +67,8 @@ struct State {
     // A set that waits for its first answer.
     waiting: Option<Set>,
     looked_for_loops: Option<Instant>,
+    // At the last look, an upstream did not answer.
+    unclear: bool,
     probed: Option<Instant>,
 }
 
@@ -79,6 +85,7 @@ impl State {
             targets,
             waiting: None,
             looked_for_loops: None,
+            unclear: false,
             probed: None,
         }
     }
@@ -156,8 +163,8 @@ impl State {
             return;
         }
         let set = forward.set.load_full();
-        let doubtful =
-            set.upstreams.iter().filter(|up| up.health.failures() > 0 || up.health.is_down());
+        let others = set.upstreams.len() > 1;
+        let doubtful = set.upstreams.iter().filter(|up| is_in_doubt(up, others));
         let doubtful: Vec<_> = doubtful.collect();
         if doubtful.is_empty() {
             return;
@@ -183,7 +190,7 @@ impl State {
     async fn look_for_loops(&mut self, forward: &Forward) {
         let Some(guard) = &forward.surroundings.loops else { return };
         let set = forward.set.load_full();
-        let again = if set.upstreams.iter().any(|up| up.health.is_looping()) {
+        let again = if self.unclear || set.upstreams.iter().any(|up| up.health.is_looping()) {
             LOOK_AGAIN
         } else {
             LOOK_FOR_LOOPS
@@ -195,21 +202,22 @@ impl State {
         forward.suspicious.store(false, Relaxed);
         self.looked_for_loops = Some(Instant::now());
         let Some(zone) = forward.config.from.first() else { return };
-        join_all(set.upstreams.iter().map(async |upstream| {
+        let clear = join_all(set.upstreams.iter().map(async |upstream| {
             let by = match guard
-                .probe(zone.as_ref(), async |question| ask(upstream, &question).await)
+                .probe(zone.as_ref(), async |question| ask(upstream, &question).await.map(drop))
                 .await
             {
                 Verdict::Loops(by) => Some(by),
                 Verdict::Clean => None,
                 // No answer says nothing: an upstream that loops may be too busy with that to answer in time.
-                Verdict::Unknown => return,
+                Verdict::Unknown => return false,
             };
             if upstream.health.set_looping(by.is_some()) {
                 LoopGuard::report(upstream.label(), by);
             }
-        }))
-        .await;
+            true
+        }));
+        self.unclear = clear.await.contains(&false);
     }
 
     fn pause(&self, forward: &Forward) -> Duration {
@@ -218,17 +226,25 @@ impl State {
         if self.waiting.is_some() {
             pause = pause.min(NEW_SET);
         }
-        if set.upstreams.iter().any(|up| up.health.failures() > 0 || up.health.is_down()) {
+        let others = set.upstreams.len() > 1;
+        if set.upstreams.iter().any(|up| is_in_doubt(up, others)) {
             pause = pause.min(forward.config.health_check.interval);
         }
         pause
     }
 }
 
-async fn ask(upstream: &Upstream, question: &Question) -> Result<(), UpstreamError> {
+/// Worth a probe: it has failed since its last answer, or has never answered while there are others to ask.
+fn is_in_doubt(upstream: &Upstream, others: bool) -> bool {
+    upstream.health.failures() > 0
+        || upstream.health.is_down()
+        || others && upstream.round_trips.mean().is_none()
+}
+
+async fn ask(upstream: &Upstream, question: &Question) -> Result<Received, UpstreamError> {
     let flight = upstream.ask_apart(question)?;
     match timeout(PROBE, flight).await {
-        Ok(answer) => answer.map(drop),
+        Ok(answer) => answer,
         Err(_) => Err(UpstreamError::Timeout(PROBE)),
     }
 }

@@ -26,6 +26,8 @@ use crate::wire::{HEADER_LEN, Message, Rcode, read_u16, write_u16};
 
 /// One query is given up after so long, as in CoreDNS.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
+/// A query that is late looks so often whether its upstream has gone down, and whether a hedge can be had by now.
+const LOOK_AGAIN_MS: u64 = 50;
 /// Tries for one query, where `max_connect_attempts` says nothing: twice the upstreams, as in CoreDNS, and no fewer than this.
 const MIN_TRIES: usize = 3;
 
@@ -83,7 +85,8 @@ pub(super) struct Asking<'a> {
     max_tries: usize,
     attempts: SmallVec<[Attempt; 2]>,
     begun: Tick,
-    hedge_at: Option<Tick>,
+    // When it is later than usual; only where there is another upstream to ask.
+    look_at: Option<Tick>,
     // An answer that is better than none: cut off, or with a code of `failover`.
     second_best: Option<Message>,
     error: Option<Failure>,
@@ -113,7 +116,7 @@ impl<'a> Asking<'a> {
             max_tries: 0,
             attempts: SmallVec::new(),
             begun: Tick::now(),
-            hedge_at: None,
+            look_at: None,
             second_best: None,
             error: None,
             retried: false,
@@ -187,12 +190,11 @@ impl<'a> Asking<'a> {
             limit => limit,
         };
         self.launch_next();
-        if config.hedge
-            && self.order.len() > 1
+        if self.order.len() > 1
             && let Some(first) = self.attempts.first()
         {
             let after = first.upstream.round_trips.hedge_after();
-            self.hedge_at = Some(self.begun.plus_millis(after.as_millis() as u64 + 1));
+            self.look_at = Some(self.begun.plus_millis(after.as_millis() as u64 + 1));
         }
         None
     }
@@ -256,7 +258,7 @@ impl<'a> Asking<'a> {
         let tries = self.attempts.iter().filter(|attempt| !attempt.timed_out);
         let tries =
             tries.map(|attempt| attempt.begun.plus_millis(attempt.timeout.as_millis() as u64));
-        tries.chain(self.hedge_at).min().unwrap_or(deadline).min(deadline)
+        tries.chain(self.look_at).min().unwrap_or(deadline).min(deadline)
     }
 
     /// An answer has come. `None`: it is not the last word.
@@ -355,31 +357,38 @@ impl<'a> Asking<'a> {
         let now = Tick::now();
         let mut ended = false;
         for attempt in self.attempts.iter_mut().filter(|attempt| !attempt.timed_out) {
-            if now.millis_since(attempt.begun) < attempt.timeout.as_millis() as u64 {
+            // Others have found out meanwhile that it is dead: there is nothing to wait for.
+            let dead = attempt.upstream.health.is_down() && self.order.len() > 1;
+            if !dead && now.millis_since(attempt.begun) < attempt.timeout.as_millis() as u64 {
                 continue;
             }
             attempt.timed_out = true;
             ended = true;
             let counters = attempt.upstream.counters(self.worker);
             counters.timeouts.add(1);
+            let waited = Duration::from_millis(now.millis_since(attempt.begun));
+            let error = UpstreamError::Timeout(waited);
             if counters.unexpected_count(Unexpected::Late) == attempt.late_before {
-                self.forward.failed(&attempt.upstream, &UpstreamError::Timeout(attempt.timeout));
+                self.forward.failed(&attempt.upstream, &error);
             }
-            let error = UpstreamError::Timeout(attempt.timeout);
-            self.error =
-                Some(Failure::Upstream { upstream: Arc::clone(attempt.upstream.label()), error });
+            let upstream = Arc::clone(attempt.upstream.label());
+            self.error = Some(Failure::Upstream { upstream, error });
         }
         if ended {
-            self.hedge_at = None;
             self.launch_if_idle();
             // Nobody is left to be asked, and who has been asked has had its time.
             if self.tries >= self.max_tries && self.attempts.iter().all(|attempt| attempt.timed_out)
             {
                 self.attempts.clear();
             }
-        } else if self.hedge_at.is_some_and(|at| at <= now) {
-            self.hedge_at = None;
-            if self.forward.may_hedge(self.worker) {
+        }
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = Some(now.plus_millis(LOOK_AGAIN_MS));
+            if !ended
+                && self.tries == 1
+                && self.forward.config.hedge
+                && self.forward.may_hedge(self.worker)
+            {
                 if let Some(late) = self.attempts.first() {
                     late.upstream.counters(self.worker).hedges.add(1);
                 }
