@@ -225,7 +225,7 @@ pub struct NodeFlags {
 #[command(next_help_heading = "Node network (further flags)")]
 pub struct OwnNodeFlags {
     /// The kind of interface: dummy, ifb or bridge.
-    #[arg(long, value_name = "KIND", default_value_t = LinkKind::Dummy)]
+    #[arg(long, value_name = "KIND", default_value_t = LinkKind::Dummy, env = "NODENS_LINK_KIND")]
     pub link_kind: LinkKind,
     /// The kind of interface to make where the kernel has no driver for `--link-kind`.
     #[arg(long, value_name = "KIND")]

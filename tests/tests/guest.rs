@@ -1,0 +1,54 @@
+//! The scenarios of `netns.rs` in a virtual machine whose kernel has a dummy driver: `scripts/guest/run` builds the machine,
+//! puts these tests and the binary into it, and runs them there.
+
+mod node;
+
+use std::io::Write as _;
+
+/// Only where the script has said which kind of link to test with; on a machine of their own the tests find what they need.
+fn in_the_guest(scenario: fn()) {
+    if std::env::var_os("NODENS_TEST_LINK_KIND").is_some() {
+        return scenario();
+    }
+    let _ = writeln!(std::io::stderr(), "\n*** SKIPPED: run it by scripts/guest/run ***");
+}
+
+#[test]
+fn guest_everybody_reaches_every_address() {
+    in_the_guest(node::everybody_reaches_every_address);
+}
+
+#[test]
+fn guest_connections_are_tracked_only_without_the_rules() {
+    in_the_guest(node::connections_are_tracked_only_without_the_rules);
+}
+
+#[test]
+fn guest_what_is_removed_is_back_within_a_second() {
+    in_the_guest(node::what_is_removed_is_back_within_a_second);
+}
+
+#[test]
+fn guest_a_crash_is_adopted_and_a_stop_leaves_nothing() {
+    in_the_guest(node::a_crash_is_adopted_and_a_stop_leaves_nothing);
+}
+
+#[test]
+fn guest_without_the_capability_the_error_explains() {
+    in_the_guest(node::without_the_capability_the_error_explains);
+}
+
+#[test]
+fn guest_an_ipvs_node_is_told_why() {
+    in_the_guest(node::an_ipvs_node_is_told_why);
+}
+
+#[test]
+fn guest_privileges_are_given_away() {
+    in_the_guest(node::privileges_are_given_away);
+}
+
+#[test]
+fn guest_the_add_on_answers_with_only_the_image_changed() {
+    in_the_guest(node::the_add_on_answers_with_only_the_image_changed);
+}

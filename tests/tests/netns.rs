@@ -1,0 +1,46 @@
+//! The node's network with the real binary: pods as network namespaces, real nftables, real connection tracking.
+//!
+//! Needs root, says SKIPPED without it, and fails instead where CI=true or NODENS_REQUIRE_ROOT=1. The same scenarios with
+//! a real dummy driver: `guest.rs`.
+
+mod node;
+
+#[test]
+fn netns_everybody_reaches_every_address() {
+    node::everybody_reaches_every_address();
+}
+
+#[test]
+fn netns_connections_are_tracked_only_without_the_rules() {
+    node::connections_are_tracked_only_without_the_rules();
+}
+
+#[test]
+fn netns_what_is_removed_is_back_within_a_second() {
+    node::what_is_removed_is_back_within_a_second();
+}
+
+#[test]
+fn netns_a_crash_is_adopted_and_a_stop_leaves_nothing() {
+    node::a_crash_is_adopted_and_a_stop_leaves_nothing();
+}
+
+#[test]
+fn netns_without_the_capability_the_error_explains() {
+    node::without_the_capability_the_error_explains();
+}
+
+#[test]
+fn netns_an_ipvs_node_is_told_why() {
+    node::an_ipvs_node_is_told_why();
+}
+
+#[test]
+fn netns_privileges_are_given_away() {
+    node::privileges_are_given_away();
+}
+
+#[test]
+fn netns_the_add_on_answers_with_only_the_image_changed() {
+    node::the_add_on_answers_with_only_the_image_changed();
+}

@@ -1,0 +1,175 @@
+//! Removals, crashes, tear-down, privileges.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use netsetup::privileges::{Capability, drop_capabilities};
+use nix::sys::signal::Signal;
+use tests::poll;
+
+use super::world::{Pod, ask, ask_all, kind, kube_proxy, link_index, on_a_node, sh, snapshot};
+use super::{setup, started, tests_deadline};
+
+/// Back within a second, as promised; under emulation everything takes longer.
+fn mending() -> Duration {
+    Duration::from_secs(if kind() == "ifb" { 1 } else { 3 })
+}
+
+/// Link, address and table, each removed while a pod asks without end.
+pub fn what_is_removed_is_back_within_a_second() {
+    on_a_node(|| {
+        kube_proxy();
+        let pod = Pod::start(1);
+        let nodens = started(&[]);
+        let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (until, count) = (Arc::clone(&stop), Arc::clone(&asked));
+        let load = std::thread::spawn(move || {
+            pod.run(move || {
+                while !until.load(Relaxed) {
+                    // Some are lost while the address is away; that is what is tested.
+                    if ask("169.254.20.10", "load.example.", false).is_ok() {
+                        count.fetch_add(1, Relaxed);
+                    }
+                }
+            });
+        });
+        let is_back: [(&str, &str, &str); 3] = [
+            (
+                "link",
+                "ip link del nodelocaldns",
+                "ip addr show nodelocaldns | grep -q 169.254.20.10/32",
+            ),
+            (
+                "address",
+                "ip addr del 10.96.0.10/32 dev nodelocaldns",
+                "ip addr show nodelocaldns | grep -q 10.96.0.10/32",
+            ),
+            ("notrack", "nft delete table inet nodens", "nft list table inet nodens"),
+        ];
+        for (what, remove, look) in is_back {
+            let before = nodens.metrics().sum("nodens_netsetup_repairs_total", &[("what", what)]);
+            sh(remove);
+            let begun = Instant::now();
+            let there = || sh(&format!("if {look} >/dev/null 2>&1; then echo yes; fi")) == "yes\n";
+            poll::wait_for(what, mending(), there);
+            println!("{what} was back after {:?}", begun.elapsed());
+            nodens.wait_for_metrics(what, tests_deadline(), |metrics| {
+                metrics.sum("nodens_netsetup_repairs_total", &[("what", what)]) > before
+            });
+            ask_all("the node", &["169.254.20.10", "10.96.0.10"]);
+        }
+        stop.store(true, Relaxed);
+        load.join().unwrap();
+        assert!(asked.load(Relaxed) > 0, "nothing was answered meanwhile");
+        let errors = nodens.metrics().sum("coredns_nodecache_setup_errors_total", &[]);
+        assert_eq!(errors, 0.0);
+    });
+}
+
+/// `kill -9` leaves everything, the next start takes it over as it is, SIGTERM takes it away.
+pub fn a_crash_is_adopted_and_a_stop_leaves_nothing() {
+    on_a_node(|| {
+        kube_proxy();
+        let _pod = Pod::start(1);
+        let before = snapshot();
+        let mut nodens = started(&[]);
+        let index = link_index();
+        assert!(index.is_some());
+        nodens.signal(Signal::SIGKILL);
+        nodens.wait_exit(tests_deadline());
+        assert_eq!(link_index(), index);
+        assert!(sh("nft list table inet nodens").contains("notrack"));
+
+        let mut nodens = setup(&[]).start();
+        ask_all("the node", &["169.254.20.10", "fd00::10"]);
+        assert_eq!(link_index(), index, "the link was made anew");
+        assert!(!nodens.log().contains("create"), "{}", nodens.log());
+        nodens.stop(tests_deadline());
+        assert_eq!(snapshot(), before, "something is left; log:\n{}", nodens.log());
+
+        let mut nodens = started(&["-skipteardown"]);
+        nodens.stop(tests_deadline());
+        assert!(link_index().is_some());
+        let (status, out, err) = nodens_net("teardown");
+        assert!(status && out.contains("delete link nodelocaldns"), "{out}{err}");
+        assert_eq!(snapshot(), before);
+    });
+}
+
+/// Not an errno, but what is missing and where to add it.
+pub fn without_the_capability_the_error_explains() {
+    on_a_node(|| {
+        let explained = std::thread::scope(|scope| {
+            let without = scope.spawn(|| {
+                drop_capabilities(&[Capability::NetBindService]).unwrap();
+                let mut nodens = setup(&[]).spawn();
+                let status = nodens.wait_exit(tests_deadline());
+                assert!(!status.success());
+                nodens.log()
+            });
+            without.join().unwrap()
+        });
+        assert!(
+            explained.contains("lacks CAP_NET_ADMIN") && explained.contains("securityContext"),
+            "{explained}"
+        );
+        assert_eq!(link_index(), None);
+    });
+}
+
+/// kube-proxy in IPVS mode owns the ClusterIPs; taking one is refused, and nothing is touched.
+pub fn an_ipvs_node_is_told_why() {
+    on_a_node(|| {
+        sh(&format!(
+            "ip link add kube-ipvs0 type {}; ip addr add 10.96.0.10/32 dev kube-ipvs0",
+            kind()
+        ));
+        let before = snapshot();
+        let mut nodens = setup(&[]).spawn();
+        assert!(!nodens.wait_exit(tests_deadline()).success());
+        assert!(nodens.log().contains("kube-proxy runs in IPVS mode"), "{}", nodens.log());
+        assert_eq!(snapshot(), before);
+    });
+}
+
+/// What each thread may do: two capabilities; one and another user where nothing is mended.
+pub fn privileges_are_given_away() {
+    on_a_node(|| {
+        let threads = |pid: u32, field: &str| -> Vec<String> {
+            let mut values: Vec<String> = fs::read_dir(format!("/proc/{pid}/task"))
+                .unwrap()
+                .map(|entry| fs::read_to_string(entry.unwrap().path().join("status")).unwrap())
+                .map(|text| {
+                    text.lines().find_map(|l| l.strip_prefix(field)).unwrap().trim().to_owned()
+                })
+                .collect();
+            values.sort();
+            values.dedup();
+            values
+        };
+        let mut nodens = started(&[]);
+        assert_eq!(threads(nodens.pid(), "CapEff:"), ["0000000000001400"]);
+        assert_eq!(threads(nodens.pid(), "CapBnd:"), ["0000000000001400"]);
+        assert_eq!(threads(nodens.pid(), "NoNewPrivs:"), ["1"]);
+        nodens.stop(tests_deadline());
+
+        let nodens = setup(&["--user=65532", "--reconcile=false", "-skipteardown"]).start();
+        assert_eq!(threads(nodens.pid(), "Uid:"), ["65532\t65532\t65532\t65532"]);
+        let effective = threads(nodens.pid(), "CapEff:");
+        // The thread that writes the log needs nothing and has nothing.
+        assert!(
+            effective.iter().all(|caps| caps == "0000000000000400" || caps == "0000000000000000"),
+            "{effective:?}"
+        );
+        ask_all("the node", &["169.254.20.10", "fd00::10"]);
+    });
+}
+
+fn nodens_net(action: &str) -> (bool, String, String) {
+    let kind = format!("--link-kind={}", kind());
+    let (status, out, err) =
+        tests::process::run(&["net", action, &kind, "-localip", "169.254.20.10"]);
+    (status.success(), out, err)
+}
