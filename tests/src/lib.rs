@@ -19,6 +19,7 @@ pub mod client;
 pub mod conformance;
 pub mod http;
 pub mod metrics;
+pub mod mutate;
 pub mod normal;
 pub mod poll;
 pub mod ports;

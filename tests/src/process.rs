@@ -70,6 +70,7 @@ pub struct Nodens {
     child: Child,
     folder: TempDir,
     ports: Ports,
+    setup: Setup,
     log: Log,
     exited: Option<ExitStatus>,
 }
@@ -197,7 +198,7 @@ impl Setup {
         if let Some(err) = child.stderr.take() {
             collect(err, log.clone());
         }
-        Nodens { child, folder, ports, log, exited: None }
+        Nodens { child, folder, ports, setup: self.clone(), log, exited: None }
     }
 
     fn fill(&self, text: &str, ports: &Ports, folder: &Path) -> String {
@@ -296,12 +297,18 @@ impl Nodens {
         poll::wait_for(what, deadline, || look(&self.metrics()));
     }
 
-    /// Replaces the Corefile, as an editor does: a new file renamed over the old.
+    /// Replaces the Corefile, as an editor does: a new file renamed over the old. Words are replaced as at the start.
     pub fn write_corefile(&self, text: &str) {
-        let fresh = self.folder.path().join("Corefile.new");
-        write(&fresh, &text.replace("@dns@", &self.ports.dns.to_string()));
-        std::fs::rename(&fresh, self.folder.path().join("Corefile"))
-            .unwrap_or_else(|error| panic!("cannot replace the Corefile: {error}"));
+        self.write_file("Corefile", text);
+    }
+
+    /// Replaces a file of the folder in the same way.
+    pub fn write_file(&self, name: &str, text: &str) {
+        let path = self.folder.path().join(name);
+        let fresh = path.with_extension("new");
+        write(&fresh, &self.setup.fill(text, &self.ports, self.folder.path()));
+        std::fs::rename(&fresh, &path)
+            .unwrap_or_else(|error| panic!("cannot replace {}: {error}", path.display()));
     }
 
     /// Sends a signal.
