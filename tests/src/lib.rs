@@ -15,6 +15,7 @@
 //! what needs a runtime keeps one on a thread of its own, so that a test is an ordinary function.
 
 pub mod api;
+pub mod bench;
 pub mod client;
 pub mod conformance;
 pub mod http;
