@@ -31,6 +31,7 @@ use crate::plugin::ready::Monitor;
 use crate::plugin::rewrite::Rewrite;
 use crate::plugin::template::Template;
 use crate::plugin::{self, Block, health, reload};
+use crate::request::Plugin;
 use crate::server::Dispatch;
 use crate::upstream::OwnAddresses;
 
@@ -104,12 +105,14 @@ impl Assembled {
         shared.stacktrace.store(self.stacktrace, Relaxed);
     }
 
-    /// What the handlers still wait for, each said once.
+    /// What is still missing before cluster names can be answered, each said once. What other handlers wait for (upstreams
+    /// that are away, say) keeps nobody from serving.
     pub fn waiting_for(&self) -> Vec<String> {
         let mut reasons: Vec<String> = self
             .chains
             .iter()
             .flat_map(|chain| chain.handlers())
+            .filter(|handler| handler.plugin() == Plugin::Kubernetes)
             .filter_map(|handler| {
                 Some(format!("{}: {}", handler.plugin().name(), handler.not_ready()?))
             })

@@ -137,6 +137,7 @@ pub struct Chain {
     pub errors: Option<Arc<dyn ErrorLog>>,
     handlers: Vec<Arc<dyn Handler>>,
     recursive: bool,
+    flags_are_set: bool,
 }
 
 /// What the server says of itself in class CHAOS (RFC 4892).
@@ -183,6 +184,7 @@ impl Chain {
         handlers: Vec<Arc<dyn Handler>>,
         workers: usize,
     ) -> Self {
+        let flags_are_set = handlers.iter().any(|handler| handler.plugin() == Plugin::Header);
         let recursive = handlers.iter().any(|handler| handler.plugin() == Plugin::Forward);
         Self {
             zone_label: zone.to_string().into(),
@@ -196,12 +198,14 @@ impl Chain {
             errors: None,
             handlers,
             recursive,
+            flags_are_set,
         }
     }
 
-    /// Whether others are asked for what is not known here: the RA flag of every reply.
-    pub fn is_recursive(&self) -> bool {
-        self.recursive
+    /// The RA flag of replies that waited: whether others are asked for what is not known here; `None` where `header`
+    /// decides.
+    pub fn recursion_available(&self) -> Option<bool> {
+        (!self.flags_are_set).then_some(self.recursive)
     }
 
     /// The handlers in order.

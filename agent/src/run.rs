@@ -186,6 +186,15 @@ impl Server {
             Ok(assembled) => assembled,
             Err(error) => return self.reload_failed(&error),
         };
+        // A cluster that is watched in another way begins with nothing; what is known now is worth more.
+        wait_until_ready(&assembled, Instant::now()).await;
+        let missing = assembled.waiting_for();
+        if !missing.is_empty() && self.running.waiting_for().is_empty() {
+            return self.reload_failed(&anyhow::anyhow!(
+                "{}; it is tried again at the next look at the file, or on a signal",
+                missing.join("; ")
+            ));
+        }
         if let Err(error) = self.pool.apply(assembled.listeners.clone()) {
             return self.reload_failed(&error.into());
         }

@@ -86,7 +86,9 @@ impl Later {
             reply.lower_limit(limit);
         }
         reply.copy(&answer.message, answer.ttl);
-        reply.set_flags(flags::RA, self.chain.is_recursive());
+        if let Some(available) = self.chain.recursion_available() {
+            reply.set_flags(flags::RA, available);
+        }
         let len = reply.finish(self.chain.nsid.as_deref());
         let micros = begun.elapsed().as_micros() as u64;
         if let (Some(errors), Some(error)) = (&self.chain.errors, &answer.error) {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -54,8 +55,9 @@ impl Pool {
     /// Starts `workers` threads that have nothing to do yet.
     pub fn start(workers: usize) -> io::Result<Self> {
         let connections = Arc::new(Connections::default());
+        let waiting = Arc::default();
         let threads = (0..workers)
-            .map(|number| spawn_thread(number, Arc::clone(&connections)))
+            .map(|number| spawn_thread(number, Arc::clone(&connections), Arc::clone(&waiting)))
             .collect::<io::Result<Vec<_>>>()?;
         let workers = threads.iter().map(|thread| Arc::clone(&thread.worker)).collect();
         Ok(Self { threads: Mutex::new(threads), workers, connections, open: Mutex::default() })
@@ -141,8 +143,12 @@ impl Pool {
     }
 }
 
-fn spawn_thread(number: usize, connections: Arc<Connections>) -> io::Result<Thread> {
-    let worker = Arc::new(Worker::new(number));
+fn spawn_thread(
+    number: usize,
+    connections: Arc<Connections>,
+    waiting: Arc<AtomicUsize>,
+) -> io::Result<Thread> {
+    let worker = Arc::new(Worker::new(number, waiting));
     let (tasks, inbox) = mpsc::unbounded_channel();
     let shared = Arc::clone(&worker);
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;

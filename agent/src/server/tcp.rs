@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use super::answer::{Handled, answer};
+use super::answer::{Handled, Later, answer};
 use super::listener::Listener;
 use super::worker::{Worker, drained};
 use crate::chain::Local;
@@ -156,8 +156,7 @@ impl Session {
         let (done, mut answers) = mpsc::channel::<Vec<u8>>(MAX_IN_FLIGHT);
         let mut draining = *self.draining.borrow();
         loop {
-            self.serve_frames(&done);
-            self.flush().await?;
+            self.serve_all(&done).await?;
             if draining && self.in_flight == 0 {
                 return Ok(());
             }
@@ -175,7 +174,10 @@ impl Session {
             };
             match woken {
                 // The client has closed its side; what it still waits for is sent first (RFC 7766 section 6.2.4).
-                Woken::Read(0) => return self.finish(&mut answers).await,
+                Woken::Read(0) => {
+                    drop(done);
+                    return self.finish(answers).await;
+                }
                 Woken::Read(_) => {}
                 Woken::Answer(answer) => {
                     self.take(answer);
@@ -189,13 +191,21 @@ impl Session {
         }
     }
 
-    async fn finish(mut self, answers: &mut mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
+    async fn finish(mut self, mut answers: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
         while self.in_flight > 0 {
             let Some(answer) = answers.recv().await else { break };
             self.take(answer);
             self.flush().await?;
         }
         Ok(())
+    }
+
+    /// Answers every query that has come in whole, writing what gathers in between.
+    async fn serve_all(&mut self, done: &mpsc::Sender<Vec<u8>>) -> io::Result<()> {
+        while self.serve_frames(done) {
+            self.flush().await?;
+        }
+        self.flush().await
     }
 
     fn take(&mut self, answer: Vec<u8>) {
@@ -212,11 +222,17 @@ impl Session {
         Ok(())
     }
 
-    /// Answers every query that has come in whole, as far as the bounds allow.
-    fn serve_frames(&mut self, done: &mpsc::Sender<Vec<u8>>) {
+    /// Answers queries that have come in whole, as far as the bounds allow. True: what was gathered has to be written
+    /// before it can go on.
+    fn serve_frames(&mut self, done: &mpsc::Sender<Vec<u8>>) -> bool {
         let mut at = 0;
         let received = Tick::now();
-        while self.in_flight < MAX_IN_FLIGHT && self.out.len() < FLUSH_AT {
+        let mut full = false;
+        while self.in_flight < MAX_IN_FLIGHT {
+            full = self.out.len() >= FLUSH_AT;
+            if full {
+                break;
+            }
             let Some(len) = crate::wire::read_u16(&self.input, at).map(usize::from) else { break };
             let Some(packet) = self.input.get(at + 2..at + 2 + len) else { break };
             at += 2 + len;
@@ -244,18 +260,10 @@ impl Session {
                     self.out.truncate(start);
                     let Some(waiting) = self.worker.wait() else { continue };
                     self.in_flight += 1;
-                    let done = done.clone();
+                    let owed = Owed { frame: Vec::new(), done: done.clone() };
                     tokio::spawn(async move {
                         let _waiting = waiting;
-                        let mut frame = vec![0, 0];
-                        if later.run(&mut frame).await {
-                            let len = frame.len() - 2;
-                            write_u16(&mut frame, 0, len as u16);
-                        } else {
-                            frame.clear();
-                        }
-                        // The session may be gone; then nobody wants the answer.
-                        let _ = done.send(frame).await;
+                        owed.pay(later).await;
                     });
                 }
                 Err(_) => {
@@ -265,5 +273,31 @@ impl Session {
             }
         }
         self.input.drain(..at);
+        full
+    }
+}
+
+/// The answer that a task owes its session: sent when it is dropped, empty where the task panicked, so that the session
+/// never waits in vain.
+struct Owed {
+    frame: Vec<u8>,
+    done: mpsc::Sender<Vec<u8>>,
+}
+
+impl Owed {
+    async fn pay(mut self, later: Box<Later>) {
+        let mut frame = vec![0, 0];
+        if later.run(&mut frame).await {
+            let len = frame.len() - 2;
+            write_u16(&mut frame, 0, len as u16);
+            self.frame = frame;
+        }
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        // There is room: a session lets no more wait than the channel holds. It may be gone; then nobody wants it.
+        let _ = self.done.try_send(std::mem::take(&mut self.frame));
     }
 }

@@ -22,6 +22,9 @@ use crate::request::{Origin, Transport};
 /// Full batches in a row before the waiting tasks of this worker get their turn.
 const BATCHES_BEFORE_YIELD: usize = 4;
 
+/// Batches that are still answered when the socket is to close: what the kernel's queue holds of small queries.
+const DRAIN_BATCHES: usize = 512;
+
 /// Serves `socket` until `draining` turns true; then empties its queue and returns.
 pub(super) async fn serve(
     socket: OwnedFd,
@@ -46,7 +49,13 @@ pub(super) async fn serve(
                 }
             }
             () = drained(&mut draining) => {
-                while receive_and_answer(&socket, &listener, &worker, &mut batch) > 0 {}
+                // Bounded: under a flood the queue is never empty, and others wait for this thread.
+                for _ in 0..DRAIN_BATCHES {
+                    if receive_and_answer(&socket, &listener, &worker, &mut batch) == 0 {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
                 return Ok(());
             }
         }

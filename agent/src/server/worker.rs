@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::watch;
 
-/// Queries that one worker lets wait at once. Each costs a few kilobytes; beyond it new misses get no answer, and hits go
-/// on. `max_concurrent` of `forward` bounds them with an answer, and earlier.
-pub const MAX_WAITING: usize = 16_384;
+/// Queries that may wait at once, of all workers together. Each costs a few kilobytes, so that they stay below some tens of
+/// megabytes whatever comes; beyond it new misses get no answer, and hits go on. `max_concurrent` of `forward` bounds them
+/// with an answer, and earlier.
+pub const MAX_WAITING: usize = 8_192;
 
 /// One worker's state.
 #[derive(Default)]
@@ -15,20 +16,22 @@ pub struct Worker {
     /// 0 up to the number of workers.
     pub number: usize,
     waiting: AtomicUsize,
+    all_waiting: Arc<AtomicUsize>,
     overflowed: AtomicU64,
     unsent: AtomicU64,
     panics: AtomicU64,
 }
 
 impl Worker {
-    /// Worker `number`.
-    pub fn new(number: usize) -> Self {
-        Self { number, ..Self::default() }
+    /// Worker `number`; `all_waiting` counts the queries that wait, of all workers.
+    pub fn new(number: usize, all_waiting: Arc<AtomicUsize>) -> Self {
+        Self { number, all_waiting, ..Self::default() }
     }
 
     /// Lets one more query wait, unless too many do.
     pub(super) fn wait(self: &Arc<Self>) -> Option<Waiting> {
-        if self.waiting.load(Relaxed) >= MAX_WAITING {
+        if self.all_waiting.fetch_add(1, Relaxed) >= MAX_WAITING {
+            self.all_waiting.fetch_sub(1, Relaxed);
             self.overflowed.fetch_add(1, Relaxed);
             return None;
         }
@@ -86,5 +89,6 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.worker.waiting.fetch_sub(1, Relaxed);
+        self.worker.all_waiting.fetch_sub(1, Relaxed);
     }
 }

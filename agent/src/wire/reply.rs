@@ -297,6 +297,9 @@ impl<'b> Reply<'b> {
     pub fn finish(mut self, nsid: Option<&[u8]>) -> usize {
         if self.edns {
             self.write_opt(nsid);
+        } else if self.rcode.0 > flags::RCODE {
+            // Its low bits alone would be another code, NOERROR for BADVERS.
+            self.rcode = Rcode::SERVFAIL;
         }
         let header = self.base;
         write_u16(self.buf, header + 2, self.flags | self.rcode.0 & flags::RCODE);

@@ -344,6 +344,11 @@ impl Entry {
         self.replaced.store(true, Relaxed);
     }
 
+    /// True once a newer answer has taken its place.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced.load(Relaxed)
+    }
+
     /// Writes the answer into `reply`, which is one to the same question. `first`: the address to begin with.
     pub fn write(&self, reply: &mut Reply<'_>, ttl: Ttl, first: usize) {
         let message = self.message();

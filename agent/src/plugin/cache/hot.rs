@@ -47,6 +47,11 @@ impl HotSet {
         if slot.hash != hash {
             return None;
         }
+        // The store has a newer one: that is to be found, and offered here.
+        if slot.entry.as_ref().is_some_and(|entry| entry.is_replaced()) {
+            slot.entry = None;
+            return None;
+        }
         slot.hits = slot.hits.wrapping_add(1);
         slot.credit = MAX_CREDIT;
         if slot.hits.is_multiple_of(TOUCH_EVERY)
