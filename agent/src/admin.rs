@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-pub use self::readiness::{Detail, Readiness};
+pub use self::readiness::{Detail, Readiness, gather};
 use crate::config::ListenAddress;
 use crate::metrics::Metrics;
 

@@ -23,9 +23,9 @@ use crate::plugin::cache::{self, Cache};
 use crate::plugin::dns64::Dns64;
 use crate::plugin::file::File;
 use crate::plugin::filter_aaaa::FilterAaaa;
-use crate::plugin::forward::{Forward, Forwarding, Surroundings};
+use crate::plugin::forward::{self, Forward, Forwarding, Surroundings};
 use crate::plugin::header::Header;
-use crate::plugin::kubernetes::Kubernetes;
+use crate::plugin::kubernetes::{Kubernetes, Standing};
 use crate::plugin::loop_::LoopGuard;
 use crate::plugin::ready::Monitor;
 use crate::plugin::rewrite::Rewrite;
@@ -105,6 +105,11 @@ impl Assembled {
         shared.stacktrace.store(self.stacktrace, Relaxed);
     }
 
+    /// True once every cluster that is watched is known, be it from a snapshot: its names can be answered.
+    pub fn is_known(&self) -> bool {
+        self.stores.iter().all(|store| store.status().is_known())
+    }
+
     /// What is still missing before cluster names can be answered, each said once. What other handlers wait for (upstreams
     /// that are away, say) keeps nobody from serving.
     pub fn waiting_for(&self) -> Vec<String> {
@@ -131,11 +136,20 @@ pub fn assemble(mut blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<
     let own = own_addresses(&blocks)?;
     let store = shared.cache(cache::Config::budget(blocks.iter().filter_map(|b| b.cache.as_ref())));
     let mut caches = Vec::new();
-    let mut stores = Vec::new();
+    let mut stores: Vec<Arc<Store<Index>>> = Vec::new();
+    let mut details = Vec::new();
     let mut patience = BTreeMap::new();
     for block in &mut blocks {
-        let built = build(block, &store, shared, &own, &mut sources)?;
-        stores.extend(built.store);
+        let built = build(block, &store, shared, &own)?;
+        sources.extend(built.sources);
+        details.extend(built.details);
+        // Blocks with equal settings share a store, which counts once.
+        if let Some(store) = built.store
+            && !stores.iter().any(|known| Arc::ptr_eq(known, &store))
+        {
+            sources.push(Arc::clone(store.report()) as Arc<dyn Source>);
+            stores.push(store);
+        }
         let addresses = listen_addresses(block)?;
         let log = block.log.clone().map(|log| Arc::new(log.build(shared.log_format)));
         let errors = block.errors.clone().map(|errors| Arc::new(errors.build()));
@@ -183,7 +197,7 @@ pub fn assemble(mut blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<
         sources,
         stores,
         pages: blocks.iter().flat_map(pages).collect(),
-        details: Vec::new(),
+        details,
         cache: (store, cached),
         stale: blocks
             .iter()
@@ -207,11 +221,31 @@ pub fn assemble(mut blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<
 }
 
 /// What a block is made of.
+#[derive(Default)]
 struct Built {
     /// In the order in which they are asked.
     handlers: Vec<Arc<dyn Handler>>,
     cache: Option<Cache>,
     store: Option<Arc<Store<Index>>>,
+    sources: Vec<Arc<dyn Source>>,
+    details: Vec<Arc<dyn Detail>>,
+}
+
+impl Built {
+    /// Starts a forward, of this block or of a directive within it.
+    fn forward(
+        &mut self,
+        config: forward::Config,
+        surroundings: &Surroundings,
+    ) -> anyhow::Result<Arc<Forwarding>> {
+        let forward = Forward::new(config, surroundings.clone())?;
+        // Ends with the forward.
+        tokio::spawn(Forward::background(Arc::downgrade(&forward)));
+        self.sources.push(Arc::clone(&forward) as Arc<dyn Source>);
+        let forwarding = Arc::new(Forwarding(forward));
+        self.details.push(Arc::clone(&forwarding) as Arc<dyn Detail>);
+        Ok(forwarding)
+    }
 }
 
 fn build(
@@ -219,59 +253,74 @@ fn build(
     cache_store: &Arc<cache::Store>,
     shared: &Arc<Shared>,
     own: &OwnAddresses,
-    sources: &mut Vec<Arc<dyn Source>>,
 ) -> anyhow::Result<Built> {
-    let mut handlers: Vec<Arc<dyn Handler>> = Vec::new();
+    let mut built = Built::default();
+    let surroundings = Surroundings {
+        workers: shared.workers,
+        own: own.clone(),
+        loops: block.loops.then(|| Arc::clone(&shared.loops)),
+    };
     if block.local {
-        handlers.push(Arc::new(plugin::local::Local::new()));
+        built.handlers.push(Arc::new(plugin::local::Local::new()));
     }
     if !block.acl.is_empty() {
-        handlers.push(Arc::new(Acl::new(mem::take(&mut block.acl))));
+        built.handlers.push(Arc::new(Acl::new(mem::take(&mut block.acl))));
     }
     if block.any {
-        handlers.push(Arc::new(plugin::any::Any));
+        built.handlers.push(Arc::new(plugin::any::Any));
     }
     if !block.filter_aaaa.is_empty() {
-        handlers.push(Arc::new(FilterAaaa::new(mem::take(&mut block.filter_aaaa))));
+        built.handlers.push(Arc::new(FilterAaaa::new(mem::take(&mut block.filter_aaaa))));
     }
     for config in mem::take(&mut block.dns64) {
-        handlers.push(Arc::new(Dns64::new(config)));
+        built.handlers.push(Arc::new(Dns64::new(config)));
     }
     if !block.rewrite.is_empty() {
-        handlers.push(Arc::new(Rewrite::new(mem::take(&mut block.rewrite))));
+        built.handlers.push(Arc::new(Rewrite::new(mem::take(&mut block.rewrite))));
     }
     if !block.header.is_empty() {
-        handlers.push(Arc::new(Header::new(&block.header)));
+        built.handlers.push(Arc::new(Header::new(&block.header)));
     }
     if block.minimal {
-        handlers.push(Arc::new(plugin::minimal::Minimal));
+        built.handlers.push(Arc::new(plugin::minimal::Minimal));
     }
     if !block.template.is_empty() {
-        handlers.push(Arc::new(Template::new(mem::take(&mut block.template))));
+        built.handlers.push(Arc::new(Template::new(mem::take(&mut block.template))));
     }
     if let Some(config) = block.hosts.clone() {
         let hosts = config.build(block.loadbalance, &Handle::current());
-        sources.push(Arc::clone(&hosts) as Arc<dyn Source>);
-        handlers.push(hosts);
+        built.sources.push(Arc::clone(&hosts) as Arc<dyn Source>);
+        built.handlers.push(hosts);
     }
-    let mut store = None;
     if let Some(config) = &block.kubernetes {
-        let opened = shared
+        let store = shared
             .clusters
             .open(config.spec.clone(), &Handle::current(), || Index::new(config.settings()))?;
         let mut view = config.view.clone();
         view.own = own.addresses().iter().map(SocketAddr::ip).collect();
         view.rotate = block.loadbalance;
-        handlers.push(Arc::new(Kubernetes::new(view, Arc::clone(opened.sink()))));
-        store = Some(opened);
+        let standing = Arc::new(Standing::new(
+            config.zones().cloned().collect(),
+            Arc::clone(store.report()),
+            config.max_staleness,
+        ));
+        built.sources.push(Arc::clone(&standing) as Arc<dyn Source>);
+        built.details.push(Arc::clone(&standing) as Arc<dyn Detail>);
+        let mut kubernetes =
+            Kubernetes::new(view, Arc::clone(store.sink())).with_standing(standing);
+        if let Some(fallback) = config.fallback_forward() {
+            kubernetes = kubernetes.with_fallback(built.forward(fallback, &surroundings)?);
+        }
+        built.handlers.push(Arc::new(kubernetes));
+        built.store = Some(store);
     }
     if !block.file.is_empty() {
         let file = Arc::new(File::new(&block.file));
         // Ends with the handler.
         tokio::spawn(File::follow(Arc::downgrade(&file)));
-        handlers.push(file);
+        built.handlers.push(file);
     }
-    let cache = block.cache.clone().map(|config| {
+    built.cache = block.cache.clone().map(|config| {
         Cache::new(
             config,
             Arc::clone(cache_store),
@@ -279,28 +328,20 @@ fn build(
             block.loadbalance,
         )
     });
-    if let Some(cache) = &cache {
-        handlers.push(Arc::new(cache.clone()));
+    if let Some(cache) = &built.cache {
+        built.handlers.push(Arc::new(cache.clone()));
     }
     if block.loops {
-        handlers.push(Arc::new(plugin::loop_::Loop(Arc::clone(&shared.loops))));
+        built.handlers.push(Arc::new(plugin::loop_::Loop(Arc::clone(&shared.loops))));
     }
     for config in &block.forward {
-        let surroundings = Surroundings {
-            workers: shared.workers,
-            own: own.clone(),
-            loops: block.loops.then(|| Arc::clone(&shared.loops)),
-        };
-        let forward = Forward::new(config.clone(), surroundings)?;
-        // Ends with the forward.
-        tokio::spawn(Forward::background(Arc::downgrade(&forward)));
-        sources.push(Arc::clone(&forward) as Arc<dyn Source>);
-        handlers.push(Arc::new(Forwarding(forward)));
+        let forwarding = built.forward(config.clone(), &surroundings)?;
+        built.handlers.push(forwarding);
     }
     if block.whoami {
-        handlers.push(Arc::new(plugin::whoami::Whoami));
+        built.handlers.push(Arc::new(plugin::whoami::Whoami));
     }
-    Ok(Built { handlers, cache, store })
+    Ok(built)
 }
 
 /// What a block serves over HTTP.

@@ -37,6 +37,9 @@ const MAX_WORKERS: usize = 8;
 /// How often it is looked at what the start still waits for.
 const START_POLL: Duration = Duration::from_millis(5);
 
+/// The longest wait of a reload for a cluster that was not watched before: signals wait as long.
+const MAX_RELOAD_WAIT: Duration = Duration::from_secs(10);
+
 /// How often the cache is swept.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -44,6 +47,11 @@ const SWEEP: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 #[error("the Corefile has errors; nothing was started\n{0}")]
 pub struct BadConfig(Diagnostics);
+
+/// A configuration whose clusters have not been heard of.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; it is tried again with the next look at the file, or by a signal")]
+struct NotKnown(String);
 
 /// A Corefile that was read: what it means, and a hash of what was written, imports included.
 struct Loaded {
@@ -141,9 +149,14 @@ impl Server {
         let running = assemble(loaded.blocks, &shared)?;
         running.show(&shared, &loaded.hash);
         let pool = Pool::start(shared.workers).context("cannot start the worker threads")?;
+        shared.metrics.register(pool.metrics());
         let admin = Admin::new(Handle::current(), Arc::clone(&shared.metrics));
         serve_pages(&admin, &running, args);
-        wait_until_ready(&running, begun).await;
+        wait_until_known(&running, Duration::MAX).await;
+        if !running.is_known() {
+            let waiting = running.waiting_for().join("; ");
+            tracing::warn!(waiting, "serving before everything is there");
+        }
         pool.apply(running.listeners.clone())?;
         let status = Status::new(Arc::clone(&shared), Arc::clone(admin.readiness()));
         show(&admin, &status, &running, &loaded.hash);
@@ -186,14 +199,9 @@ impl Server {
             Ok(assembled) => assembled,
             Err(error) => return self.reload_failed(&error),
         };
-        // A cluster that is watched in another way begins with nothing; what is known now is worth more.
-        wait_until_ready(&assembled, Instant::now()).await;
-        let missing = assembled.waiting_for();
-        if !missing.is_empty() && self.running.waiting_for().is_empty() {
-            return self.reload_failed(&anyhow::anyhow!(
-                "{}; it is tried again at the next look at the file, or on a signal",
-                missing.join("; ")
-            ));
+        // Whoever serves names that are known does not change over to ones that are not.
+        if self.running.is_known() && !wait_until_known(&assembled, MAX_RELOAD_WAIT).await {
+            return self.reload_failed(&NotKnown(assembled.waiting_for().join("; ")).into());
         }
         if let Err(error) = self.pool.apply(assembled.listeners.clone()) {
             return self.reload_failed(&error.into());
@@ -230,7 +238,12 @@ impl Server {
                 () = signals.stop() => tracing::info!("second signal: no more lameduck"),
             }
         }
-        tokio::task::block_in_place(|| self.pool.stop(DRAIN));
+        tokio::task::block_in_place(|| {
+            self.pool.stop(DRAIN);
+            for store in self.shared.clusters.running() {
+                store.save();
+            }
+        });
         if let Some(path) = &self.args.pidfile {
             // It may be gone already; then there is nothing to remove.
             let _ = std::fs::remove_file(path);
@@ -321,20 +334,18 @@ enum Asked {
     Reload,
 }
 
-/// Waits for what the handlers still need, but no longer than `startup_timeout`: then cluster names that are not known
-/// yet are SERVFAIL, and everything else is answered.
-async fn wait_until_ready(running: &Assembled, begun: Instant) {
-    loop {
-        let waiting = running.waiting_for();
-        if waiting.is_empty() {
-            return;
-        }
-        if begun.elapsed() >= running.startup_timeout {
-            tracing::warn!(waiting = waiting.join("; "), "serving before everything is there");
-            return;
+/// Waits for the clusters' objects, but no longer than `startup_timeout` and `most`; true once there is nothing to wait
+/// for: a snapshot is as good, and whoever has a fallback or wants no waiting does without.
+async fn wait_until_known(assembled: &Assembled, most: Duration) -> bool {
+    let begun = Instant::now();
+    let patience = assembled.startup_timeout.min(most);
+    while !assembled.is_known() {
+        if begun.elapsed() >= patience {
+            return patience.is_zero();
         }
         tokio::time::sleep(START_POLL).await;
     }
+    true
 }
 
 /// Reads the Corefile. Warnings are logged, errors are returned all at once.

@@ -85,14 +85,19 @@ impl Readiness {
 
     /// What the parts tell of themselves; several of one name stand in a list.
     pub(super) fn details(&self) -> serde_json::Value {
-        let mut all = serde_json::Map::new();
-        for detail in self.running.load().iter().flat_map(|running| &running.details) {
-            let list =
-                all.entry(detail.name()).or_insert_with(|| serde_json::Value::Array(Vec::new()));
-            if let serde_json::Value::Array(list) = list {
-                list.push(detail.detail());
-            }
-        }
-        all.into()
+        gather(self.running.load().iter().flat_map(|running| &running.details))
     }
+}
+
+/// What all of these tell, by name; each name has a list, since there may be several.
+pub fn gather<'a>(details: impl Iterator<Item = &'a Arc<dyn Detail>>) -> serde_json::Value {
+    let mut all = serde_json::Map::new();
+    for detail in details {
+        let list =
+            all.entry(detail.name()).or_insert_with(|| serde_json::Value::Array(Vec::new()));
+        if let serde_json::Value::Array(list) = list {
+            list.push(detail.detail());
+        }
+    }
+    all.into()
 }

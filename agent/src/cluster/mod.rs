@@ -18,6 +18,7 @@ mod folder;
 pub mod index;
 mod interner;
 pub mod object;
+mod report;
 mod request;
 mod snapshot;
 mod spec;
@@ -31,6 +32,7 @@ mod watch;
 pub use self::client::ClientError;
 pub use self::interner::Interner;
 use self::object::{Event, Kind, Object};
+pub use self::report::Report;
 pub use self::snapshot::{Snapshot, SnapshotError};
 pub use self::spec::{Endpoints, Pods, SnapshotSpec, Source, Spec, Timing, Tls, Wanted};
 pub use self::status::Status;
@@ -60,7 +62,11 @@ impl Sink for index::Index {
 
     fn count(&self, kind: Kind) -> usize {
         let objects = self.statistics().objects;
-        Kind::ALL.iter().zip(objects).find_map(|(&of, count)| (of == kind).then_some(count)).unwrap_or_default()
+        Kind::ALL
+            .iter()
+            .zip(objects)
+            .find_map(|(&of, count)| (of == kind).then_some(count))
+            .unwrap_or_default()
     }
 
     fn walk(&self, visit: &mut dyn FnMut(Object)) {

@@ -173,6 +173,11 @@ impl Status {
             .is_ok_and(|r| r.is_ok())
     }
 
+    /// True while answers come from the snapshot of the last run, at least for some kind: until everything was listed.
+    pub fn is_snapshot_in_use(&self) -> bool {
+        self.snapshot_time().is_some() && !self.is_synced()
+    }
+
     pub(super) fn note_received(&self, octets: usize) {
         self.received.fetch_add(octets as u64, Relaxed);
     }

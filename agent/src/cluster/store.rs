@@ -15,6 +15,7 @@ use super::client::{self, Connector};
 use super::folder::Folder;
 use super::interner::Interner;
 use super::object::Event;
+use super::report::Report;
 use super::snapshot::{self, Snapshot, SnapshotError};
 use super::spec::{SnapshotSpec, Source, Spec};
 use super::status::Status;
@@ -38,6 +39,7 @@ pub struct Store<S: Sink> {
     spec: Spec,
     sink: Arc<S>,
     status: Arc<Status>,
+    report: Arc<Report>,
     tasks: Vec<AbortHandle>,
     snapshot: Option<Arc<Saver>>,
 }
@@ -48,6 +50,7 @@ impl<S: Sink> Store<S> {
         let status = Arc::new(Status::new(&spec.wanted));
         let interner = Arc::new(Interner::default());
         let dynamic: Arc<dyn Sink> = sink.clone();
+        let report = Arc::new(Report::new(spec.source.to_string(), status.clone(), &dynamic));
         let mut tasks = Vec::new();
         let mut saver = None;
         if let Source::Folder(dir) = &spec.source {
@@ -80,7 +83,7 @@ impl<S: Sink> Store<S> {
                 tasks.push(runtime.spawn(watcher.run()).abort_handle());
             }
         }
-        Ok(Arc::new(Self { spec, sink, status, tasks, snapshot: saver }))
+        Ok(Arc::new(Self { spec, sink, status, report, tasks, snapshot: saver }))
     }
 
     /// What it was started with.
@@ -96,6 +99,11 @@ impl<S: Sink> Store<S> {
     /// How it stands.
     pub fn status(&self) -> &Arc<Status> {
         &self.status
+    }
+
+    /// What it tells of itself: the same for as long as it runs.
+    pub fn report(&self) -> &Arc<Report> {
+        &self.report
     }
 
     /// Waits until everything was listed, or `timeout` has passed; returns whether it was.

@@ -174,8 +174,7 @@ impl Watcher {
                     self.version = None;
                 }
             }
-            Failure::Request(_) | Failure::Stalled(_) | Failure::Cut(_) | Failure::Ended { .. } => {
-            }
+            Failure::Request(_) | Failure::Stalled(_) | Failure::Ended { .. } => {}
         }
         let text = failure.to_string();
         let pause = self

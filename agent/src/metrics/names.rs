@@ -39,6 +39,15 @@ families! {
     /// Responses by response code and by the directive that made them.
     DNS_RESPONSES = Counter "coredns_dns_responses_total" ["server", "zone", "view", "rcode", "plugin"];
 
+    /// Queries that wait for an answer from elsewhere.
+    WAITING_QUERIES = Gauge "nodens_waiting_queries" [];
+    /// Queries that were dropped because too many waited.
+    WAITING_OVERFLOW = Counter "nodens_waiting_overflow_total" [];
+    /// Replies that the kernel refused to send.
+    UNSENT_REPLIES = Counter "nodens_unsent_replies_total" [];
+    /// Open TCP connections of clients.
+    TCP_CONNECTIONS = Gauge "nodens_tcp_connections" [];
+
     /// Messages in the cache.
     CACHE_ENTRIES = Gauge "coredns_cache_entries" ["server", "type", "zones", "view"];
     /// Queries answered from the cache.
@@ -95,6 +104,27 @@ families! {
     KUBERNETES_RATE_LIMITER_DURATION = Histogram "coredns_kubernetes_rest_client_rate_limiter_duration_seconds" ["verb", "host"];
     /// Requests to the API server.
     KUBERNETES_REQUESTS = Counter "coredns_kubernetes_rest_client_requests_total" ["method", "code", "host"];
+
+    /// Time since the last event or bookmark, or since the snapshot in use was written.
+    KUBERNETES_STORE_AGE = Gauge "nodens_kubernetes_store_age_seconds" ["kind"];
+    /// 1 while the API server was silent for longer than max_staleness, else 0; only where that is set.
+    KUBERNETES_STALE = Gauge "nodens_kubernetes_stale" [];
+    /// Objects that are known.
+    KUBERNETES_OBJECTS = Gauge "nodens_kubernetes_objects" ["kind"];
+    /// 1 once all objects were listed since the start, else 0.
+    KUBERNETES_SYNCED = Gauge "nodens_kubernetes_synced" ["kind"];
+    /// 1 while answers come from the snapshot of the last run, else 0.
+    KUBERNETES_SNAPSHOT_IN_USE = Gauge "nodens_kubernetes_snapshot_in_use" [];
+    /// Events of watches.
+    KUBERNETES_EVENTS = Counter "nodens_kubernetes_events_total" ["kind", "type"];
+    /// Complete lists, the first included.
+    KUBERNETES_RELISTS = Counter "nodens_kubernetes_relists_total" ["kind"];
+    /// Lists and watches that failed.
+    KUBERNETES_WATCH_ERRORS = Counter "nodens_kubernetes_watch_errors_total" ["kind"];
+    /// Objects that were not served because something about them is wrong.
+    KUBERNETES_SKIPPED_OBJECTS = Counter "nodens_kubernetes_skipped_objects_total" ["kind"];
+    /// Octets of the API server's response bodies.
+    KUBERNETES_RECEIVED_BYTES = Counter "nodens_kubernetes_received_bytes_total" [];
 
     /// Names in hosts files and in the Corefile's hosts blocks.
     HOSTS_ENTRIES = Gauge "coredns_hosts_entries" [];

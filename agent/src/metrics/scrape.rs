@@ -70,6 +70,8 @@ pub(super) enum Value {
     Number(f64),
     /// A number of which the greatest counts.
     Greatest(f64),
+    /// A number of which the least counts.
+    Least(f64),
     /// Counts that are not summed up, one more than bounds.
     Histogram {
         bounds: &'static [f64],
@@ -110,6 +112,11 @@ impl Scrape {
     /// As [`Scrape::gauge`], but of equal series the greatest counts: for moments and ages, whose sum means nothing.
     pub fn gauge_greatest(&mut self, family: &'static Family, labels: &[&str], value: f64) {
         self.add(family, labels, Value::Greatest(value));
+    }
+
+    /// As [`Scrape::gauge`], but of equal series the least counts: for states, where one that is not so is not so for all.
+    pub fn gauge_least(&mut self, family: &'static Family, labels: &[&str], value: f64) {
+        self.add(family, labels, Value::Least(value));
     }
 
     /// Hands in a histogram: upper bounds, the count of each bucket by itself (not summed up) with one more for what
@@ -175,6 +182,7 @@ fn add_to(series: &mut BTreeMap<Vec<Box<str>>, Value>, labels: Vec<Box<str>>, va
     match (there, value) {
         (Value::Number(there), Value::Number(value)) => *there += value,
         (Value::Greatest(there), Value::Greatest(value)) => *there = there.max(value),
+        (Value::Least(there), Value::Least(value)) => *there = there.min(value),
         (
             Value::Histogram { bounds, counts, sum },
             Value::Histogram { bounds: other_bounds, counts: more, sum: more_sum },

@@ -62,7 +62,9 @@ impl Printer {
         for (values, value) in &gathered.series {
             let labels = || family.labels.iter().copied().zip(values.iter().map(AsRef::as_ref));
             match value {
-                Value::Number(number) | Value::Greatest(number) => self.sample(family.name, "", labels(), *number),
+                Value::Number(number) | Value::Greatest(number) | Value::Least(number) => {
+                    self.sample(family.name, "", labels(), *number)
+                }
                 Value::Histogram { bounds, counts, sum } => {
                     let mut total = 0;
                     for (&bound, count) in bounds.iter().chain([&f64::INFINITY]).zip(counts) {

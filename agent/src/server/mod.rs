@@ -9,12 +9,14 @@
 //! | [`batch`] | `recvmmsg` and `sendmmsg`: the one unsafe module |
 //! | [`tcp`] | streams: pipelined, out of order, bounded |
 //! | [`dispatch`] | the longest zone suffix picks the server block |
+//! | [`metrics`] | what the workers count besides queries |
 //! | [`answer`] | one packet to one reply, now or later |
 
 pub mod answer;
 mod batch;
 pub mod dispatch;
 pub mod listener;
+pub mod metrics;
 pub mod pool;
 pub mod sockets;
 pub mod tcp;

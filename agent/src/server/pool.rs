@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::listener::Listener;
+use super::metrics::PoolMetrics;
 use super::sockets::{BindError, Sockets};
 use super::tcp::{self, Connections};
 use super::worker::Worker;
@@ -66,6 +67,12 @@ impl Pool {
     /// The workers, for their numbers.
     pub fn workers(&self) -> &[Arc<Worker>] {
         &self.workers
+    }
+
+    /// What it hands in to metrics, for the life of the process.
+    pub fn metrics(&self) -> Arc<PoolMetrics> {
+        let connections = Arc::clone(&self.connections);
+        Arc::new(PoolMetrics { workers: self.workers.clone(), connections })
     }
 
     /// Open TCP connections.

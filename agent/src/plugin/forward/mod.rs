@@ -7,10 +7,12 @@
 //! | `query` | one question through the upstreams: tries, hedging, deadline |
 //! | `background` | files that are followed, probes of upstreams in doubt, probes for loops |
 //! | `metrics` | what is counted |
+//! | `detail` | what `nodens status` tells |
 
 mod background;
 mod choose;
 pub mod config;
+mod detail;
 mod metrics;
 mod query;
 #[cfg(test)]

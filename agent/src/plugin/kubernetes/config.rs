@@ -11,6 +11,8 @@ use crate::cluster::{self, Endpoints, SnapshotSpec, Source, Spec, Tls};
 use crate::config::value::Wrong;
 use crate::config::{Args, zone_names};
 use crate::corefile::{Diagnostics, Directive};
+use crate::plugin::forward::{self, config::To};
+use crate::upstream::Target;
 use crate::wire::Name;
 
 /// The time to live where none is written, seconds; CoreDNS's.
@@ -112,6 +114,24 @@ impl Config {
     /// What an index for this directive is to keep.
     pub fn settings(&self) -> Settings {
         Settings { endpoint_pods: self.spec.wanted.endpoint_pods }
+    }
+
+    /// Every zone that is served, those of addresses too.
+    pub fn zones(&self) -> impl Iterator<Item = &Name> {
+        self.view.zones.iter().chain(&self.view.reverse_zones)
+    }
+
+    /// The `forward` that `fallback` means, if it is written.
+    pub fn fallback_forward(&self) -> Option<forward::Config> {
+        if self.fallback.is_empty() {
+            return None;
+        }
+        let to = self.fallback.iter().map(|&address| To::Target(Target::plain(address)));
+        Some(forward::Config {
+            from: self.zones().cloned().collect(),
+            to: to.collect(),
+            ..forward::Config::default()
+        })
     }
 
     fn read(&mut self, option: &str, args: &mut Args<'_, '_>, written: &mut Written) {

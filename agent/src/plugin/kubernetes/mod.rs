@@ -11,6 +11,7 @@
 //! | [`pod`] | Pods by address |
 //! | [`reverse`] | names of addresses |
 //! | [`external`] | ExternalName: the target resolved through the chain |
+//! | [`standing`] | how fresh it all is, for `/ready`, metrics and `nodens status` |
 //!
 //! A name exists if it has a record or if a name below it does; then it is never denied and never falls through
 //! (RFC 8020). Everything is decided in the receive loop, without waiting or allocating, but for the targets of
@@ -25,6 +26,7 @@ mod naming;
 mod pod;
 mod reverse;
 mod service;
+pub mod standing;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use std::sync::Arc;
 use self::ask::Ask;
 pub use self::config::Config;
 use self::naming::Naming;
+pub use self::standing::Standing;
 use crate::chain::{Handler, Local, Next, Resolving};
 use crate::cluster::index::Index;
 use crate::cluster::object::{Kind, Text};
@@ -110,6 +113,7 @@ pub struct Kubernetes {
     zones: Vec<Zone>,
     kinds: Vec<Kind>,
     fallback: Option<Arc<dyn Handler>>,
+    standing: Option<Arc<Standing>>,
 }
 
 /// A zone that is served.
@@ -165,12 +169,18 @@ impl Kubernetes {
         if !view.multicluster.is_empty() {
             kinds.push(Kind::ServiceImport);
         }
-        Self { index, view, zones, kinds, fallback: None }
+        Self { index, view, zones, kinds, fallback: None, standing: None }
     }
 
     /// `fallback`: who is asked until the index has been filled for the first time, instead of answering SERVFAIL.
     pub fn with_fallback(mut self, fallback: Arc<dyn Handler>) -> Self {
         self.fallback = Some(fallback);
+        self
+    }
+
+    /// Lets `not_ready` tell what goes wrong, and of knowledge that is older than `max_staleness`.
+    pub fn with_standing(mut self, standing: Arc<Standing>) -> Self {
+        self.standing = Some(standing);
         self
     }
 
@@ -314,9 +324,15 @@ impl Handler for Kubernetes {
     }
 
     fn not_ready(&self) -> Option<String> {
-        let missing = self.kinds.iter().filter(|&&kind| !self.index.synced(&[kind]));
-        let missing: Vec<&str> = missing.map(|kind| kind.name()).collect();
-        (!missing.is_empty()).then(|| format!("the list of {}", missing.join(", ")))
+        let missing = self.kinds.iter().copied().filter(|&kind| !self.index.synced(&[kind]));
+        let missing: Vec<Kind> = missing.collect();
+        let standing = self.standing.as_ref();
+        if missing.is_empty() {
+            return standing?.stale();
+        }
+        let trouble = standing.and_then(|standing| standing.trouble());
+        let trouble = trouble.map_or(String::new(), |trouble| format!(" ({trouble})"));
+        Some(format!("{}{trouble}", standing::first_lists(&missing)))
     }
 }
 

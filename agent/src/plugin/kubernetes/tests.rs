@@ -494,7 +494,10 @@ fn nothing_is_denied_before_the_lists_are_complete() {
     }
     assert_eq!(server.ask("cluster.local", RecordType::SOA).rcode(), Rcode::NOERROR);
     let waits = Kubernetes::new(view.clone(), Arc::clone(&index)).not_ready();
-    assert_eq!(waits.unwrap(), "the list of Service, Namespace, EndpointSlice");
+    assert_eq!(
+        waits.unwrap(),
+        "waiting for the first list of Services, Namespaces, EndpointSlices"
+    );
     // Whoever answers until then answers everything that is not known.
     let fallback =
         Kubernetes::new(view.clone(), Arc::clone(&index)).with_fallback(Arc::new(Upstream));

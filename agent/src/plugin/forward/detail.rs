@@ -1,0 +1,43 @@
+//! What a forward tells of itself in `/ready?verbose` and `nodens status`.
+
+use serde_json::{Value, json};
+
+use super::Forwarding;
+use crate::admin::Detail;
+use crate::upstream::Upstream;
+
+impl Detail for Forwarding {
+    fn name(&self) -> &str {
+        "forward"
+    }
+
+    fn detail(&self) -> Value {
+        let set = self.0.set.load();
+        let from = self.0.config.from.iter().map(ToString::to_string);
+        let mut value = json!({
+            "from": from.collect::<Vec<_>>(),
+            "upstreams": set.upstreams.iter().map(|upstream| told(upstream)).collect::<Vec<_>>(),
+        });
+        if let (true, Some(fields)) = (set.upstreams.is_empty(), value.as_object_mut()) {
+            fields.insert("trouble".to_owned(), (*set.trouble).into());
+        }
+        value
+    }
+}
+
+fn told(upstream: &Upstream) -> Value {
+    let health = &upstream.health;
+    // A loop first: an upstream that is not asked for it has no failures either.
+    let state = match (health.is_looping(), health.is_down()) {
+        (true, _) => "set aside: its queries come back here",
+        (false, true) => "set aside: it does not answer",
+        (false, false) => "up",
+    };
+    let mean = upstream.round_trips.mean();
+    json!({
+        "to": &**upstream.label(),
+        "state": state,
+        "failures": health.failures(),
+        "round_trip_ms": mean.map(|mean| (mean.as_secs_f64() * 1e4).round() / 10.0),
+    })
+}

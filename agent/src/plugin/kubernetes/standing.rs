@@ -1,0 +1,157 @@
+//! How a directive stands: what it waits for, how old its knowledge is, and whether that is too old.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::admin::Detail;
+use crate::cluster::Report;
+use crate::cluster::object::Kind;
+use crate::metrics::{Scrape, Source, names};
+use crate::wire::Name;
+
+/// What one `kubernetes` directive tells of itself in `/ready`, in `nodens status` and in metrics.
+pub struct Standing {
+    zones: Vec<Name>,
+    report: Arc<Report>,
+    max_staleness: Option<Duration>,
+}
+
+impl Standing {
+    /// For a directive that serves `zones` from the store with this report.
+    pub fn new(zones: Vec<Name>, report: Arc<Report>, max_staleness: Option<Duration>) -> Self {
+        Self { zones, report, max_staleness }
+    }
+
+    /// Why the API server is not heard, if it is not: the last error, in words.
+    pub fn trouble(&self) -> Option<String> {
+        let (kind, error) = self.report.status().last_error()?;
+        Some(format!("{}: {error}", plural(kind)))
+    }
+
+    /// A sentence, where nothing was heard of the API server for longer than `max_staleness`.
+    pub fn stale(&self) -> Option<String> {
+        let most = self.max_staleness?;
+        let age = self.report.status().age().filter(|&age| age > most)?;
+        let trouble = self.trouble().map_or(String::new(), |trouble| format!(" ({trouble})"));
+        Some(format!(
+            "nothing was heard of the API server for {}, and max_staleness is {}; names are answered from what was \
+             known then{trouble}",
+            in_words(age),
+            in_words(most)
+        ))
+    }
+
+    /// One line for people.
+    fn state(&self) -> String {
+        let status = self.report.status();
+        if let Some(stale) = self.stale() {
+            return stale;
+        }
+        let unsynced: Vec<Kind> =
+            status.wanted().filter(|&kind| !status.kind(kind).is_synced()).collect();
+        if let Some(written) = status.snapshot_time().filter(|_| !unsynced.is_empty()) {
+            let age = SystemTime::now().duration_since(written).unwrap_or_default();
+            return format!(
+                "serving the snapshot of {} ago; {}",
+                in_words(age),
+                first_lists(&unsynced)
+            );
+        }
+        if !unsynced.is_empty() {
+            return first_lists(&unsynced);
+        }
+        let away: Vec<&str> =
+            status.wanted().filter(|&kind| !status.kind(kind).is_live()).map(plural).collect();
+        if away.is_empty() {
+            return "up to date".to_owned();
+        }
+        format!("watching again soon: {}; names are answered from what is known", away.join(", "))
+    }
+}
+
+impl Detail for Standing {
+    fn name(&self) -> &str {
+        "kubernetes"
+    }
+
+    fn detail(&self) -> Value {
+        let status = self.report.status();
+        let seconds = |age: Duration| (age.as_secs_f64() * 10.0).round() / 10.0;
+        let kind = |kind: Kind| {
+            let state = status.kind(kind);
+            let value = json!({
+                "objects": self.report.objects(kind),
+                "age_seconds": status.kind_age(kind).map(seconds),
+                "synced": state.is_synced(),
+                "live": state.is_live(),
+                "skipped": state.skipped(),
+            });
+            (plural(kind).to_owned(), value)
+        };
+        let kinds: serde_json::Map<_, _> = status.wanted().map(kind).collect();
+        let snapshot = status.snapshot_time().filter(|_| status.is_snapshot_in_use());
+        let snapshot = snapshot.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
+        json!({
+            "zones": self.zones.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "source": self.report.source(),
+            "api_server": status.host(),
+            "state": self.state(),
+            "age_seconds": status.age().map(seconds),
+            "snapshot_age_seconds": snapshot.map(seconds),
+            "max_staleness_seconds": self.max_staleness.map(seconds),
+            "last_error": self.trouble(),
+            "kinds": kinds,
+        })
+    }
+}
+
+impl Source for Standing {
+    fn collect(&self, out: &mut Scrape) {
+        if self.max_staleness.is_some() {
+            let stale = f64::from(u8::from(self.stale().is_some()));
+            out.gauge_greatest(&names::KUBERNETES_STALE, &[], stale);
+        }
+    }
+}
+
+/// What is waited for where these kinds have not been listed.
+pub(super) fn first_lists(kinds: &[Kind]) -> String {
+    let kinds: Vec<&str> = kinds.iter().map(|&kind| plural(kind)).collect();
+    format!("waiting for the first list of {}", kinds.join(", "))
+}
+
+fn plural(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Service => "Services",
+        Kind::EndpointSlice => "EndpointSlices",
+        Kind::Namespace => "Namespaces",
+        Kind::Pod => "Pods",
+        Kind::ServiceImport => "ServiceImports",
+    }
+}
+
+/// A duration as people say it: two units at most, seconds being the smallest.
+fn in_words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_said_in_two_units() {
+        let said = |seconds| in_words(Duration::from_secs(seconds));
+        assert_eq!([said(0), said(59), said(61)], ["0 s", "59 s", "1 min 1 s"]);
+        assert_eq!([said(3_660), said(90_000)], ["1 h 1 min", "1 d 1 h"]);
+    }
+}
