@@ -131,7 +131,7 @@ impl Watcher {
             Err(failure) => failure,
         };
         let status = self.feed.status.kind(self.kind);
-        let first = status.last_error().is_none();
+        let before = status.last_error();
         let mut pause = None;
         match &failure {
             Failure::Expired(_) | Failure::Ended { code: 410, .. } => {
@@ -181,7 +181,9 @@ impl Watcher {
             .backoff
             .pause()
             .max(pause.map_or(Duration::ZERO, |asked| asked.min(MAX_RETRY_AFTER)));
-        if first {
+        // The same again is no news; another reason is: a connection that was cut is one thing, and a token that has expired
+        // the next.
+        if before.as_ref() != Some(&text) {
             warn!(
                 kind = self.kind.name(),
                 pause_ms = pause.as_millis() as u64,
