@@ -194,7 +194,8 @@ pub struct Message {
 
 impl Message {
     /// Takes a message that was received. The OPT record and whatever stands behind it is cut off (only signatures of
-    /// the transaction stand there, RFC 8945 and RFC 2931); of its options the extended errors are kept.
+    /// the transaction stand there, RFC 8945 and RFC 2931); of its options the extended errors are kept. Octets behind
+    /// the last record go as well: a reply that begins with a copy would have its own OPT behind them.
     pub fn from_received(mut bytes: Vec<u8>) -> Result<Self, MessageError> {
         let mut layout = Layout::parse(&bytes)?;
         let rcode = layout.rcode();
@@ -206,6 +207,9 @@ impl Message {
             bytes.truncate(edns.start.into());
             let additional = layout.section(Section::Additional).count();
             write_u16(&mut bytes, 10, additional as u16);
+        } else {
+            let end = layout.records.last().map_or(layout.question_end, |last| last.end.into());
+            bytes.truncate(end);
         }
         Ok(Self { bytes, layout, options, rcode })
     }
@@ -345,6 +349,13 @@ mod tests {
         assert_eq!(message.rcode(), Rcode(16));
         assert_eq!(message.as_bytes(), answer());
         assert_eq!(message.options(), &options[6..]);
+    }
+
+    #[test]
+    fn what_stands_behind_the_last_record_is_cut_off() {
+        let mut bytes = answer();
+        bytes.extend_from_slice(b"more");
+        assert_eq!(Message::from_received(bytes).unwrap().as_bytes(), answer());
     }
 
     #[test]
