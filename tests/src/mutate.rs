@@ -12,7 +12,7 @@ impl Random {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -21,7 +21,7 @@ impl Random {
 
     /// A number below `end`, which is not 0.
     pub fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() >> 32).unwrap_or(0) % end.max(1)
+        usize::try_from(self.word() >> 32).unwrap_or(0) % end.max(1)
     }
 
     /// True once in `n` times.
@@ -40,7 +40,7 @@ impl Random {
     }
 
     fn octet(&mut self) -> u8 {
-        self.next().to_be_bytes()[0]
+        self.word().to_be_bytes()[0]
     }
 }
 
