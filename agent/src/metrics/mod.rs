@@ -7,7 +7,8 @@
 //! | [`cells`] | the counters of the hot path, one set for each worker and server block |
 //! | [`value`] | counters, gauges and histograms that many threads write |
 //! | [`scrape`] | how numbers are handed in: the trait [`Source`] |
-//! | [`text`] | how they are printed: the Prometheus and the OpenMetrics text format |
+//! | [`text`] | how they are printed: the Prometheus text format, and which of the two is asked for |
+//! | `openmetrics` | the OpenMetrics text format, by `prometheus-client` |
 //!
 //! Who has metrics implements [`Source`] and is put into [`Metrics`]: with [`Metrics::register`] for the life of the process,
 //! with [`Metrics::replace`] for that of a configuration.
@@ -16,6 +17,7 @@ pub mod cells;
 mod chains;
 mod common;
 pub mod names;
+mod openmetrics;
 mod process;
 pub mod scrape;
 pub mod text;
@@ -83,7 +85,7 @@ impl Metrics {
 
     /// All metrics as text.
     pub fn text(&self, format: Format) -> String {
-        text::write(&self.scrape(), format)
+        text::write(self.scrape(), format)
     }
 
     fn scrape(&self) -> Scrape {

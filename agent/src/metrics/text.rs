@@ -1,9 +1,12 @@
-//! How metrics are printed. Written here and not by a library, because one only prints OpenMetrics, and Prometheus 2 takes
-//! the bucket bound `1.0` of that format for another than the `1` that CoreDNS has.
+//! How metrics are printed. OpenMetrics is left to `prometheus-client`, in `openmetrics.rs`. That crate
+//! cannot write the Prometheus text format 0.0.4, which is therefore written here: there the counter has its `_total` in
+//! the head too, nothing follows the last sample, and bucket bounds are `1` as CoreDNS has them, which Prometheus 2 takes
+//! for another bucket than the `1.0` of OpenMetrics.
 
 use std::fmt::{Display, Write};
 
-use super::scrape::{Gathered, Kind, Scrape, Value};
+use super::openmetrics;
+use super::scrape::{Gathered, Scrape, Value};
 
 /// A text format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,32 +36,28 @@ impl Format {
 }
 
 /// Prints all that was gathered: families by name, series by label values, each once.
-pub(super) fn write(scrape: &Scrape, format: Format) -> String {
-    let mut printer = Printer { out: String::new(), format };
-    for gathered in scrape.families() {
-        printer.family(gathered);
+pub(super) fn write(scrape: Scrape, format: Format) -> String {
+    match format {
+        Format::Prometheus => {
+            let mut printer = Printer::default();
+            scrape.families().for_each(|gathered| printer.family(gathered));
+            printer.out
+        }
+        Format::OpenMetrics => openmetrics::write(scrape),
     }
-    if format == Format::OpenMetrics {
-        printer.out.push_str("# EOF\n");
-    }
-    printer.out
 }
 
+/// Writes the Prometheus text format 0.0.4.
+#[derive(Default)]
 struct Printer {
     out: String,
-    format: Format,
 }
 
 impl Printer {
     fn family(&mut self, gathered: &Gathered) {
         let family = gathered.family;
-        // OpenMetrics names the counter without its suffix, but the samples with it.
-        let head = match (self.format, family.kind) {
-            (Format::OpenMetrics, Kind::Counter) => family.name.trim_end_matches("_total"),
-            _ => family.name,
-        };
-        self.line(format_args!("# HELP {head} {}", family.help.trim()));
-        self.line(format_args!("# TYPE {head} {}", family.kind.name()));
+        self.line(format_args!("# HELP {} {}", family.name, family.help.trim()));
+        self.line(format_args!("# TYPE {} {}", family.name, family.kind.name()));
         for (values, value) in &gathered.series {
             let labels = || family.labels.iter().copied().zip(values.iter().map(AsRef::as_ref));
             match value {
@@ -69,7 +68,8 @@ impl Printer {
                     let mut total = 0;
                     for (&bound, count) in bounds.iter().chain([&f64::INFINITY]).zip(counts) {
                         total += count;
-                        let le = self.bound(bound);
+                        let le =
+                            if bound.is_infinite() { "+Inf".to_owned() } else { bound.to_string() };
                         self.sample(
                             family.name,
                             "_bucket",
@@ -119,15 +119,6 @@ impl Printer {
         }
     }
 
-    fn bound(&self, bound: f64) -> String {
-        match self.format {
-            _ if bound.is_infinite() => "+Inf".to_owned(),
-            Format::Prometheus => bound.to_string(),
-            // Always with a point, as the specification wants it of `le`.
-            Format::OpenMetrics => format!("{bound:?}"),
-        }
-    }
-
     fn line(&mut self, text: impl Display) {
         // A `String` takes everything that is written to it.
         let _ = writeln!(self.out, "{text}");
@@ -143,7 +134,7 @@ mod tests {
     fn label_values_are_escaped() {
         let mut scrape = Scrape::default();
         scrape.count(&names::NODECACHE_SETUP_ERRORS, &["a\"b\\c\nd"], 1);
-        let text = write(&scrape, Format::Prometheus);
+        let text = write(scrape, Format::Prometheus);
         assert!(
             text.ends_with(
                 "coredns_nodecache_setup_errors_total{errortype=\"a\\\"b\\\\c\\nd\"} 1\n"
