@@ -259,6 +259,7 @@ fn build(
         workers: shared.workers,
         own: own.clone(),
         loops: block.loops.then(|| Arc::clone(&shared.loops)),
+        zones: block.written.zone_names(),
     };
     if block.local {
         built.handlers.push(Arc::new(plugin::local::Local::new()));

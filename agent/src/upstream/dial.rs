@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls_pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -11,6 +13,11 @@ use tokio_rustls::client::TlsStream;
 use crate::upstream::UpstreamError;
 use crate::upstream::address::{Scheme, Target};
 use crate::upstream::exchange::Exchange;
+
+/// What was sent and is not acknowledged for so long has not arrived: the kernel ends the connection.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(4);
+/// A connection without traffic is looked after so often, so that a long `expire` keeps no dead ones.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Sets up connections to one upstream.
 pub struct Dialer {
@@ -100,6 +107,10 @@ impl Dialer {
         let stream = connected.map_err(|error| UpstreamError::Connect(error.to_string().into()))?;
         // What leaves in one write shall leave at once.
         stream.set_nodelay(true).map_err(|error| UpstreamError::io("connecting", &error))?;
+        // Neither is needed: `stream` finds out by itself while queries wait.
+        let socket = SockRef::from(&stream);
+        let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+        let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
         Ok(stream)
     }
 }

@@ -66,19 +66,25 @@ impl Exchange {
         self,
         shared: &Shared,
         idle: Duration,
-        mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
+        mut queue: mpsc::Receiver<Vec<u8>>,
     ) -> UpstreamError {
         let mut flights = FuturesUnordered::new();
         loop {
             tokio::select! {
                 next = timeout(idle, queue.recv()) => match next {
-                    Ok(Some(framed)) => flights.push(self.ask(framed)),
+                    Ok(Some(framed)) => {
+                        shared.asked();
+                        flights.push(self.ask(framed));
+                    }
                     Ok(None) => return UpstreamError::Lost,
                     Err(_) if flights.is_empty() => return UpstreamError::Lost,
                     Err(_) => {}
                 },
                 Some((id, result)) = flights.next(), if !flights.is_empty() => match result {
-                    Ok(answer) => shared.deliver(&answer),
+                    Ok(answer) => {
+                        shared.deliver(&answer);
+                        shared.heard();
+                    }
                     Err(error) => {
                         shared.table.fail(id, &error);
                         // Only an answer proves that the connection still stands.

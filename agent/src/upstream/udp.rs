@@ -9,6 +9,7 @@ use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, send};
@@ -72,6 +73,8 @@ struct Io {
     socket: UdpSocket,
     table: Table,
     counters: Arc<Counters>,
+    // Nobody reads any more.
+    closed: AtomicBool,
 }
 
 impl Pool {
@@ -95,10 +98,7 @@ impl Pool {
         }
         let now = Tick::now();
         let index = random::below(POOL);
-        let worn = self
-            .sockets
-            .get(index)
-            .is_none_or(|entry| entry.queries >= MAX_QUERIES || entry.until <= now);
+        let worn = self.sockets.get(index).is_none_or(|entry| entry.is_worn(now));
         if worn {
             // Ages differ, so that the ports of a pool do not change all at once.
             let age = MAX_AGE_MS / 2 + random::below(MAX_AGE_MS as usize) as u64;
@@ -142,12 +142,23 @@ impl Pool {
     }
 }
 
+impl Entry {
+    fn is_worn(&self, now: Tick) -> bool {
+        self.queries >= MAX_QUERIES || self.until <= now || self.socket.io.closed.load(Relaxed)
+    }
+}
+
 impl Socket {
     /// Opens a socket on a port that the kernel draws from its ephemeral range, which keeps clear of the ports that the
     /// node has given to others. Has to be called within the worker's runtime.
     fn open(to: SocketAddr, counters: &Arc<Counters>) -> Result<Arc<Self>, UpstreamError> {
         let socket = connect(to).map_err(|error| UpstreamError::io("opening a socket", &error))?;
-        let io = Arc::new(Io { socket, table: Table::new(), counters: Arc::clone(counters) });
+        let io = Arc::new(Io {
+            socket,
+            table: Table::new(),
+            counters: Arc::clone(counters),
+            closed: AtomicBool::new(false),
+        });
         let reader = tokio::spawn(Io::read(Arc::clone(&io))).abort_handle();
         Ok(Arc::new(Self { io, reader }))
     }
@@ -182,6 +193,14 @@ impl Drop for Socket {
 
 impl Io {
     async fn read(self: Arc<Self>) {
+        self.receive_all().await;
+        // The next query opens another socket; those that are out would never be heard of.
+        self.closed.store(true, Relaxed);
+        self.table.fail_all(&UpstreamError::Lost);
+    }
+
+    /// Receives until the socket is good for nothing.
+    async fn receive_all(&self) {
         let mut errors = 0;
         while self.socket.ready(INTERESTS[0].add(INTERESTS[1])).await.is_ok() {
             // One after the other: tokio takes back the readiness of one interest at a time.

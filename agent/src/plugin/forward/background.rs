@@ -201,7 +201,7 @@ impl State {
         }
         forward.suspicious.store(false, Relaxed);
         self.looked_for_loops = Some(Instant::now());
-        let Some(zone) = forward.config.from.first() else { return };
+        let Some(zone) = forward.probed_zone() else { return };
         let clear = join_all(set.upstreams.iter().map(async |upstream| {
             let by = match guard
                 .probe(zone.as_ref(), async |question| ask(upstream, &question).await.map(drop))

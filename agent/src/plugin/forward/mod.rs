@@ -37,7 +37,7 @@ use crate::upstream::follow::{self, Reading};
 use crate::upstream::health::Seldom;
 use crate::upstream::own::is_nowhere;
 use crate::upstream::{OwnAddresses, Question, Target, Upstream, UpstreamError};
-use crate::wire::{Message, NameRef, Rcode, Reply, Section};
+use crate::wire::{Message, Name, NameRef, Rcode, Reply, Section};
 use config::To;
 use query::{Asking, Ended, Failure};
 
@@ -57,7 +57,7 @@ pub enum ForwardError {
     Upstream(#[from] UpstreamError),
 }
 
-/// What all forwards of a process share.
+/// What a forward stands in: what all of a process share, and its server block.
 #[derive(Clone, Default)]
 pub struct Surroundings {
     /// Threads that answer.
@@ -66,6 +66,8 @@ pub struct Surroundings {
     pub own: OwnAddresses,
     /// Recognises queries of our own that come back; `None` without `loop` in the server block.
     pub loops: Option<Arc<LoopGuard>>,
+    /// The zones of the server block: only names within them reach the forward. Empty: all names.
+    pub zones: Vec<Name>,
 }
 
 /// A `forward` that runs.
@@ -146,6 +148,20 @@ impl Forward {
     pub fn takes(&self, name: NameRef<'_>) -> bool {
         self.config.from.iter().any(|zone| name.is_within(zone.as_ref()))
             && !self.config.except.iter().any(|zone| name.is_within(zone.as_ref()))
+    }
+
+    /// Where probes for loops have their names: in a zone that is both the server block's and forwarded, since other names
+    /// that come back do not reach this block.
+    fn probed_zone(&self) -> Option<&Name> {
+        let zones = &self.surroundings.zones;
+        let both = self.config.from.iter().find_map(|from| {
+            zones.iter().find_map(|zone| {
+                let narrower = if zone.as_ref().is_within(from.as_ref()) { zone } else { from };
+                let reached = narrower.as_ref().is_within(zone.as_ref());
+                (reached && self.takes(narrower.as_ref())).then_some(narrower)
+            })
+        });
+        both.or_else(|| self.config.from.first())
     }
 
     /// Who is to be asked by what is written and what the files say now.

@@ -296,7 +296,7 @@ impl<'a> Asking<'a> {
             return None;
         }
         let rcode = message.rcode();
-        let no_edns = matches!(rcode, Rcode::FORMERR | Rcode::NOTIMP)
+        let no_edns = matches!(rcode, Rcode::FORMERR | Rcode::NOTIMP | Rcode::BADVERS)
             && self.question.has_edns()
             && !self.retried;
         if no_edns && message.layout().records.is_empty() {
@@ -356,9 +356,14 @@ impl<'a> Asking<'a> {
     fn due(&mut self) {
         let now = Tick::now();
         let mut ended = false;
+        // Where all are down there is nobody better to turn to: each try then has its time.
+        let others = self.order.iter().any(|&at| {
+            let upstream = self.set.upstreams.get(usize::from(at));
+            upstream.is_some_and(|upstream| !upstream.health.is_down())
+        });
         for attempt in self.attempts.iter_mut().filter(|attempt| !attempt.timed_out) {
             // Others have found out meanwhile that it is dead: there is nothing to wait for.
-            let dead = attempt.upstream.health.is_down() && self.order.len() > 1;
+            let dead = others && attempt.upstream.health.is_down();
             if !dead && now.millis_since(attempt.begun) < attempt.timeout.as_millis() as u64 {
                 continue;
             }

@@ -398,6 +398,39 @@ async fn every_upstream_dead_is_servfail_and_says_why() {
 }
 
 #[tokio::test]
+async fn slow_upstreams_have_their_time_where_all_are_down() {
+    let slow = |last| {
+        Fake::udp(move |query, _| {
+            vec![Reaction::After(Duration::from_millis(600), answer(query, 0, last))]
+        })
+    };
+    let (one, other) = (slow(7).await, slow(7).await);
+    let fixture = forward_to(&[&one, &other], "");
+    for upstream in fixture.forward.upstreams() {
+        upstream.health.failed(1);
+    }
+    assert_eq!(fixture.last("one.example").await, 7);
+}
+
+#[tokio::test]
+async fn probes_for_loops_stay_within_the_block() {
+    let zones = |names: &[&str]| names.iter().map(|name| Name::from_text(name).unwrap()).collect();
+    let probed = |line: &str, names: &[&str]| {
+        let (config, _) = parsed(line, Config::parse);
+        let surroundings = Surroundings { zones: zones(names), ..Surroundings::default() };
+        Forward::new(config, surroundings).unwrap().probed_zone().unwrap().to_string()
+    };
+    let trimmed = |line, names: &[&str]| probed(line, names).trim_end_matches('.').to_owned();
+    assert_eq!(trimmed("forward . 192.0.2.1", &["corp.internal"]), "corp.internal");
+    assert_eq!(trimmed("forward a.b.test 192.0.2.1", &["corp.internal", "b.test"]), "a.b.test");
+    assert_eq!(
+        trimmed("forward . 192.0.2.1 {\nexcept corp.internal\n}", &["corp.internal", "b.test"]),
+        "b.test"
+    );
+    assert_eq!(trimmed("forward a.test 192.0.2.1", &["."]), "a.test");
+}
+
+#[tokio::test]
 async fn failfast_answers_at_once_while_all_are_down() {
     let dead = Fake::silent().await;
     let fixture = forward_to(&[&dead], "failfast_all_unhealthy_upstreams\nhealth_check 1h");
@@ -450,6 +483,15 @@ async fn a_server_without_edns_is_asked_without() {
     let fixture = forward_to(&[&old], "");
     assert_eq!(fixture.last("one.example").await, 4);
     assert_eq!(old.asked(), 2);
+    // BADVERS has half of its code in an OPT record.
+    let confused = Fake::udp(|query, _| {
+        let mut message = error(query, Rcode::NOERROR);
+        message[11] = 1;
+        message.extend_from_slice(&[0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0]);
+        vec![Reaction::Send(if query[11] == 0 { answer(query, 0, 5) } else { message })]
+    })
+    .await;
+    assert_eq!(forward_to(&[&confused], "").last("one.example").await, 5);
     // One that always says so is believed.
     let broken = Fake::udp(|query, _| vec![Reaction::Send(error(query, Rcode::FORMERR))]).await;
     assert_eq!(forward_to(&[&broken], "").ask("one.example").await.outcome.rcode, Rcode::FORMERR);
