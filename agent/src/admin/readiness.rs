@@ -93,8 +93,7 @@ impl Readiness {
 pub fn gather<'a>(details: impl Iterator<Item = &'a Arc<dyn Detail>>) -> serde_json::Value {
     let mut all = serde_json::Map::new();
     for detail in details {
-        let list =
-            all.entry(detail.name()).or_insert_with(|| serde_json::Value::Array(Vec::new()));
+        let list = all.entry(detail.name()).or_insert_with(|| serde_json::Value::Array(Vec::new()));
         if let serde_json::Value::Array(list) = list {
             list.push(detail.detail());
         }

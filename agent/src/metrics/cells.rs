@@ -9,18 +9,20 @@ use crate::wire::RecordType;
 
 /// Values of the `type` label, as in CoreDNS; the last stands for every other type.
 pub const TYPES: [&str; 19] = [
-    "A", "AAAA", "MX", "SOA", "CNAME", "PTR", "TXT", "NS", "SRV", "DS", "DNSKEY", "RRSIG", "NSEC", "NSEC3", "HTTPS", "IXFR",
-    "AXFR", "ANY", "other",
+    "A", "AAAA", "MX", "SOA", "CNAME", "PTR", "TXT", "NS", "SRV", "DS", "DNSKEY", "RRSIG", "NSEC",
+    "NSEC3", "HTTPS", "IXFR", "AXFR", "ANY", "other",
 ];
 
 /// Upper bounds of the duration histogram, in seconds: CoreDNS's `ExponentialBuckets(0.00025, 2, 16)`.
 pub const DURATION_BUCKETS: [f64; 16] = [
-    0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192,
+    0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024,
+    2.048, 4.096, 8.192,
 ];
 
 /// Upper bounds of the size histograms, in octets, as in CoreDNS.
-pub const SIZE_BUCKETS: [f64; 14] =
-    [0.0, 100.0, 200.0, 300.0, 400.0, 511.0, 1023.0, 2047.0, 4095.0, 8291.0, 16e3, 32e3, 48e3, 64e3];
+pub const SIZE_BUCKETS: [f64; 14] = [
+    0.0, 100.0, 200.0, 300.0, 400.0, 511.0, 1023.0, 2047.0, 4095.0, 8291.0, 16e3, 32e3, 48e3, 64e3,
+];
 
 /// Response codes that are counted apart; the last slot stands for every other.
 pub const RCODES: usize = 25;
@@ -53,7 +55,11 @@ pub struct Histogram<const N: usize> {
 
 impl<const N: usize> Default for Histogram<N> {
     fn default() -> Self {
-        Self { buckets: std::array::from_fn(|_| Cell::default()), over: Cell::default(), sum: Cell::default() }
+        Self {
+            buckets: std::array::from_fn(|_| Cell::default()),
+            over: Cell::default(),
+            sum: Cell::default(),
+        }
     }
 }
 
@@ -131,7 +137,9 @@ impl Cells {
         }
         proto.response_size.add(size_bucket(reply_len), reply_len as u64);
         let rcode = usize::from(outcome.rcode.0).min(RCODES - 1);
-        if let Some(cell) = self.responses.get(outcome.plugin as usize).and_then(|codes| codes.get(rcode)) {
+        if let Some(cell) =
+            self.responses.get(outcome.plugin as usize).and_then(|codes| codes.get(rcode))
+        {
             cell.add(1);
         }
     }
@@ -179,14 +187,18 @@ mod tests {
     #[test]
     fn durations_fall_into_the_buckets_of_their_bounds() {
         for micros in [0, 1, 250, 251, 500, 501, 1_000, 8_192_000, 8_192_001, u64::MAX / 2] {
-            let expected = DURATION_BUCKETS.iter().position(|&b| micros as f64 <= b * 1e6).unwrap_or(16);
+            let expected =
+                DURATION_BUCKETS.iter().position(|&b| micros as f64 <= b * 1e6).unwrap_or(16);
             assert_eq!(duration_bucket(micros).min(16), expected, "{micros}");
         }
     }
 
     #[test]
     fn sizes_fall_into_the_buckets_of_their_bounds() {
-        assert_eq!((size_bucket(0), size_bucket(1), size_bucket(100), size_bucket(101)), (0, 1, 1, 2));
+        assert_eq!(
+            (size_bucket(0), size_bucket(1), size_bucket(100), size_bucket(101)),
+            (0, 1, 1, 2)
+        );
         assert_eq!(size_bucket(65_000), SIZE_BUCKETS.len());
     }
 }

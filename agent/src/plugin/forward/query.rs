@@ -32,6 +32,10 @@ const LOOK_AGAIN_MS: u64 = 50;
 const MIN_TRIES: usize = 3;
 
 /// What a question came to.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "answers are the rule; a box would be an allocation for each"
+)]
 pub(super) enum Ended {
     /// An answer.
     Answered(Message),

@@ -173,8 +173,9 @@ fn pair<T>(
 fn ttl(word: &str) -> Result<RangeInclusive<u32>, Wrong> {
     // RFC 2181 section 8: 31 bits.
     const MOST: u32 = i32::MAX as u32;
-    let number =
-        |text: &str, default| if text.is_empty() { Ok(default) } else { value::integer(text, 0..=MOST) };
+    let number = |text: &str, default| {
+        if text.is_empty() { Ok(default) } else { value::integer(text, 0..=MOST) }
+    };
     let Some((low, high)) = word.split_once('-') else {
         return value::integer(word, 0..=MOST).map(|ttl| ttl..=ttl);
     };
