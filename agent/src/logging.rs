@@ -68,12 +68,7 @@ impl Logs {
         metrics.register(Arc::clone(&queue.dropped) as Arc<dyn Source>);
         thread::Builder::new()
             .name("log".into())
-            .spawn(move || {
-                // Capabilities are a thread's own, and this one begins before the process gives its away. Without any
-                // there is nothing to give.
-                let _ = netsetup::privileges::drop_capabilities(&[]);
-                write_lines(&lines, io::stdout());
-            })
+            .spawn(move || write_lines(&lines, io::stdout()))
             .map_err(LoggingError::Thread)?;
         tracing::subscriber::set_global_default(subscriber(format, filter, queue.clone()))
             .map_err(|_| LoggingError::Twice)?;
