@@ -174,7 +174,8 @@ pub fn listen_address(text: &str) -> Result<ListenAddress, Wrong> {
         _ => {
             let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
             let parsed = match bracketed {
-                Some(inside) => inside.parse().map(IpAddr::V6).ok(),
+                // IPv4 too, so that a manifest can write `[{$POD_IP}]:9153` for either family.
+                Some(inside) => inside.parse().ok(),
                 None => host.parse().map(IpAddr::V4).ok(),
             };
             Some(parsed.ok_or_else(|| {
@@ -287,11 +288,12 @@ mod tests {
             assert_eq!(listen(text).unwrap(), text);
         }
         assert_eq!(listen("localhost:8181").unwrap(), "127.0.0.1:8181");
+        assert_eq!(listen("[192.0.2.1]:9153").unwrap(), "192.0.2.1:9153");
         assert_eq!(
             listen("80").unwrap_err(),
             "\"80\" has no port after a colon, wanted :80".parse_wrong()
         );
-        for text in ["", ":", "[::1]", "::1:8080", "host:80", ":99999"] {
+        for text in ["", ":", "[::1]", "::1:8080", "[]:80", "host:80", ":99999"] {
             assert!(listen(text).is_err(), "{text}");
         }
         assert_eq!(network("10.1.2.3/8").unwrap().to_string(), "10.0.0.0/8");
