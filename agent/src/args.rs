@@ -54,6 +54,14 @@ pub enum Command {
     },
     /// Show, set up or take away the node's interface, addresses and notrack rules, with the flags of the server.
     Net(Box<Net>),
+    /// Ask the running server what probes ask, and exit with 1 and the reasons if it says no.
+    Probe {
+        /// What to ask.
+        probe: Probe,
+        /// The running server's socket.
+        #[arg(long, default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET")]
+        socket: PathBuf,
+    },
     /// Show what the running server knows and waits for.
     Status {
         /// The running server's socket.
@@ -79,6 +87,15 @@ pub struct Net {
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// What probes ask.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// Whether its workers answer, as /health says: upstreams and API server do not count.
+    Alive,
+    /// Whether it waits for nothing, as /ready says.
+    Ready,
 }
 
 /// What to do with the node's network.

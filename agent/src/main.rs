@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use nodens::args::{CacheAction, Cli, Command, Output};
 use nodens::control::{self, Request};
 use nodens::plugin::cache::inspect;
-use nodens::{check, node, run, status};
+use nodens::{check, node, probe, run, status};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Some(Command::Status { socket, output }) => {
             ask(&socket, &Request::Status, output, status::text)
         }
+        Some(Command::Probe { probe, socket }) => probe::run(&socket, probe).map_err(Into::into),
         Some(Command::Cache { action: CacheAction::Show { name, output }, socket }) => {
             ask(&socket, &Request::CacheShow { name }, output, inspect::text)
         }

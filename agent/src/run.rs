@@ -28,9 +28,10 @@ use crate::logging::{self, Logs};
 use crate::metrics::Metrics;
 use crate::node::{self, Node, Origin};
 use crate::plugin::{self, Block, cache};
-use crate::server::Pool;
 use crate::server::pool::DRAIN;
+use crate::server::{Pool, Pulse};
 use crate::status::Status;
+use crate::systemd::Systemd;
 
 /// More threads than this answer no faster on any node that we know of; `--workers` says otherwise.
 const MAX_WORKERS: usize = 8;
@@ -65,6 +66,7 @@ struct Server {
     origin: Origin,
     shared: Arc<Shared>,
     pool: Pool,
+    pulse: Arc<Pulse>,
     admin: Admin,
     status: Arc<Status>,
     _control: Option<Control>,
@@ -125,11 +127,19 @@ async fn serve(node: &mut Node, args: &Serve, shared: Arc<Shared>) -> anyhow::Re
     let origin = Origin::from_flags(args, node.counts())?;
     let mut server = Server::start(args, origin, shared).await?;
     node.keep();
+    let systemd = Arc::new(Systemd::from_env());
+    systemd.ready("serving");
+    let (watched, pulse) = (Arc::clone(&systemd), Arc::clone(&server.pulse));
+    tokio::spawn(async move { watched.watchdog(pulse).await });
     loop {
         tokio::select! {
             asked = signals.next() => match asked {
                 Asked::Stop => break,
-                Asked::Reload => server.reload("a signal", true).await,
+                Asked::Reload => {
+                    systemd.reloading();
+                    server.reload("a signal", true).await;
+                    systemd.ready("serving");
+                }
             },
             () = server.time_to_look() => server.reload("the file has changed", false).await,
             () = server.origin.changed() => {
@@ -137,6 +147,7 @@ async fn serve(node: &mut Node, args: &Serve, shared: Arc<Shared>) -> anyhow::Re
             }
         }
     }
+    systemd.stopping();
     node.leave();
     server.stop(&mut signals).await;
     Ok(())
@@ -151,6 +162,8 @@ impl Server {
         let pool = Pool::start(shared.workers).context("cannot start the worker threads")?;
         shared.metrics.register(pool.metrics());
         let admin = Admin::new(Handle::current(), Arc::clone(&shared.metrics));
+        let pulse = Pulse::new(pool.workers());
+        admin.readiness().set_pulse(Arc::clone(&pulse));
         serve_pages(&admin, &running, args);
         wait_until_known(&running, Duration::MAX).await;
         if !running.is_known() {
@@ -158,6 +171,8 @@ impl Server {
             tracing::warn!(waiting, "serving before everything is there");
         }
         pool.apply(running.listeners.clone())?;
+        pulse.set_addresses(running.listeners.keys().copied());
+        tokio::spawn(Arc::clone(&pulse).watch());
         let status = Status::new(Arc::clone(&shared), Arc::clone(admin.readiness()));
         show(&admin, &status, &running, &loaded.hash);
         let control = serve_control(&args.socket, &status);
@@ -179,6 +194,7 @@ impl Server {
             origin,
             shared,
             pool,
+            pulse,
             admin,
             status,
             _control: control,
@@ -206,6 +222,7 @@ impl Server {
         if let Err(error) = self.pool.apply(assembled.listeners.clone()) {
             return self.reload_failed(&error.into());
         }
+        self.pulse.set_addresses(assembled.listeners.keys().copied());
         assembled.show(&self.shared, &loaded.hash);
         serve_pages(&self.admin, &assembled, &self.args);
         show(&self.admin, &self.status, &assembled, &loaded.hash);

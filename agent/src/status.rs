@@ -55,6 +55,7 @@ impl Status {
             "workers": self.shared.workers,
             "addresses": running.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "waiting": self.readiness.waits(),
+            "trouble": self.readiness.trouble(),
             "cache": { "bytes": store.weight(), "limit_bytes": store.limit() },
             "details": details,
         })

@@ -1,12 +1,13 @@
 //! Whether queries can be answered as they should, and if not, what is missing.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
 use crate::chain::Chain;
 use crate::plugin::ready::Monitor;
+use crate::server::Pulse;
 
 /// Something that tells more of itself at `/ready?verbose`.
 pub trait Detail: Send + Sync {
@@ -24,6 +25,7 @@ pub struct Readiness {
     /// With `monitor until-ready`: everything was ready once.
     latched: AtomicBool,
     own: Mutex<Vec<Box<str>>>,
+    pulse: OnceLock<Arc<Pulse>>,
 }
 
 struct Running {
@@ -54,6 +56,16 @@ impl Readiness {
         *self.own.lock().unwrap_or_else(PoisonError::into_inner) = waits;
     }
 
+    /// Goes by this pulse from now on; the first one stays.
+    pub fn set_pulse(&self, pulse: Arc<Pulse>) {
+        let _ = self.pulse.set(pulse);
+    }
+
+    /// Why the process is as good as dead; `None`: it is not.
+    pub fn trouble(&self) -> Option<String> {
+        self.pulse.get()?.trouble()
+    }
+
     /// What is missing, a line for each; empty where everything is ready.
     pub fn waits(&self) -> Vec<String> {
         if self.stopping.load(Relaxed) {
@@ -62,6 +74,9 @@ impl Readiness {
         let Some(running) = self.running.load_full() else {
             return vec!["the server is starting".to_owned()];
         };
+        if let Some(trouble) = self.trouble() {
+            return vec![trouble];
+        }
         if self.latched.load(Relaxed) {
             return Vec::new();
         }

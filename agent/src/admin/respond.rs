@@ -37,8 +37,11 @@ pub(super) fn respond<B>(
             let format = Format::accepted(accept.unwrap_or(""));
             respond_with(StatusCode::OK, format.content_type(), state.metrics.text(format))
         }
-        // Whoever can answer this is alive; readiness is another question.
-        Pages::HEALTH => respond_with(StatusCode::OK, TEXT, "OK"),
+        // Readiness is another question: a restart brings neither API server nor upstreams back.
+        Pages::HEALTH => match state.readiness.trouble() {
+            None => respond_with(StatusCode::OK, TEXT, "OK"),
+            Some(why) => respond_with(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n")),
+        },
         _ => ready(request, state),
     }
 }

@@ -10,6 +10,7 @@
 //! | [`tcp`] | streams: pipelined, out of order, bounded |
 //! | [`dispatch`] | the longest zone suffix picks the server block |
 //! | [`metrics`] | what the workers count besides queries |
+//! | [`pulse`] | whether the workers still do their work |
 //! | [`answer`] | one packet to one reply, now or later |
 
 pub mod answer;
@@ -18,6 +19,7 @@ pub mod dispatch;
 pub mod listener;
 pub mod metrics;
 pub mod pool;
+pub mod pulse;
 pub mod sockets;
 pub mod tcp;
 mod udp;
@@ -25,4 +27,5 @@ pub mod worker;
 
 pub use dispatch::Dispatch;
 pub use pool::Pool;
+pub use pulse::Pulse;
 pub use sockets::BindError;

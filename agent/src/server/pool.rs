@@ -19,7 +19,7 @@ use super::metrics::PoolMetrics;
 use super::sockets::{BindError, Sockets};
 use super::tcp::{self, Connections};
 use super::worker::Worker;
-use super::{Dispatch, udp};
+use super::{Dispatch, pulse, udp};
 use crate::chain::Local;
 
 /// Queries that still wait when the server stops are given this long (CoreDNS's graceful stop).
@@ -176,6 +176,8 @@ async fn run(
     connections: Arc<Connections>,
 ) {
     let mut serving = tokio::task::JoinSet::new();
+    // Ends with the runtime.
+    tokio::spawn(pulse::beat(Arc::clone(&worker)));
     while let Some(task) = inbox.recv().await {
         let Task { listener, sockets, draining } = task;
         let address = listener.address;

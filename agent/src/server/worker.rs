@@ -20,6 +20,7 @@ pub struct Worker {
     overflowed: AtomicU64,
     unsent: AtomicU64,
     panics: AtomicU64,
+    beats: AtomicU64,
 }
 
 impl Worker {
@@ -57,6 +58,15 @@ impl Worker {
     /// Panics that were caught.
     pub fn panics(&self) -> u64 {
         self.panics.load(Relaxed)
+    }
+
+    /// How often its thread has had its turn; grows once a second.
+    pub fn beats(&self) -> u64 {
+        self.beats.load(Relaxed)
+    }
+
+    pub(super) fn beat(&self) {
+        self.beats.fetch_add(1, Relaxed);
     }
 
     pub(super) fn unsent(&self, replies: usize) {

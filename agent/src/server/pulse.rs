@@ -1,0 +1,209 @@
+//! Whether the workers still do their work: what `/health`, the watchdog of systemd and `nodens probe alive` go by.
+//!
+//! Once a second two things are looked at, without upstreams, API server or server blocks, since a restart would mend none of them:
+//!
+//! * every worker's thread has had its turn: a task on each counts;
+//! * every listening address answers a question of our own. It is a STATUS query (RFC 1035 section 4.1.1), which no server
+//!   implements and each refuses with NOTIMP: it goes through socket and receive loop, and is in no log and no metric. It comes
+//!   from another port each time, so that the kernel leads it to another worker.
+//!
+//! Rounds are counted rather than time, so that a process that was stopped and goes on is not taken for a dead one.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use futures_util::future::join_all;
+use tokio::net::UdpSocket;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::worker::Worker;
+
+/// Between two rounds, and between two beats of a worker.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How long an address has to answer.
+const PATIENCE: Duration = Duration::from_millis(900);
+/// So many rounds in a row without a sign are trouble. Longer than a link takes to be mended, and than a node under load keeps a
+/// thread from its turn; short beside the minute after which people call.
+const MISSED: u64 = 10;
+
+/// The judgement, and what it is made of.
+#[derive(Default)]
+pub struct Pulse {
+    workers: Vec<Arc<Worker>>,
+    addresses: Mutex<Vec<SocketAddr>>,
+    trouble: ArcSwapOption<String>,
+}
+
+impl Pulse {
+    /// Of these workers, with no address to ask yet.
+    pub fn new(workers: &[Arc<Worker>]) -> Arc<Self> {
+        Arc::new(Self { workers: workers.to_vec(), ..Self::default() })
+    }
+
+    /// Asks these addresses from now on.
+    pub fn set_addresses(&self, addresses: impl Iterator<Item = SocketAddr>) {
+        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses.collect();
+    }
+
+    /// What is wrong, as a line for people; `None`: nothing.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.load().as_deref().cloned()
+    }
+
+    /// Looks once a second, for ever.
+    pub async fn watch(self: Arc<Self>) {
+        let mut rounds = Rounds::default();
+        let mut ticks = interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let beats: Vec<u64> = self.workers.iter().map(|worker| worker.beats()).collect();
+            let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let answers = join_all(addresses.into_iter().map(|address| async move {
+                let asked = timeout(PATIENCE, ask(address)).await;
+                (address, asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))
+            }));
+            self.judge(rounds.next(&beats, answers.await));
+        }
+    }
+
+    fn judge(&self, trouble: Option<String>) {
+        let before = self.trouble.swap(trouble.clone().map(Arc::new));
+        match (before, trouble) {
+            (None, Some(trouble)) => tracing::error!("queries are not answered: {trouble}"),
+            (Some(_), None) => tracing::info!("queries are answered again"),
+            _ => {}
+        }
+    }
+}
+
+/// Counts on its worker's thread that it has its turn.
+pub(super) async fn beat(worker: Arc<Worker>) {
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        worker.beat();
+    }
+}
+
+/// What the rounds so far have seen.
+#[derive(Default)]
+struct Rounds {
+    /// For each worker its count, and the rounds since that grew.
+    workers: Vec<(u64, u64)>,
+    /// For each address the rounds since it answered.
+    addresses: Vec<(SocketAddr, u64)>,
+}
+
+impl Rounds {
+    /// One more round; returns what is wrong by now.
+    fn next(
+        &mut self,
+        beats: &[u64],
+        answers: Vec<(SocketAddr, io::Result<()>)>,
+    ) -> Option<String> {
+        self.workers.resize(beats.len(), (0, 0));
+        let mut trouble = Vec::new();
+        for (number, ((last, missed), beats)) in self.workers.iter_mut().zip(beats).enumerate() {
+            *missed = if *last == *beats { *missed + 1 } else { 0 };
+            *last = *beats;
+            if *missed >= MISSED {
+                trouble.push(format!("worker {number} has stood still for {missed} s"));
+            }
+        }
+        let before = std::mem::take(&mut self.addresses);
+        for (address, answer) in answers {
+            let missed = before.iter().find(|(known, _)| *known == address).map_or(0, |(_, n)| *n);
+            let missed = if answer.is_ok() { 0 } else { missed + 1 };
+            if let (Err(error), true) = (answer, missed >= MISSED) {
+                trouble.push(format!("{address} has not answered us for {missed} s ({error})"));
+            }
+            self.addresses.push((address, missed));
+        }
+        (!trouble.is_empty()).then(|| trouble.join("; "))
+    }
+}
+
+/// A STATUS query, and any answer to it.
+async fn ask(address: SocketAddr) -> io::Result<()> {
+    static NUMBER: AtomicU64 = AtomicU64::new(1);
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) if address.ip().is_unspecified() => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+    // Whatever is listened on, IPv4's loopback is there; sockets of the unspecified IPv6 address take both families.
+    let ip = if address.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { address.ip() };
+    socket.connect(SocketAddr::new(ip, address.port())).await?;
+    let [high, low] = (NUMBER.fetch_add(1, Relaxed) as u16).to_be_bytes();
+    const STATUS: u8 = 2 << 3;
+    socket.send(&[high, low, STATUS, 0, 0, 0, 0, 0, 0, 0, 0, 0]).await?;
+    let mut reply = [0; 12];
+    loop {
+        let length = socket.recv(&mut reply).await?;
+        if length == reply.len() && reply.starts_with(&[high, low]) && reply[2] & 0x80 != 0 {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn silent(address: SocketAddr) -> Vec<(SocketAddr, io::Result<()>)> {
+        vec![(address, Err(io::ErrorKind::TimedOut.into()))]
+    }
+
+    #[test]
+    fn a_worker_that_stands_still_is_found_and_recovers() {
+        let mut rounds = Rounds::default();
+        for round in 1..=MISSED {
+            assert_eq!(rounds.next(&[round, 5], Vec::new()).is_some(), false, "round {round}");
+        }
+        let trouble = rounds.next(&[MISSED + 1, 5], Vec::new()).unwrap();
+        assert_eq!(trouble, "worker 1 has stood still for 10 s");
+        assert_eq!(rounds.next(&[MISSED + 2, 6], Vec::new()), None);
+    }
+
+    #[test]
+    fn an_address_without_answers_is_found_and_forgotten_with_its_configuration() {
+        let (address, other) =
+            ("127.0.0.1:53".parse().unwrap(), "127.0.0.2:53".parse::<SocketAddr>().unwrap());
+        let mut rounds = Rounds::default();
+        for _ in 1..MISSED {
+            assert_eq!(rounds.next(&[], silent(address)), None);
+        }
+        assert!(
+            rounds.next(&[], silent(address)).unwrap().contains("127.0.0.1:53 has not answered")
+        );
+        assert_eq!(rounds.next(&[], vec![(other, Ok(()))]), None);
+        assert_eq!(rounds.next(&[], silent(address)), None);
+    }
+
+    #[tokio::test]
+    async fn a_server_is_asked_and_nobody_is_told() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let asked = tokio::spawn(ask(address));
+        let mut query = [0; 64];
+        let (length, peer) = server.recv_from(&mut query).await.unwrap();
+        let packet = query.get(..length).unwrap();
+        assert_eq!(
+            crate::wire::Query::parse(packet).unwrap_err(),
+            crate::wire::Reject::Answer(crate::wire::Rcode::NOTIMP)
+        );
+        let mut reply = Vec::new();
+        crate::wire::reply::write_rejection(&mut reply, packet, crate::wire::Rcode::NOTIMP);
+        server.send_to(&reply, peer).await.unwrap();
+        assert!(asked.await.unwrap().is_ok());
+        drop(server);
+        assert!(ask(address).await.is_err(), "nobody listens");
+    }
+}
