@@ -55,6 +55,21 @@ impl From<LogFormat> for Format {
     }
 }
 
+/// An error with its causes, each once: libraries differ in whether they print them.
+pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// The log of this process. Keep it to the end and call [`Logs::finish`].
 pub struct Logs {
     queue: Queue,

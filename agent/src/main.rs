@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use nodens::args::{CacheAction, Cli, Command, Output};
 use nodens::control::{self, Request};
 use nodens::plugin::cache::inspect;
-use nodens::{check, node, probe, run, status};
+use nodens::{check, logging, node, probe, run, status};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("nodens: {error:#}");
+            eprintln!("nodens: {}", logging::causes(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -232,7 +232,8 @@ impl Server {
     }
 
     fn reload_failed(&self, error: &anyhow::Error) {
-        tracing::error!("the configuration was not reloaded; the running one stays: {error:#}");
+        let error = logging::causes(error.as_ref());
+        tracing::error!("the configuration was not reloaded; the running one stays: {error}");
         self.shared.metrics.common().reload_failed.add(1);
     }
 

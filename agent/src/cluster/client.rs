@@ -22,6 +22,7 @@ use tower::ServiceBuilder;
 
 use super::spec::{Source, Timing, Tls};
 use super::status::Status;
+use crate::logging::causes;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +120,7 @@ impl Connector {
         }
         match sent {
             Err(_) => Err(RequestError::Silent(self.timing.read)),
-            Ok(Err(error)) => Err(RequestError::Unreachable(chain(&error))),
+            Ok(Err(error)) => Err(RequestError::Unreachable(plain(&error))),
             Ok(Ok(response)) if response.status().is_success() => Ok(response),
             Ok(Ok(response)) => Err(refusal(response, self.timing.read).await),
         }
@@ -140,7 +141,7 @@ impl Connector {
         let client = match client {
             Ok(Ok(client)) => client,
             Ok(Err(error)) => {
-                return Err(ClientError::Setup { url: url.to_string(), reason: chain(&error) });
+                return Err(ClientError::Setup { url: url.to_string(), reason: causes(&error) });
             }
             Err(error) => {
                 return Err(ClientError::Setup { url: url.to_string(), reason: error.to_string() });
@@ -207,12 +208,12 @@ pub(super) fn identity(source: &Source) -> Result<String, ClientError> {
 fn configure(source: &Source) -> Result<kube::Config, ClientError> {
     match source {
         Source::InCluster => {
-            kube::Config::incluster_env().map_err(|error| ClientError::InCluster(chain(&error)))
+            kube::Config::incluster_env().map_err(|error| ClientError::InCluster(causes(&error)))
         }
         Source::Kubeconfig { file, context } => {
             let bad = |error: kube::config::KubeconfigError| ClientError::Kubeconfig {
                 file: file.display().to_string(),
-                reason: chain(&error),
+                reason: causes(&error),
             };
             let kubeconfig = Kubeconfig::read_from(file).map_err(bad)?;
             let options = KubeConfigOptions { context: context.clone(), ..Default::default() };
@@ -333,24 +334,28 @@ struct StatusDetails {
     retry_after_seconds: Option<u64>,
 }
 
-/// An error with its causes, each once: libraries differ in whether they print them.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
+/// An error of the client without the names of its layers and the links of its libraries, which tell an operator nothing.
+pub(super) fn plain(error: &(dyn std::error::Error + 'static)) -> String {
+    const LAYERS: [&str; 3] =
+        ["ServiceError: ", "client error (Connect): ", "error reading a body from connection: "];
+    let text = causes(error);
+    let text =
+        LAYERS.iter().fold(text.as_str(), |text, layer| text.strip_prefix(layer).unwrap_or(text));
+    text.split(": https://docs.rs/").next().unwrap_or(text).to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_are_told_without_the_layers_of_the_client() {
+        let error = |text: &str| plain(&std::io::Error::other(text.to_owned()));
+        let wanted = "tcp connect error: Connection refused (os error 111)";
+        assert_eq!(error(&format!("ServiceError: client error (Connect): {wanted}")), wanted);
+        let cut = "ServiceError: error reading a body from connection: closed: https://docs.rs/x#y";
+        assert_eq!(error(cut), "closed");
+    }
 
     #[test]
     fn an_endpoint_has_to_be_a_url() {

@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::Sink;
 use super::backoff::{Backoff, jittered};
-use super::client::{Connector, Reply, RequestError, chain};
+use super::client::{Connector, Reply, RequestError, plain};
 use super::decode::{BadObject, Decoded, Fate, Line, decode, decode_line, decode_list_metadata};
 use super::interner::Interner;
 use super::object::{Event, Kind, Object, ObjectId};
@@ -403,7 +403,7 @@ async fn chunk(
         match timeout(patience, body.frame()).await {
             Err(_) => return Err(Failure::Stalled(patience)),
             Ok(None) => return Ok(None),
-            Ok(Some(Err(error))) => return Err(Failure::Cut(chain(&error))),
+            Ok(Some(Err(error))) => return Err(Failure::Cut(plain(&error))),
             Ok(Some(Ok(frame))) => {
                 // Trailers say nothing that we need.
                 if let Ok(data) = frame.into_data() {
