@@ -16,6 +16,7 @@ use tests::{http, poll, ports};
 const SOON: Duration = Duration::from_secs(20);
 
 const README: &str = include_str!("../../README.md");
+const LOOKUPS: &str = include_str!("../../docs/lookups.md");
 
 /// `scripts/run`, running in a copy of the tree.
 struct Demo {
@@ -89,6 +90,16 @@ impl Demo {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Runs commands, each of which has to print what its page says.
+    fn compare(&self, commands: &[(String, Vec<String>)]) {
+        for (command, expected) in commands {
+            let printed = self.dig(command);
+            let printed: Vec<String> = printed.lines().map(words).collect();
+            assert_eq!(&printed, expected, "{command}");
+            println!("{command}\n    {}", printed.join("\n    "));
+        }
+    }
+
     fn object(&self, name: &str) -> PathBuf {
         self.tree.path().join("manifests/demo/objects").join(name)
     }
@@ -122,11 +133,11 @@ fn collect(from: impl std::io::Read + Send + 'static) -> mpsc::Receiver<String> 
     lines
 }
 
-/// The commands of the README's console block, and what it says that they print.
-fn shown() -> Vec<(String, Vec<String>)> {
-    let block = README.split("```console\n").nth(1).and_then(|rest| rest.split("```").next());
+/// The commands of a page's console blocks, and what it says that they print.
+fn shown(page: &str) -> Vec<(String, Vec<String>)> {
     let mut commands: Vec<(String, Vec<String>)> = Vec::new();
-    for line in block.expect("the README has no console block").lines() {
+    let blocks = page.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next());
+    for line in blocks.flat_map(str::lines) {
         match (line.strip_prefix("$ "), commands.last_mut()) {
             (Some(command), _) => commands.push((command.to_owned(), Vec::new())),
             (None, Some((_, output))) => output.push(words(line)),
@@ -141,19 +152,21 @@ fn words(line: &str) -> String {
 }
 
 #[test]
+fn the_page_on_look_ups_prints_what_it_says() {
+    let commands = shown(LOOKUPS);
+    assert!(commands.len() >= 8, "{commands:?}");
+    Demo::start().compare(&commands);
+}
+
+#[test]
 fn the_readmes_commands_print_what_it_says() {
-    let commands = shown();
+    let commands = shown(README);
     assert!(commands.len() >= 4, "{commands:?}");
     for name in ["scripts/run", "scripts/test"] {
         assert!(README.contains(name));
     }
     let mut demo = Demo::start();
-    for (command, expected) in &commands {
-        let printed = demo.dig(command);
-        let printed: Vec<String> = printed.lines().map(words).collect();
-        assert_eq!(&printed, expected, "{command}");
-        println!("{command}\n    {}", printed.join("\n    "));
-    }
+    demo.compare(&commands);
 
     // "Edit a file in manifests/demo/objects and ask again: the answer changes within a second."
     let web = demo.object("web.yaml");
