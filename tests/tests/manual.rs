@@ -121,6 +121,7 @@ fn paths_exist() {
         r"`((?:agent|docs|fuzz|image|manifests|netsetup|scripts|tests)/[A-Za-z0-9_./-]+)`",
     )
     .unwrap();
+    let test = Regex::new(r"`([a-z0-9_]+)` in\s+`([A-Za-z0-9_./-]+\.rs)`").unwrap();
     let mut missing = Vec::new();
     for (page, text) in pages() {
         // The changelog tells of what was.
@@ -130,6 +131,12 @@ fn paths_exist() {
         for found in path.captures_iter(&prose(&text)) {
             if !root().join(&found[1]).exists() {
                 missing.push(format!("{}: {}", page.display(), &found[1]));
+            }
+        }
+        for found in test.captures_iter(&prose(&text)) {
+            let file = fs::read_to_string(root().join(&found[2])).unwrap_or_default();
+            if !file.contains(&format!("fn {}(", &found[1])) {
+                missing.push(format!("{}: {} in {}", page.display(), &found[1], &found[2]));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Many datagrams with one system call: `recvmmsg` and `sendmmsg` over buffers that are made once.
 //!
-//! The only unsafe module. nix wraps these calls too, but builds its headers anew for each call and copies each address
-//! twice; here a datagram costs what the kernel takes for it (`docs/ARCHITECTURE.md`, "Speed").
+//! The only unsafe module of the server. nix wraps these calls too, but builds its headers anew for each call and copies each address
+//! twice; here a datagram costs what the kernel takes for it (`docs/benchmark.md`).
 #![allow(
     unsafe_code,
     reason = "the two system calls take arrays of structures that point into other arrays"
