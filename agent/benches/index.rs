@@ -92,6 +92,7 @@ fn slice(
         id: id(namespace, format!("{service}-{number:05}")),
         service: service.into(),
         imported: false,
+        cluster: None,
         ports: ports().into_iter().collect(),
         endpoints: (0..count).map(endpoint).collect(),
         triggered_at: None,

@@ -242,7 +242,7 @@ fn take(kind: Kind, decoded: Decoded) {
     let (Fate::Serve(object), Some(id)) = (decoded.fate, decoded.id) else { return };
     index.apply(Event::Apply(object));
     index.apply(Event::Delete(kind, id));
-    assert_eq!(index.statistics().objects, [0; 5]);
+    assert_eq!(index.statistics().objects, [0; Kind::ALL.len()]);
 }
 
 /// A snapshot file: as it is, and with a right sum, so that what is behind it is reached.

@@ -101,7 +101,7 @@ pub fn objects_of(server: &ApiServer, kinds: &[Kind]) -> BTreeMap<Id, Object> {
     for &kind in kinds {
         let plural = match kind {
             Kind::Service => "services",
-            Kind::EndpointSlice => "endpointslices",
+            Kind::EndpointSlice | Kind::ImportedSlice => "endpointslices",
             Kind::Namespace => "namespaces",
             Kind::Pod => "pods",
             Kind::ServiceImport => "serviceimports",

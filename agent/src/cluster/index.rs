@@ -44,7 +44,7 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// Objects of each kind, in the order of [`Kind::ALL`].
-    pub objects: [usize; 5],
+    pub objects: [usize; Kind::ALL.len()],
     /// Ready endpoint addresses.
     pub endpoints: usize,
 }
@@ -62,7 +62,7 @@ pub struct Index {
     changes: AtomicU64,
     // Seconds since 1970 when the coarse clock stood at zero, so that a jump of the wall clock moves no serial back.
     epoch: u64,
-    objects: [AtomicUsize; 5],
+    objects: [AtomicUsize; Kind::ALL.len()],
     endpoints: AtomicUsize,
     writer: Mutex<Writer>,
 }

@@ -23,14 +23,23 @@ pub enum Kind {
     Pod,
     /// multicluster.x-k8s.io/v1alpha1 ServiceImport.
     ServiceImport,
+    /// discovery.k8s.io/v1 EndpointSlice, as one of a ServiceImport. Such a slice may be a Service's too, and is watched
+    /// twice then.
+    ImportedSlice,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 5] =
-        [Self::Service, Self::EndpointSlice, Self::Namespace, Self::Pod, Self::ServiceImport];
+    pub const ALL: [Self; 6] = [
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Namespace,
+        Self::Pod,
+        Self::ServiceImport,
+        Self::ImportedSlice,
+    ];
 
-    /// The kind as it is written in YAML and in metrics.
+    /// The kind as it is written in YAML and in metrics; in YAML the last is an EndpointSlice.
     pub fn name(self) -> &'static str {
         match self {
             Self::Service => "Service",
@@ -38,6 +47,7 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::Pod => "Pod",
             Self::ServiceImport => "ServiceImport",
+            Self::ImportedSlice => "ImportedEndpointSlice",
         }
     }
 }
@@ -134,11 +144,13 @@ pub struct Endpoint {
 pub struct EndpointSlice {
     /// Who it is.
     pub id: ObjectId,
-    /// The Service that it belongs to: the label `kubernetes.io/service-name` (or, for an import,
-    /// `multicluster.kubernetes.io/service-name`).
+    /// The Service that it belongs to: the label `kubernetes.io/service-name`, or, for an import,
+    /// `multicluster.kubernetes.io/service-name`.
     pub service: Text,
-    /// True where it belongs to a ServiceImport.
+    /// True where this is the slice as one of a ServiceImport.
     pub imported: bool,
+    /// The cluster that it comes from, of an import: `multicluster.kubernetes.io/source-cluster`.
+    pub cluster: Option<Text>,
     /// Its ports, which all endpoints share.
     pub ports: SmallVec<[Port; 2]>,
     /// Its endpoints.
@@ -179,6 +191,7 @@ impl Object {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(slice) if slice.imported => Kind::ImportedSlice,
             Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Namespace(_) => Kind::Namespace,
             Self::Pod(_) => Kind::Pod,

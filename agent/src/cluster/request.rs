@@ -55,9 +55,13 @@ impl Requests {
             Kind::Service => labels.extend(wanted.labels.clone()),
             Kind::EndpointSlice => {
                 labels.extend(wanted.labels.clone());
-                if wanted.endpoints == Endpoints::Headless && !wanted.imports {
+                if wanted.endpoints == Endpoints::Headless {
                     labels.push("service.kubernetes.io/headless".into());
                 }
+            }
+            Kind::ImportedSlice => {
+                labels.extend(wanted.labels.clone());
+                labels.push("multicluster.kubernetes.io/service-name".into());
             }
             Kind::Pod => {
                 labels.extend(wanted.labels.clone());
@@ -137,7 +141,7 @@ impl Requests {
 fn resource(kind: Kind) -> (&'static str, &'static str) {
     match kind {
         Kind::Service => ("v1", "services"),
-        Kind::EndpointSlice => ("discovery.k8s.io/v1", "endpointslices"),
+        Kind::EndpointSlice | Kind::ImportedSlice => ("discovery.k8s.io/v1", "endpointslices"),
         Kind::Namespace => ("v1", "namespaces"),
         Kind::Pod => ("v1", "pods"),
         Kind::ServiceImport => ("multicluster.x-k8s.io/v1alpha1", "serviceimports"),
@@ -192,8 +196,12 @@ mod tests {
             "/apis/discovery.k8s.io/v1/endpointslices?watch=true&allowWatchBookmarks=true&timeoutSeconds=90\
              &labelSelector=service.kubernetes.io%2Fheadless&resourceVersion=7"
         );
-        let imports = Requests::new(Kind::EndpointSlice, &Wanted { imports: true, ..wanted() });
-        assert!(!imports.list(Freshness::Any, None).contains("labelSelector"));
+        let imports = Requests::new(Kind::ImportedSlice, &Wanted { imports: true, ..wanted() });
+        assert!(
+            imports
+                .list(Freshness::Any, None)
+                .ends_with("&labelSelector=multicluster.kubernetes.io%2Fservice-name")
+        );
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub struct Wanted {
     pub endpoint_pods: bool,
     /// Pods.
     pub pods: Pods,
-    /// ServiceImports, for `multicluster`.
+    /// ServiceImports and their EndpointSlices, for `multicluster`.
     pub imports: bool,
     /// `labels`: a label selector for Services, EndpointSlices and Pods.
     pub labels: Option<String>,
@@ -105,6 +105,7 @@ impl Wanted {
             Kind::EndpointSlice => self.endpoints != Endpoints::None,
             Kind::Pod => self.pods != Pods::None,
             Kind::ServiceImport => self.imports,
+            Kind::ImportedSlice => self.imports && self.endpoints != Endpoints::None,
         }
     }
 
@@ -127,8 +128,8 @@ pub enum Endpoints {
     /// Every EndpointSlice.
     #[default]
     All,
-    /// Those with the label `service.kubernetes.io/headless`, which the EndpointSlice controller sets. Slices of imported
-    /// Services need not have it, so that with `imports` this means all.
+    /// Those with the label `service.kubernetes.io/headless`, which the EndpointSlice controller sets, and those of
+    /// ServiceImports.
     Headless,
     /// None at all.
     None,

@@ -86,13 +86,14 @@ impl Status {
     /// The state of one kind.
     pub fn kind(&self, kind: Kind) -> &KindStatus {
         // One slot for each kind, by construction.
-        let [service, slice, namespace, pod, import] = &self.kinds;
+        let [service, slice, namespace, pod, import, imported] = &self.kinds;
         match kind {
             Kind::Service => service,
             Kind::EndpointSlice => slice,
             Kind::Namespace => namespace,
             Kind::Pod => pod,
             Kind::ServiceImport => import,
+            Kind::ImportedSlice => imported,
         }
     }
 
@@ -233,7 +234,8 @@ impl KindStatus {
         self.synced.load(Relaxed)
     }
 
-    /// True while its watch is established: a change would be heard of.
+    /// True while its watch is established: a change would be heard of. Of a kind that the server does not know, and
+    /// that may be missing, while it says so.
     pub fn is_live(&self) -> bool {
         self.live.load(Relaxed)
     }

@@ -158,10 +158,8 @@ impl Watcher {
                             "{failure}; the account needs an RBAC rule for this kind"
                         );
                     }
-                    404 => {
-                        pause = Some(jittered(self.timing.refused));
-                        self.absent();
-                    }
+                    404 if self.kind == Kind::ServiceImport => return self.absent(),
+                    404 => pause = Some(jittered(self.timing.refused)),
                     // Whatever it was about our version or parameters, a fresh list has neither.
                     _ => self.version = None,
                 }
@@ -201,12 +199,22 @@ impl Watcher {
     }
 
     /// The server does not know the kind. A ServiceImport is a custom resource: where it was never installed there are none,
-    /// and nobody should wait for them.
-    fn absent(&mut self) {
-        if self.kind == Kind::ServiceImport && !self.feed.status.kind(self.kind).is_synced() {
+    /// and nobody should wait for them, nor be told of an error or of old knowledge. What is known of them stays: a
+    /// server that starts may not know its custom resources yet.
+    fn absent(&mut self) -> Next {
+        let status = self.feed.status.kind(self.kind);
+        if !status.is_synced() {
+            info!(
+                kind = self.kind.name(),
+                "the API server does not know this kind, so that there are none; asking again now and then"
+            );
             self.feed.begin();
             self.feed.done();
         }
+        let status = self.feed.status.kind(self.kind);
+        status.note_heard();
+        status.note_live(true);
+        Next::After(jittered(self.timing.refused))
     }
 
     /// Lists in pages. The server may answer in a single one.

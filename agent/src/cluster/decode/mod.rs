@@ -117,6 +117,7 @@ pub fn decode(kind: Kind, json: &[u8], interner: &Interner) -> Decoded {
         Kind::Namespace => read::<raw::Bare<'_>>(json, interner),
         Kind::Pod => read::<raw::Pod<'_>>(json, interner),
         Kind::ServiceImport => read::<raw::ServiceImport<'_>>(json, interner),
+        Kind::ImportedSlice => read::<raw::ImportedSlice<'_>>(json, interner),
     }
 }
 
@@ -132,6 +133,10 @@ pub fn is_object_name(text: &str) -> bool {
 
 /// What a line of a watch says.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one lives at a time, on the stack, and is an event as a rule"
+)]
 pub enum Line {
     /// An object, or a bookmark.
     Event(EventType, Decoded),
@@ -154,6 +159,7 @@ pub fn decode_line(kind: Kind, json: &[u8], interner: &Interner) -> Line {
         Kind::Namespace => read_line::<raw::Bare<'_>>(json, interner),
         Kind::Pod => read_line::<raw::Pod<'_>>(json, interner),
         Kind::ServiceImport => read_line::<raw::ServiceImport<'_>>(json, interner),
+        Kind::ImportedSlice => read_line::<raw::ImportedSlice<'_>>(json, interner),
     }
 }
 
@@ -358,39 +364,37 @@ impl<'a> Raw<'a> for raw::EndpointSlice<'a> {
     }
 
     fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, BadObject> {
-        namespaced(&id)?;
-        let ipv6 = match self.address_type.as_deref() {
-            Some("IPv4") => false,
-            Some("IPv6") => true,
-            Some("FQDN") => return Ok(None),
-            Some(other) => return Err(BadObject::Type(excerpt(other))),
-            None => return Err(BadObject::Missing("addressType")),
-        };
         let labels = self.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
-        let import = labels.and_then(|labels| labels.import.as_deref());
         // A slice of no Service is somebody's own business.
-        let Some(service) = import.or_else(|| labels.and_then(|labels| labels.service.as_deref()))
-        else {
+        let Some(service) = labels.and_then(|labels| labels.service.as_deref()) else {
             return Ok(None);
         };
         let mut lower = String::new();
-        let service =
-            interner.intern(label("label kubernetes.io/service-name", service, &mut lower)?);
-        let raw = self.endpoints.as_deref().unwrap_or_default();
-        if raw.len() > MAX_ENDPOINTS {
-            return Err(BadObject::Many { field: "endpoints", max: MAX_ENDPOINTS });
-        }
-        let endpoints =
-            raw.iter().map(|e| endpoint(e, ipv6, interner)).collect::<Result<_, _>>()?;
-        let annotations = self.metadata.as_ref().and_then(|meta| meta.annotations.as_ref());
-        Ok(Some(Object::EndpointSlice(EndpointSlice {
-            id,
-            service,
-            imported: import.is_some(),
-            ports: ports(self.ports.as_deref(), interner)?,
-            endpoints,
-            triggered_at: annotations.and_then(|a| a.triggered.as_deref()).and_then(millis),
-        })))
+        let service = label("label kubernetes.io/service-name", service, &mut lower)?;
+        let service = interner.intern(service);
+        slice(self, SliceOf { id, service, imported: false, cluster: None }, interner)
+    }
+}
+
+impl<'a> Raw<'a> for raw::ImportedSlice<'a> {
+    fn metadata(&self) -> Option<&raw::Meta<'a>> {
+        self.0.metadata.as_ref()
+    }
+
+    fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, BadObject> {
+        const SERVICE: &str = "label multicluster.kubernetes.io/service-name";
+        const CLUSTER: &str = "label multicluster.kubernetes.io/source-cluster";
+        let labels = self.0.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
+        let Some(service) = labels.and_then(|labels| labels.import.as_deref()) else {
+            return Ok(None);
+        };
+        let mut lower = String::new();
+        let service = interner.intern(label(SERVICE, service, &mut lower)?);
+        let cluster = match labels.and_then(|labels| labels.cluster.as_deref()) {
+            None | Some("") => None,
+            Some(text) => Some(interner.intern(label(CLUSTER, text, &mut lower)?)),
+        };
+        slice(&self.0, SliceOf { id, service, imported: true, cluster }, interner)
     }
 }
 
@@ -452,6 +456,45 @@ fn target(text: &str) -> Result<Name, BadObject> {
         return Err(BadObject::Missing("spec.externalName"));
     }
     Name::from_text(bare).map_err(|_| BadObject::NotAName(excerpt(text)))
+}
+
+/// Whose a slice is.
+struct SliceOf {
+    id: ObjectId,
+    service: Text,
+    imported: bool,
+    cluster: Option<Text>,
+}
+
+fn slice(
+    raw: &raw::EndpointSlice<'_>,
+    of: SliceOf,
+    interner: &Interner,
+) -> Result<Option<Object>, BadObject> {
+    let SliceOf { id, service, imported, cluster } = of;
+    namespaced(&id)?;
+    let ipv6 = match raw.address_type.as_deref() {
+        Some("IPv4") => false,
+        Some("IPv6") => true,
+        Some("FQDN") => return Ok(None),
+        Some(other) => return Err(BadObject::Type(excerpt(other))),
+        None => return Err(BadObject::Missing("addressType")),
+    };
+    let endpoints = raw.endpoints.as_deref().unwrap_or_default();
+    if endpoints.len() > MAX_ENDPOINTS {
+        return Err(BadObject::Many { field: "endpoints", max: MAX_ENDPOINTS });
+    }
+    let endpoints = endpoints.iter().map(|e| endpoint(e, ipv6, interner));
+    let annotations = raw.metadata.as_ref().and_then(|meta| meta.annotations.as_ref());
+    Ok(Some(Object::EndpointSlice(EndpointSlice {
+        id,
+        service,
+        imported,
+        cluster,
+        endpoints: endpoints.collect::<Result<_, _>>()?,
+        ports: ports(raw.ports.as_deref(), interner)?,
+        triggered_at: annotations.and_then(|a| a.triggered.as_deref()).and_then(millis),
+    })))
 }
 
 fn ports(

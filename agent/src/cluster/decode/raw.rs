@@ -66,6 +66,8 @@ pub(super) struct Labels<'a> {
     pub service: Option<Str<'a>>,
     #[serde(borrow, rename = "multicluster.kubernetes.io/service-name")]
     pub import: Option<Str<'a>>,
+    #[serde(borrow, rename = "multicluster.kubernetes.io/source-cluster")]
+    pub cluster: Option<Str<'a>>,
     #[serde(rename = "service.kubernetes.io/headless")]
     pub headless: Option<IgnoredAny>,
 }
@@ -163,6 +165,11 @@ pub(super) struct EndpointSlice<'a> {
     #[serde(borrow)]
     pub endpoints: Option<Vec<Endpoint<'a>>>,
 }
+
+/// An EndpointSlice that is read as one of a ServiceImport.
+#[derive(Deserialize, Default)]
+#[serde(transparent)]
+pub(super) struct ImportedSlice<'a>(#[serde(borrow)] pub EndpointSlice<'a>);
 
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]

@@ -221,11 +221,27 @@ fn imports_and_their_slices_are_read() {
         json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"type": "Headless"}});
     assert!(matches!(fate(Kind::ServiceImport, &headless), Fate::Serve(_)));
     let mut value = slice("IPv4", json!([{"addresses": ["10.0.0.1"]}]));
-    value["metadata"]["labels"] = json!({"multicluster.kubernetes.io/service-name": "web"});
-    let Fate::Serve(Object::EndpointSlice(slice)) = fate(Kind::EndpointSlice, &value) else {
-        panic!()
+    value["metadata"]["labels"] = json!({"kubernetes.io/service-name": "derived-web",
+        "multicluster.kubernetes.io/service-name": "web", "multicluster.kubernetes.io/source-cluster": "East"});
+    let lean = |kind, value: &Value| match fate(kind, value) {
+        Fate::Serve(Object::EndpointSlice(slice)) => slice,
+        other => panic!("{other:?}"),
     };
-    assert!(slice.imported);
+    // It is a Service's and an import's: one object of each kind.
+    let own = lean(Kind::EndpointSlice, &value);
+    assert_eq!((&*own.service, own.imported, own.cluster), ("derived-web", false, None));
+    let slice = lean(Kind::ImportedSlice, &value);
+    assert_eq!((&*slice.service, slice.imported), ("web", true));
+    assert_eq!(slice.cluster.as_deref(), Some("east"));
+    assert_eq!(Object::EndpointSlice(slice).kind(), Kind::ImportedSlice);
+    value["metadata"]["labels"]["multicluster.kubernetes.io/source-cluster"] = json!("a.b");
+    assert_eq!(
+        skipped(Kind::ImportedSlice, &value),
+        "label multicluster.kubernetes.io/source-cluster `a.b` is not a DNS label"
+    );
+    value["metadata"]["labels"] = json!({"multicluster.kubernetes.io/service-name": "web"});
+    assert!(matches!(fate(Kind::EndpointSlice, &value), Fate::Pass));
+    assert_eq!(lean(Kind::ImportedSlice, &value).cluster, None);
 }
 
 #[test]

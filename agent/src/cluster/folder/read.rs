@@ -120,6 +120,14 @@ fn take_one(kind: &str, value: &Value, line: usize, interner: &Interner, content
     // Through JSON text, so that there is one way to read an object; a folder is small.
     let json = with_default_namespace(kind, value).to_string();
     let Decoded { id, fate, .. } = decode(kind, json.as_bytes(), interner);
+    if kind == Kind::EndpointSlice
+        && let Fate::Serve(import) = decode(Kind::ImportedSlice, json.as_bytes(), interner).fate
+    {
+        contents.objects.push(import);
+        if matches!(fate, Fate::Pass) {
+            return;
+        }
+    }
     match fate {
         Fate::Serve(object) => contents.objects.push(object),
         Fate::Pass => {

@@ -58,6 +58,7 @@ fn slice_object(group: &Group, slice: &Slice) -> EndpointSlice {
         id: ObjectId { namespace: text(group.key.namespace()), name: (&*slice.name).into() },
         service: text(group.key.service()),
         imported: group.key.imported,
+        cluster: slice.cluster().map(text),
         ports: slice.ports.iter().cloned().collect(),
         endpoints: endpoints.collect(),
         triggered_at: None,

@@ -21,6 +21,8 @@ pub struct Slice {
     pub ports: Ports,
     /// Addresses of its ready endpoints in ascending order; an address that two endpoints have stands twice.
     pub addresses: Addresses,
+    /// The cluster that it comes from, of an import. A pointer to it, since hardly any slice has one.
+    cluster: Option<Box<Box<str>>>,
     /// The endpoints' `hostname`s.
     pub hostnames: Column,
     /// The endpoints' Pods, where the index keeps them.
@@ -59,10 +61,16 @@ impl Slice {
         Self {
             name: (&*slice.id.name).into(),
             ports,
+            cluster: slice.cluster.as_deref().map(|label| Box::new(label.into())),
             addresses,
             hostnames: Column::pack(rows.iter().map(|row| row.hostname)),
             pods: Column::pack(rows.iter().map(|row| row.pod)),
         }
+    }
+
+    /// The label of the cluster that it comes from, of an import.
+    pub fn cluster(&self) -> Option<&[u8]> {
+        self.cluster.as_ref().map(|label| label.as_bytes())
     }
 
     /// How many addresses are ready.

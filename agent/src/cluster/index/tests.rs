@@ -19,6 +19,14 @@ fn wire(service: &str, namespace: &str) -> Vec<u8> {
     group::Key::new(namespace, service, false).wire().to_vec()
 }
 
+/// Service and import, name and namespace.
+fn every_group() -> impl Iterator<Item = (bool, &'static str, &'static str)> {
+    let names = |imported| {
+        ["n0", "n1"].into_iter().flat_map(move |n| ["s0", "s1", "s2"].map(|s| (imported, n, s)))
+    };
+    names(false).chain(names(true))
+}
+
 /// Few names and few addresses, so that objects get in each other's way.
 fn service() -> impl Strategy<Value = Object> {
     let kind = prop_oneof![
@@ -27,12 +35,17 @@ fn service() -> impl Strategy<Value = Object> {
         1 => Just(ServiceKind::ExternalName("example.com".parse().unwrap())),
         1 => Just(ServiceKind::ExternalName("192.0.2.1".parse().unwrap())),
     ];
-    (0..3u8, 0..2u8, kind, any::<bool>(), ports()).prop_map(
-        |(name, space, kind, publish, ports)| {
+    (0..3u8, 0..2u8, kind, any::<bool>(), ports(), imported()).prop_map(
+        |(name, space, kind, publish_not_ready, ports, imported)| {
             let id = id(&format!("n{space}"), &format!("s{name}"));
-            Object::Service(Service { id, kind, ports: ports.into(), publish_not_ready: publish })
+            let service = Service { id, kind, ports: ports.into(), publish_not_ready };
+            if imported { Object::ServiceImport(service) } else { Object::Service(service) }
         },
     )
+}
+
+fn imported() -> impl Strategy<Value = bool> {
+    prop::bool::weighted(0.2)
 }
 
 fn ports() -> impl Strategy<Value = Vec<Port>> {
@@ -54,8 +67,8 @@ fn address() -> impl Strategy<Value = IpAddr> {
 fn slice() -> impl Strategy<Value = Object> {
     let endpoint = (0..8u8, 0..4u8, 0..4u8, 0..5u8);
     let endpoints = prop::collection::vec(endpoint, 0..6);
-    (0..4u8, 0..3u8, 0..2u8, any::<bool>(), endpoints, ports()).prop_map(
-        |(name, service, space, v6, rows, ports)| {
+    (0..4u8, 0..3u8, 0..2u8, any::<bool>(), endpoints, ports(), imported()).prop_map(
+        |(name, service, space, v6, rows, ports, imported)| {
             let endpoint = |(last, hostname, pod, ready): (u8, u8, u8, u8)| Endpoint {
                 addresses: [if v6 {
                     IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(last)])
@@ -73,7 +86,8 @@ fn slice() -> impl Strategy<Value = Object> {
             Object::EndpointSlice(EndpointSlice {
                 id: id(&format!("n{space}"), &format!("e{name}")),
                 service: format!("s{service}").into(),
-                imported: false,
+                imported,
+                cluster: (imported && name > 1).then(|| format!("c{name}").into()),
                 ports: ports.into(),
                 endpoints: rows.into_iter().map(endpoint).collect(),
                 triggered_at: None,
@@ -105,7 +119,7 @@ fn event() -> impl Strategy<Value = Event> {
 #[derive(Default)]
 struct Model {
     objects: BTreeMap<(Kind, ObjectId), (Object, u32)>,
-    lists: [u32; 5],
+    lists: [u32; Kind::ALL.len()],
 }
 
 impl Model {
@@ -131,33 +145,32 @@ impl Model {
         })
     }
 
-    fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
-        match self.objects.get(&(Kind::Service, id(namespace, name))) {
-            Some((Object::Service(service), _)) => Some(service),
+    fn service(&self, imported: bool, namespace: &str, name: &str) -> Option<&Service> {
+        let kind = if imported { Kind::ServiceImport } else { Kind::Service };
+        match self.objects.get(&(kind, id(namespace, name))) {
+            Some((Object::Service(service) | Object::ServiceImport(service), _)) => Some(service),
             _ => None,
         }
     }
 
-    fn ready(&self, namespace: &str, name: &str) -> BTreeSet<IpAddr> {
-        let slices = self
-            .slices()
-            .filter(|slice| &*slice.id.namespace == namespace && &*slice.service == name);
+    fn ready(&self, imported: bool, namespace: &str, name: &str) -> BTreeSet<IpAddr> {
+        let slices = self.slices().filter(|slice| slice.imported == imported);
+        let slices =
+            slices.filter(|slice| &*slice.id.namespace == namespace && &*slice.service == name);
         slices.flat_map(ready).collect()
     }
 
-    fn owners(&self, address: IpAddr) -> BTreeSet<(bool, Vec<u8>)> {
+    fn owners(&self, address: IpAddr) -> BTreeSet<(bool, bool, Vec<u8>)> {
         let mut owners = BTreeSet::new();
-        for namespace in ["n0", "n1"] {
-            for name in ["s0", "s1", "s2"] {
-                let own = self.service(namespace, name).is_some_and(
-                    |service| matches!(&service.kind, ServiceKind::ClusterIp(ips) if ips.contains(&address)),
-                );
-                if own {
-                    owners.insert((true, wire(name, namespace)));
-                }
-                if self.ready(namespace, name).contains(&address) {
-                    owners.insert((false, wire(name, namespace)));
-                }
+        for (imported, namespace, name) in every_group() {
+            let own = self.service(imported, namespace, name).is_some_and(
+                |service| matches!(&service.kind, ServiceKind::ClusterIp(ips) if ips.contains(&address)),
+            );
+            if own {
+                owners.insert((imported, true, wire(name, namespace)));
+            }
+            if self.ready(imported, namespace, name).contains(&address) {
+                owners.insert((imported, false, wire(name, namespace)));
             }
         }
         owners
@@ -178,16 +191,14 @@ fn every_address() -> impl Iterator<Item = IpAddr> {
 }
 
 fn compare(index: &Index, model: &Model) {
-    for (namespace, name) in
-        ["n0", "n1"].into_iter().flat_map(|n| ["s0", "s1", "s2"].map(|s| (n, s)))
-    {
-        let service = model.service(namespace, name);
+    for (imported, namespace, name) in every_group() {
+        let service = model.service(imported, namespace, name);
         let expected: BTreeSet<IpAddr> = match service.map(|service| &service.kind) {
             Some(ServiceKind::ClusterIp(ips)) => ips.iter().copied().collect(),
-            Some(ServiceKind::Headless) => model.ready(namespace, name),
+            Some(ServiceKind::Headless) => model.ready(imported, namespace, name),
             _ => BTreeSet::new(),
         };
-        let found = index.group(&wire(name, namespace), false, |group| {
+        let found = index.group(&wire(name, namespace), imported, |group| {
             assert_eq!(group.service.is_some(), service.is_some());
             let all: Vec<IpAddr> = group::addresses_in(&group.a, &group.aaaa).collect();
             let set: BTreeSet<IpAddr> = all.iter().copied().collect();
@@ -201,7 +212,7 @@ fn compare(index: &Index, model: &Model) {
     for address in every_address() {
         let mut owners = BTreeSet::new();
         index.owners(address, |reason, key| {
-            owners.insert((reason == Reason::ClusterIp, key.wire().to_vec()))
+            owners.insert((key.imported, reason == Reason::ClusterIp, key.wire().to_vec()))
         });
         assert_eq!(owners, model.owners(address), "{address}");
         for namespace in ["n0", "n1"] {
@@ -321,6 +332,7 @@ fn readers_see_whole_sets_while_a_writer_writes() {
             id: id("n", "e"),
             service: "s".into(),
             imported: false,
+            cluster: None,
             ports: [].into_iter().collect(),
             endpoints: (0..64).map(endpoint).collect(),
             triggered_at: None,

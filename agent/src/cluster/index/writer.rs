@@ -56,13 +56,14 @@ impl Writer {
     }
 
     fn list_of(&mut self, kind: Kind) -> &mut u32 {
-        let [service, slice, namespace, pod, import] = &mut self.lists;
+        let [service, slice, namespace, pod, import, imported] = &mut self.lists;
         match kind {
             Kind::Service => service,
             Kind::EndpointSlice => slice,
             Kind::Namespace => namespace,
             Kind::Pod => pod,
             Kind::ServiceImport => import,
+            Kind::ImportedSlice => imported,
         }
     }
 
@@ -96,17 +97,17 @@ impl Writer {
     }
 
     fn put_slice(&mut self, index: &Index, slice: &EndpointSlice) -> bool {
-        let list = *self.list_of(Kind::EndpointSlice);
+        let kind = if slice.imported { Kind::ImportedSlice } else { Kind::EndpointSlice };
+        let list = *self.list_of(kind);
         let ports = self.shared_ports(&slice.ports);
         let packed = Arc::new(Slice::pack(slice, ports, index.settings.endpoint_pods));
         let hash = slice_hash(index, slice.id.namespace.as_bytes(), &slice.id.name);
-        let belongs = |key: &Key| {
-            key.imported == slice.imported
-                && key.service() == slice.service.as_bytes()
-                && key.namespace() == slice.id.namespace.as_bytes()
+        let is = |known: &Known<(Arc<Slice>, Arc<Key>)>| {
+            is_slice(&known.object, &slice.id, slice.imported)
         };
+        let belongs = |key: &Key| key.service() == slice.service.as_bytes();
         let mut moved = None;
-        match self.slices.find_mut(hash, |known| is_slice(&known.object, &slice.id)) {
+        match self.slices.find_mut(hash, is) {
             Some(known) => {
                 known.list = list;
                 if belongs(&known.object.1) {
@@ -124,16 +125,13 @@ impl Writer {
                 self.slices.insert_unique(hash, known, |known| {
                     slice_hash(index, known.object.1.namespace(), &known.object.0.name)
                 });
-                count(index, Kind::EndpointSlice, 1);
+                count(index, kind, 1);
             }
         }
         if let Some((_, key)) = moved {
             self.change_slice(index, &key, &slice.id.name, None);
         }
-        let key = self
-            .slices
-            .find(hash, |known| is_slice(&known.object, &slice.id))
-            .map(|known| Arc::clone(&known.object.1));
+        let key = self.slices.find(hash, is).map(|known| Arc::clone(&known.object.1));
         if let Some(key) = key {
             self.change_slice(index, &key, &slice.id.name, Some(packed));
         }
@@ -194,12 +192,11 @@ impl Writer {
                 let (known, _) = entry.remove();
                 self.forget_service(index, &known.object);
             }
-            Kind::EndpointSlice => {
+            Kind::EndpointSlice | Kind::ImportedSlice => {
+                let imported = kind == Kind::ImportedSlice;
                 let hash = slice_hash(index, id.namespace.as_bytes(), &id.name);
-                let Ok(entry) = self.slices.find_entry(hash, |known| is_slice(&known.object, id))
-                else {
-                    return false;
-                };
+                let is = |known: &Known<_>| is_slice(&known.object, id, imported);
+                let Ok(entry) = self.slices.find_entry(hash, is) else { return false };
                 let (Known { object: (slice, key), .. }, _) = entry.remove();
                 self.forget_slice(index, &slice, &key);
             }
@@ -236,8 +233,12 @@ impl Writer {
                 swept = gone.len();
                 gone.iter().for_each(|known| self.forget_service(index, &known.object));
             }
-            Kind::EndpointSlice => {
-                let gone: Vec<_> = self.slices.extract_if(|known| known.list != list).collect();
+            Kind::EndpointSlice | Kind::ImportedSlice => {
+                let imported = kind == Kind::ImportedSlice;
+                let old = |known: &mut Known<(Arc<Slice>, Arc<Key>)>| {
+                    known.object.1.imported == imported && known.list != list
+                };
+                let gone: Vec<_> = self.slices.extract_if(old).collect();
                 swept = gone.len();
                 gone.iter()
                     .for_each(|known| self.forget_slice(index, &known.object.0, &known.object.1));
@@ -273,7 +274,8 @@ impl Writer {
     }
 
     fn forget_slice(&mut self, index: &Index, slice: &Arc<Slice>, key: &Arc<Key>) {
-        count(index, Kind::EndpointSlice, -1);
+        let kind = if key.imported { Kind::ImportedSlice } else { Kind::EndpointSlice };
+        count(index, kind, -1);
         self.change_slice(index, key, &slice.name, None);
     }
 
@@ -343,8 +345,10 @@ fn slice_hash(index: &Index, namespace: &[u8], name: &str) -> u64 {
     index.hash((namespace, name.as_bytes()))
 }
 
-fn is_slice((slice, key): &(Arc<Slice>, Arc<Key>), id: &ObjectId) -> bool {
-    *slice.name == *id.name && key.namespace() == id.namespace.as_bytes()
+fn is_slice((slice, key): &(Arc<Slice>, Arc<Key>), id: &ObjectId, imported: bool) -> bool {
+    key.imported == imported
+        && *slice.name == *id.name
+        && key.namespace() == id.namespace.as_bytes()
 }
 
 fn pod_hash(index: &Index, pod: &Pod) -> u64 {

@@ -158,6 +158,7 @@ impl<W: Write> Encoder<W> {
         self.once(&slice.id.name);
         self.shared(&slice.service);
         self.out.push(u8::from(slice.imported));
+        self.optional(slice.cluster.as_ref());
         self.ports(&slice.ports);
         self.number(slice.endpoints.len() as u64);
         for endpoint in &slice.endpoints {
@@ -338,10 +339,11 @@ impl<'a, 'i> Decoder<'a, 'i> {
         let id = ObjectId { namespace: self.label()?, name: self.object_name()? };
         let service = self.label()?;
         let imported = self.flag()?;
+        let cluster = self.optional(Self::label)?;
         let ports = self.ports()?;
         let count = self.count(MAX_SINGLE_ENDPOINTS, "number of endpoints")?;
         let endpoints = (0..count).map(|_| self.endpoint()).collect::<Result<_>>()?;
-        Ok(EndpointSlice { id, service, imported, ports, endpoints, triggered_at: None })
+        Ok(EndpointSlice { id, service, imported, cluster, ports, endpoints, triggered_at: None })
     }
 
     fn endpoint(&mut self) -> Result<Endpoint> {

@@ -21,7 +21,7 @@ use super::object::Object;
 
 const MAGIC: &[u8; 8] = b"NODENS\0S";
 /// Raised with every change of the format, or of what an object keeps: there is no reading of old ones.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// A snapshot of 150,000 endpoints takes some 6 MB.
 const MAX_FILE: u64 = 512 << 20;
 

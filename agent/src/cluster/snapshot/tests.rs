@@ -61,7 +61,7 @@ fn what_is_wrong_is_said() {
     );
     bytes[9] = 9;
     let error = Snapshot::decode(&bytes).unwrap_err().to_string();
-    assert_eq!(error, "it has format 9, and this version reads format 1");
+    assert_eq!(error, "it has format 9, and this version reads format 2");
 }
 
 #[test]

@@ -10,6 +10,8 @@ use crate::wire::{NameRef, Owner, RecordType, Reply, Section};
 
 /// `1.1.0`, the version of Kubernetes' DNS specification, as the data of a TXT record.
 const VERSION: &[u8] = b"\x051.1.0";
+/// `1.0.0`, that of the one for several clusters (KEP-1645).
+const MULTICLUSTER_VERSION: &[u8] = b"\x051.0.0";
 /// CoreDNS's: eight hours.
 const VERSION_TTL: u32 = 28_800;
 /// Refresh, retry and expiry of the SOA record, seconds; nobody transfers the zone, these are CoreDNS's.
@@ -55,11 +57,12 @@ impl Kubernetes {
     }
 
     /// `dns-version`.
-    pub(super) fn version(&self, ask: &Ask<'_>, reply: &mut Reply<'_>) -> Verdict {
+    pub(super) fn version(&self, ask: &Ask<'_>, imported: bool, reply: &mut Reply<'_>) -> Verdict {
         if ask.qtype != RecordType::TXT {
             return Verdict::NoData;
         }
-        reply.record(Section::Answer, Owner::Question, RecordType::TXT, VERSION_TTL, VERSION);
+        let version = if imported { MULTICLUSTER_VERSION } else { VERSION };
+        reply.record(Section::Answer, Owner::Question, RecordType::TXT, VERSION_TTL, version);
         Verdict::Answered
     }
 

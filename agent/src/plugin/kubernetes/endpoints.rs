@@ -13,6 +13,7 @@ use super::service::{Ports, weight, write_srv};
 use super::{Kubernetes, Verdict};
 use crate::cluster::index::group::Group;
 use crate::cluster::index::slice::Slice;
+use crate::wire::name::MAX_NAME;
 use crate::wire::{Owner, RecordType, Reply, Section};
 
 /// Which endpoints are asked for.
@@ -29,8 +30,8 @@ pub(super) struct Selected<'q> {
 pub(super) enum Target<'q> {
     /// All.
     Every,
-    /// Those of this name; several addresses may share it.
-    One(Label<'q>),
+    /// Those of this name, from slices of this cluster (of imports only); several addresses may share it.
+    One(Label<'q>, Option<&'q [u8]>),
 }
 
 impl Kubernetes {
@@ -90,9 +91,13 @@ impl Kubernetes {
                     continue;
                 }
                 write_srv(&mut rdata, weight, port.number);
-                rdata.push_label(label.text);
+                let name = rdata.len();
+                push_endpoint(&label, slice, &mut rdata);
                 ask.write_suffix(ask.service_start(), &mut rdata);
-                let Some(data) = rdata.get() else { continue };
+                // A name of more than 255 octets is none.
+                let Some(data) = rdata.get().filter(|data| data.len() - name <= MAX_NAME) else {
+                    continue;
+                };
                 verdict = Verdict::Answered;
                 if !reply.record(
                     Section::Answer,
@@ -129,10 +134,11 @@ impl Kubernetes {
                 return true;
             }
             record.truncate(0);
-            record.push_label(label.text);
+            push_endpoint(&label, slice, &mut record);
             ask.write_pointer(ask.service_start(), &mut record);
             let owner = record.len();
-            let named = Selected { ports: selected.ports, target: Target::One(label), start: 0 };
+            let target = Target::One(label, slice.cluster());
+            let named = Selected { ports: selected.ports, target, start: 0 };
             self.each(group, &named, |number, slice, row| {
                 let Some(address) = slice.address(row) else { return true };
                 if self.address_came_before(group, &named, number, row, address) {
@@ -155,7 +161,8 @@ impl Kubernetes {
     fn pairs(&self, group: &Group, selected: &Selected<'_>) -> usize {
         let rows = |slice: &Slice| match &selected.target {
             Target::Every => slice.len(),
-            Target::One(label) => {
+            Target::One(_, cluster) if slice.cluster() != *cluster => 0,
+            Target::One(label, _) => {
                 let mut rows = 0;
                 self.naming().rows(slice, label, |_| {
                     rows += 1;
@@ -181,9 +188,11 @@ impl Kubernetes {
                 .filter(|(_, slice)| all_ports || selected.ports.of(&slice.ports).next().is_some())
         };
         match &selected.target {
-            Target::One(label) => slices().all(|(number, slice)| {
-                self.naming().rows(slice, label, |row| visit(number, slice, row))
-            }),
+            Target::One(label, cluster) => {
+                slices().filter(|(_, slice)| slice.cluster() == *cluster).all(|(number, slice)| {
+                    self.naming().rows(slice, label, |row| visit(number, slice, row))
+                })
+            }
             Target::Every => {
                 let total: usize = slices().map(|(_, slice)| slice.len()).sum();
                 let start = selected.start.checked_rem(total).unwrap_or(0);
@@ -220,8 +229,9 @@ impl Kubernetes {
                 && selected.ports.of_or_all(slice)
                 && rows.any(|row| match &selected.target {
                     Target::Every => true,
-                    Target::One(label) => {
-                        naming.label(slice, row, &mut LabelBuf::new()) == label.text
+                    Target::One(label, cluster) => {
+                        slice.cluster() == *cluster
+                            && naming.label(slice, row, &mut LabelBuf::new()) == label.text
                     }
                 })
         })
@@ -238,7 +248,10 @@ impl Kubernetes {
         port: Option<u16>,
     ) -> bool {
         let naming = self.naming();
-        group.slices.iter().take(number + 1).enumerate().any(|(n, slice)| {
+        let cluster = group.slices.get(number).and_then(|slice| slice.cluster());
+        let same_cluster = |slice: &Slice| slice.cluster() == cluster;
+        let slices = group.slices.iter().take(number + 1).enumerate();
+        slices.filter(|(_, slice)| same_cluster(slice)).any(|(n, slice)| {
             let earlier = if n < number {
                 naming.knows(slice, label)
             } else {
@@ -250,6 +263,14 @@ impl Kubernetes {
                     None => ports.of_or_all(slice),
                 }
         })
+    }
+}
+
+/// Appends the labels of an endpoint below its Service.
+pub(super) fn push_endpoint(label: &Label<'_>, slice: &Slice, name: &mut NameWriter) {
+    name.push_label(label.text);
+    if let Some(cluster) = slice.cluster() {
+        name.push_label(cluster);
     }
 }
 

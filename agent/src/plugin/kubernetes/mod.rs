@@ -44,7 +44,7 @@ use crate::wire::{Class, Name, NameRef, Rcode, Reply, flags};
 /// What one `kubernetes` directive serves; the index is what it serves it from.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// Zones of Services, in the order in which they were written; the first is the one that PTR records name.
+    /// Zones of Services, in the order in which they were written; PTR records name the first of their kind.
     pub zones: Vec<Name>,
     /// Those of them that hold ServiceImports (`multicluster`).
     pub multicluster: Vec<Name>,
@@ -121,6 +121,8 @@ pub struct Kubernetes {
 struct Zone {
     name: Name,
     content: Content,
+    /// The kinds without which nobody can say that a name does not exist.
+    needed: Vec<Kind>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +130,20 @@ enum Content {
     Services,
     Imports,
     Addresses,
+}
+
+impl Content {
+    /// Whether names of such a zone cannot be denied before `kind` has been listed. Endpoints and Pods are waited for
+    /// where they are looked up, since most names do not depend on them: a role that lacks one kind must not make every
+    /// name that does not exist fail, which search lists are full of.
+    fn needs(self, kind: Kind) -> bool {
+        match (self, kind) {
+            (_, Kind::Namespace) | (Self::Services, Kind::Service) => true,
+            (Self::Imports, Kind::ServiceImport) => true,
+            (Self::Services | Self::Imports, _) | (Self::Addresses, Kind::Pod) => false,
+            (Self::Addresses, _) => true,
+        }
+    }
 }
 
 /// What the index says to a question.
@@ -139,7 +155,7 @@ enum Verdict {
     NoData,
     /// The name does not exist, as far as is known.
     NoName,
-    /// Nobody can say before the endpoints have been listed.
+    /// Nobody can say before the endpoints, or the Pods, have been listed.
     NotYet,
     /// The name is another's: its target has to be resolved.
     Chase,
@@ -151,14 +167,6 @@ impl Kubernetes {
         let content = |name: &Name| {
             if view.multicluster.contains(name) { Content::Imports } else { Content::Services }
         };
-        let forward =
-            view.zones.iter().map(|name| Zone { name: name.clone(), content: content(name) });
-        let reverse = view
-            .reverse_zones
-            .iter()
-            .map(|name| Zone { name: name.clone(), content: Content::Addresses });
-        let mut zones: Vec<Zone> = forward.chain(reverse).collect();
-        zones.sort_by_key(|zone| std::cmp::Reverse(zone.name.as_ref().len()));
         let mut kinds = vec![Kind::Service, Kind::Namespace];
         if view.endpoints {
             kinds.push(Kind::EndpointSlice);
@@ -168,7 +176,19 @@ impl Kubernetes {
         }
         if !view.multicluster.is_empty() {
             kinds.push(Kind::ServiceImport);
+            if view.endpoints {
+                kinds.push(Kind::ImportedSlice);
+            }
         }
+        let zone = |name: &Name, content: Content| Zone {
+            name: name.clone(),
+            content,
+            needed: kinds.iter().copied().filter(|&kind| content.needs(kind)).collect(),
+        };
+        let forward = view.zones.iter().map(|name| zone(name, content(name)));
+        let reverse = view.reverse_zones.iter().map(|name| zone(name, Content::Addresses));
+        let mut zones: Vec<Zone> = forward.chain(reverse).collect();
+        zones.sort_by_key(|zone| std::cmp::Reverse(zone.name.as_ref().len()));
         Self { index, view, zones, kinds, fallback: None, standing: None }
     }
 
@@ -189,7 +209,7 @@ impl Kubernetes {
         &self.index
     }
 
-    /// The kinds that must have been listed before a name can be denied.
+    /// The kinds that must have been listed before everything can be answered.
     pub fn kinds(&self) -> &[Kind] {
         &self.kinds
     }
@@ -217,13 +237,14 @@ impl Kubernetes {
     fn conclude(
         &self,
         verdict: Verdict,
+        zone: &Zone,
         ask: &Ask<'_>,
         request: &Request<'_>,
         reply: &mut Reply<'_>,
     ) -> Step {
         let rcode = match verdict {
             Verdict::Answered | Verdict::NoData => Rcode::NOERROR,
-            Verdict::NoName if self.index.synced(&self.kinds) => {
+            Verdict::NoName if self.index.synced(&zone.needed) => {
                 if self.falls_through(request.query.name()) {
                     return Step::Next;
                 }
@@ -271,8 +292,15 @@ impl Kubernetes {
         if self.view.endpoint_pod_names { Naming::Pod } else { Naming::Address }
     }
 
-    fn endpoints_are_listed(&self) -> bool {
-        !self.view.endpoints || self.index.synced(&[Kind::EndpointSlice])
+    /// Whether it is known which endpoints Services, or imports, have.
+    fn endpoints_are_listed(&self, imported: bool) -> bool {
+        let kind = if imported { Kind::ImportedSlice } else { Kind::EndpointSlice };
+        !self.view.endpoints || self.index.synced(&[kind])
+    }
+
+    /// The zone that PTR records name, of Services or of imports.
+    fn primary_zone(&self, imported: bool) -> Option<&Name> {
+        self.view.zones.iter().find(|zone| self.view.multicluster.contains(zone) == imported)
     }
 
     /// Where a set of records begins this time.
@@ -295,7 +323,7 @@ impl Handler for Kubernetes {
         }
         let ask = Ask::new(query, cut);
         let verdict = self.judge(zone, &ask, request, reply, local);
-        self.conclude(verdict, &ask, request, reply)
+        self.conclude(verdict, zone, &ask, request, reply)
     }
 
     fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {

@@ -4,6 +4,7 @@ use super::apex::{address_type, write_address};
 use super::ask::{Ask, NameWriter};
 use super::naming::dashed;
 use super::{Kubernetes, Pods, Verdict};
+use crate::cluster::object::Kind;
 use crate::wire::{Owner, RecordType, Reply, Section};
 
 impl Kubernetes {
@@ -23,7 +24,7 @@ impl Kubernetes {
         let Some(address) = dashed(ask.above_zone(2)) else { return Verdict::NoName };
         let verified = || ask.count() == 3 && self.index.has_pod(address, namespace);
         if self.view.pods == Pods::Verified && !verified() {
-            return Verdict::NoName;
+            return if self.index.synced(&[Kind::Pod]) { Verdict::NoName } else { Verdict::NotYet };
         }
         if ask.qtype == address_type(address) {
             write_address(reply, Section::Answer, Owner::Question, self.view.ttl, address);

@@ -4,11 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::ask::{Ask, NameWriter, Reversed, reversed};
+use super::endpoints::push_endpoint;
 use super::naming::{Label, LabelBuf};
 use super::{Kubernetes, Verdict};
 use crate::cluster::index::address::{Prefix, Reason};
 use crate::cluster::index::group::{Group, Key};
+use crate::cluster::index::slice::Slice;
 use crate::request::Request;
+use crate::wire::name::MAX_NAME;
 use crate::wire::{Owner, RecordType, Reply, Section};
 
 impl Kubernetes {
@@ -35,24 +38,32 @@ impl Kubernetes {
         }
     }
 
-    /// The Service whose own the address is; else every endpoint that has it.
+    /// The Service whose own the address is; else every endpoint that has it. Imports come after Services, since what has
+    /// a name in the cluster needs no other (KEP-1645).
     fn names_of(&self, address: IpAddr, ask: &Ask<'_>, reply: &mut Reply<'_>) -> Verdict {
-        let mut own = false;
-        let mut endpoint = false;
-        let counts = |key: &Key| !key.imported && self.is_exposed(key.namespace());
+        let rank = |reason: Reason, key: &Key| {
+            let endpoint = reason == Reason::Endpoint;
+            let counts = (self.view.endpoints || !endpoint)
+                && self.primary_zone(key.imported).is_some()
+                && self.is_exposed(key.namespace());
+            counts.then_some((key.imported, endpoint))
+        };
+        let mut best = None;
         self.index.owners(address, |reason, key| {
-            own |= reason == Reason::ClusterIp && counts(key);
-            endpoint |= reason == Reason::Endpoint && self.view.endpoints && counts(key);
-            true
+            best = match (best, rank(reason, key)) {
+                (Some(best), Some(this)) => Some(this.min(best)),
+                (best, this) => best.or(this),
+            };
+            best != Some((false, false))
         });
-        if !own && !endpoint {
+        if best.is_none() {
             return Verdict::NoName;
         }
         if ask.qtype != RecordType::PTR {
             return Verdict::NoData;
         }
         self.index.owners(address, |reason, key| {
-            if !counts(key) {
+            if rank(reason, key) != best {
                 return true;
             }
             match reason {
@@ -60,9 +71,8 @@ impl Kubernetes {
                     self.write_ptr(None, key, reply);
                     false
                 }
-                Reason::Endpoint if own => true,
                 Reason::Endpoint => {
-                    self.index.group(key.wire(), false, |group| {
+                    self.index.group(key.wire(), key.imported, |group| {
                         self.endpoints_of(address, group, key, reply)
                     });
                     !reply.truncated()
@@ -79,10 +89,11 @@ impl Kubernetes {
                 let mut room = LabelBuf::new();
                 let label = Label::of(naming, slice, row, &mut room);
                 let has = |n: usize, row: usize, before: usize| {
-                    let Some(slice) = group.slices.get(n) else { return false };
-                    let mut other = LabelBuf::new();
+                    let Some(other) = group.slices.get(n) else { return false };
+                    let mut room = LabelBuf::new();
                     (n < number || row < before)
-                        && naming.label(slice, row, &mut other) == label.text
+                        && other.cluster() == slice.cluster()
+                        && naming.label(other, row, &mut room) == label.text
                 };
                 let earlier = group.slices.iter().take(number + 1).enumerate();
                 if earlier
@@ -91,25 +102,30 @@ impl Kubernetes {
                 {
                     continue;
                 }
-                if !self.write_ptr(Some(label.text), key, reply) {
+                if !self.write_ptr(Some((&label, slice)), key, reply) {
                     return;
                 }
             }
         }
     }
 
-    /// `[<endpoint>.]<service>.<namespace>.svc.<first zone>`
-    fn write_ptr(&self, endpoint: Option<&[u8]>, key: &Key, reply: &mut Reply<'_>) -> bool {
-        let Some(zone) = self.view.zones.first() else { return true };
+    /// `[<endpoint>.[<cluster>.]]<service>.<namespace>.svc.<first zone>`
+    fn write_ptr(
+        &self,
+        endpoint: Option<(&Label<'_>, &Slice)>,
+        key: &Key,
+        reply: &mut Reply<'_>,
+    ) -> bool {
+        let Some(zone) = self.primary_zone(key.imported) else { return true };
         let mut name = NameWriter::new();
-        if let Some(label) = endpoint {
-            name.push_label(label);
+        if let Some((label, slice)) = endpoint {
+            push_endpoint(label, slice, &mut name);
         }
         name.push(key.wire());
         name.push(b"\x03svc");
         name.push(zone.as_bytes());
         // A name of more than 255 octets is none.
-        let Some(name) = name.get().filter(|name| name.len() <= crate::wire::name::MAX_NAME) else {
+        let Some(name) = name.get().filter(|name| name.len() <= MAX_NAME) else {
             return true;
         };
         reply.record(Section::Answer, Owner::Question, RecordType::PTR, self.view.ttl, name)

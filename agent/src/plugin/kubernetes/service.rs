@@ -61,7 +61,7 @@ impl Kubernetes {
             }
             (1, b"svc" | b"dns") => Verdict::NoData,
             (1, b"pod") if !imported => Verdict::NoData,
-            (1, b"dns-version") => self.version(ask, reply),
+            (1, b"dns-version") => self.version(ask, imported, reply),
             (2, b"dns") if ask.label(0) == b"ns" => self.name_server(ask, reply),
             _ => Verdict::NoName,
         }
@@ -97,10 +97,15 @@ impl Kubernetes {
             Kind::ExternalName(name) => self.external_name(ask, name.as_ref(), reply),
             Kind::Unnamed(_) => Verdict::NoName,
             // Such a Service may be hidden by endpoints that are not known yet.
-            Kind::ClusterIp if self.view.ignore_empty && group.ready() == 0 => self.unless_listed(),
+            Kind::ClusterIp if self.view.ignore_empty && group.ready() == 0 => {
+                self.unless_listed(group.key.imported)
+            }
             Kind::ClusterIp => match ask.count() {
                 3 => self.cluster_ip(ask, Ports::All, group, service, reply, local),
-                4 => self.endpoint(ask, group, &service.ports, reply, local),
+                4 if self.is_protocol(ask, group, &service.ports) => Verdict::NoData,
+                // Whoever imports a Service does not choose among the clusters behind it (KEP-1645).
+                4 if group.key.imported => Verdict::NoName,
+                4 => self.endpoint(ask, None, group, reply, local),
                 _ => match asked_port(ask) {
                     Some(ports) if ports.of(&service.ports).next().is_some() => {
                         self.cluster_ip(ask, ports, group, service, reply, local)
@@ -109,11 +114,17 @@ impl Kubernetes {
                 },
             },
             Kind::Headless if !self.view.endpoints => Verdict::NoName,
-            Kind::Headless if !self.endpoints_are_listed() => Verdict::NotYet,
+            Kind::Headless if !self.endpoints_are_listed(group.key.imported) => Verdict::NotYet,
             Kind::Headless => match ask.count() {
                 3 if group.a.is_empty() && group.aaaa.is_empty() => Verdict::NoName,
                 3 => self.headless(ask, group, reply, local),
-                4 => self.endpoint(ask, group, &[], reply, local),
+                4 if self.is_protocol(ask, group, &[]) || is_cluster(ask.label(0), group) => {
+                    Verdict::NoData
+                }
+                4 => self.endpoint(ask, None, group, reply, local),
+                _ if group.key.imported && !has_underscore(ask) => {
+                    self.endpoint(ask, Some(ask.label(1)), group, reply, local)
+                }
                 _ => match asked_port(ask) {
                     Some(ports) => self.port_of_headless(ask, ports, group, reply, local),
                     None => Verdict::NoName,
@@ -230,36 +241,42 @@ impl Kubernetes {
         }
     }
 
-    /// One label below a Service: an endpoint, or the protocol above one of its ports.
+    /// True where the one label below a Service is the protocol above one of its named ports; `ports` is empty for those
+    /// of its slices.
+    fn is_protocol(&self, ask: &Ask<'_>, group: &Group, ports: &[Port]) -> bool {
+        let Some(protocol) = ask.label(0).strip_prefix(b"_").and_then(protocol) else {
+            return false;
+        };
+        let named = |port: &Port| port.protocol == protocol && !port.name.is_empty();
+        let of_slices = group.slices.iter().filter(|slice| ports.is_empty() && !slice.is_empty());
+        ports.iter().any(named) || of_slices.flat_map(|slice| slice.ports.iter()).any(named)
+    }
+
+    /// An endpoint, of that cluster where it is an import's.
     fn endpoint(
         &self,
         ask: &Ask<'_>,
+        cluster: Option<&[u8]>,
         group: &Group,
-        ports: &[Port],
         reply: &mut Reply<'_>,
         local: &mut Local,
     ) -> Verdict {
-        let label = ask.label(0);
-        if let Some(protocol) = label.strip_prefix(b"_").and_then(protocol) {
-            let named = |port: &Port| port.protocol == protocol && !port.name.is_empty();
-            let of_slices =
-                group.slices.iter().filter(|slice| ports.is_empty() && !slice.is_empty());
-            let exists = ports.iter().any(named)
-                || of_slices.flat_map(|slice| slice.ports.iter()).any(named);
-            return if exists { Verdict::NoData } else { Verdict::NoName };
-        }
         if !self.view.endpoints {
             return Verdict::NoName;
         }
-        if !self.endpoints_are_listed() {
+        if !self.endpoints_are_listed(group.key.imported) {
             return Verdict::NotYet;
         }
-        let label = Label::asked(label);
-        if !group.slices.iter().any(|slice| self.naming().knows(slice, &label)) {
+        let label = Label::asked(ask.label(0));
+        let mut slices = group.slices.iter().filter(|slice| slice.cluster() == cluster);
+        if !slices.any(|slice| self.naming().knows(slice, &label)) {
             return Verdict::NoName;
         }
-        let selected =
-            Selected { ports: Ports::All, target: Target::One(label), start: self.rotation(local) };
+        let selected = Selected {
+            ports: Ports::All,
+            target: Target::One(label, cluster),
+            start: self.rotation(local),
+        };
         match ask.qtype {
             RecordType::A | RecordType::AAAA => {
                 self.composed_addresses(ask, group, &selected, reply)
@@ -288,8 +305,8 @@ impl Kubernetes {
         Verdict::Answered
     }
 
-    fn unless_listed(&self) -> Verdict {
-        if self.endpoints_are_listed() { Verdict::NoName } else { Verdict::NotYet }
+    fn unless_listed(&self, imported: bool) -> Verdict {
+        if self.endpoints_are_listed(imported) { Verdict::NoName } else { Verdict::NotYet }
     }
 }
 
@@ -299,6 +316,16 @@ fn asked_port<'q>(ask: &Ask<'q>) -> Option<Ports<'q>> {
     let name = stripped(ask.label(0));
     let protocol = protocol(stripped(ask.label(1)))?;
     (!name.is_empty()).then_some(Ports::Named(name, protocol))
+}
+
+/// True where one of the two labels below a Service says that they are a port.
+fn has_underscore(ask: &Ask<'_>) -> bool {
+    ask.label(0).starts_with(b"_") || ask.label(1).starts_with(b"_")
+}
+
+/// True where endpoints of an import have names below this label: those of that cluster.
+fn is_cluster(label: &[u8], group: &Group) -> bool {
+    group.slices.iter().any(|slice| !slice.is_empty() && slice.cluster() == Some(label))
 }
 
 fn protocol(label: &[u8]) -> Option<Protocol> {

@@ -129,6 +129,7 @@ fn plural(kind: Kind) -> &'static str {
         Kind::Namespace => "Namespaces",
         Kind::Pod => "Pods",
         Kind::ServiceImport => "ServiceImports",
+        Kind::ImportedSlice => "imported EndpointSlices",
     }
 }
 

@@ -88,6 +88,7 @@ fn lean(item: &Value) -> Option<Object> {
                 id,
                 service: meta["labels"]["kubernetes.io/service-name"].as_str()?.into(),
                 imported: false,
+                cluster: None,
                 ports: ports(&item["ports"]).into(),
                 endpoints: item["endpoints"]
                     .as_array()
@@ -423,6 +424,7 @@ fn large(count: usize) -> Index {
             id: id("default", &format!("large-{number}")),
             service: "large".into(),
             imported: false,
+            cluster: None,
             ports: ports.iter().cloned().collect(),
             endpoints: (number * 100..count.min(number * 100 + 100)).map(endpoint).collect(),
             triggered_at: None,
