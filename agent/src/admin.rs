@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 
 pub use self::readiness::{Detail, Readiness, gather};
 use crate::config::ListenAddress;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Source};
 
 /// What is served at one address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,7 +90,9 @@ impl Admin {
     pub fn new(runtime: Handle, metrics: Arc<Metrics>) -> Self {
         let health = probe::Health::new();
         metrics.register(health.source());
-        let state = Arc::new(State { metrics, readiness: Arc::default(), health });
+        let readiness = Arc::<Readiness>::default();
+        metrics.register(Arc::clone(&readiness) as Arc<dyn Source>);
+        let state = Arc::new(State { metrics, readiness, health });
         Self { runtime, state, listeners: Mutex::default() }
     }
 

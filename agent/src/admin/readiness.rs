@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use arc_swap::ArcSwapOption;
 
 use crate::chain::Chain;
+use crate::metrics::{Scrape, Source, names};
 use crate::plugin::ready::Monitor;
 use crate::server::Pulse;
 
@@ -101,6 +102,12 @@ impl Readiness {
     /// What the parts tell of themselves; several of one name stand in a list.
     pub(super) fn details(&self) -> serde_json::Value {
         gather(self.running.load().iter().flat_map(|running| &running.details))
+    }
+}
+
+impl Source for Readiness {
+    fn collect(&self, out: &mut Scrape) {
+        out.gauge(&names::READY, &[], if self.waits().is_empty() { 1.0 } else { 0.0 });
     }
 }
 

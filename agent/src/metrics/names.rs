@@ -131,6 +131,8 @@ families! {
     /// When a hosts file was read last, seconds since 1970.
     HOSTS_RELOAD_TIMESTAMP = Gauge "coredns_hosts_reload_timestamp_seconds" [];
 
+    /// 1 while /ready says yes, else 0.
+    READY = Gauge "nodens_ready" [];
     /// Time that our own request to the health endpoint took.
     HEALTH_REQUEST_DURATION = Histogram "coredns_health_request_duration_seconds" [];
     /// Our own requests to the health endpoint that failed.
