@@ -1,5 +1,6 @@
 //! The binary: command line to exit code. Everything else is in the library.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -38,6 +39,8 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // As of `nodens net show | head`: whoever reads has seen enough.
+        Err(error) if is_unread(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("nodens: {}", logging::causes(error.as_ref()));
             ExitCode::FAILURE
@@ -53,9 +56,16 @@ fn ask(
     text: fn(&serde_json::Value) -> String,
 ) -> anyhow::Result<()> {
     let answer = control::ask(socket, request)?;
+    let mut out = std::io::stdout().lock();
     match output {
-        Output::Text => print!("{}", text(&answer)),
-        Output::Json => println!("{answer:#}"),
+        Output::Text => write!(out, "{}", text(&answer))?,
+        Output::Json => writeln!(out, "{answer:#}")?,
     }
-    Ok(())
+    Ok(out.flush()?)
+}
+
+/// True where the reader of our output has gone away.
+fn is_unread(error: &anyhow::Error) -> bool {
+    let broken = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(broken))
 }

@@ -1,7 +1,7 @@
 //! Whether queries can be answered as they should, and if not, what is missing.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 
@@ -25,7 +25,6 @@ pub struct Readiness {
     stopping: AtomicBool,
     /// With `monitor until-ready`: everything was ready once.
     latched: AtomicBool,
-    own: Mutex<Vec<Box<str>>>,
     pulse: OnceLock<Arc<Pulse>>,
 }
 
@@ -52,11 +51,6 @@ impl Readiness {
         self.stopping.store(true, Relaxed);
     }
 
-    /// What the process itself waits for, besides its handlers: the node's network, say. Empty: nothing.
-    pub fn set_own(&self, waits: Vec<Box<str>>) {
-        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = waits;
-    }
-
     /// Goes by this pulse from now on; the first one stays.
     pub fn set_pulse(&self, pulse: Arc<Pulse>) {
         let _ = self.pulse.set(pulse);
@@ -81,9 +75,7 @@ impl Readiness {
         if self.latched.load(Relaxed) {
             return Vec::new();
         }
-        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut waits: Vec<String> = own.iter().map(ToString::to_string).collect();
-        drop(own);
+        let mut waits: Vec<String> = Vec::new();
         for handler in running.chains.iter().flat_map(|chain| chain.handlers()) {
             if let Some(wait) = handler.not_ready() {
                 let line = format!("{}: {wait}", handler.plugin().name());

@@ -195,7 +195,7 @@ fn the_text_is_sound() {
     let (_runtime, admin) = admin();
     admin.apply([(ANY, Pages::METRICS)]);
     let chain = Arc::new(Chain::new(Name::root(), "dns://:53".into(), Vec::new(), 2));
-    crate::plugin::test::request("a.org", |request| {
+    crate::plugin::testing::request("a.org", |request| {
         for cells in &chain.cells {
             cells.record(
                 request,

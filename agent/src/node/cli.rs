@@ -65,7 +65,7 @@ fn print(
     match output {
         Output::Text => write!(out, "{what}")?,
         Output::Json => {
-            serde_json::to_writer_pretty(&mut *out, what)?;
+            serde_json::to_writer_pretty(&mut *out, what).map_err(std::io::Error::from)?;
             writeln!(out)?;
         }
     }

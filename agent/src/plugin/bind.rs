@@ -136,10 +136,10 @@ fn interfaces() -> Result<Interfaces, BindError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::test::parsed;
+    use crate::plugin::testing::read;
 
     fn config(line: &str) -> (Config, String) {
-        parsed(line, |directive, diagnostics| {
+        read(line, |directive, diagnostics| {
             let mut config = Config::default();
             config.add(directive, diagnostics);
             config

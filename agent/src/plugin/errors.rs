@@ -200,12 +200,12 @@ mod tests {
     use super::*;
     use crate::logging::Format;
     use crate::logging::test::{capture, captured};
-    use crate::plugin::test::{parsed, request};
+    use crate::plugin::testing::{read, request};
     use crate::request::Plugin;
     use crate::wire::Rcode;
 
     fn config(text: &str) -> (Config, String) {
-        parsed(text, Config::parse)
+        read(text, Config::parse)
     }
 
     fn fail(errors: &Errors, what: &str) {

@@ -48,21 +48,21 @@ pub fn lameduck(configs: &[Config]) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::test::parsed;
+    use crate::plugin::testing::read;
 
     #[test]
     fn address_and_lameduck() {
-        let (config, shown) = parsed("health", Config::parse);
+        let (config, shown) = read("health", Config::parse);
         assert_eq!(config, Config { address: DEFAULT_ADDRESS, lameduck: Duration::ZERO });
         assert_eq!(shown, "");
-        let (config, shown) = parsed("health 169.254.20.10:8081 {\n lameduck 5s\n}", Config::parse);
+        let (config, shown) = read("health 169.254.20.10:8081 {\n lameduck 5s\n}", Config::parse);
         assert_eq!(config.address.to_string(), "169.254.20.10:8081");
         assert_eq!((lameduck(&[config]), shown.as_str()), (Duration::from_secs(5), ""));
     }
 
     #[test]
     fn all_that_is_wrong() {
-        let (_, shown) = parsed("health 8080 more {\n lameduck 5\n lameduk 5s\n}", Config::parse);
+        let (_, shown) = read("health 8080 more {\n lameduck 5\n lameduk 5s\n}", Config::parse);
         assert_eq!(
             shown
                 .lines()

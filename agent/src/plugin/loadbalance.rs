@@ -42,12 +42,12 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::test::parsed;
+    use crate::plugin::testing::read;
 
     #[test]
     fn round_robin_or_nothing() {
-        assert_eq!(parsed("loadbalance", Config::parse).1, "");
-        assert_eq!(parsed("loadbalance round_robin", Config::parse).1, "");
+        assert_eq!(read("loadbalance", Config::parse).1, "");
+        assert_eq!(read("loadbalance round_robin", Config::parse).1, "");
     }
 
     #[test]
@@ -58,7 +58,7 @@ mod tests {
             ("loadbalance round_robin x", "there is an argument too many"),
             ("loadbalance {\n prefer 10.0.0.0/8\n}", "prefer: nodens lacks this option of CoreDNS"),
         ] {
-            let shown = parsed(line, Config::parse).1;
+            let shown = read(line, Config::parse).1;
             assert!(shown.contains(wanted) && shown.lines().count() == 1, "{line}: {shown}");
         }
     }

@@ -221,7 +221,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::plugin::test::request_of;
+    use crate::plugin::testing::request_of;
     use crate::wire::Query;
 
     /// What a handler says to a name, as it would arrive.

@@ -29,9 +29,7 @@ pub mod scope;
 pub mod settings;
 pub mod template;
 #[cfg(test)]
-pub(crate) mod test;
-#[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod whoami;
 
 use std::path::PathBuf;
@@ -144,7 +142,7 @@ impl Block {
 }
 
 /// The directives that have a parser here.
-const SERVED: &[&str] = &[
+pub const SERVED: &[&str] = &[
     "acl",
     "any",
     "bind",

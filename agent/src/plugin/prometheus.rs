@@ -44,21 +44,21 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::test::parsed;
+    use crate::plugin::testing::read;
 
     #[test]
     fn an_address_or_the_default() {
         assert_eq!(
-            parsed("prometheus", Config::parse),
+            read("prometheus", Config::parse),
             (Config { address: DEFAULT_ADDRESS }, String::new())
         );
-        let (config, shown) = parsed("prometheus :9253", Config::parse);
+        let (config, shown) = read("prometheus :9253", Config::parse);
         assert_eq!((config.address.to_string().as_str(), shown.as_str()), (":9253", ""));
     }
 
     #[test]
     fn all_that_is_wrong() {
-        let (_, shown) = parsed("prometheus 9153 {\n tls a b\n x\n}", Config::parse);
+        let (_, shown) = read("prometheus 9153 {\n tls a b\n x\n}", Config::parse);
         assert_eq!(shown.lines().count(), 3, "{shown}");
         assert!(
             shown.contains("Corefile:3: prometheus: tls: nodens serves metrics without TLS"),

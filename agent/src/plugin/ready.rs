@@ -63,15 +63,15 @@ fn monitor(text: &str) -> Result<Monitor, Wrong> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::test::parsed;
+    use crate::plugin::testing::read;
 
     #[test]
     fn address_and_monitor() {
-        let (config, shown) = parsed("ready", Config::parse);
+        let (config, shown) = read("ready", Config::parse);
         assert_eq!(config, Config { address: DEFAULT_ADDRESS, monitor: Monitor::Continuously });
         assert_eq!(shown, "");
         let (config, shown) =
-            parsed("ready localhost:8182 {\n monitor until-ready\n}", Config::parse);
+            read("ready localhost:8182 {\n monitor until-ready\n}", Config::parse);
         assert_eq!(
             (config.monitor, config.address.port, shown.as_str()),
             (Monitor::UntilReady, 8182, "")
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong() {
-        let (_, shown) = parsed("ready 80 {\n monitor never\n}", Config::parse);
+        let (_, shown) = read("ready 80 {\n monitor never\n}", Config::parse);
         assert!(
             shown.contains("Corefile:2: ready: \"80\" has no port after a colon, wanted :80"),
             "{shown}"

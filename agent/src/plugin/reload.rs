@@ -64,7 +64,7 @@ pub fn hash(file: &File) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::test::parsed;
+    use crate::plugin::testing::read;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -76,7 +76,7 @@ mod tests {
             ("reload 60s 3s", 60, 3_000),
             ("reload 2s 1s", 2, 1_000),
         ] {
-            let (config, shown) = parsed(line, Config::parse);
+            let (config, shown) = read(line, Config::parse);
             assert_eq!(
                 (config.interval, config.jitter),
                 (SECOND * interval, Duration::from_millis(jitter)),
@@ -97,7 +97,7 @@ mod tests {
             ("reload 30s 10s 5s", "there is an argument too many"),
             ("reload {\n x\n}", "it has a block"),
         ] {
-            assert!(parsed(line, Config::parse).1.contains(wanted), "{line}");
+            assert!(read(line, Config::parse).1.contains(wanted), "{line}");
         }
     }
 }

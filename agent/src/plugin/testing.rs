@@ -6,13 +6,16 @@ use std::sync::Arc;
 
 use crate::chain::{Chain, Handler, Local};
 use crate::clock::Tick;
+use crate::config::ServerBlock;
 use crate::corefile::{Diagnostics, Directive};
 use crate::plugin::pattern::NameText;
 use crate::request::{Origin, Outcome, Plugin, Request, Step, Transport};
 use crate::server::Dispatch;
 use crate::server::answer::{Handled, answer};
 use crate::wire::query::write_query;
-use crate::wire::{Class, Message, Name, Rcode, Record, RecordType, Reply, Section, flags, text};
+use crate::wire::{
+    Class, Message, Name, Query, Rcode, Record, RecordType, Reply, Section, flags, text,
+};
 
 /// The first directive of a server block for `example.org` that holds `text`.
 pub fn directive(text: &str) -> Directive {
@@ -38,6 +41,48 @@ pub fn complaints<C>(
     let zones = [Name::from_text("example.org").unwrap()];
     let config = parse(&directive(text), &zones, &mut diagnostics);
     (config, diagnostics.to_string().lines().map(str::to_owned).collect())
+}
+
+/// Parses one directive as the second line of a Corefile; what comes back is the result and all diagnostics.
+#[track_caller]
+pub fn read<T>(text: &str, parse: impl FnOnce(&Directive, &mut Diagnostics) -> T) -> (T, String) {
+    let (mut file, mut diagnostics) =
+        crate::corefile::parse("Corefile", &format!(". {{\n{text}\n}}"), &|_| None);
+    assert!(diagnostics.is_empty(), "{diagnostics}");
+    let directive = file.blocks.remove(0).directives.remove(0);
+    let result = parse(&directive, &mut diagnostics);
+    (result, diagnostics.to_string())
+}
+
+/// A server block of these zones, without directives.
+pub fn block(zones: &str) -> ServerBlock {
+    let (file, mut diagnostics) =
+        crate::corefile::parse("Corefile", &format!("{zones} {{\n whoami\n}}"), &|_| None);
+    let block = crate::config::read(&file, 53, &|_| true, &mut diagnostics).remove(0);
+    assert!(diagnostics.is_empty(), "{diagnostics}");
+    block
+}
+
+/// Shows a query for `name`'s addresses, from 192.0.2.7 over UDP.
+pub fn request<T>(name: &str, show: impl FnOnce(&Request<'_>) -> T) -> T {
+    request_of(name, RecordType::A, show)
+}
+
+/// As [`request`], for any type.
+pub fn request_of<T>(name: &str, qtype: RecordType, show: impl FnOnce(&Request<'_>) -> T) -> T {
+    let mut packet = Vec::new();
+    let name = Name::from_text(name).unwrap();
+    write_query(&mut packet, 7, flags::RD, name.as_ref(), qtype, Class::IN, None);
+    show(&Request {
+        query: Query::parse(&packet).unwrap(),
+        origin: Origin {
+            client: "192.0.2.7:4242".parse().unwrap(),
+            local: "10.0.0.10:53".parse().unwrap(),
+            transport: Transport::Udp,
+            worker: 0,
+            received: Tick::default(),
+        },
+    })
 }
 
 /// Answers with fixed records: those whose owner and type were asked for, and CNAMEs; NXDOMAIN where there are none. Can

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::*;
-use crate::plugin::test::{block, parsed, request_of};
+use crate::plugin::testing::{block, read, request_of};
 use crate::wire::message::Layout;
 
 fn config(text: &str) -> (Config, String) {
-    parsed(text, |directive, diagnostics| Config::parse(directive, &block(". a.org"), diagnostics))
+    read(text, |directive, diagnostics| Config::parse(directive, &block(". a.org"), diagnostics))
 }
 
 fn inline(options: &str) -> Hosts {

@@ -361,11 +361,11 @@ fn selector(args: &mut Args<'_, '_>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::test::parsed;
+    use crate::plugin::testing::read;
 
     fn config(text: &str) -> (Config, String) {
         let root = [Name::root()];
-        parsed(text, |directive, diagnostics| Config::parse(directive, &root, diagnostics))
+        read(text, |directive, diagnostics| Config::parse(directive, &root, diagnostics))
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::clock::Tick;
 use crate::logging::test::captured;
-use crate::plugin::test::{block, parsed};
+use crate::plugin::testing::{block, read};
 use crate::request::{Origin, Plugin, Transport};
 use crate::wire::query::write_query;
 use crate::wire::{Class as QClass, Owner, Query, Reply, flags};
@@ -12,7 +12,7 @@ fn config(lines: &str) -> (Config, String) {
     let mut config = Config::default();
     let mut shown = String::new();
     for line in lines.split("---") {
-        shown += &parsed(line, |directive, diagnostics| {
+        shown += &read(line, |directive, diagnostics| {
             config.add(directive, &block("."), diagnostics);
         })
         .1;

@@ -1,0 +1,53 @@
+use super::*;
+
+#[tokio::test]
+async fn new_upstreams_of_a_file_take_over_once_they_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("resolv.conf");
+    let old = Fake::good(1).await;
+    let new = Fake::udp(
+        |query, n| if n < 2 { Vec::new() } else { vec![Reaction::Send(answer(query, 0, 2))] },
+    )
+    .await;
+    let write = |fakes: &[&Fake]| {
+        let text: String =
+            fakes.iter().map(|fake| format!("nameserver {}\n", fake.address)).collect();
+        std::fs::write(folder.path().join("new"), text).unwrap();
+        std::fs::rename(folder.path().join("new"), &path).unwrap();
+    };
+    write(&[&old]);
+    let fixture = fixture(&[format!("forward . {}", path.display())]);
+    assert_eq!(fixture.last("a.example").await, 1);
+    write(&[&new]);
+    let deadline = Instant::now() + Duration::from_secs(15);
+    let mut n = 0;
+    while fixture.last(&format!("n{n}.example")).await != 2 {
+        n += 1;
+        assert!(Instant::now() < deadline, "the new server is not used");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(new.asked() >= 3);
+    // A file without servers changes nothing.
+    write(&[]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(fixture.last("b.example").await, 2);
+}
+
+#[tokio::test]
+async fn nobody_to_forward_to_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("resolv.conf");
+    let fixture = fixture(&[format!("forward . {}", path.display())]);
+    let answer = fixture.ask("one.example").await;
+    assert_eq!(answer.outcome.rcode, Rcode::SERVFAIL);
+    let error = answer.error.unwrap();
+    assert!(error.contains("cannot be read") && error.contains("name an address"), "{error}");
+    // It appears later.
+    let good = Fake::good(5).await;
+    std::fs::write(&path, format!("nameserver {}\n", good.address)).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fixture.last("one.example").await != 5 {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
