@@ -16,8 +16,7 @@ use crate::cluster::index::Index;
 use crate::cluster::{Clusters, Store};
 use crate::config::ListenAddress;
 use crate::logging;
-use crate::metrics::Enabled;
-use crate::metrics::{Metrics, Source};
+use crate::metrics::{Enabled, Handlers, Metrics, Source};
 use crate::plugin::acl::Acl;
 use crate::plugin::cache::{self, Cache};
 use crate::plugin::dns64::Dns64;
@@ -34,6 +33,7 @@ use crate::plugin::{self, Block, health, reload};
 use crate::request::Plugin;
 use crate::server::Dispatch;
 use crate::upstream::OwnAddresses;
+use crate::upstream::known::Known;
 
 /// What outlives a reload: everything that workers and configurations share, in one place.
 pub struct Shared {
@@ -49,6 +49,8 @@ pub struct Shared {
     pub cache: ArcSwap<cache::Store>,
     /// For how many seconds it keeps answers that have expired.
     pub stale: AtomicU32,
+    /// What is known of upstreams: which are down, which loop, how long each takes.
+    pub known: Arc<Known>,
     /// Recognises queries of ours that upstreams send back (`loop`).
     pub loops: Arc<LoopGuard>,
     /// The clusters that are watched; directives with equal settings share one.
@@ -151,6 +153,10 @@ pub fn assemble(mut blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<
             stores.push(store);
         }
         let addresses = listen_addresses(block)?;
+        if let (Some(zone), Some(&ip)) = (block.written.zones.first(), addresses.first()) {
+            let server = format!("{}://{}", zone.transport.scheme(), label(ip, zone.port)).into();
+            sources.push(Arc::new(Handlers { server, handlers: built.handlers.clone() }));
+        }
         let log = block.log.clone().map(|log| Arc::new(log.build(shared.log_format)));
         let errors = block.errors.clone().map(|errors| Arc::new(errors.build()));
         for zone in &block.written.zones {
@@ -259,6 +265,7 @@ fn build(
         workers: shared.workers,
         own: own.clone(),
         loops: block.loops.then(|| Arc::clone(&shared.loops)),
+        known: Arc::clone(&shared.known),
         zones: block.written.zone_names(),
     };
     if block.local {

@@ -11,10 +11,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::metrics::Scrape;
 use crate::metrics::cells::Cells;
 use crate::plugin::cache::HotSet;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
 use crate::server::Dispatch;
+use crate::wire::reply::Ttl;
 use crate::wire::{Name, Rcode, Reply, flags};
 
 /// A future that a handler returns.
@@ -32,6 +34,21 @@ pub trait Handler: Send + Sync {
     /// Serves a query that may wait. Called only after [`Handler::serve`] has said [`Step::Wait`].
     fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
         next.resolve(request)
+    }
+
+    /// Whether [`Handler::amend`] does anything.
+    fn amends(&self) -> bool {
+        false
+    }
+
+    /// Changes the reply to a query that it has passed on and that a later handler has answered. Must not allocate.
+    fn amend(&self, request: &Request<'_>, reply: &mut Reply<'_>) {
+        let _ = (request, reply);
+    }
+
+    /// Hands in what it counts itself; `server` is the label of its server block.
+    fn collect(&self, server: &str, out: &mut Scrape) {
+        let _ = (server, out);
     }
 
     /// What the handler still waits for before it can do its work; `/ready` prints it.
@@ -136,6 +153,8 @@ pub struct Chain {
     /// Writes failures to the log, where `errors` is set.
     pub errors: Option<Arc<dyn ErrorLog>>,
     handlers: Vec<Arc<dyn Handler>>,
+    /// The numbers of those that amend.
+    amending: Box<[usize]>,
     recursive: bool,
     flags_are_set: bool,
 }
@@ -196,6 +215,11 @@ impl Chain {
             max_udp: None,
             log: None,
             errors: None,
+            amending: handlers
+                .iter()
+                .enumerate()
+                .filter_map(|(number, handler)| handler.amends().then_some(number))
+                .collect(),
             handlers,
             recursive,
             flags_are_set,
@@ -224,13 +248,26 @@ impl Chain {
         reply.set_flags(flags::RA, self.recursive);
         for (number, handler) in self.handlers.iter().enumerate() {
             match handler.serve(request, reply, local) {
-                Step::Done(outcome) => return Ok(outcome),
+                Step::Done(outcome) => {
+                    self.amend(0, number, request, reply);
+                    return Ok(outcome);
+                }
                 Step::Next => {}
                 Step::Wait => return Err(number),
             }
         }
         reply.set_rcode(Rcode::REFUSED);
         Ok(Outcome::new(Plugin::Server, Rcode::REFUSED))
+    }
+
+    /// Lets the handlers with numbers from `from` on, and below `to`, change a reply that one behind them has written.
+    pub fn amend(&self, from: usize, to: usize, request: &Request<'_>, reply: &mut Reply<'_>) {
+        // Backwards, as the answer passes them.
+        for &number in self.amending.iter().rev().filter(|number| (from..to).contains(number)) {
+            if let Some(handler) = self.handlers.get(number) {
+                handler.amend(request, reply);
+            }
+        }
     }
 
     /// Serves a query that may wait, from the first handler on.
@@ -251,6 +288,7 @@ impl Chain {
                 reply.set_flags(flags::RA, self.recursive);
                 match Local::with(|local| handler.serve(&view, &mut reply, local)) {
                     Step::Done(outcome) => {
+                        self.amend(from, number, &view, &mut reply);
                         reply.finish(None);
                         return Answer::new(
                             Arc::new(crate::wire::Message::from_written(buf)),
@@ -259,9 +297,9 @@ impl Chain {
                     }
                     Step::Next => {}
                     Step::Wait => {
-                        return handler
-                            .resolve(request, Next { chain: self, from: number + 1 })
-                            .await;
+                        let next = Next { chain: self, from: number + 1 };
+                        let answer = handler.resolve(request, next).await;
+                        return self.amended(from, number, &view, answer);
                     }
                 }
             }
@@ -270,6 +308,19 @@ impl Chain {
                 Outcome::new(Plugin::Server, Rcode::REFUSED)
             })
         })
+    }
+
+    fn amended(&self, from: usize, to: usize, view: &Request<'_>, answer: Answer) -> Answer {
+        if !self.amending.iter().any(|number| (from..to).contains(number)) {
+            return answer;
+        }
+        let mut buf = Vec::with_capacity(answer.message.as_bytes().len() + 64);
+        let mut reply = Reply::begin(&mut buf, &view.query, true);
+        reply.copy(&answer.message, answer.ttl);
+        self.amend(from, to, view, &mut reply);
+        reply.finish(None);
+        let message = Arc::new(crate::wire::Message::from_written(buf));
+        Answer { message, ttl: Ttl::Keep, ..answer }
     }
 
     /// Goes on with a query at the handler that said [`Step::Wait`].

@@ -41,6 +41,8 @@ const START_POLL: Duration = Duration::from_millis(5);
 /// The longest wait of a reload for a cluster that was not watched before: signals wait as long.
 const MAX_RELOAD_WAIT: Duration = Duration::from_secs(10);
 
+/// The cache's store is told so often what is in use.
+const TEND: Duration = Duration::from_secs(1);
 /// How often the cache is swept.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -90,6 +92,7 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
         cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
         stale: AtomicU32::new(0),
         clusters: Clusters::default(),
+        known: Arc::default(),
         loops: Arc::default(),
     });
     let result = run_on(&mut node, args, shared);
@@ -177,6 +180,7 @@ impl Server {
         show(&admin, &status, &running, &loaded.hash);
         let control = serve_control(&args.socket, &status);
         tokio::spawn(sweep(Arc::clone(&shared)));
+        tokio::spawn(tend(Arc::clone(&shared)));
         if let Some(path) = &args.pidfile {
             write_pid(path)?;
         }
@@ -267,6 +271,15 @@ impl Server {
             let _ = std::fs::remove_file(path);
         }
         tracing::info!("stopped");
+    }
+}
+
+/// Tells the cache's store what the workers have used.
+async fn tend(shared: Arc<Shared>) {
+    let mut often = tokio::time::interval(TEND);
+    loop {
+        often.tick().await;
+        shared.cache.load().tend();
     }
 }
 

@@ -97,6 +97,7 @@ impl Server {
             stacktrace: Arc::default(),
             cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
             stale: AtomicU32::new(0),
+            known: Arc::default(),
             loops: Arc::default(),
             clusters: Clusters::default(),
         });

@@ -30,10 +30,13 @@ use tokio::runtime::Runtime;
 const HITS: usize = 3_000;
 const ROUNDS: usize = 4;
 
-/// What the cache's shared store allocates when it keeps house: that falls to whoever tells it of a hit when 64 of them
-/// or 300 ms have come together, never to each.
+/// What the cache's shared store allocates when it keeps house, which falls to whoever reads it when 64 have done so or
+/// 300 ms have passed. Answers of a worker's own hot set are not read from there.
 const HOUSEKEEPING: u64 = 2;
 const READS_A_TIME: u64 = 64;
+
+/// Addresses of one name: more than fit into 512 octets, and than a parsed message has room for beside itself.
+const MANY: usize = 60;
 
 /// Names that do not fit into a worker's hot set of 4,096.
 const NAMES: usize = 6_000;
@@ -67,6 +70,30 @@ const COREFILE: &str = ".:53 {
     forward . @upstream@
     loadbalance
 }
+example.org:53 {
+    bind 127.0.0.1
+    minimal
+    header {
+        response set ra
+    }
+    file @zone@
+}
+";
+
+const ZONE_FILE: &str = "$ORIGIN example.org.
+$TTL 300
+@ IN SOA ns admin 1 3600 600 86400 300
+@ IN NS ns
+@ IN MX 10 mail
+ns IN A 192.0.2.53
+mail IN A 192.0.2.25
+mail IN AAAA 2001:db8::25
+www IN CNAME web
+web IN A 192.0.2.80
+_imap._tcp IN SRV 1 2 143 mail
+*.wild IN A 192.0.2.99
+sub IN NS ns.sub
+ns.sub IN A 192.0.2.54
 ";
 
 thread_local! {
@@ -123,6 +150,7 @@ struct Server {
     runtime: Runtime,
     assembled: Assembled,
     _upstream: Upstream,
+    _folder: tempfile::TempDir,
     local: Local,
     out: Vec<u8>,
 }
@@ -132,13 +160,18 @@ type Edns = Option<(u16, bool)>;
 
 impl Server {
     fn start() -> Self {
-        let upstream = Upstream::with_zone(ZONE);
+        let many: String = (1..=MANY).map(|n| format!("many IN A 198.51.100.{n}\n")).collect();
+        let upstream = Upstream::with_zone(&format!("{ZONE}{many}"));
         upstream.on_query(|seen| match seen.name.starts_with('n') && seen.name != "none.test." {
             true => Act::Raw(one_address(&seen.bytes)),
             false => Act::Answer,
         });
         let objects = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/demo/objects");
+        let folder = tempfile::tempdir().unwrap();
+        let zone = folder.path().join("db.example.org");
+        std::fs::write(&zone, ZONE_FILE).unwrap();
         let text = COREFILE
+            .replace("@zone@", &zone.display().to_string())
             .replace("@objects@", objects)
             .replace("@upstream@", &upstream.address().to_string());
         let runtime =
@@ -149,7 +182,7 @@ impl Server {
             assembled.waiting_for().is_empty()
         });
         let (local, out) = (Local::new(0), Vec::with_capacity(65_536));
-        Self { runtime, assembled, _upstream: upstream, local, out }
+        Self { runtime, assembled, _upstream: upstream, _folder: folder, local, out }
     }
 
     fn dispatch(&self) -> Arc<Dispatch> {
@@ -234,6 +267,7 @@ fn assemble_text(text: &str) -> Assembled {
         stacktrace: Arc::default(),
         cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
         stale: AtomicU32::new(0),
+        known: Arc::default(),
         loops: Arc::default(),
         clusters: Clusters::default(),
     });
@@ -297,8 +331,45 @@ fn cached_answers_allocate_nothing() {
         ("www.test", RecordType::TXT, ok, 0),
         ("none.test", RecordType::A, nx, 0),
     ] {
-        assert!(server.check(name, qtype, rcode, records) <= HOUSEKEEPING, "{name} {qtype}");
+        assert_eq!(server.check(name, qtype, rcode, records), 0, "{name} {qtype}");
     }
+}
+
+#[test]
+fn zone_files_allocate_nothing_behind_minimal_and_header_too() {
+    let mut server = Server::start();
+    let (ok, nx) = (Rcode::NOERROR, Rcode::NXDOMAIN);
+    for (name, qtype, rcode, records) in [
+        ("web.example.org", RecordType::A, ok, 1),
+        ("www.example.org", RecordType::A, ok, 2),
+        ("example.org", RecordType::MX, ok, 1),
+        ("example.org", RecordType::NS, ok, 1),
+        ("_imap._tcp.example.org", RecordType::SRV, ok, 1),
+        ("a.wild.example.org", RecordType::A, ok, 1),
+        ("a.sub.example.org", RecordType::A, ok, 0),
+        ("web.example.org", RecordType::TXT, ok, 0),
+        ("none.example.org", RecordType::A, nx, 0),
+    ] {
+        assert_eq!(server.check(name, qtype, rcode, records), 0, "{name} {qtype}");
+    }
+}
+
+#[test]
+fn answers_that_are_cut_off_allocate_nothing() {
+    let mut server = Server::start();
+    let dispatch = server.dispatch();
+    let packet = query("many.test", RecordType::A, None);
+    for _ in 0..3 {
+        server.serve(&packet, &dispatch, Transport::Udp);
+    }
+    let made = allocations(|| {
+        for _ in 0..HITS {
+            assert!(server.serve(&packet, &dispatch, Transport::Udp));
+        }
+    });
+    let answer = Message::from_received(server.out.clone()).unwrap();
+    assert!(answer.truncated() && answers(&answer) > 20, "{}", answers(&answer));
+    assert_eq!(made, 0);
 }
 
 #[test]

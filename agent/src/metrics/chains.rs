@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::cells::{Cell, Cells, DURATION_BUCKETS, Histogram, RCODES, SIZE_BUCKETS, TYPES};
 use super::names;
 use super::scrape::{Scrape, Source};
-use crate::chain::Chain;
+use crate::chain::{Chain, Handler};
 use crate::request::Plugin;
 use crate::wire::Rcode;
 
@@ -50,9 +50,27 @@ impl Source for Chain {
         out.histogram(&names::DNS_REQUEST_DURATION, &labels, &DURATION_BUCKETS, counts, seconds);
         out.count(&names::DNS_DO_REQUESTS, &labels, total(workers, |cells| &cells.dnssec_ok));
         responses(workers, labels, out);
-        if self.handlers().iter().any(|handler| handler.plugin() == Plugin::Cache) {
+        let has = |plugin| self.handlers().iter().any(|handler| handler.plugin() == plugin);
+        if has(Plugin::Cache) {
             cache(workers, labels, out);
         }
+        if has(Plugin::Acl) {
+            acl(workers, labels, out);
+        }
+    }
+}
+
+/// What the handlers of a server block count themselves.
+pub struct Handlers {
+    /// The `server` label.
+    pub server: Arc<str>,
+    /// Those of the block; each is in one source only, however many chains it stands in.
+    pub handlers: Vec<Arc<dyn Handler>>,
+}
+
+impl Source for Handlers {
+    fn collect(&self, out: &mut Scrape) {
+        self.handlers.iter().for_each(|handler| handler.collect(&self.server, out));
     }
 }
 
@@ -117,6 +135,30 @@ fn cache(workers: &[Cells], [server, zone, view]: [&str; 3], out: &mut Scrape) {
     out.count(&names::CACHE_SERVED_STALE, &[server, zone, view], stale);
 }
 
+/// Nothing of this is counted apart: the outcomes of the chain say it all.
+fn acl(workers: &[Cells], [server, zone, view]: [&str; 3], out: &mut Scrape) {
+    let ended = |plugin: Plugin, rcode: Rcode| {
+        total(workers, |cells| &cells.responses[plugin as usize][usize::from(rcode.0)])
+    };
+    let labels = [server, zone, view];
+    out.count(&names::ACL_BLOCKED, &labels, ended(Plugin::Acl, Rcode::REFUSED));
+    out.count(&names::ACL_FILTERED, &labels, ended(Plugin::Acl, Rcode::NOERROR));
+    out.count(&names::ACL_DROPPED, &labels, total(workers, |cells| &cells.silent));
+    // `local` stands before it, and of the server's own answers only the REFUSED at the end of the chain has passed it.
+    let behind = Plugin::ALL.into_iter().filter(|plugin| {
+        !matches!(plugin, Plugin::Acl | Plugin::Local | Plugin::Chaos | Plugin::Server)
+    });
+    let allowed: u64 = behind
+        .map(|plugin| {
+            (0..RCODES)
+                .map(|code| total(workers, |cells| &cells.responses[plugin as usize][code]))
+                .sum::<u64>()
+        })
+        .sum();
+    let allowed = allowed + ended(Plugin::Server, Rcode::REFUSED);
+    out.count(&names::ACL_ALLOWED, &[server, view], allowed);
+}
+
 fn total(workers: &[Cells], cell: impl Fn(&Cells) -> &Cell) -> u64 {
     workers.iter().map(|cells| cell(cells).value()).sum()
 }
@@ -140,7 +182,7 @@ fn total_histogram<const N: usize>(
 mod tests {
     use super::*;
     use crate::metrics::{Format, Metrics};
-    use crate::plugin::test::request;
+    use crate::plugin::testing::request;
     use crate::request::Outcome;
     use crate::wire::Name;
 

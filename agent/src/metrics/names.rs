@@ -64,6 +64,8 @@ families! {
     CACHE_SERVED_STALE = Counter "coredns_cache_served_stale_total" ["server", "zones", "view"];
     /// Messages that made room for others.
     CACHE_EVICTIONS = Counter "coredns_cache_evictions_total" ["server", "type", "zones", "view"];
+    /// Queries refused because too many waited for the answer to the same question.
+    NODENS_CACHE_OVERFLOW = Counter "nodens_cache_overflow_total" ["server", "zones", "view"];
     /// Octets held by the cache of all server blocks, overhead included.
     NODENS_CACHE_BYTES = Gauge "nodens_cache_bytes" [];
     /// Octets that the cache may hold.
@@ -125,6 +127,25 @@ families! {
     KUBERNETES_SKIPPED_OBJECTS = Counter "nodens_kubernetes_skipped_objects_total" ["kind"];
     /// Octets of the API server's response bodies.
     KUBERNETES_RECEIVED_BYTES = Counter "nodens_kubernetes_received_bytes_total" [];
+
+    /// Queries that acl answered with REFUSED.
+    ACL_BLOCKED = Counter "coredns_acl_blocked_requests_total" ["server", "zone", "view"];
+    /// Queries that acl answered with nothing.
+    ACL_FILTERED = Counter "coredns_acl_filtered_requests_total" ["server", "zone", "view"];
+    /// Queries that acl did not answer at all.
+    ACL_DROPPED = Counter "coredns_acl_dropped_requests_total" ["server", "zone", "view"];
+    /// Queries that acl let through.
+    ACL_ALLOWED = Counter "coredns_acl_allowed_requests_total" ["server", "view"];
+    /// Queries that a template was for.
+    TEMPLATE_MATCHES = Counter "coredns_template_matches_total" ["server", "zone", "view", "class", "type"];
+    /// Records for which a template could not be filled in.
+    TEMPLATE_FAILURES = Counter "coredns_template_failures_total" ["server", "zone", "view", "class", "type", "section", "template"];
+    /// Filled-in templates that were no records.
+    TEMPLATE_RR_FAILURES = Counter "coredns_template_rr_failures_total" ["server", "zone", "view", "class", "type", "section", "template"];
+    /// Answers that dns64 made IPv6 addresses for.
+    DNS64_TRANSLATED = Counter "coredns_dns64_requests_translated_total" ["server"];
+    /// Queries for localhost below a domain, which search lists make.
+    LOCAL_LOCALHOST = Counter "coredns_local_localhost_requests_total" [];
 
     /// Names in hosts files and in the Corefile's hosts blocks.
     HOSTS_ENTRIES = Gauge "coredns_hosts_entries" [];

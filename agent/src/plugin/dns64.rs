@@ -8,6 +8,7 @@ use ipnet::Ipv6Net;
 use crate::chain::{Handler, Local, Next, Resolving};
 use crate::config::{Args, Wrong};
 use crate::corefile::{Diagnostics, Directive};
+use crate::metrics::{Counter, Scrape, names};
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
 use crate::wire::record::rebuild;
 use crate::wire::{
@@ -36,9 +37,10 @@ struct Prefix {
 }
 
 /// Makes AAAA records.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Dns64 {
     config: Config,
+    translated: Counter,
 }
 
 impl Config {
@@ -104,7 +106,7 @@ impl Prefix {
 impl Dns64 {
     /// A handler for this directive.
     pub fn new(config: Config) -> Self {
-        Self { config }
+        Self { config, translated: Counter::new() }
     }
 
     fn wants_translation(&self, message: &Message) -> bool {
@@ -176,6 +178,10 @@ impl Handler for Dns64 {
         if wanted { Step::Wait } else { Step::Next }
     }
 
+    fn collect(&self, server: &str, out: &mut Scrape) {
+        out.count(&names::DNS64_TRANSLATED, &[server], self.translated.value());
+    }
+
     fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
         Box::pin(async move {
             let original = next.resolve(request).await;
@@ -191,10 +197,13 @@ impl Handler for Dns64 {
                 return original;
             }
             match self.translated(&view, &original.message, &v4.message) {
-                Some(message) => Answer::new(
-                    Arc::new(message),
-                    Outcome::new(Plugin::Dns64, Rcode::NOERROR).with_cache(v4.outcome.cache),
-                ),
+                Some(message) => {
+                    self.translated.add(1);
+                    Answer::new(
+                        Arc::new(message),
+                        Outcome::new(Plugin::Dns64, Rcode::NOERROR).with_cache(v4.outcome.cache),
+                    )
+                }
                 None => original,
             }
         })

@@ -92,6 +92,15 @@ impl Change {
         }
     }
 
+    fn is_in(self, word: u16) -> bool {
+        word & !self.clear | self.set == word
+    }
+
+    fn apply_to(self, reply: &mut Reply<'_>) {
+        reply.set_flags(self.clear, false);
+        reply.set_flags(self.set, true);
+    }
+
     fn apply(self, packet: &mut [u8]) {
         let word = crate::wire::read_u16(packet, 2).unwrap_or(0);
         write_u16(packet, 2, word & !self.clear | self.set);
@@ -121,8 +130,17 @@ impl Handler for Header {
         Plugin::Header
     }
 
-    fn serve(&self, _: &Request<'_>, _: &mut Reply<'_>, _: &mut Local) -> Step {
-        Step::Wait
+    fn serve(&self, request: &Request<'_>, _: &mut Reply<'_>, _: &mut Local) -> Step {
+        // Only another question needs a packet of its own.
+        if self.config.query.is_in(request.query.flags()) { Step::Next } else { Step::Wait }
+    }
+
+    fn amends(&self) -> bool {
+        true
+    }
+
+    fn amend(&self, _: &Request<'_>, reply: &mut Reply<'_>) {
+        self.config.response.apply_to(reply);
     }
 
     fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
@@ -144,8 +162,7 @@ fn changed(message: &Message, change: Change, view: &Request<'_>) -> Message {
     let mut buf = Vec::with_capacity(message.as_bytes().len() + 16);
     let mut reply = Reply::begin(&mut buf, &view.query, true);
     reply.copy(message, crate::wire::reply::Ttl::Keep);
-    reply.set_flags(change.clear, false);
-    reply.set_flags(change.set, true);
+    change.apply_to(&mut reply);
     reply.finish(None);
     Message::from_written(buf)
 }

@@ -3,6 +3,7 @@
 use crate::chain::{Handler, Local as Worker};
 use crate::config::{Args, no_block};
 use crate::corefile::{Diagnostics, Directive};
+use crate::metrics::{Counter, Scrape, names};
 use crate::request::{Outcome, Plugin, Request, Step};
 use crate::wire::record::owner_in;
 use crate::wire::{Class, Name, NameRef, Owner, Rcode, RecordType, Reply, Section, flags};
@@ -21,6 +22,7 @@ pub struct Config;
 pub struct Local {
     zones: Vec<Name>,
     loopback_v6: Name,
+    below_domains: Counter,
 }
 
 impl Config {
@@ -42,7 +44,7 @@ impl Local {
                 .map(name)
                 .into();
         zones.push(loopback_v6.clone());
-        Self { zones, loopback_v6 }
+        Self { zones, loopback_v6, below_domains: Counter::new() }
     }
 
     /// The zone of a name, and whether the name is a loopback host's.
@@ -51,7 +53,10 @@ impl Local {
         match self.zones.iter().find(|zone| name.is_within(zone.as_ref())) {
             Some(zone) => Some((zone.as_ref(), zone.as_bytes() == LOCALHOST)),
             // What a search domain makes of `localhost`.
-            None if host => Some((name, true)),
+            None if host => {
+                self.below_domains.add(1);
+                Some((name, true))
+            }
             None => None,
         }
     }
@@ -101,6 +106,10 @@ impl Handler for Local {
             ),
         };
         Step::Done(Outcome::new(Plugin::Local, Rcode::NOERROR))
+    }
+
+    fn collect(&self, _: &str, out: &mut Scrape) {
+        out.count(&names::LOCAL_LOCALHOST, &[], self.below_domains.value());
     }
 }
 

@@ -1,14 +1,10 @@
 //! `minimal`: answers without what was not asked for.
-//!
-//! Every query becomes a task, since only the finished answer shows what can go.
 
-use std::sync::Arc;
-
-use crate::chain::{Handler, Local, Next, Resolving};
+use crate::chain::{Handler, Local};
 use crate::config::{Args, no_block};
 use crate::corefile::{Diagnostics, Directive};
-use crate::request::{Answer, OwnedRequest, Plugin, Request, Step};
-use crate::wire::{Message, Name, Rcode, Record, RecordType, Reply, Section, record};
+use crate::request::{Plugin, Request, Step};
+use crate::wire::{Name, Rcode, RecordType, Reply, Section};
 
 /// The directive has no arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,45 +30,34 @@ impl Handler for Minimal {
     }
 
     fn serve(&self, _: &Request<'_>, _: &mut Reply<'_>, _: &mut Local) -> Step {
-        Step::Wait
+        Step::Next
     }
 
-    fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
-        Box::pin(async move {
-            let answer = next.resolve(request).await;
-            match shortened(request, &answer.message) {
-                Some(message) => Answer { message: Arc::new(message), ..answer },
-                None => answer,
-            }
-        })
+    fn amends(&self) -> bool {
+        true
     }
-}
 
-/// The message without its optional sections; `None` where it has none.
-fn shortened(request: &OwnedRequest, message: &Message) -> Option<Message> {
-    let layout = message.layout();
-    let any = |section, rtype| {
-        let wanted = |found| rtype == RecordType::ANY || found == rtype;
-        layout.records.iter().any(|at| at.section == section && wanted(at.rtype))
-    };
-    let answered = message.rcode() == Rcode::NOERROR && any(Section::Answer, RecordType::ANY);
-    let referral =
-        any(Section::Authority, RecordType::NS) && !any(Section::Authority, RecordType::SOA);
-    if !answered && referral {
-        return None;
+    fn amend(&self, _: &Request<'_>, reply: &mut Reply<'_>) {
+        let any = |section, rtype| {
+            let wanted = |found| rtype == RecordType::ANY || found == rtype;
+            let mut written = reply.written().filter_map(Result::ok);
+            written.any(|at| at.section == section && wanted(at.rtype))
+        };
+        let answered = reply.rcode() == Rcode::NOERROR && any(Section::Answer, RecordType::ANY);
+        let referral =
+            any(Section::Authority, RecordType::NS) && !any(Section::Authority, RecordType::SOA);
+        if answered {
+            reply.keep_up_to(Section::Answer);
+        } else if !referral {
+            reply.keep_up_to(Section::Authority);
+        }
     }
-    let last = if answered { Section::Answer } else { Section::Authority };
-    if layout.records.last().is_none_or(|at| at.section <= last) {
-        return None;
-    }
-    let view = request.view().ok()?;
-    let mut records = Record::all_of(message).ok()?;
-    records.retain(|(section, _)| *section <= last);
-    Some(record::rebuild(&view.query, message, &records))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::plugin::testing::{Client, Fixed};
 

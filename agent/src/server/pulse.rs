@@ -165,7 +165,7 @@ mod tests {
     fn a_worker_that_stands_still_is_found_and_recovers() {
         let mut rounds = Rounds::default();
         for round in 1..=MISSED {
-            assert_eq!(rounds.next(&[round, 5], Vec::new()).is_some(), false, "round {round}");
+            assert!(rounds.next(&[round, 5], Vec::new()).is_none(), "round {round}");
         }
         let trouble = rounds.next(&[MISSED + 1, 5], Vec::new()).unwrap();
         assert_eq!(trouble, "worker 1 has stood still for 10 s");

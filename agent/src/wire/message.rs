@@ -75,6 +75,63 @@ pub struct EdnsAt {
     pub dnssec_ok: bool,
 }
 
+/// The records of a message one after the other, OPT among them. After one that is malformed there are no more.
+#[derive(Debug, Clone)]
+pub struct Records<'m> {
+    message: &'m [u8],
+    at: usize,
+    left: [u16; 3],
+    number: u32,
+}
+
+impl<'m> Records<'m> {
+    /// Those that begin at `question_end`; `counts` are those of the header, which need not be written yet.
+    pub fn new(message: &'m [u8], question_end: usize, counts: [u16; 3]) -> Self {
+        Self { message, at: question_end, left: counts, number: 0 }
+    }
+
+    fn read(&mut self, section: Section) -> Result<RecordAt, MessageError> {
+        let (message, start) = (self.message, self.at);
+        self.number += 1;
+        let short = MessageError::Short(self.number);
+        let fixed = skip_name(message, start)?;
+        let rtype = RecordType(read_u16(message, fixed).ok_or(short)?);
+        let class = Class(read_u16(message, fixed + 2).ok_or(short)?);
+        let ttl = read_u32(message, fixed + 4).ok_or(short)?;
+        self.at = fixed + 10 + usize::from(read_u16(message, fixed + 8).ok_or(short)?);
+        if self.at > message.len() {
+            return Err(short);
+        }
+        // A message has at most 65,535 octets, whoever made it: more cannot have come over any transport.
+        let place = |at: usize| u16::try_from(at).map_err(|_| short);
+        Ok(RecordAt {
+            section,
+            rtype,
+            class,
+            ttl,
+            start: place(start)?,
+            ttl_at: place(fixed + 4)?,
+            end: place(self.at)?,
+        })
+    }
+}
+
+impl Iterator for Records<'_> {
+    type Item = Result<RecordAt, MessageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let sections = [Section::Answer, Section::Authority, Section::Additional];
+        let (section, left) =
+            sections.into_iter().zip(&mut self.left).find(|(_, left)| **left > 0)?;
+        *left -= 1;
+        let record = self.read(section);
+        if record.is_err() {
+            self.left = [0; 3];
+        }
+        Some(record)
+    }
+}
+
 /// Where everything in a message is.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -123,48 +180,22 @@ impl Layout {
     }
 
     fn walk(&mut self, message: &[u8], counts: [u16; 3]) -> Result<(), MessageError> {
-        let mut at = self.question_end;
-        let mut number = 0;
-        for (section, count) in
-            [Section::Answer, Section::Authority, Section::Additional].into_iter().zip(counts)
-        {
-            for _ in 0..count {
-                number += 1;
-                let short = MessageError::Short(number);
-                let start = at;
-                let fixed = skip_name(message, at)?;
-                let rtype = RecordType(read_u16(message, fixed).ok_or(short)?);
-                let class = read_u16(message, fixed + 2).ok_or(short)?;
-                let ttl = read_u32(message, fixed + 4).ok_or(short)?;
-                at = fixed + 10 + usize::from(read_u16(message, fixed + 8).ok_or(short)?);
-                if at > message.len() {
-                    return Err(short);
-                }
-                // A message has at most 65,535 octets, whoever made it: more cannot have come over any transport.
-                let place = |at: usize| u16::try_from(at).map_err(|_| short);
-                if rtype == RecordType::OPT {
-                    if section != Section::Additional || self.edns.is_some() {
-                        return Err(MessageError::Opt);
-                    }
-                    self.edns = Some(EdnsAt {
-                        start: place(start)?,
-                        options: place(fixed + 10)?,
-                        end: place(at)?,
-                        extended_rcode: (ttl >> 24) as u8,
-                        dnssec_ok: ttl & 0x8000 != 0,
-                    });
-                    continue;
-                }
-                self.records.push(RecordAt {
-                    section,
-                    rtype,
-                    class: Class(class),
-                    ttl,
-                    start: place(start)?,
-                    ttl_at: place(fixed + 4)?,
-                    end: place(at)?,
-                });
+        for record in Records::new(message, self.question_end, counts) {
+            let record = record?;
+            if record.rtype != RecordType::OPT {
+                self.records.push(record);
+                continue;
             }
+            if record.section != Section::Additional || self.edns.is_some() {
+                return Err(MessageError::Opt);
+            }
+            self.edns = Some(EdnsAt {
+                start: record.start,
+                options: record.ttl_at + 6,
+                end: record.end,
+                extended_rcode: (record.ttl >> 24) as u8,
+                dnssec_ok: record.ttl & 0x8000 != 0,
+            });
         }
         Ok(())
     }

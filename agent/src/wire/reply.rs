@@ -3,7 +3,7 @@
 
 use smallvec::SmallVec;
 
-use super::message::{Layout, Message, push_extended_error};
+use super::message::{Message, Records, push_extended_error};
 use super::{
     Class, HEADER_LEN, MAX_MESSAGE, NameRef, OUR_UDP_PAYLOAD, Query, Rcode, RecordType, Section,
     flags, read_u32, write_u16, write_u32,
@@ -272,6 +272,25 @@ impl<'b> Reply<'b> {
         }
     }
 
+    /// The records written so far.
+    pub fn written(&self) -> Records<'_> {
+        Records::new(self.as_bytes(), self.question_end, self.counts)
+    }
+
+    /// Takes back the records of all sections behind `last`.
+    pub fn keep_up_to(&mut self, last: Section) {
+        let mut behind = self.written().filter_map(Result::ok);
+        let Some(first) = behind.find(|record| record.section > last) else { return };
+        self.buf.truncate(self.base + usize::from(first.start));
+        for (section, count) in [Section::Authority, Section::Additional].into_iter().zip(1..) {
+            if section > last
+                && let Some(count) = self.counts.get_mut(count)
+            {
+                *count = 0;
+            }
+        }
+    }
+
     /// Adds options in wire form (extended errors that were kept) to the OPT record.
     pub fn push_options(&mut self, options: &[u8]) {
         self.options.extend_from_slice(options);
@@ -370,17 +389,21 @@ impl<'b> Reply<'b> {
 
     /// The slow way of [`Reply::message`]: as many whole records as fit.
     fn message_cut(&mut self, message: &[u8], question_end: usize, ttl: Ttl) {
-        let Ok(layout) = Layout::parse(message) else {
-            self.reset();
-            self.rcode = Rcode::SERVFAIL;
-            return;
-        };
         // Records with compressed names can be copied only to the place where they were.
         if question_end != self.question_end {
             self.flags |= flags::TC;
             return;
         }
-        for record in &layout.records {
+        let counts = [6, 8, 10].map(|at| super::read_u16(message, at).unwrap_or(0));
+        for record in Records::new(message, question_end, counts) {
+            let Ok(record) = record else {
+                self.reset();
+                self.rcode = Rcode::SERVFAIL;
+                return;
+            };
+            if record.rtype == RecordType::OPT {
+                continue;
+            }
             let bytes =
                 message.get(usize::from(record.start)..usize::from(record.end)).unwrap_or(&[]);
             if !self.records(record.section, 1, bytes) {
@@ -405,7 +428,7 @@ pub fn write_rejection(buf: &mut Vec<u8>, packet: &[u8], rcode: Rcode) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Name, query::write_query};
+    use crate::wire::{Layout, Name, query::write_query};
 
     fn query(edns: Option<(u16, bool)>) -> Vec<u8> {
         let mut bytes = Vec::new();

@@ -8,6 +8,9 @@ use super::entry::{Entry, Key, Tally};
 use super::flight::Flights;
 use crate::clock::Tick;
 
+/// Entries of which moka can be told at a time: as many as a worker's hot set holds.
+const TOUCHED: usize = 4_096;
+
 /// All kept answers of all server blocks.
 ///
 /// The key is a 64-bit hash of block, name, type and bits, with a seed of the process that nobody outside knows; what is
@@ -21,6 +24,8 @@ pub struct Store {
     tallies: RwLock<Vec<Arc<Tally>>>,
     flights: Flights,
     limit: u64,
+    /// Hashes of entries that were used and of which moka is still to be told; zero where there is none.
+    touched: Box<[AtomicU64]>,
 }
 
 impl Store {
@@ -42,6 +47,7 @@ impl Store {
             tallies: RwLock::new(Vec::new()),
             flights: Flights::new(),
             limit,
+            touched: (0..TOUCHED).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -80,9 +86,23 @@ impl Store {
         self.cache.get(&hash)
     }
 
-    /// Tells the store that an entry was used.
+    /// Notes that an entry was used. Workers do so within a hit, where moka's own book-keeping would be an allocation now and
+    /// then: [`Store::tend`] tells it.
     pub fn touch(&self, hash: u64) {
-        let _ = self.cache.get(&hash);
+        if let Some(slot) = self.touched.get(hash as usize % TOUCHED) {
+            slot.store(hash, Relaxed);
+        }
+    }
+
+    /// Tells moka which entries were used since the last time. For a task that does so every second: often enough for what is
+    /// hot to stay, whatever flood of other names comes.
+    pub fn tend(&self) {
+        for slot in &self.touched {
+            // Most are empty: a load leaves their line where it is.
+            if slot.load(Relaxed) != 0 {
+                let _ = self.cache.get(&slot.swap(0, Relaxed));
+            }
+        }
     }
 
     /// Keeps an entry; whether it stays is decided by how often it and others are asked for.

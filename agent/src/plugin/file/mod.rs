@@ -261,7 +261,7 @@ fn write(zone: &Zone, question: NameRef<'_>, qtype: RecordType, reply: &mut Repl
             Found::Node(node) => match node.set(RecordType::CNAME) {
                 Some(set) if !matches!(qtype, RecordType::CNAME | RecordType::ANY) => {
                     put(reply, Section::Answer, question, current, set);
-                    first_name(set)
+                    first_name(set).map(NameBuf::lower)
                 }
                 _ => {
                     answer(zone, node, question, current, qtype, reply);
@@ -277,7 +277,7 @@ fn write(zone: &Zone, question: NameRef<'_>, qtype: RecordType, reply: &mut Repl
                             owner_in(question, current),
                             RecordType::CNAME,
                             set.ttl,
-                            target.as_ref().as_bytes(),
+                            target.as_name().as_bytes(),
                         );
                         if matches!(qtype, RecordType::CNAME) {
                             return Written::Done(Rcode::NOERROR);
@@ -308,10 +308,10 @@ fn write(zone: &Zone, question: NameRef<'_>, qtype: RecordType, reply: &mut Repl
             }
         };
         let Some(target) = target else { break };
-        if !target.as_ref().is_within(zone.origin()) {
+        if !target.as_name().is_within(zone.origin()) {
             return Written::Outside(Rcode::NOERROR);
         }
-        name = NameBuf::lower(target.as_ref());
+        name = NameBuf::lower(target.as_name());
     }
     Written::Done(Rcode::NOERROR)
 }
@@ -354,14 +354,13 @@ fn negative(zone: &Zone, question: NameRef<'_>, reply: &mut Reply<'_>) {
 /// The addresses that the zone has of the names in `set`, also below a cut, where they are glue.
 fn addresses(zone: &Zone, set: &Set, question: NameRef<'_>, reply: &mut Reply<'_>) {
     for data in &set.data {
-        let Some(target) = target(set, data).filter(|name| name.as_ref().is_within(zone.origin()))
-        else {
+        let Some(target) = target(set, data).filter(|name| name.is_within(zone.origin())) else {
             continue;
         };
-        let Some(node) = zone.node(target.as_ref()) else { continue };
+        let Some(node) = zone.node(target) else { continue };
         for rtype in [RecordType::A, RecordType::AAAA] {
             if let Some(found) = node.set(rtype) {
-                put(reply, Section::Additional, question, target.as_ref(), found);
+                put(reply, Section::Additional, question, target, found);
             }
         }
     }
@@ -381,28 +380,28 @@ fn put(
     }
 }
 
-fn first_name(set: &Set) -> Option<Name> {
+fn first_name(set: &Set) -> Option<NameRef<'_>> {
     target(set, set.data.first()?)
 }
 
-fn target(set: &Set, data: &[u8]) -> Option<Name> {
+fn target<'d>(set: &Set, data: &'d [u8]) -> Option<NameRef<'d>> {
     // The name is the last part of the data of all types that come here: NS, CNAME, DNAME, MX and SRV.
     let at = match set.rtype {
         RecordType::MX => 2,
         RecordType::SRV => 6,
         _ => 0,
     };
-    data.get(at..).and_then(|bytes| NameRef::parse(bytes).ok()).map(NameRef::to_name)
+    data.get(at..).and_then(|bytes| NameRef::parse(bytes).ok())
 }
 
 /// `name` with the end `owner` replaced by the DNAME's target (RFC 6672 section 2.2).
-fn substituted(name: NameRef<'_>, owner: NameRef<'_>, set: &Set) -> Option<Name> {
+fn substituted(name: NameRef<'_>, owner: NameRef<'_>, set: &Set) -> Option<NameBuf> {
     let mut made = NameBuf::new();
     for label in crate::wire::name::Labels::of_prefix(name.relative_to(owner)?) {
         made.push_label(label).ok()?;
     }
-    made.push_name(first_name(set)?.as_ref()).ok()?;
-    Some(made.as_name().to_name())
+    made.push_name(first_name(set)?).ok()?;
+    Some(made)
 }
 
 #[cfg(test)]

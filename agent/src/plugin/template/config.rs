@@ -5,6 +5,7 @@ use regex::Regex;
 use super::expand::{Piece, Text, Value};
 use crate::config::{Args, Wrong, value};
 use crate::corefile::{Diagnostics, Directive, Location};
+use crate::metrics::Counter;
 use crate::plugin::pattern;
 use crate::plugin::scope::{Fallthrough, Zones};
 use crate::wire::{Class, Name, Rcode, RecordType, text};
@@ -24,12 +25,20 @@ pub struct Config {
     pub(super) error: Option<(u16, Box<str>)>,
     pub(super) fallthrough: Fallthrough,
     pub(super) at: Location,
+    /// Queries that it was for.
+    pub(super) matched: Counter,
 }
 
 /// One record of a template.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub text: Text,
+    /// As it was written: a label of metrics.
+    pub source: Box<str>,
+    /// Times that it could not be filled in.
+    pub failures: Counter,
+    /// Times that what came of it was no record.
+    pub rr_failures: Counter,
     /// The record, where only its owner depends on the query, and is what was asked for.
     pub prepared: Option<Prepared>,
     /// True where the record's text has the word CNAME, or could have it.
@@ -68,6 +77,7 @@ impl Config {
             error: None,
             fallthrough: Fallthrough::Never,
             at: directive.at().clone(),
+            matched: Counter::new(),
         };
         // The expressions first: the records use their groups.
         for option in directive.options().iter().filter(|option| option.name.as_str() == "match") {
@@ -131,7 +141,15 @@ impl Entry {
             Some(prepared) => prepared.rtype == RecordType::CNAME,
             None => source.to_ascii_uppercase().contains("CNAME") || source.contains(".Type"),
         };
-        Ok((Self { text, prepared, may_be_alias }, warning))
+        let entry = Self {
+            text,
+            source: source.into(),
+            failures: Counter::new(),
+            rr_failures: Counter::new(),
+            prepared,
+            may_be_alias,
+        };
+        Ok((entry, warning))
     }
 }
 

@@ -11,6 +11,7 @@ use config::{Entry, Prepared};
 use expand::Data;
 
 use crate::chain::{Handler, Local, Next, Resolving};
+use crate::metrics::{Counter, Scrape, names};
 use crate::plugin::lookup::follow;
 use crate::plugin::pattern::NameText;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
@@ -31,6 +32,12 @@ enum Found<'t> {
     Unmatched,
     /// This one, with the number of the expression that matched.
     Matched(&'t Config, Option<usize>),
+}
+
+/// A record that a template did not give, and where that is counted.
+struct Failed<'e> {
+    count: &'e Counter,
+    error: String,
 }
 
 impl Template {
@@ -79,7 +86,10 @@ impl Handler for Template {
                     return Step::Wait;
                 }
                 match template.write(request, number, name.as_ref(), reply) {
-                    Ok(outcome) => Step::Done(outcome),
+                    Ok(outcome) => {
+                        template.matched.add(1);
+                        Step::Done(outcome)
+                    }
                     // Once more in a task, from where it gets to the log.
                     Err(_) => {
                         reply.reset();
@@ -90,6 +100,10 @@ impl Handler for Template {
         }
     }
 
+    fn collect(&self, server: &str, out: &mut Scrape) {
+        self.templates.iter().for_each(|template| template.collect(server, out));
+    }
+
     fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
         Box::pin(async move {
             let Ok(view) = request.view() else { return Answer::unreadable() };
@@ -97,14 +111,16 @@ impl Handler for Template {
             let Found::Matched(template, number) = self.find(&view, &mut name) else {
                 return next.resolve(request).await;
             };
+            template.matched.add(1);
             let mut failure = None;
             let answer = Answer::written(&view, |reply| {
                 template.write(&view, number, name.as_ref(), reply).unwrap_or_else(|error| {
+                    error.count();
                     failure = Some(error);
                     Outcome::new(Plugin::Template, Rcode::SERVFAIL)
                 })
             });
-            if let Some(error) = failure {
+            if let Some(Failed { error, .. }) = failure {
                 let error = format!("the template at {} gives no record: {error}", template.at);
                 return Answer::failure(
                     &view,
@@ -137,7 +153,7 @@ impl Config {
         number: Option<usize>,
         name: Option<&NameText>,
         reply: &mut Reply<'_>,
-    ) -> Result<Outcome, String> {
+    ) -> Result<Outcome, Failed<'_>> {
         let query = &request.query;
         reply.set_flags(flags::AA, true);
         reply.set_rcode(self.rcode);
@@ -175,13 +191,41 @@ impl Config {
         Ok(Outcome::new(Plugin::Template, self.rcode))
     }
 
-    fn expand(
+    fn collect(&self, server: &str, out: &mut Scrape) {
+        let zones: Vec<String> = self.zones.iter().map(ToString::to_string).collect();
+        let (zones, class, qtype) =
+            (zones.join(","), self.class.to_string(), self.qtype.to_string());
+        let labels = [server, &*zones, "", &*class, &*qtype];
+        out.count(&names::TEMPLATE_MATCHES, &labels, self.matched.value());
+        let sections = [
+            ("answer", &self.answer),
+            ("authority", &self.authority),
+            ("additional", &self.additional),
+        ];
+        for (section, entry) in sections
+            .iter()
+            .flat_map(|(name, entries)| entries.iter().map(move |entry| (name, entry)))
+        {
+            for (family, count) in [
+                (&names::TEMPLATE_FAILURES, &entry.failures),
+                (&names::TEMPLATE_RR_FAILURES, &entry.rr_failures),
+            ] {
+                if count.value() > 0 {
+                    let [server, zones, view, class, qtype] = labels;
+                    let labels = [server, zones, view, class, qtype, section, &*entry.source];
+                    out.count(family, &labels, count.value());
+                }
+            }
+        }
+    }
+
+    fn expand<'e>(
         &self,
         request: &Request<'_>,
-        entry: &Entry,
+        entry: &'e Entry,
         number: Option<usize>,
         name: &str,
-    ) -> Result<Record, String> {
+    ) -> Result<Record, Failed<'e>> {
         let query = &request.query;
         let groups = number
             .and_then(|number| self.matches.get(number))
@@ -197,8 +241,17 @@ impl Config {
             id: query.id(),
             groups: groups.as_ref(),
         };
-        let expanded = entry.text.expand(&data).map_err(|error| error.to_string())?;
-        text::record(&expanded).map_err(|error| format!("{expanded:?}: {error}"))
+        let failed = |count, error| Failed { count, error };
+        let expanded = entry.text.expand(&data);
+        let expanded = expanded.map_err(|error| failed(&entry.failures, error.to_string()))?;
+        text::record(&expanded)
+            .map_err(|error| failed(&entry.rr_failures, format!("{expanded:?}: {error}")))
+    }
+}
+
+impl Failed<'_> {
+    fn count(&self) {
+        self.count.add(1);
     }
 }
 
