@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::clock::Tick;
 use crate::server::Dispatch;
 use crate::wire::reply::Ttl;
-use crate::wire::{Message, Query, Rcode, Reject, Reply};
+use crate::wire::{Message, Query, Rcode, Reject, Reply, flags};
 
 /// How a query came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +59,8 @@ pub struct OwnedRequest {
     pub origin: Origin,
     /// Who answers the names that an answer leads to (the target of an ExternalName Service).
     pub dispatch: Arc<Dispatch>,
+    /// EDNS options that go upstream with it, as the data of an OPT record: those of `rewrite edns0`.
+    pub options: Option<Arc<[u8]>>,
     /// How many times the query has been sent round the chain on behalf of another; bounded by [`MAX_DEPTH`].
     pub depth: u8,
 }
@@ -69,7 +71,13 @@ pub const MAX_DEPTH: u8 = 7;
 impl OwnedRequest {
     /// Copies a request's packet.
     pub fn new(request: &Request<'_>, dispatch: Arc<Dispatch>) -> Self {
-        Self { packet: request.query.packet().into(), origin: request.origin, dispatch, depth: 0 }
+        Self {
+            packet: request.query.packet().into(),
+            origin: request.origin,
+            dispatch,
+            options: None,
+            depth: 0,
+        }
     }
 
     /// A question of our own on behalf of `self`, one level deeper; `packet` is a query in wire form.
@@ -78,8 +86,18 @@ impl OwnedRequest {
             packet: packet.into_boxed_slice(),
             origin: self.origin,
             dispatch: Arc::clone(&self.dispatch),
+            options: self.options.clone(),
             depth: self.depth + 1,
         }
+    }
+
+    /// The same with RD set: a question of our own, whoever was the occasion for it.
+    pub fn recursive(&self) -> Self {
+        let mut other = self.clone();
+        if let Some(octet) = other.packet.get_mut(2) {
+            *octet |= (flags::RD >> 8) as u8;
+        }
+        other
     }
 
     /// The query, read again from the packet (25 ns); an error only if the packet was never a query.
@@ -232,12 +250,14 @@ pub struct Answer {
     pub outcome: Outcome,
     /// What `errors` writes, where something went wrong.
     pub error: Option<Arc<str>>,
+    /// A failure that may be another upstream's success when the question comes again: not to be kept.
+    pub is_passing: bool,
 }
 
 impl Answer {
     /// An answer with its message.
     pub fn new(message: Arc<Message>, outcome: Outcome) -> Self {
-        Self { message, ttl: Ttl::Keep, outcome, error: None }
+        Self { message, ttl: Ttl::Keep, outcome, error: None, is_passing: false }
     }
 
     /// An answer that `write` writes into a reply of its own to `request`.

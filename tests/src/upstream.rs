@@ -85,6 +85,7 @@ struct Shared {
     seen: Mutex<Vec<Seen>>,
     stop: AtomicBool,
     recursion: AtomicBool,
+    validation: AtomicBool,
 }
 
 impl Upstream {
@@ -120,6 +121,7 @@ impl Upstream {
             seen: Mutex::new(Vec::new()),
             stop: AtomicBool::new(false),
             recursion: AtomicBool::new(false),
+            validation: AtomicBool::new(false),
         });
         let (for_udp, for_tcp) = (shared.clone(), shared.clone());
         let threads = vec![
@@ -157,6 +159,11 @@ impl Upstream {
     /// Sets RA on answers from now on, as a resolver does.
     pub fn offer_recursion(&self) {
         self.shared.recursion.store(true, Ordering::Relaxed);
+    }
+
+    /// Sets AD from now on for who asks with AD or DO, as a validating resolver does.
+    pub fn validate(&self) {
+        self.shared.validation.store(true, Ordering::Relaxed);
     }
 
     /// Every query so far.
@@ -236,6 +243,9 @@ impl Shared {
     fn reply(&self, request: &Message, transport: Transport, act: &Act) -> Option<Vec<u8>> {
         let mut response = lock(&self.zone).answer(request);
         response.metadata.recursion_available = self.recursion.load(Ordering::Relaxed);
+        let wants_ad = request.metadata.authentic_data
+            || request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
+        response.metadata.authentic_data = wants_ad && self.validation.load(Ordering::Relaxed);
         if let Some(edns) = &request.edns {
             let mut echoed = Edns::new();
             echoed.set_max_payload(1232).set_dnssec_ok(edns.flags().dnssec_ok);

@@ -86,9 +86,14 @@ impl Later {
             reply.lower_limit(limit);
         }
         reply.copy(&answer.message, answer.ttl);
+        // The answer may be one that others wait for too, who asked to be told.
+        if !request.query.understands_ad() {
+            reply.set_flags(flags::AD, false);
+        }
         if let Some(available) = self.chain.recursion_available() {
             reply.set_flags(flags::RA, available);
         }
+        self.chain.amend(0, self.number, &request, &mut reply);
         let len = reply.finish(self.chain.nsid.as_deref());
         let micros = begun.elapsed().as_micros() as u64;
         if let (Some(errors), Some(error)) = (&self.chain.errors, &answer.error) {

@@ -16,6 +16,12 @@ pub struct Health {
 }
 
 impl Health {
+    /// Goes on from what is known of the same upstream under another configuration; loops are looked into apart.
+    pub fn take_over(&self, other: &Self) {
+        self.failures.store(other.failures(), Relaxed);
+        self.down.store(other.is_down(), Relaxed);
+    }
+
     /// An answer came. True where it had been down until now.
     pub fn succeeded(&self) -> bool {
         // Loads first: on the usual way nothing is written, and the workers share the line.
@@ -44,6 +50,11 @@ impl Health {
     /// True while queries to it come back to us: it is not asked, whatever else happens.
     pub fn is_looping(&self) -> bool {
         self.looping.load(Relaxed)
+    }
+
+    /// True where it is asked: it answers, and does not loop.
+    pub fn is_fit(&self) -> bool {
+        !self.is_down() && !self.is_looping()
     }
 
     /// Failures since the last answer.

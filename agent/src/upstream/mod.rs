@@ -17,6 +17,7 @@
 //! | [`own`] | addresses that are ours, and therefore nobody's upstream |
 //! | [`question`] | what is asked, and whether an answer is one to it |
 //! | [`health`], [`rtt`] | what the traffic says of an upstream |
+//! | [`known`] | what of that outlives a reload |
 //! | [`alarms`] | coarse timers |
 //! | [`random`] | ids that nobody can guess |
 //!
@@ -30,6 +31,7 @@ pub mod dial;
 pub mod exchange;
 pub mod follow;
 pub mod health;
+pub mod known;
 pub mod own;
 pub mod question;
 pub mod random;

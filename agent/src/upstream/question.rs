@@ -6,7 +6,10 @@ use crate::wire::{
     Class, HEADER_LEN, NameRef, OUR_UDP_PAYLOAD, Query, RecordType, flags, read_u16, write_u16,
 };
 
-/// A query in wire form, as upstreams get it: the client's question and its flags RD, AD and CD, our id, our EDNS.
+/// A query in wire form, as upstreams get it: the client's question and its flags RD and CD, our id, our EDNS.
+///
+/// AD is always set, which asks to be told of the answer's AD (RFC 6840 section 5.7): one answer may be for many clients,
+/// those that want to know it among them. Who does not gets it without (section 5.8).
 ///
 /// Of the client's EDNS only DO goes on. Its options do not: a cookie is between two hosts (RFC 7873), a client subnet would
 /// tell upstreams which pod asks, and padding means nothing on another transport.
@@ -55,7 +58,7 @@ impl Unexpected {
 impl Question {
     /// A client's question.
     pub fn of_query(query: &Query<'_>) -> Self {
-        let word = query.flags() & (flags::RD | flags::AD | flags::CD);
+        let word = query.flags() & (flags::RD | flags::CD) | flags::AD;
         Self::write(
             word,
             query.name_as_asked(),
@@ -88,6 +91,19 @@ impl Question {
             dnssec_ok.map(|on| (OUR_UDP_PAYLOAD, on)),
         );
         Self { packet, question_end: HEADER_LEN + name.len() + 4 }
+    }
+
+    /// The same with these EDNS options, given as the data of an OPT record. Ones that are too many for it are left out.
+    pub fn with_options(mut self, options: &[u8]) -> Self {
+        if self.has_edns()
+            && let Some(length_at) = self.packet.len().checked_sub(2)
+            && let Ok(len) = u16::try_from(options.len())
+        {
+            // The OPT record is the last one, and ends with the length of its data, which are none so far.
+            write_u16(&mut self.packet, length_at, len);
+            self.packet.extend_from_slice(options);
+        }
+        self
     }
 
     /// The same without EDNS, for upstreams that answer EDNS with FORMERR (RFC 6891 section 6.2.2).
@@ -269,9 +285,16 @@ mod tests {
         let sent = Query::parse(question.packet()).unwrap();
         assert_eq!(
             (sent.id(), sent.flags(), sent.qtype()),
-            (0, flags::CD | flags::RD, RecordType(4711))
+            (0, flags::AD | flags::CD | flags::RD, RecordType(4711))
         );
         assert_eq!((sent.udp_limit(), sent.dnssec_ok(), sent.packet().len()), (1232, true, len));
+        let with = question.clone().with_options(&[0xff, 0xee, 0, 1, 7]);
+        let sent = Query::parse(with.packet()).unwrap();
+        assert_eq!(
+            (sent.udp_limit(), sent.dnssec_ok(), sent.packet().len()),
+            (1232, true, len + 5)
+        );
+        assert!(with.packet().ends_with(&[0, 5, 0xff, 0xee, 0, 1, 7]));
         let plain = question.without_edns();
         assert!(Query::parse(plain.packet()).unwrap().edns().is_none() && !plain.has_edns());
     }

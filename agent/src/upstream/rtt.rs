@@ -28,6 +28,17 @@ pub struct RoundTrips {
 }
 
 impl RoundTrips {
+    /// Goes on from the estimates for the same upstream under another configuration.
+    pub fn take_over(&self, other: &Self) {
+        for (mine, theirs) in [
+            (&self.mean, &other.mean),
+            (&self.deviation, &other.deviation),
+            (&self.p95, &other.p95),
+        ] {
+            mine.store(theirs.load(Relaxed), Relaxed);
+        }
+    }
+
     /// Takes one answer into account.
     pub fn record(&self, took: Duration) {
         let took = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);

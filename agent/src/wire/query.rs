@@ -109,6 +109,11 @@ impl<'a> Query<'a> {
         self.edns.is_some_and(|edns| edns.dnssec_ok)
     }
 
+    /// True where the client is to be told of AD: it set DO, or AD itself (RFC 6840 sections 5.7 and 5.8).
+    pub fn understands_ad(&self) -> bool {
+        self.dnssec_ok() || self.flags & flags::AD != 0
+    }
+
     /// The name asked for, lower-cased: the key of every look-up.
     pub fn name(&self) -> NameRef<'_> {
         self.key.as_name()

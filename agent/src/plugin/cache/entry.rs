@@ -76,6 +76,8 @@ pub struct Tally {
     pub drops: AtomicU64,
     /// `coredns_cache_prefetch_total`: refreshes begun without a client waiting for them.
     pub prefetches: AtomicU64,
+    /// `nodens_cache_overflow_total`: queries refused because too many waited for the same answer.
+    pub turned_away: AtomicU64,
 }
 
 impl Tally {

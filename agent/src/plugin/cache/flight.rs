@@ -14,6 +14,10 @@ const SHARDS: usize = 64;
 /// How many landed flights each shard remembers, for those who set out just before one landed.
 const LANDED: usize = 8;
 
+/// Who may wait in one flight: a quarter of all that may wait in the process (`server::worker`), so that one question cannot
+/// keep all others out.
+pub const MAX_FOLLOWERS: usize = 2_048;
+
 /// The flights of the process.
 pub struct Flights {
     shards: Box<[Mutex<Shard>]>,
@@ -53,6 +57,8 @@ pub enum Part<'f> {
     },
     /// Wait. An error: the leader gave up; join again.
     Follow(oneshot::Receiver<Answer>),
+    /// Too many wait already: refuse.
+    Full,
     /// Another question has the same hash: ask alone.
     Alone,
 }
@@ -84,6 +90,9 @@ impl Flights {
         if let Some(flight) = shard.flights.find_mut(hash, |flight| flight.hash == hash) {
             if flight.question != question {
                 return Part::Alone;
+            }
+            if flight.followers.len() >= MAX_FOLLOWERS {
+                return Part::Full;
             }
             let (sender, receiver) = oneshot::channel();
             flight.followers.push(sender);

@@ -32,6 +32,8 @@ impl Source for CacheMetrics {
             let labels = [server.as_ref(), &zones, ""];
             out.count(&names::CACHE_PREFETCH, &labels, tally.prefetches.load(Relaxed));
             out.count(&names::CACHE_DROPS, &labels, tally.drops.load(Relaxed));
+            let overflow = tally.turned_away.load(Relaxed);
+            out.count(&names::NODENS_CACHE_OVERFLOW, &labels, overflow);
         }
         out.gauge(&names::NODENS_CACHE_BYTES, &[], self.store.weight() as f64);
         out.gauge(&names::NODENS_CACHE_LIMIT_BYTES, &[], self.store.limit() as f64);

@@ -160,37 +160,20 @@ impl Cache {
             false => Ttl::Minus(now.seconds_since(entry.stored()), 1),
         };
         let cache = if entry.kind().is_denial() { CacheUse::Denial } else { CacheUse::Success };
-        self.write(entry, request, reply, ttl, first).with_cache(cache)
+        self.write(entry, reply, ttl, first).with_cache(cache)
     }
 
-    fn write_stale(
-        &self,
-        entry: &Entry,
-        stale: &Stale,
-        request: &Request<'_>,
-        reply: &mut Reply<'_>,
-    ) -> Outcome {
+    fn write_stale(&self, entry: &Entry, stale: &Stale, reply: &mut Reply<'_>) -> Outcome {
         reply.push_options(if entry.rcode() == Rcode::NXDOMAIN {
             &STALE_NXDOMAIN
         } else {
             &STALE_ANSWER
         });
-        self.write(entry, request, reply, Ttl::Set(stale.ttl), 0).with_cache(CacheUse::Stale)
+        self.write(entry, reply, Ttl::Set(stale.ttl), 0).with_cache(CacheUse::Stale)
     }
 
-    fn write(
-        &self,
-        entry: &Entry,
-        request: &Request<'_>,
-        reply: &mut Reply<'_>,
-        ttl: Ttl,
-        first: usize,
-    ) -> Outcome {
+    fn write(&self, entry: &Entry, reply: &mut Reply<'_>, ttl: Ttl, first: usize) -> Outcome {
         entry.write(reply, ttl, first);
-        // Who asked for neither DNSSEC nor AD is not told of it (RFC 6840 section 5.8).
-        if !request.query.dnssec_ok() && request.query.flags() & flags::AD == 0 {
-            reply.set_flags(flags::AD, false);
-        }
         Outcome::new(Plugin::Cache, entry.rcode())
     }
 
@@ -199,7 +182,7 @@ impl Cache {
     }
 
     fn stale_answer(&self, entry: &Entry, stale: &Stale, view: &Request<'_>) -> Answer {
-        Answer::written(view, |reply| self.write_stale(entry, stale, view, reply))
+        Answer::written(view, |reply| self.write_stale(entry, stale, reply))
     }
 
     /// Answers from an entry after its end, with or after an attempt to refresh it (RFC 8767 section 5).
@@ -236,7 +219,8 @@ impl Cache {
         self.stale_answer(entry, stale, question.view)
     }
 
-    /// Asks again in a task of its own. `None` where no task can be begun.
+    /// Asks again in a task of its own, with recursion whether or not the client wants it: the question is our own. `None`
+    /// where no task can be begun.
     fn refresh(
         &self,
         question: Question<'_>,
@@ -245,7 +229,7 @@ impl Cache {
     ) -> Option<tokio::task::JoinHandle<Answer>> {
         let runtime = tokio::runtime::Handle::try_current().ok()?;
         let detached = next.detach(&question.request.dispatch)?;
-        let (cache, request, old) = (self.clone(), question.request.clone(), Arc::clone(old));
+        let (cache, request, old) = (self.clone(), question.request.recursive(), Arc::clone(old));
         Some(runtime.spawn(async move { cache.refreshed(&request, &old, &detached).await }))
     }
 
@@ -303,6 +287,14 @@ impl Cache {
                         return answer;
                     }
                 }
+                Part::Full => {
+                    self.tally.turned_away.fetch_add(1, Relaxed);
+                    let error = "too many queries wait for the answer to this question";
+                    let code = (Rcode::REFUSED, ede::OTHER);
+                    let answer = Answer::failure(view, Plugin::Cache, code.0, code.1, error);
+                    // One line in the log for each would be a flood of its own.
+                    return Answer { error: None, ..answer };
+                }
                 Part::Alone => return self.keep(&question, old, next.resolve(request).await),
             }
         }
@@ -321,6 +313,9 @@ impl Cache {
         let mut answer = Answer { outcome: answer.outcome.with_cache(CacheUse::Miss), ..answer };
         // Without recursion the answer is whatever the upstream happened to know.
         if !question.view.query.recursion_desired() || answer.outcome.silent {
+            return answer;
+        }
+        if answer.is_passing && answer.outcome.rcode == Rcode::SERVFAIL {
             return answer;
         }
         let key = question.key;
@@ -367,19 +362,7 @@ impl Cache {
         answer
     }
 
-    /// True where `prefer_positive` keeps `old` although a denial has come.
-    fn outranks(&self, old: &Entry, kind: Kind, now: Tick) -> bool {
-        let usable = old.is_fresh(now) || self.stale_for(old, now).is_some();
-        kind.is_denial() && kind != Kind::Failure && old.kind() == Kind::Success && usable
-    }
-}
-
-impl Handler for Cache {
-    fn plugin(&self) -> Plugin {
-        Plugin::Cache
-    }
-
-    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Step {
+    fn serve_kept(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Step {
         let Some(key) = self.key(&request.query) else { return Step::Next };
         let hash = self.store.hash(&self.tally, &key);
         let now = request.origin.received;
@@ -403,7 +386,7 @@ impl Handler for Cache {
             }
             if let Some(stale) = self.stale_for(&entry, now) {
                 return match entry.is_deferred(now) {
-                    true => Step::Done(self.write_stale(&entry, stale, request, reply)),
+                    true => Step::Done(self.write_stale(&entry, stale, reply)),
                     false => Step::Wait,
                 };
             }
@@ -412,6 +395,27 @@ impl Handler for Cache {
             Some(failure) => Step::Done(self.write_fresh(&failure, request, reply, 0)),
             None => Step::Wait,
         }
+    }
+
+    /// True where `prefer_positive` keeps `old` although a denial has come.
+    fn outranks(&self, old: &Entry, kind: Kind, now: Tick) -> bool {
+        let usable = old.is_fresh(now) || self.stale_for(old, now).is_some();
+        kind.is_denial() && kind != Kind::Failure && old.kind() == Kind::Success && usable
+    }
+}
+
+impl Handler for Cache {
+    fn plugin(&self) -> Plugin {
+        Plugin::Cache
+    }
+
+    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Step {
+        let step = self.serve_kept(request, reply, local);
+        // What is kept has AD for whoever wants it; answers that waited lose it when they are sent.
+        if step != Step::Wait && !request.query.understands_ad() {
+            reply.set_flags(flags::AD, false);
+        }
+        step
     }
 
     fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {

@@ -116,6 +116,7 @@ impl Default for Config {
 
 const OPTIONS: &[&str] = &[
     "case_randomization",
+    "doh_method",
     "except",
     "expire",
     "failfast_all_unhealthy_upstreams",
@@ -243,9 +244,16 @@ impl Config {
                 }
             }
             "tls" => self.tls_files(args),
-            "doh_method" | "resolver" => {
+            // Ours is the method of both: POST, whose questions no proxy keeps.
+            "doh_method" => {
+                args.value("POST", doh_method);
+            }
+            "resolver" => {
                 args.rest();
-                args.error("nodens does not have this option of CoreDNS", "no such line");
+                args.error(
+                    "host names of upstreams are not resolved here, so that nothing has to be known before DNS works",
+                    "addresses behind FROM, with tls_servername or %NAME where a certificate is checked",
+                );
             }
             _ => args.unknown_option(OPTIONS),
         }
@@ -372,6 +380,16 @@ fn on_off(word: &str) -> Result<bool, Wrong> {
     }
 }
 
+fn doh_method(word: &str) -> Result<(), Wrong> {
+    match word.to_ascii_uppercase().as_str() {
+        "POST" => Ok(()),
+        "GET" => {
+            Err(Wrong::new("https:// upstreams are asked by POST only", "POST, or no such line"))
+        }
+        _ => Err(Wrong::new(format!("there is no method {word:?}"), "POST")),
+    }
+}
+
 fn source_port(word: &str) -> Result<SourcePort, Wrong> {
     match word {
         "pool" => Ok(SourcePort::Pool),
@@ -434,6 +452,7 @@ mod tests {
                 hedge off
                 source_port fresh
                 case_randomization
+                doh_method post
                 resolved_conf /host/run/systemd/resolve/resolv.conf
             }",
         );
@@ -490,6 +509,7 @@ mod tests {
                 next
                 health_check 1s sometimes
                 resolver 1.1.1.1
+                doh_method GET
                 except
             }",
         );
@@ -504,7 +524,8 @@ mod tests {
             "\"NXDOMAN\"",
             "no response code follows",
             "no argument \"sometimes\"",
-            "resolver: nodens does not have this option",
+            "resolver: host names of upstreams are not resolved here",
+            "asked by POST only",
             "except: no zone follows",
         ] {
             assert!(said.contains(part), "{part}:\n{said}");

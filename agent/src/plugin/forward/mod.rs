@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`config`] | the directive and its options |
 //! | `choose` | policies |
+//! | `marks` | which question is asked too often, and who has failed at which |
 //! | `query` | one question through the upstreams: tries, hedging, deadline |
 //! | `background` | files that are followed, probes of upstreams in doubt, probes for loops |
 //! | `metrics` | what is counted |
@@ -13,6 +14,7 @@ mod background;
 mod choose;
 pub mod config;
 mod detail;
+mod marks;
 mod metrics;
 mod query;
 #[cfg(test)]
@@ -35,16 +37,21 @@ use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
 use crate::upstream::alarms::Alarms;
 use crate::upstream::follow::{self, Reading};
 use crate::upstream::health::Seldom;
+use crate::upstream::known::{Known, Ways};
 use crate::upstream::own::is_nowhere;
 use crate::upstream::{OwnAddresses, Question, Target, Upstream, UpstreamError};
 use crate::wire::{Message, Name, NameRef, Rcode, Reply, Section};
 use config::To;
+use marks::{Failures, Identify, Rates};
 use query::{Asking, Ended, Failure};
 
 /// Of a hundred queries, so many may be asked of a second upstream because the first is late...
 const HEDGES_PER_100: i32 = 3;
 /// ... and so many hundreds may gather for when they are needed all at once.
 const HEDGES_SAVED: i32 = 5;
+
+/// With `max_fails 0`, failures in a row after which an upstream is looked at for a loop.
+const SUSPECT_AFTER: u32 = 2;
 
 /// Why a `forward` cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +73,8 @@ pub struct Surroundings {
     pub own: OwnAddresses,
     /// Recognises queries of our own that come back; `None` without `loop` in the server block.
     pub loops: Option<Arc<LoopGuard>>,
+    /// What is known of upstreams from the configuration before.
+    pub known: Arc<Known>,
     /// The zones of the server block: only names within them reach the forward. Empty: all names.
     pub zones: Vec<Name>,
 }
@@ -82,6 +91,9 @@ pub struct Forward {
     in_doubt: Arc<Notify>,
     suspected: Seldom,
     suspicious: std::sync::atomic::AtomicBool,
+    identify: Identify,
+    rates: Rates,
+    failures: Failures,
     broken: Counter,
     rejected: Counter,
     // What was read at the start, until the background work takes it up.
@@ -114,6 +126,9 @@ impl Forward {
             in_doubt: Arc::default(),
             suspected: Seldom::default(),
             suspicious: std::sync::atomic::AtomicBool::new(true),
+            identify: Identify::default(),
+            rates: Rates::new(),
+            failures: Failures::new(),
             broken: Counter::new(),
             rejected: Counter::new(),
             first: Mutex::default(),
@@ -198,15 +213,30 @@ impl Forward {
     /// A set of these upstreams. Those that are in the present set go on with all that is known of them.
     fn build(&self, targets: &[Target], reading: &Reading) -> Result<Set, UpstreamError> {
         let present = self.set.load();
-        let upstreams = targets.iter().map(|target| {
+        let upstreams = targets.iter().map(|target| -> Result<_, UpstreamError> {
             if let Some(known) = present.upstreams.iter().find(|known| known.target() == target) {
                 return Ok(Arc::clone(known));
             }
             let manner = self.config.manner.clone();
-            Upstream::new(target.clone(), manner, self.tls.as_ref(), self.lanes.len()).map(Arc::new)
+            let made = Upstream::new(target.clone(), manner, self.tls.as_ref(), self.lanes.len())?;
+            let made = Arc::new(made);
+            let may_be_down = self.config.max_fails != 0;
+            self.surroundings.known.take_over(&made, self.ways(target), may_be_down);
+            Ok(made)
         });
         let trouble = if targets.is_empty() { trouble(reading).into() } else { "".into() };
         Ok(Set { upstreams: upstreams.collect::<Result<_, _>>()?, trouble })
+    }
+
+    /// What has to be the same for what is known of an upstream to hold for another.
+    fn ways(&self, target: &Target) -> Ways {
+        let guarded = self.surroundings.loops.is_some();
+        Ways {
+            target: target.clone(),
+            force_tcp: self.config.manner.force_tcp,
+            tls: self.config.tls.clone(),
+            zone: self.probed_zone().filter(|_| guarded).cloned(),
+        }
     }
 
     fn lane(&self, worker: usize) -> &Lane {
@@ -240,6 +270,9 @@ impl Forward {
     fn failed(&self, upstream: &Upstream, error: &UpstreamError) {
         if upstream.health.failed(self.config.max_fails) {
             tracing::warn!(upstream = %upstream.label(), %error, "the upstream does not answer");
+            self.suspect();
+        }
+        if self.config.max_fails == 0 && upstream.health.failures() >= SUSPECT_AFTER {
             self.suspect();
         }
         self.doubt();
@@ -288,7 +321,20 @@ impl Forward {
         let worker = request.origin.worker;
         self.earn_hedge(worker);
         let set = self.set.load_full();
-        let ended = Asking::new(self, &set, worker, Question::of_query(&view.query)).run().await;
+        let identity = self.identify.question(&view.query);
+        if self.surroundings.loops.is_some() && self.rates.is_suspicious(identity) {
+            self.suspect();
+        }
+        let mut question = Question::of_query(&view.query);
+        if let Some(options) = &request.options {
+            question = question.with_options(options);
+        }
+        let ended = Asking::new(self, &set, worker, question, identity).run().await;
+        // Who asks again may be told by another upstream: only when all have failed, the failure is worth keeping.
+        let is_open = || {
+            let mut others = set.upstreams.iter();
+            others.any(|up| up.health.is_fit() && !self.failures.has_failed(identity, up))
+        };
         match ended {
             Ended::Answered(message) => {
                 let ours = || Outcome::new(Plugin::Forward, message.rcode());
@@ -300,14 +346,17 @@ impl Forward {
                     }
                 }
                 let outcome = ours();
-                Answer::new(Arc::new(message), outcome)
+                let is_passing = outcome.rcode == Rcode::SERVFAIL && is_open();
+                Answer { is_passing, ..Answer::new(Arc::new(message), outcome) }
             }
             Ended::Failed(failure) => {
                 let code = match &failure {
                     Failure::Upstream { .. } | Failure::AllDown => ede::NO_REACHABLE_AUTHORITY,
                     Failure::NoUpstream(_) | Failure::AllLoop => ede::NETWORK_ERROR,
                 };
-                Answer::failure(&view, Plugin::Forward, Rcode::SERVFAIL, code, &failure.to_string())
+                let error = failure.to_string();
+                let answer = Answer::failure(&view, Plugin::Forward, Rcode::SERVFAIL, code, &error);
+                Answer { is_passing: is_open(), ..answer }
             }
         }
     }

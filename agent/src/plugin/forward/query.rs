@@ -83,6 +83,8 @@ pub(super) struct Asking<'a> {
     set: &'a Set,
     worker: usize,
     question: Question,
+    // By which `Forward::failures` knows it.
+    identity: u64,
     order: Order,
     next: usize,
     tries: usize,
@@ -108,12 +110,14 @@ impl<'a> Asking<'a> {
         set: &'a Set,
         worker: usize,
         question: Question,
+        identity: u64,
     ) -> Self {
         Self {
             forward,
             set,
             worker,
             question,
+            identity,
             order: Order::new(),
             next: 0,
             tries: 0,
@@ -177,6 +181,9 @@ impl<'a> Asking<'a> {
         let config = &self.forward.config;
         let (order, fitness) = order(&self.set.upstreams, config.policy, &self.forward.turn);
         self.order = order;
+        self.forward.failures.put_last(self.identity, &mut self.order, |at| {
+            self.set.upstreams.get(usize::from(at)).map(|upstream| &**upstream)
+        });
         match fitness {
             Fitness::Good => {}
             Fitness::None => return Some(Failure::NoUpstream(Arc::clone(&self.set.trouble))),
@@ -300,6 +307,9 @@ impl<'a> Asking<'a> {
             return None;
         }
         let rcode = message.rcode();
+        if rcode == Rcode::SERVFAIL {
+            self.forward.failures.note(self.identity, upstream);
+        }
         let no_edns = matches!(rcode, Rcode::FORMERR | Rcode::NOTIMP | Rcode::BADVERS)
             && self.question.has_edns()
             && !self.retried;
@@ -332,6 +342,7 @@ impl<'a> Asking<'a> {
             // It lives, but cannot be asked this way.
             UpstreamError::Case => self.again(upstream, Over::Stream),
             error => {
+                self.forward.failures.note(self.identity, upstream);
                 if !attempt.timed_out {
                     self.count_failure(upstream, &error);
                 }
@@ -373,6 +384,7 @@ impl<'a> Asking<'a> {
             }
             attempt.timed_out = true;
             ended = true;
+            self.forward.failures.note(self.identity, &attempt.upstream);
             let counters = attempt.upstream.counters(self.worker);
             counters.timeouts.add(1);
             let waited = Duration::from_millis(now.millis_since(attempt.begun));

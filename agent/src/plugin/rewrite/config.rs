@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use regex::Regex;
 
+use super::edns;
 use super::matcher::{Matcher, Replacement};
 use crate::config::{Args, Wrong, value};
 use crate::corefile::{Diagnostics, Directive};
@@ -48,6 +49,7 @@ pub(super) enum Rule {
         matcher: Matcher,
         to: Replacement,
     },
+    Edns(edns::Rule),
     /// It could not be read; there is an error.
     Broken,
 }
@@ -81,7 +83,7 @@ impl Config {
 }
 
 fn rule(mut args: Args<'_, '_>) -> Rule {
-    const FIELDS: &str = "name, type, class, ttl, rcode or cname";
+    const FIELDS: &str = "name, type, class, ttl, rcode, cname or edns0";
     let Some(field) = args.required(FIELDS) else { return Rule::Broken };
     let rule = match field.as_str().to_ascii_lowercase().as_str() {
         "name" => name(&mut args),
@@ -99,11 +101,7 @@ fn rule(mut args: Args<'_, '_>) -> Rule {
         "cname" => Matcher::parse(&mut args, 1).and_then(|matcher| {
             matcher.replacement(&mut args).map(|to| Rule::Cname { matcher, to })
         }),
-        "edns0" => {
-            args.error_at(&field.at, "nodens lacks rewriting of EDNS options", "no such line");
-            args.rest();
-            None
-        }
+        "edns0" => edns::Rule::parse(&mut args).map(Rule::Edns),
         other => {
             args.error_at(&field.at, format!("{other:?} cannot be rewritten"), FIELDS);
             args.rest();

@@ -4,6 +4,7 @@
 //! answer it, and the answer is built anew with the question as it was asked.
 
 mod config;
+mod edns;
 mod matcher;
 
 use std::borrow::Cow;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 pub use config::Config;
 use config::Rule;
+use edns::Options;
 use matcher::{Change, Matcher, Replacement};
 
 use crate::chain::{Handler, Local, Next, Resolving};
@@ -55,17 +57,22 @@ impl Rewrite {
     }
 
     /// Goes through the rules: what is asked instead, and what is done with the answer.
-    fn rewritten(&self, request: &Request<'_>) -> (Question, Reverse<'_>) {
+    fn rewritten(&self, request: &Request<'_>) -> (Question, Options, Reverse<'_>) {
         let query = &request.query;
         let name = NameText::of(query.name()).as_str().to_owned();
         let mut question = Question { name, qtype: query.qtype(), class: query.qclass() };
         let mut reverse = Reverse::default();
+        let mut options = Options::default();
         for Config { continues, rule } in &self.rules {
-            if rule.apply(&mut question, &mut reverse) && !continues {
+            let applied = match rule {
+                Rule::Edns(rule) => rule.apply(request, &question.name, &mut options),
+                rule => rule.apply(&mut question, &mut reverse),
+            };
+            if applied && !continues {
                 break;
             }
         }
-        (question, reverse)
+        (question, options, reverse)
     }
 }
 
@@ -80,6 +87,7 @@ impl Rule {
             Self::Class { from, .. } => *from == class,
             // Only the answer shows it.
             Self::Cname { .. } => true,
+            Self::Edns(rule) => rule.is_for_any(),
             Self::Broken => false,
         }
     }
@@ -164,7 +172,7 @@ impl Handler for Rewrite {
     fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
         Box::pin(async move {
             let Ok(view) = request.view() else { return Answer::unreadable() };
-            let (question, reverse) = self.rewritten(&view);
+            let (question, options, reverse) = self.rewritten(&view);
             let packet = match packet_for(&view, &question) {
                 Ok(packet) => packet,
                 Err(error) => {
@@ -178,7 +186,8 @@ impl Handler for Rewrite {
                     );
                 }
             };
-            let inner = request.inner(packet);
+            let mut inner = request.inner(packet);
+            inner.options = options.octets().map(Into::into);
             let answer = next.resolve(&inner).await;
             let Ok(mut records) = Record::all_of(&answer.message) else {
                 let error = "a name in the answer to the rewritten question is malformed";

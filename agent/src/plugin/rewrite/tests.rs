@@ -113,14 +113,31 @@ fn a_name_that_is_none_fails() {
 #[test]
 fn what_is_wrong_is_said() {
     for (rule, said) in [
-        ("rewrite", "an argument is missing, wanted name, type, class, ttl, rcode or cname"),
+        ("rewrite", "an argument is missing, wanted name, type, class, ttl, rcode, cname or edns0"),
         (
-            "rewrite edns0 local set 0xffee x",
-            "nodens lacks rewriting of EDNS options, wanted no such line",
+            "rewrite edns0 cookie set 0xffee x",
+            "there is no kind of option \"cookie\", wanted local, nsid or subnet",
+        ),
+        (
+            "rewrite edns0 local put 0xffee x",
+            "there is no action \"put\", wanted set, append, replace or unset",
+        ),
+        (
+            "rewrite edns0 local set 0xffee",
+            "an argument is missing, wanted text, 0x and hexadecimal digits, or a variable as {client_ip}",
+        ),
+        (
+            "rewrite edns0 subnet set 33 56",
+            "\"33\" is out of range, wanted a whole number from 0 to 32",
+        ),
+        (
+            "rewrite edns0 nsid set revert",
+            "nodens does not undo options in answers, \
+             wanted no revert: a client gets the options of its answer as they come",
         ),
         (
             "rewrite nmae a b",
-            "\"nmae\" cannot be rewritten, wanted name, type, class, ttl, rcode or cname",
+            "\"nmae\" cannot be rewritten, wanted name, type, class, ttl, rcode, cname or edns0",
         ),
         (
             "rewrite name regex ( b",

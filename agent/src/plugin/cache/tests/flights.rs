@@ -1,4 +1,4 @@
-use super::flight::Flights;
+use super::flight::{Flights, MAX_FOLLOWERS};
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -71,4 +71,17 @@ fn another_question_with_the_same_hash_asks_alone() {
     assert!(matches!(flights.join(5, 1, &key(one.as_ref()), false), Part::Lead { .. }));
     drop(leader);
     assert!(flights.is_empty());
+}
+
+#[test]
+fn who_waits_for_one_answer_is_bounded() {
+    let flights = Flights::new();
+    let name = Name::from_text("a.org").unwrap();
+    let key = Key { name: name.as_ref(), qtype: RecordType::A, bits: 0 };
+    let leader = flights.join(5, 1, &key, true);
+    let waiting: Vec<_> = (0..MAX_FOLLOWERS).map(|_| flights.join(5, 1, &key, true)).collect();
+    assert!(waiting.iter().all(|part| matches!(part, Part::Follow(_))));
+    assert!(matches!(flights.join(5, 1, &key, true), Part::Full));
+    drop(leader);
+    assert!(matches!(flights.join(5, 1, &key, true), Part::Lead { .. }));
 }

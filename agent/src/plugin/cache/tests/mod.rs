@@ -49,6 +49,8 @@ struct Says {
 struct Upstream {
     says: Mutex<Says>,
     asked: AtomicUsize,
+    /// Of them with RD.
+    recursive: AtomicUsize,
 }
 
 impl Handler for Upstream {
@@ -68,6 +70,8 @@ impl Handler for Upstream {
                 gate.acquire().await.unwrap().forget();
             }
             let view = request.view().unwrap();
+            let recursive = usize::from(view.query.recursion_desired());
+            self.recursive.fetch_add(recursive, Ordering::SeqCst);
             let rcode = says.rcode.unwrap_or(Rcode::NOERROR);
             let write = |reply: &mut Reply<'_>| {
                 reply.set_rcode(rcode);

@@ -43,6 +43,23 @@ async fn a_failed_refresh_waits_before_the_next() {
 }
 
 #[tokio::test]
+async fn a_refresh_wants_recursion_whoever_was_its_occasion() {
+    for options in ["serve_stale", "serve_stale 1h verify"] {
+        let mut rig = Rig::new(&format!("{{\n {options}\n}}"));
+        rig.says(answers(vec![a("www.example.org", 60, 1)]));
+        rig.ask("www.example.org").await;
+        advance(100_000);
+        rig.says(answers(vec![a("www.example.org", 60, 2)]));
+        rig.ask_packet(&query("www.example.org", RecordType::A, 0)).await;
+        settle().await;
+        assert_eq!(rig.upstream.recursive.load(Ordering::SeqCst), 2, "{options}");
+        // Without RD it would not have been kept.
+        assert_eq!(rig.ask("www.example.org").await.lasts(), [2], "{options}");
+        assert_eq!(rig.asked(), 2);
+    }
+}
+
+#[tokio::test]
 async fn stale_answers_end() {
     let mut rig = Rig::new("{\n serve_stale 10s\n servfail 0\n}");
     rig.says(answers(vec![a("www.example.org", 60, 1)]));
