@@ -386,3 +386,61 @@ fn imports_are_followed_by_reloads() {
     nodens.write_file("zones/a.part", &part("192.0.2.2"));
     poll::wait_for("the imported file's change", SOON, || ask() == ["192.0.2.2"]);
 }
+
+/// Every ```` ```corefile ```` block of the manual, with the page and the line on which it begins. Blocks without a language
+/// are no examples but syntax, with words in capitals and brackets.
+fn examples() -> Vec<(String, String)> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let mut examples = Vec::new();
+    for entry in std::fs::read_dir(docs).unwrap() {
+        let path = entry.unwrap().path();
+        let page = path.file_name().unwrap().to_string_lossy().into_owned();
+        if !page.ends_with(".md") {
+            continue;
+        }
+        let mut block: Option<(usize, String)> = None;
+        for (number, line) in std::fs::read_to_string(&path).unwrap().lines().enumerate() {
+            match (&mut block, line.trim()) {
+                (None, "```corefile") => block = Some((number + 1, String::new())),
+                (Some(_), "```") => {
+                    let (at, text) = block.take().unwrap();
+                    examples.push((format!("{page}:{at}"), text));
+                }
+                (Some((_, text)), _) => text.extend([line, "\n"]),
+                (None, _) => {}
+            }
+        }
+        assert!(block.is_none(), "{page}: a fence is open");
+    }
+    examples
+}
+
+#[test]
+fn every_example_of_the_manual_is_a_good_corefile() {
+    let examples = examples();
+    assert!(examples.len() > 30, "{}", examples.len());
+    let folder = tempfile::tempdir().unwrap();
+    let mut bad = Vec::new();
+    for (at, text) in &examples {
+        let file = folder.path().join("Corefile");
+        std::fs::write(&file, text).unwrap();
+        let said = Command::new(process::binary()).arg("check").arg(&file).output().unwrap();
+        if !said.status.success() {
+            bad.push(format!("{at}\n{}", String::from_utf8_lossy(&said.stdout)));
+        }
+    }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
+
+#[test]
+fn every_directive_is_in_the_manual() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    // Its links are held true by another test, so that a row here is a section there.
+    let table = std::fs::read_to_string(docs.join("directives.md")).unwrap();
+    let examples: String = examples().into_iter().map(|(_, text)| text).collect();
+    let words: Vec<&str> = examples.split_whitespace().collect();
+    for name in nodens::plugin::SERVED {
+        assert!(table.contains(&format!("| [{name}](")), "{name} has no row in directives.md");
+        assert!(words.contains(name) || *name == "debug", "{name} has no example");
+    }
+}
