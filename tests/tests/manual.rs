@@ -165,6 +165,71 @@ fn the_architectures_modules_exist() {
     }
 }
 
+/// The part of the reference that is about a directive: a page, or a section.
+fn section(directive: &str) -> Option<String> {
+    let page = |name: &str| fs::read_to_string(root().join("docs").join(name)).unwrap();
+    match directive {
+        "kubernetes" | "cache" | "forward" => return Some(page(&format!("{directive}.md"))),
+        "loop" => return Some(page("forward.md")),
+        _ => {}
+    }
+    let both = page("directives.md") + &page("directives-queries.md");
+    let sections = both.split("\n## ").skip(1);
+    sections.filter(|text| text.lines().next() == Some(directive)).map(str::to_owned).next()
+}
+
+#[test]
+fn every_directive_and_option_is_in_the_reference() {
+    let plugins = root().join("agent/src/plugin");
+    let table = fs::read_to_string(root().join("agent/src/config/directive.rs")).unwrap();
+    let served = Regex::new(r#"known\("([a-z0-9_]+)", Served"#).unwrap();
+    let mut missing = Vec::new();
+    let mut options = 0;
+    for directive in served.captures_iter(&table).map(|found| found[1].to_owned()) {
+        let Some(section) = section(&directive) else {
+            missing.push(directive);
+            continue;
+        };
+        if !section.contains("```corefile") && directive != "debug" {
+            missing.push(format!("{directive}: an example"));
+        }
+        for option in options_of(&plugins, &directive) {
+            options += 1;
+            if !section.contains(&option) {
+                missing.push(format!("{directive}: {option}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+    assert!(options > 60, "{options} options");
+}
+
+/// The names that a directive's parser offers for one that it does not know.
+fn options_of(plugins: &Path, directive: &str) -> Vec<String> {
+    let module = if directive == "loop" { "loop_" } else { directive };
+    let sources = [
+        plugins.join(format!("{module}.rs")),
+        plugins.join(module).join("mod.rs"),
+        plugins.join(module).join("config.rs"),
+    ];
+    let text: String = sources.iter().filter_map(|file| fs::read_to_string(file).ok()).collect();
+    let text = match (directive, fs::read_to_string(plugins.join("settings.rs"))) {
+        ("timeouts", Ok(settings)) => settings,
+        _ => text,
+    };
+    let list = Regex::new(r"(?s)(?:unknown_option\(&|const OPTIONS: [^=]*= &?)\[(.*?)\]").unwrap();
+    let name = Regex::new(r#""([A-Za-z_0-9]+)""#).unwrap();
+    list.captures_iter(&text)
+        .flat_map(|list| {
+            name.captures_iter(list.get(1).unwrap().as_str())
+                .map(|name| name[1].to_owned())
+                .collect::<Vec<_>>()
+        })
+        // Without effect in CoreDNS since 1.7, and not worth a word.
+        .filter(|option| option != "upstream")
+        .collect()
+}
+
 /// `...` in a line stands for what differs, `NAME=` begins a field.
 #[test]
 fn log_lines_are_those_of_the_program() {
