@@ -11,7 +11,8 @@
 //!
 //! [`api`] speaks the Kubernetes API as a real server does, its faults too; [`upstream`] is a scripted DNS server;
 //! [`client`] asks over UDP and TCP and writes answers in the normal form of the conformance record;
-//! [`process`] runs the binary; [`cluster`] puts the two together for scenarios; [`conformance`] compares it with the record. All of them are plain blocking handles:
+//! [`process`] runs the binary; [`cluster`] puts the two together for scenarios; [`conformance`] compares it with the record;
+//! [`manifests`] renders what is deployed. All of them are plain blocking handles:
 //! what needs a runtime keeps one on a thread of its own, so that a test is an ordinary function.
 
 pub mod api;
@@ -20,6 +21,7 @@ pub mod client;
 pub mod cluster;
 pub mod conformance;
 pub mod http;
+pub mod manifests;
 pub mod metrics;
 pub mod mutate;
 pub mod normal;

@@ -52,3 +52,23 @@ fn guest_privileges_are_given_away() {
 fn guest_the_add_on_answers_with_only_the_image_changed() {
     in_the_guest(node::the_add_on_answers_with_only_the_image_changed);
 }
+
+#[test]
+fn guest_every_overlay_runs_as_written() {
+    in_the_guest(node::every_overlay_runs_as_written);
+}
+
+#[test]
+fn guest_two_pods_change_places_without_losing_a_query() {
+    in_the_guest(node::two_pods_change_places_without_losing_a_query);
+}
+
+#[test]
+fn guest_liveness_goes_through_the_data_path() {
+    in_the_guest(node::liveness_goes_through_the_data_path);
+}
+
+#[test]
+fn guest_the_unit_runs_as_written() {
+    in_the_guest(node::the_unit_runs_as_written);
+}

@@ -44,3 +44,23 @@ fn netns_privileges_are_given_away() {
 fn netns_the_add_on_answers_with_only_the_image_changed() {
     node::the_add_on_answers_with_only_the_image_changed();
 }
+
+#[test]
+fn netns_every_overlay_runs_as_written() {
+    node::every_overlay_runs_as_written();
+}
+
+#[test]
+fn netns_two_pods_change_places_without_losing_a_query() {
+    node::two_pods_change_places_without_losing_a_query();
+}
+
+#[test]
+fn netns_liveness_goes_through_the_data_path() {
+    node::liveness_goes_through_the_data_path();
+}
+
+#[test]
+fn netns_the_unit_runs_as_written() {
+    node::the_unit_runs_as_written();
+}

@@ -2,11 +2,16 @@
 //! dummy driver by `guest`.
 
 mod daemonset;
+mod deployed;
 mod life;
 mod reach;
 pub mod world;
 
 pub use daemonset::the_add_on_answers_with_only_the_image_changed;
+pub use deployed::{
+    every_overlay_runs_as_written, liveness_goes_through_the_data_path, the_unit_runs_as_written,
+    two_pods_change_places_without_losing_a_query,
+};
 pub use life::{
     a_crash_is_adopted_and_a_stop_leaves_nothing, an_ipvs_node_is_told_why,
     privileges_are_given_away, what_is_removed_is_back_within_a_second,

@@ -1,0 +1,4 @@
+{{- define "nodens.labels" -}}
+app.kubernetes.io/name: nodens
+k8s-app: nodens
+{{- end -}}
