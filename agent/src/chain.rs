@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use crate::metrics::Scrape;
 use crate::metrics::cells::Cells;
-use crate::plugin::cache::HotSet;
+use crate::plugin::cache::{Cache, HotSet};
+use crate::plugin::forward::Forward;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
 use crate::server::Dispatch;
 use crate::wire::reply::Ttl;
@@ -49,6 +50,21 @@ pub trait Handler: Send + Sync {
     /// Hands in what it counts itself; `server` is the label of its server block.
     fn collect(&self, server: &str, out: &mut Scrape) {
         let _ = (server, out);
+    }
+
+    /// True where [`Handler::serve`] would certainly say [`Step::Next`].
+    fn passes(&self, _request: &Request<'_>) -> bool {
+        false
+    }
+
+    /// The cache that it is.
+    fn as_cache(&self) -> Option<&Cache> {
+        None
+    }
+
+    /// The forward that it is, where it takes this query.
+    fn as_forward(&self, _request: &Request<'_>) -> Option<&Arc<Forward>> {
+        None
     }
 
     /// What the handler still waits for before it can do its work; `/ready` prints it.
@@ -268,6 +284,17 @@ impl Chain {
                 handler.amend(request, reply);
             }
         }
+    }
+
+    /// The cache whose number this is.
+    pub fn cache(&self, number: usize) -> Option<&Cache> {
+        self.handlers.get(number)?.as_cache()
+    }
+
+    /// The forward that a query goes to from the cache of this number, where nobody in between has a say.
+    pub fn forward_behind(&self, number: usize, request: &Request<'_>) -> Option<&Arc<Forward>> {
+        let behind = self.handlers.get(number + 1..)?;
+        behind.iter().find(|handler| !handler.passes(request))?.as_forward(request)
     }
 
     /// Serves a query that may wait, from the first handler on.

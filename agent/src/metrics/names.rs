@@ -60,6 +60,8 @@ families! {
     CACHE_PREFETCH = Counter "coredns_cache_prefetch_total" ["server", "zones", "view"];
     /// Responses that did not fit the question and were not kept.
     CACHE_DROPS = Counter "coredns_cache_drops_total" ["server", "zones", "view"];
+    /// Responses that a full cache did not keep, since nobody had asked for them before.
+    NODENS_CACHE_TURNED_AWAY = Counter "nodens_cache_turned_away_total" ["server", "zones", "view"];
     /// Queries answered with records that had expired.
     CACHE_SERVED_STALE = Counter "coredns_cache_served_stale_total" ["server", "zones", "view"];
     /// Messages that made room for others.

@@ -180,6 +180,10 @@ impl Handler for Loop {
         reply.set_rcode(Rcode::NXDOMAIN);
         Step::Done(Outcome::new(Plugin::Loop, Rcode::NXDOMAIN))
     }
+
+    fn passes(&self, request: &Request<'_>) -> bool {
+        request.query.qtype() != RecordType::HINFO
+    }
 }
 
 fn encode(octets: &[u8; NUMBER]) -> [u8; LABEL] {

@@ -1,9 +1,12 @@
 //! One packet to one reply: at once, or later in a task. Knows no sockets, so that tests and fuzzers can drive it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::chain::{Chain, Local};
-use crate::request::{Origin, Outcome, OwnedRequest, Plugin, Request, Transport};
+use crate::plugin::cache::Cache;
+use crate::plugin::forward::Forward;
+use crate::request::{Answer, Origin, Outcome, OwnedRequest, Plugin, Request, Transport};
 use crate::server::Dispatch;
 use crate::wire::reply::write_rejection;
 use crate::wire::{Class, Owner, Query, Rcode, RecordType, Reject, Reply, Section, flags};
@@ -23,6 +26,7 @@ pub struct Later {
     request: OwnedRequest,
     chain: Arc<Chain>,
     number: usize,
+    begun: Option<Instant>,
 }
 
 /// Answers one packet into the end of `out`, or says what else becomes of it. Allocates only for [`Handled::Later`].
@@ -68,16 +72,32 @@ pub fn answer(
         Err(number) => {
             out.truncate(start);
             let request = OwnedRequest::new(&request, Arc::clone(dispatch));
-            Handled::Later(Box::new(Later { request, chain: Arc::clone(chain), number }))
+            Handled::Later(Box::new(Later {
+                request,
+                chain: Arc::clone(chain),
+                number,
+                begun: None,
+            }))
         }
     }
 }
 
 impl Later {
+    /// The same, begun at a moment that is known already.
+    pub fn since(mut self: Box<Self>, begun: Instant) -> Box<Self> {
+        self.begun = Some(begun);
+        self
+    }
+
     /// Waits for the answer and writes the reply at the end of `out`. False: nothing is to be sent.
-    pub async fn run(self: Box<Self>, out: &mut Vec<u8>) -> bool {
-        let begun = std::time::Instant::now();
+    pub async fn run(mut self: Box<Self>, out: &mut Vec<u8>) -> bool {
+        self.begun.get_or_insert_with(Instant::now);
         let answer = self.chain.resume(&self.request, self.number).await;
+        self.write(&answer, Instant::now(), out)
+    }
+
+    /// Writes the reply with an answer that came at `now` at the end of `out`. False: nothing is to be sent.
+    pub fn write(&self, answer: &Answer, now: Instant, out: &mut Vec<u8>) -> bool {
         let Ok(request) = self.request.view() else { return false };
         let start = out.len();
         let mut reply =
@@ -95,21 +115,32 @@ impl Later {
         }
         self.chain.amend(0, self.number, &request, &mut reply);
         let len = reply.finish(self.chain.nsid.as_deref());
-        let micros = begun.elapsed().as_micros() as u64;
+        let took = self.begun.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
+        let micros = took.as_micros() as u64;
         if let (Some(errors), Some(error)) = (&self.chain.errors, &answer.error) {
             errors.write(&request, &answer.outcome, error);
         }
-        finished(
-            &self.chain,
-            &request,
-            &answer.outcome,
-            out.get(start..start + len).unwrap_or(&[]),
-            micros,
-        );
+        let written = out.get(start..start + len).unwrap_or(&[]);
+        finished(&self.chain, &request, &answer.outcome, written, micros);
         if answer.outcome.silent {
             out.truncate(start);
         }
         !answer.outcome.silent
+    }
+
+    /// The query.
+    pub fn request(&self) -> &OwnedRequest {
+        &self.request
+    }
+
+    /// The cache that it waits for.
+    pub fn cache(&self) -> Option<&Cache> {
+        self.chain.cache(self.number)
+    }
+
+    /// The forward that the cache would ask, where nobody in between has a say.
+    pub fn forward(&self, request: &Request<'_>) -> Option<&Arc<Forward>> {
+        self.chain.forward_behind(self.number, request)
     }
 
     /// The client's address and the rest of where the query came from.

@@ -12,12 +12,16 @@
 //! | [`metrics`] | what the workers count besides queries |
 //! | [`pulse`] | whether the workers still do their work |
 //! | [`answer`] | one packet to one reply, now or later |
+//! | `errand` | a miss that needs no task |
+//! | `outbox` | replies that were not written in the receive loop |
 
 pub mod answer;
 mod batch;
 pub mod dispatch;
+mod errand;
 pub mod listener;
 pub mod metrics;
+mod outbox;
 pub mod pool;
 pub mod pulse;
 pub mod sockets;

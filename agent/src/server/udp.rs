@@ -1,20 +1,21 @@
 //! The loop of one worker on one UDP socket: receive what is there, answer hits in place, send, and let misses go.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 
-use super::Dispatch;
-use super::answer::{Handled, Later, answer};
+use super::answer::{Handled, answer};
 use super::batch::{BATCH, Batch};
 use super::listener::Listener;
-use super::sockets::send_to;
+use super::outbox::Back;
 use super::worker::{Worker, drained};
+use super::{Dispatch, errand};
 use crate::chain::Local;
 use crate::clock::Tick;
 use crate::request::{Origin, Transport};
@@ -87,9 +88,13 @@ fn receive_and_answer(
     }
     let received = Tick::now();
     let dispatch = listener.dispatch.load();
+    // A precise clock is dear, and only misses are timed by it.
+    let mut begun = None;
     Local::with(|local| {
         for slot in 0..n {
-            serve_one(slot, batch, received, &dispatch, listener, worker, local, socket);
+            serve_one(
+                slot, batch, received, &dispatch, listener, worker, local, socket, &mut begun,
+            );
         }
     });
     worker.unsent(batch.send(socket.as_fd()));
@@ -109,6 +114,7 @@ fn serve_one(
     worker: &Arc<Worker>,
     local: &mut Local,
     socket: &Arc<UdpSocket>,
+    begun: &mut Option<Instant>,
 ) {
     let later = batch.serve(slot, |datagram, out| {
         let origin = Origin {
@@ -136,19 +142,11 @@ fn serve_one(
             }
         }
     });
-    if let Some(Some((later, source))) = later {
-        spawn(socket, worker, later, source);
+    if let Some(Some((later, source))) = later
+        && let Some(waiting) = worker.wait()
+    {
+        let begun = *begun.get_or_insert_with(Instant::now);
+        let back = Back { socket: Arc::clone(socket), source };
+        errand::set_out(later.since(begun), waiting, back);
     }
-}
-
-fn spawn(socket: &Arc<UdpSocket>, worker: &Arc<Worker>, later: Box<Later>, source: Option<IpAddr>) {
-    let Some(waiting) = worker.wait() else { return };
-    let socket = Arc::clone(socket);
-    tokio::spawn(async move {
-        let client = later.origin().client;
-        let mut out = Vec::with_capacity(512);
-        if later.run(&mut out).await && send_to(&socket, &out, client, source).is_err() {
-            waiting.worker().unsent(1);
-        }
-    });
 }

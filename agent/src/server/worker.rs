@@ -91,7 +91,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn worker(&self) -> &Worker {
+    pub(super) fn worker(&self) -> &Arc<Worker> {
         &self.worker
     }
 }

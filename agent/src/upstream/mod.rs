@@ -54,12 +54,13 @@ pub use own::OwnAddresses;
 pub use question::Question;
 pub use udp::SourcePort;
 
+use crate::clock::Tick;
 use counters::Counters;
 use dial::Dialer;
 use health::Health;
 use rtt::RoundTrips;
 use stream::{Connection, Lifetime};
-use table::Place;
+use table::{Errand, Place};
 
 /// Why an upstream gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -255,6 +256,19 @@ impl Upstream {
         }
     }
 
+    /// Sends a query as a datagram on behalf of `worker` on an errand, which becomes a task at `due` unless the answer has
+    /// come. Only where [`Upstream::takes_errands`].
+    pub fn send_off(&self, worker: usize, question: &Question, errand: Box<dyn Errand>, due: Tick) {
+        let lane = self.lane(worker);
+        let mut pools = lane.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.0.send_off(question, self.manner.random_case, &lane.counters, errand, due);
+    }
+
+    /// True where [`Upstream::send_off`] is possible: it is asked by datagrams, from a pool of ports.
+    pub fn takes_errands(&self) -> bool {
+        self.first_over() == Over::Udp && self.manner.source_port == SourcePort::Pool
+    }
+
     /// Sends a query over a socket or connection of its own, as probes do: they run in another runtime than the workers.
     pub fn ask_apart(&self, question: &Question) -> Result<Flight, UpstreamError> {
         let counters = Arc::new(Counters::default());
@@ -304,6 +318,10 @@ impl std::fmt::Debug for Upstream {
 }
 
 impl Flight {
+    fn over_udp(socket: Arc<udp::Socket>, place: Place) -> Self {
+        Self { carrier: Carrier::Udp(socket), place }
+    }
+
     /// What has become of the query.
     pub fn poll_answer(&self, context: &mut Context<'_>) -> Poll<Result<Received, UpstreamError>> {
         self.table().poll(self.place, context)

@@ -2,22 +2,53 @@
 //!
 //! A slot per query, found by its random id. Slots and their buffers are used again, so that a query allocates nothing but
 //! the buffer that its answer is returned in.
+//!
+//! Who waits is a task that is woken, or an [`Errand`], which does its work where the answer is received and needs no task.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+use crate::clock::Tick;
 use crate::upstream::question::{Question, Unexpected, check};
 use crate::upstream::random;
-use crate::upstream::{Received, UpstreamError};
+use crate::upstream::{Flight, Received, UpstreamError};
 
 /// Queries in flight on one socket at most. Ids are drawn at random until a free one is found, which must stay quick.
 pub const MAX_IN_FLIGHT: usize = 4_096;
+/// Messages that [`Table::flush`] hands over at once.
+pub const FLUSH: usize = 32;
 /// How many ids of queries that were given up are remembered, so that their late answers are told from forged ones.
 const REMEMBERED: usize = 64;
+
+/// What is done with the answer to a query where it is received, without a task that waits for it.
+pub trait Errand: Send {
+    /// The answer has come.
+    fn answered(self: Box<Self>, answer: Answered<'_>);
+
+    /// There is none yet at the time that was set, or none at all: what is left of the query goes on as a task. `None`:
+    /// it could not even be sent.
+    fn goes_on(self: Box<Self>, flight: Option<Flight>);
+}
+
+/// An errand whose time is over, and where its query goes on being waited for.
+pub type Overdue = (Box<dyn Errand>, Place);
+
+/// Octets that answer a question, where they were received.
+#[derive(Clone, Copy, Debug)]
+pub struct Answered<'a> {
+    /// The whole message.
+    pub octets: &'a [u8],
+    /// The datagram was longer than the room for it.
+    pub cut_off: bool,
+    /// From sending to receiving.
+    pub round_trip: Duration,
+    /// When it was received.
+    pub at: Instant,
+}
 
 /// The queries in flight on one socket or connection.
 pub struct Table {
@@ -27,6 +58,9 @@ pub struct Table {
 struct Inner {
     slots: Vec<Slot>,
     free: Vec<u32>,
+    // Places and ids of queries that `flush` is to send.
+    unsent: Vec<(u32, u16)>,
+    errands: usize,
     by_id: HashMap<u16, u32, foldhash::fast::RandomState>,
     given_up: [Option<u16>; REMEMBERED],
     next_given_up: usize,
@@ -40,7 +74,14 @@ struct Slot {
     sent: Vec<u8>,
     at: Instant,
     state: State,
-    waker: Option<Waker>,
+    waiter: Waiter,
+}
+
+enum Waiter {
+    Nobody,
+    Task(Waker),
+    // Goes on as a task at that time.
+    Errand(Box<dyn Errand>, Tick),
 }
 
 enum State {
@@ -66,6 +107,8 @@ impl Table {
             inner: Mutex::new(Inner {
                 slots: Vec::new(),
                 free: Vec::new(),
+                unsent: Vec::new(),
+                errands: 0,
                 by_id: HashMap::default(),
                 given_up: [None; REMEMBERED],
                 next_given_up: 0,
@@ -83,36 +126,106 @@ impl Table {
     ) -> Option<Result<Place, E>> {
         let mut guard = self.lock();
         let inner = &mut *guard;
-        if inner.by_id.len() >= MAX_IN_FLIGHT {
-            return None;
-        }
-        let id = std::iter::repeat_with(random::id).find(|id| !inner.by_id.contains_key(id))?;
-        let at = inner.free.pop().unwrap_or(inner.slots.len() as u32);
-        if at as usize == inner.slots.len() {
-            inner.slots.push(Slot {
-                id,
-                exact: random_case,
-                question_end: 0,
-                sent: Vec::with_capacity(question.packet().len()),
-                at: Instant::now(),
-                state: State::Free,
-                waker: None,
-            });
-        }
+        let (at, id) = inner.take_in(question, random_case)?;
         let slot = inner.slots.get_mut(at as usize)?;
-        question.write_to(&mut slot.sent, id, random_case);
         slot.at = Instant::now();
         if let Err(error) = send(&slot.sent) {
             slot.state = State::Free;
+            inner.by_id.remove(&id);
             inner.free.push(at);
             return Some(Err(error));
         }
-        slot.id = id;
-        slot.exact = random_case;
-        slot.question_end = question.end();
-        slot.state = State::Waiting;
-        inner.by_id.insert(id, at);
         Some(Ok(Place(at)))
+    }
+
+    /// Takes a query in; [`Table::flush`] sends it. True: it is the first one that waits for that. `None`: the table is
+    /// full.
+    pub fn queue(&self, question: &Question, random_case: bool) -> Option<(Place, bool)> {
+        let mut inner = self.lock();
+        let (at, id) = inner.take_in(question, random_case)?;
+        inner.unsent.push((at, id));
+        Some((Place(at), inner.unsent.len() == 1))
+    }
+
+    /// The same for an errand, which becomes a task at `due`. The first of what is returned is as for [`Table::queue`], the
+    /// second true where this is the only errand: [`Table::overdue`] has to be called from now on.
+    pub fn queue_errand(
+        &self,
+        question: &Question,
+        random_case: bool,
+        errand: Box<dyn Errand>,
+        due: Tick,
+    ) -> Result<(bool, bool), Box<dyn Errand>> {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let Some((at, id)) = inner.take_in(question, random_case) else { return Err(errand) };
+        let Some(slot) = inner.slots.get_mut(at as usize) else { return Err(errand) };
+        slot.waiter = Waiter::Errand(errand, due);
+        inner.unsent.push((at, id));
+        inner.errands += 1;
+        Ok((inner.unsent.len() == 1, inner.errands == 1))
+    }
+
+    /// The errands whose time is over, and those that have failed; and how many are left.
+    pub fn overdue(&self, now: Tick) -> (Vec<Overdue>, usize) {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let mut overdue = Vec::new();
+        for (slot, at) in inner.slots.iter_mut().zip(0..) {
+            let Waiter::Errand(_, due) = &slot.waiter else { continue };
+            if *due > now && matches!(slot.state, State::Waiting) {
+                continue;
+            }
+            if let Waiter::Errand(errand, _) = slot.waiter.take() {
+                overdue.push((errand, Place(at)));
+            }
+        }
+        inner.errands -= overdue.len();
+        (overdue, inner.errands)
+    }
+
+    /// Sends what [`Table::queue`] has taken in. `send` gets up to [`FLUSH`] messages and says how many the kernel took;
+    /// fewer than all: the others are lost, as datagrams may be. After an error none is sent any more, and who waits hears
+    /// of it. Returns false then.
+    pub fn flush(&self, mut send: impl FnMut(&[&[u8]]) -> Result<usize, UpstreamError>) -> bool {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let mut unsent = std::mem::take(&mut inner.unsent);
+        let now = Instant::now();
+        // Whoever gave up meanwhile has nothing to send.
+        unsent.retain(|(at, id)| inner.by_id.get(id) == Some(at));
+        let mut failure = None;
+        for (at, _) in &unsent {
+            if let Some(slot) = inner.slots.get_mut(*at as usize) {
+                slot.at = now;
+            }
+        }
+        for part in unsent.chunks(FLUSH) {
+            let messages: SmallVec<[&[u8]; FLUSH]> = part
+                .iter()
+                .filter_map(|(at, _)| inner.slots.get(*at as usize))
+                .map(|slot| slot.sent.as_slice())
+                .collect();
+            if let Err(error) = send(&messages) {
+                failure = Some(error);
+                break;
+            }
+        }
+        let mut wakers: SmallVec<[Waker; 16]> = SmallVec::new();
+        if let Some(error) = &failure {
+            for (at, id) in &unsent {
+                inner.by_id.remove(id);
+                if let Some(slot) = inner.slots.get_mut(*at as usize) {
+                    slot.state = State::Done(Err(error.clone()));
+                    wakers.extend(slot.waiter.wake());
+                }
+            }
+        }
+        unsent.clear();
+        inner.unsent = unsent;
+        drop(guard);
+        wakers.into_iter().for_each(Waker::wake);
+        failure.is_none()
     }
 
     /// Hands over what was received, and wakes whoever waits for it. Each datagram or frame is (octets, cut off), and
@@ -123,14 +236,19 @@ impl Table {
         mut unexpected: impl FnMut(Unexpected),
     ) -> usize {
         let mut wakers: SmallVec<[Waker; 16]> = SmallVec::new();
+        let mut errands: SmallVec<[(Box<dyn Errand>, Answered<'m>); 16]> = SmallVec::new();
         let now = Instant::now();
         let mut delivered = 0;
         let mut inner = self.lock();
         for (message, cut_off) in messages {
             match inner.deliver(message, cut_off, now) {
-                Ok(waker) => {
+                Ok(Delivery::Task(waker)) => {
                     delivered += 1;
                     wakers.extend(waker);
+                }
+                Ok(Delivery::Errand(errand, answered)) => {
+                    delivered += 1;
+                    errands.push((errand, answered));
                 }
                 Err((why, waker)) => {
                     unexpected(why);
@@ -140,6 +258,7 @@ impl Table {
         }
         drop(inner);
         wakers.into_iter().for_each(Waker::wake);
+        errands.into_iter().for_each(|(errand, answered)| errand.answered(answered));
         delivered
     }
 
@@ -150,7 +269,7 @@ impl Table {
         let Some(at) = inner.by_id.remove(&id) else { return };
         let waker = inner.slots.get_mut(at as usize).and_then(|slot| {
             slot.state = State::Done(Err(error.clone()));
-            slot.waker.take()
+            slot.waiter.wake()
         });
         drop(guard);
         waker.into_iter().for_each(Waker::wake);
@@ -165,7 +284,7 @@ impl Table {
         for slot in &mut inner.slots {
             if matches!(slot.state, State::Waiting) {
                 slot.state = State::Done(Err(error.clone()));
-                wakers.extend(slot.waker.take());
+                wakers.extend(slot.waiter.wake());
             }
         }
         drop(guard);
@@ -188,9 +307,9 @@ impl Table {
                 Poll::Ready(result)
             }
             State::Waiting | State::Free => {
-                match &mut slot.waker {
-                    Some(waker) => waker.clone_from(context.waker()),
-                    none => *none = Some(context.waker().clone()),
+                match &mut slot.waiter {
+                    Waiter::Task(waker) => waker.clone_from(context.waker()),
+                    waiter => *waiter = Waiter::Task(context.waker().clone()),
                 }
                 Poll::Pending
             }
@@ -202,7 +321,7 @@ impl Table {
         let mut guard = self.lock();
         let inner = &mut *guard;
         let Some(slot) = inner.slots.get_mut(place.0 as usize) else { return };
-        slot.waker = None;
+        slot.waiter = Waiter::Nobody;
         if matches!(slot.state, State::Waiting) && inner.by_id.get(&slot.id) == Some(&place.0) {
             inner.by_id.remove(&slot.id);
             if let Some(remembered) = inner.given_up.get_mut(inner.next_given_up % REMEMBERED) {
@@ -229,13 +348,64 @@ impl Table {
     }
 }
 
+/// To whom an answer goes.
+enum Delivery<'m> {
+    Task(Option<Waker>),
+    Errand(Box<dyn Errand>, Answered<'m>),
+}
+
+impl Waiter {
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Nobody)
+    }
+
+    /// The task to wake. An errand stays: [`Table::overdue`] finds it.
+    fn wake(&mut self) -> Option<Waker> {
+        match self.take() {
+            Self::Task(waker) => Some(waker),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
 impl Inner {
-    fn deliver(
+    /// Gives a query a slot and an id. `None`: there are too many.
+    fn take_in(&mut self, question: &Question, random_case: bool) -> Option<(u32, u16)> {
+        if self.by_id.len() >= MAX_IN_FLIGHT {
+            return None;
+        }
+        let id = std::iter::repeat_with(random::id).find(|id| !self.by_id.contains_key(id))?;
+        let at = self.free.pop().unwrap_or(self.slots.len() as u32);
+        if at as usize == self.slots.len() {
+            self.slots.push(Slot {
+                id,
+                exact: random_case,
+                question_end: 0,
+                sent: Vec::with_capacity(question.packet().len()),
+                at: Instant::now(),
+                state: State::Free,
+                waiter: Waiter::Nobody,
+            });
+        }
+        let slot = self.slots.get_mut(at as usize)?;
+        question.write_to(&mut slot.sent, id, random_case);
+        slot.id = id;
+        slot.exact = random_case;
+        slot.question_end = question.end();
+        slot.state = State::Waiting;
+        self.by_id.insert(id, at);
+        Some((at, id))
+    }
+
+    fn deliver<'m>(
         &mut self,
-        message: &[u8],
+        message: &'m [u8],
         cut_off: bool,
         now: Instant,
-    ) -> Result<Option<Waker>, (Unexpected, Option<Waker>)> {
+    ) -> Result<Delivery<'m>, (Unexpected, Option<Waker>)> {
         let Some(id) = crate::wire::read_u16(message, 0) else {
             return Err((Unexpected::NoResponse, None));
         };
@@ -256,17 +426,29 @@ impl Inner {
             Err(Unexpected::Case) => {
                 self.by_id.remove(&id);
                 slot.state = State::Done(Err(UpstreamError::Case));
-                return Err((Unexpected::Case, slot.waker.take()));
+                return Err((Unexpected::Case, slot.waiter.wake()));
             }
             Err(why) => return Err((why, None)),
         }
         self.by_id.remove(&id);
-        slot.state = State::Done(Ok(Received {
-            bytes: message.to_vec(),
-            cut_off,
-            round_trip: now.saturating_duration_since(slot.at),
-        }));
-        Ok(slot.waker.take())
+        let round_trip = now.saturating_duration_since(slot.at);
+        match slot.waiter.take() {
+            Waiter::Errand(errand, _) => {
+                slot.state = State::Free;
+                self.free.push(at);
+                self.errands -= 1;
+                let answered = Answered { octets: message, cut_off, round_trip, at: now };
+                Ok(Delivery::Errand(errand, answered))
+            }
+            waiter => {
+                let bytes = message.to_vec();
+                slot.state = State::Done(Ok(Received { bytes, cut_off, round_trip }));
+                Ok(Delivery::Task(match waiter {
+                    Waiter::Task(waker) => Some(waker),
+                    _ => None,
+                }))
+            }
+        }
     }
 }
 
@@ -351,6 +533,28 @@ mod tests {
         let table = Table::new();
         assert_eq!(table.start(&question(), false, |_| Err("no route")), Some(Err("no route")));
         assert!(table.is_empty());
+    }
+
+    #[test]
+    fn what_is_queued_is_sent_together_but_for_what_was_given_up() {
+        let table = Table::new();
+        let (first, is_first) = table.queue(&question(), false).unwrap();
+        let (second, is_second) = table.queue(&question(), false).unwrap();
+        let (third, _) = table.queue(&question(), false).unwrap();
+        assert!(is_first && !is_second);
+        table.release(second);
+        let mut sent = 0;
+        assert!(table.flush(|messages| {
+            sent += messages.len();
+            Ok(messages.len())
+        }));
+        assert_eq!(sent, 2);
+        assert!(table.flush(|_| Err(UpstreamError::Lost)), "nothing is left to send");
+        let (fourth, is_first) = table.queue(&question(), false).unwrap();
+        assert!(is_first && !table.flush(|_| Err(UpstreamError::Lost)));
+        assert!(matches!(poll(&table, fourth), Poll::Ready(Err(UpstreamError::Lost))));
+        assert!(poll(&table, first).is_pending() && poll(&table, third).is_pending());
+        assert_eq!(table.len(), 2);
     }
 
     /// Off-path forgeries: whoever sees neither id nor question is never believed, however often they try.

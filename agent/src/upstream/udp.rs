@@ -4,26 +4,27 @@
 //! look-up of the route. The sockets of the pool are renewed all the time, so that an attacker who has found out a port
 //! has little time to use it; with [`SourcePort::Fresh`] each query has a socket of its own.
 
-use std::cell::RefCell;
-use std::io::{self, IoSliceMut};
+use std::cell::{Cell, RefCell};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, send};
+use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, send, sendmmsg, sendmsg};
 use smallvec::SmallVec;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::AbortHandle;
 
 use crate::clock::Tick;
-use crate::upstream::UpstreamError;
 use crate::upstream::counters::Counters;
 use crate::upstream::question::Question;
 use crate::upstream::random;
-use crate::upstream::table::{Place, Table};
+use crate::upstream::table::{Errand, FLUSH, Place, Table};
+use crate::upstream::{Flight, UpstreamError};
 
 /// Sockets of one upstream and worker. Three bits more to guess, and still few enough that answers arrive in batches.
 pub const POOL: usize = 8;
@@ -32,7 +33,7 @@ const MAX_QUERIES: u32 = 2_000;
 /// ... or after so many milliseconds, give or take a half.
 const MAX_AGE_MS: u64 = 20_000;
 /// Datagrams taken in one system call.
-const BATCH: usize = 16;
+const BATCH: usize = 32;
 /// Room for one datagram. We announce 1,232; some upstreams send more all the same.
 const DATAGRAM: usize = 4_096;
 /// A socket that reports so many errors in a row without a datagram between is given up.
@@ -55,6 +56,8 @@ pub enum SourcePort {
 pub struct Pool {
     to: SocketAddr,
     sockets: SmallVec<[Entry; POOL]>,
+    // Which of them is used until what is queued has been sent.
+    turn: usize,
 }
 
 struct Entry {
@@ -73,14 +76,14 @@ struct Io {
     socket: UdpSocket,
     table: Table,
     counters: Arc<Counters>,
-    // Nobody reads any more.
+    // Nobody reads any more, or nothing can be sent: its route or its source address may be gone.
     closed: AtomicBool,
 }
 
 impl Pool {
     /// A pool without sockets yet.
     pub fn new(to: SocketAddr) -> Self {
-        Self { to, sockets: SmallVec::new() }
+        Self { to, sockets: SmallVec::new(), turn: 0 }
     }
 
     /// Sends a query from one of the pool's ports, drawn at random.
@@ -96,9 +99,35 @@ impl Pool {
             counters.udp_misses.add(1);
             return socket.start(question, random_case).map(|place| (socket, place));
         }
+        let socket = self.socket(counters)?;
+        let place = socket.queue(question, random_case)?;
+        Ok((socket, place))
+    }
+
+    /// Sends a query from one of the pool's ports on an errand, which becomes a task at `due`, or at once where it cannot be
+    /// sent.
+    pub fn send_off(
+        &mut self,
+        question: &Question,
+        random_case: bool,
+        counters: &Arc<Counters>,
+        errand: Box<dyn Errand>,
+        due: Tick,
+    ) {
+        match self.socket(counters) {
+            Ok(socket) => socket.queue_errand(question, random_case, errand, due),
+            Err(_) => errand.goes_on(None),
+        }
+    }
+
+    /// The socket whose turn it is.
+    fn socket(&mut self, counters: &Arc<Counters>) -> Result<Arc<Socket>, UpstreamError> {
         let now = Tick::now();
-        let index = random::below(POOL);
-        let worn = self.sockets.get(index).is_none_or(|entry| entry.is_worn(now));
+        // Drawn anew for each batch, so that its queries go out in one call: nobody outside knows it any better for that.
+        if !Flush::is_pending() {
+            self.turn = random::below(POOL);
+        }
+        let worn = self.sockets.get(self.turn).is_none_or(|entry| entry.is_worn(now));
         if worn {
             // Ages differ, so that the ports of a pool do not change all at once.
             let age = MAX_AGE_MS / 2 + random::below(MAX_AGE_MS as usize) as u64;
@@ -108,27 +137,19 @@ impl Pool {
                 until: now.plus_millis(age),
             };
             counters.udp_misses.add(1);
-            match self.sockets.get_mut(index) {
+            match self.sockets.get_mut(self.turn) {
                 Some(old) => *old = entry,
-                None => self.sockets.push(entry),
+                None => {
+                    self.turn = self.sockets.len();
+                    self.sockets.push(entry);
+                }
             }
         } else {
             counters.udp_hits.add(1);
         }
-        let last = self.sockets.len().saturating_sub(1);
-        let Some(entry) = self.sockets.get_mut(index.min(last)) else {
-            return Err(UpstreamError::Lost);
-        };
+        let entry = self.sockets.get_mut(self.turn).ok_or(UpstreamError::Lost)?;
         entry.queries += 1;
-        let socket = Arc::clone(&entry.socket);
-        match socket.start(question, random_case) {
-            Ok(place) => Ok((socket, place)),
-            Err(error) => {
-                // Its route or its source address may be gone: the next query opens another.
-                entry.queries = MAX_QUERIES;
-                Err(error)
-            }
-        }
+        Ok(Arc::clone(&entry.socket))
     }
 
     /// Sockets that are open.
@@ -163,6 +184,7 @@ impl Socket {
         Ok(Arc::new(Self { io, reader }))
     }
 
+    /// Sends a query at once.
     fn start(&self, question: &Question, random_case: bool) -> Result<Place, UpstreamError> {
         let started = self.io.table.start(question, random_case, |message| {
             // Straight to the kernel: tokio would have to be told first that a new socket can be written to.
@@ -179,6 +201,39 @@ impl Socket {
         }
     }
 
+    /// Sends a query together with those of the other tasks that are ready now. An upstream that sleeps is woken by the
+    /// first of them only: that wake-up is the dearest part of sending, and ours to pay.
+    fn queue(&self, question: &Question, random_case: bool) -> Result<Place, UpstreamError> {
+        match self.io.table.queue(question, random_case) {
+            Some((place, true)) => {
+                Flush::soon(&self.io);
+                Ok(place)
+            }
+            Some((place, false)) => Ok(place),
+            None => Err(UpstreamError::TooMany),
+        }
+    }
+
+    fn queue_errand(
+        self: &Arc<Self>,
+        question: &Question,
+        random_case: bool,
+        errand: Box<dyn Errand>,
+        due: Tick,
+    ) {
+        match self.io.table.queue_errand(question, random_case, errand, due) {
+            Ok((unsent, unwatched)) => {
+                if unsent {
+                    Flush::soon(&self.io);
+                }
+                if unwatched {
+                    Watch::over(self);
+                }
+            }
+            Err(errand) => errand.goes_on(None),
+        }
+    }
+
     /// The queries in flight.
     pub fn table(&self) -> &Table {
         &self.io.table
@@ -192,6 +247,32 @@ impl Drop for Socket {
 }
 
 impl Io {
+    /// Sends what is queued.
+    fn flush(&self) {
+        let fd = self.socket.as_raw_fd();
+        let sent = self.table.flush(|messages| {
+            let slices: SmallVec<[[IoSlice<'_>; 1]; FLUSH]> =
+                messages.iter().map(|message| [IoSlice::new(message)]).collect();
+            let sent = match slices.as_slice() {
+                [one] => sendmsg::<()>(fd, one, &[], MsgFlags::MSG_DONTWAIT, None).map(|_| 1),
+                all => SEND_HEADERS.with_borrow_mut(|headers| {
+                    let to: [Option<()>; FLUSH] = [None; FLUSH];
+                    let to = to.get(..all.len()).unwrap_or(&to);
+                    sendmmsg(fd, headers, all, to, [], MsgFlags::MSG_DONTWAIT).map(Iterator::count)
+                }),
+            };
+            match sent {
+                Ok(sent) => Ok(sent),
+                // A full send buffer is a datagram lost on the way: the time-out deals with it.
+                Err(Errno::EAGAIN | Errno::ENOBUFS) => Ok(0),
+                Err(error) => Err(UpstreamError::io("sending", &error.into())),
+            }
+        });
+        if !sent {
+            self.closed.store(true, Relaxed);
+        }
+    }
+
     async fn read(self: Arc<Self>) {
         self.receive_all().await;
         // The next query opens another socket; those that are out would never be heard of.
@@ -251,6 +332,89 @@ impl Io {
             if lengths.len() < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         })
     }
+}
+
+/// Sends what is queued on this thread when it is dropped: at the end of a task of its own, or with the runtime.
+struct Flush;
+
+impl Flush {
+    /// True where something is queued on this thread.
+    fn is_pending() -> bool {
+        UNSENT.with_borrow(|unsent| !unsent.is_empty())
+    }
+
+    /// Sends what is queued on `io` once the tasks that are ready now have run.
+    fn soon(io: &Arc<Io>) {
+        let first = UNSENT.with_borrow_mut(|unsent| {
+            unsent.push(Arc::clone(io));
+            unsent.len() == 1
+        });
+        if first {
+            let flush = Self;
+            tokio::spawn(async move { drop(flush) });
+        }
+    }
+}
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        for io in UNSENT.try_with(RefCell::take).unwrap_or_default() {
+            io.flush();
+        }
+    }
+}
+
+/// Looks after the errands of this thread, as long as there are any: those that are overdue, or have failed, go on as
+/// tasks.
+struct Watch;
+
+impl Watch {
+    /// How often it looks.
+    const EVERY: Duration = Duration::from_millis(10);
+
+    fn over(socket: &Arc<Socket>) {
+        WATCHED.with_borrow_mut(|watched| watched.push(Arc::clone(socket)));
+        if !WATCHING.replace(true) {
+            tokio::spawn(Self.run());
+        }
+    }
+
+    async fn run(self) {
+        let mut interval = tokio::time::interval(Self::EVERY);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        interval.tick().await;
+        loop {
+            interval.tick().await;
+            let now = Tick::now();
+            for socket in WATCHED.take() {
+                let (overdue, left) = socket.table().overdue(now);
+                if left > 0 {
+                    WATCHED.with_borrow_mut(|watched| watched.push(Arc::clone(&socket)));
+                }
+                for (errand, place) in overdue {
+                    errand.goes_on(Some(Flight::over_udp(Arc::clone(&socket), place)));
+                }
+            }
+            if WATCHED.with_borrow(Vec::is_empty) {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = WATCHING.try_with(|watching| watching.set(false));
+    }
+}
+
+thread_local! {
+    static WATCHED: RefCell<Vec<Arc<Socket>>> = const { RefCell::new(Vec::new()) };
+    static WATCHING: Cell<bool> = const { Cell::new(false) };
+    /// The sockets of this worker that have something to send.
+    static UNSENT: RefCell<Vec<Arc<Io>>> = const { RefCell::new(Vec::new()) };
+    static SEND_HEADERS: RefCell<MultiHeaders<()>> =
+        RefCell::new(MultiHeaders::preallocate(FLUSH, None));
 }
 
 /// What the sockets of a worker receive into: one set for each thread, whatever the number of sockets.

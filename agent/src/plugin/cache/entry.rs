@@ -74,6 +74,8 @@ pub struct Tally {
     bytes: AtomicU64,
     /// `coredns_cache_drops_total`: answers not kept because they did not answer the question.
     pub drops: AtomicU64,
+    /// `nodens_cache_turned_away_total`: answers not kept because the cache was full and nobody had asked for them before.
+    pub not_admitted: AtomicU64,
     /// `coredns_cache_prefetch_total`: refreshes begun without a client waiting for them.
     pub prefetches: AtomicU64,
     /// `nodens_cache_overflow_total`: queries refused because too many waited for the same answer.

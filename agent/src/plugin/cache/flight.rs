@@ -1,6 +1,6 @@
 //! One question on its way at a time: whoever asks what is already being asked waits for that answer.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashTable;
 use smallvec::SmallVec;
@@ -47,11 +47,11 @@ struct Question {
 }
 
 /// The part that a query plays in a flight.
-pub enum Part<'f> {
+pub enum Part {
     /// Ask, and tell the others. `landed`: the same question was answered a moment ago, so look again first.
     Lead {
         /// To be landed with the answer; dropped without one, the followers set out anew.
-        leader: Leader<'f>,
+        leader: Leader,
         /// Whether an answer may have come in meanwhile.
         landed: bool,
     },
@@ -64,9 +64,17 @@ pub enum Part<'f> {
 }
 
 /// The one that asks for all.
-pub struct Leader<'f> {
-    flights: &'f Flights,
+pub struct Leader {
+    flights: Arc<Flights>,
     hash: u64,
+    landed: bool,
+}
+
+impl Question {
+    fn new(block: u64, key: &Key<'_>, recursion: bool) -> Self {
+        let name = SmallVec::from_slice(key.name.as_bytes());
+        Self { block, qtype: key.qtype.0, bits: key.bits, recursion, name }
+    }
 }
 
 impl Flights {
@@ -77,15 +85,9 @@ impl Flights {
 
     /// Joins the flight of a question or begins it. Queries that do not want recursion have flights of their own: their
     /// answers are others.
-    pub fn join(&self, hash: u64, block: u64, key: &Key<'_>, recursion: bool) -> Part<'_> {
+    pub fn join(self: &Arc<Self>, hash: u64, block: u64, key: &Key<'_>, recursion: bool) -> Part {
         let hash = if recursion { hash } else { !hash };
-        let question = Question {
-            block,
-            qtype: key.qtype.0,
-            bits: key.bits,
-            recursion,
-            name: SmallVec::from_slice(key.name.as_bytes()),
-        };
+        let question = Question::new(block, key, recursion);
         let mut shard = self.shard(hash);
         if let Some(flight) = shard.flights.find_mut(hash, |flight| flight.hash == hash) {
             if flight.question != question {
@@ -104,7 +106,27 @@ impl Flights {
             Flight { hash, question, followers: Vec::new() },
             |flight| flight.hash,
         );
-        Part::Lead { leader: Leader { flights: self, hash }, landed }
+        Part::Lead { leader: Leader { flights: Arc::clone(self), hash, landed: false }, landed }
+    }
+
+    /// Begins the flight of a question, unless it is under way or has landed a moment ago.
+    pub fn lead(
+        self: &Arc<Self>,
+        hash: u64,
+        block: u64,
+        key: &Key<'_>,
+        recursion: bool,
+    ) -> Option<Leader> {
+        let hash = if recursion { hash } else { !hash };
+        let mut shard = self.shard(hash);
+        let taken = shard.flights.find(hash, |flight| flight.hash == hash).is_some();
+        if taken || shard.landed.contains(&hash) {
+            return None;
+        }
+        let question = Question::new(block, key, recursion);
+        let flight = Flight { hash, question, followers: Vec::new() };
+        shard.flights.insert_unique(hash, flight, |flight| flight.hash);
+        Some(Leader { flights: Arc::clone(self), hash, landed: false })
     }
 
     /// How many are under way.
@@ -149,21 +171,24 @@ impl Default for Flights {
     }
 }
 
-impl Leader<'_> {
+impl Leader {
     /// Ends the flight and gives everyone the answer.
-    pub fn land(self, answer: &Answer) {
+    pub fn land(mut self, answer: &Answer) {
         for follower in self.flights.remove(self.hash, true) {
             // A follower that has gone needs no answer.
             let _ = follower.send(answer.clone());
         }
-        std::mem::forget(self);
+        // Nothing is left to do when the leader goes.
+        self.landed = true;
     }
 }
 
-impl Drop for Leader<'_> {
+impl Drop for Leader {
     fn drop(&mut self) {
         // The senders go, and with them the followers' wait.
-        drop(self.flights.remove(self.hash, false));
+        if !self.landed {
+            drop(self.flights.remove(self.hash, false));
+        }
     }
 }
 

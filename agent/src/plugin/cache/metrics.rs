@@ -34,6 +34,8 @@ impl Source for CacheMetrics {
             out.count(&names::CACHE_DROPS, &labels, tally.drops.load(Relaxed));
             let overflow = tally.turned_away.load(Relaxed);
             out.count(&names::NODENS_CACHE_OVERFLOW, &labels, overflow);
+            let not_admitted = tally.not_admitted.load(Relaxed);
+            out.count(&names::NODENS_CACHE_TURNED_AWAY, &labels, not_admitted);
         }
         out.gauge(&names::NODENS_CACHE_BYTES, &[], self.store.weight() as f64);
         out.gauge(&names::NODENS_CACHE_LIMIT_BYTES, &[], self.store.limit() as f64);

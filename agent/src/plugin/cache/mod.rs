@@ -12,6 +12,7 @@
 
 pub mod config;
 mod cut;
+mod door;
 pub mod entry;
 pub mod flight;
 mod hot;
@@ -40,7 +41,7 @@ pub use store::Store;
 
 use config::{Refresh, Stale};
 use entry::{Entry, Key, Kind, Tally, bits};
-use flight::Part;
+use flight::{Leader, Part};
 use rules::Refusal;
 
 /// How long one refresh has the right to be the only one, seconds: longer than an upstream's last time-out, so that it
@@ -300,6 +301,39 @@ impl Cache {
         }
     }
 
+    /// Begins the flight of a query that has to wait, where there is nothing to consider but the answer that will come: no
+    /// old one, and nobody who asks the same.
+    pub fn set_out(&self, request: &Request<'_>) -> Option<Lead> {
+        let query = &request.query;
+        let key = self.key(query)?;
+        if self.config.nxdomain_cut {
+            return None;
+        }
+        let hash = self.store.hash(&self.tally, &key);
+        let may_have_old = self.config.stale.is_some() || self.config.prefetch.is_some();
+        if may_have_old && self.find(hash, &key).is_some() {
+            return None;
+        }
+        let block = self.tally.block;
+        let leader = self.store.flights().lead(hash, block, &key, query.recursion_desired())?;
+        Some(Lead { leader, hash })
+    }
+
+    /// Ends such a flight: keeps the answer and hands it to all who wait for it.
+    pub fn land(
+        &self,
+        request: &OwnedRequest,
+        view: &Request<'_>,
+        lead: Lead,
+        answer: Answer,
+    ) -> Answer {
+        let Some(key) = self.key(&view.query) else { return answer };
+        let question = Question { request, view, key: &key, hash: lead.hash };
+        let answer = self.keep(&question, None, answer);
+        lead.leader.land(&answer);
+        answer
+    }
+
     /// What a flight brought that landed between this query's look at the store, where it saw `old`, and its joining.
     fn landed(&self, question: &Question<'_>, old: Option<&Arc<Entry>>) -> Option<Answer> {
         let entry = self.find(question.hash, question.key)?;
@@ -339,6 +373,11 @@ impl Cache {
             };
         }
         let failed = if kind == Kind::Failure { bits::FAILURE } else { 0 };
+        if kind != Kind::Failure && old.is_none() && !self.store.admits(question.hash) {
+            self.tally.not_admitted.fetch_add(1, Relaxed);
+            answer.ttl = Ttl::Clamp(lifetime.floor, lifetime.cap);
+            return answer;
+        }
         let tally = Arc::clone(&self.tally);
         let Some(entry) =
             Entry::new(tally, key.bits | failed, kind, &answer.message, lifetime, now)
@@ -390,6 +429,7 @@ impl Cache {
                     false => Step::Wait,
                 };
             }
+            self.store.expects(hash);
         }
         match self.find_failure(&key, now) {
             Some(failure) => Step::Done(self.write_fresh(&failure, request, reply, 0)),
@@ -407,6 +447,10 @@ impl Cache {
 impl Handler for Cache {
     fn plugin(&self) -> Plugin {
         Plugin::Cache
+    }
+
+    fn as_cache(&self) -> Option<&Cache> {
+        Some(self)
     }
 
     fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Step {
@@ -450,6 +494,12 @@ impl Handler for Cache {
             self.fly(question, None, next).await
         })
     }
+}
+
+/// The flight of a question that is led by a query without a task.
+pub struct Lead {
+    leader: Leader,
+    hash: u64,
 }
 
 /// A query in a task, with its key.

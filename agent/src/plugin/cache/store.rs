@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, RwLock};
 
+use super::door::Door;
 use super::entry::{Entry, Key, Tally};
 use super::flight::Flights;
 use crate::clock::Tick;
@@ -22,7 +23,8 @@ pub struct Store {
     seed: foldhash::fast::RandomState,
     generation: AtomicU64,
     tallies: RwLock<Vec<Arc<Tally>>>,
-    flights: Flights,
+    flights: Arc<Flights>,
+    door: Door,
     limit: u64,
     /// Hashes of entries that were used and of which moka is still to be told; zero where there is none.
     touched: Box<[AtomicU64]>,
@@ -45,7 +47,8 @@ impl Store {
             seed,
             generation,
             tallies: RwLock::new(Vec::new()),
-            flights: Flights::new(),
+            flights: Arc::default(),
+            door: Door::new(limit),
             limit,
             touched: (0..TOUCHED).map(|_| AtomicU64::new(0)).collect(),
         }
@@ -103,6 +106,19 @@ impl Store {
                 let _ = self.cache.get(&slot.swap(0, Relaxed));
             }
         }
+    }
+
+    /// False where an answer would not stay, so that it need not be taken in: the cache is full, and nobody has asked for it
+    /// before.
+    pub fn admits(&self, hash: u64) -> bool {
+        // A few large answers' room may be left.
+        let full = self.cache.weighted_size() >= self.limit - self.limit / 16;
+        !full || self.door.knows(hash)
+    }
+
+    /// Lets the answer to a question in whose old one has ended.
+    pub fn expects(&self, hash: u64) {
+        self.door.remark(hash);
     }
 
     /// Keeps an entry; whether it stays is decided by how often it and others are asked for.
@@ -191,7 +207,7 @@ impl Store {
     }
 
     /// The questions that are being asked right now.
-    pub fn flights(&self) -> &Flights {
+    pub fn flights(&self) -> &Arc<Flights> {
         &self.flights
     }
 

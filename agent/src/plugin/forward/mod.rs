@@ -6,6 +6,7 @@
 //! | `choose` | policies |
 //! | `marks` | which question is asked too often, and who has failed at which |
 //! | `query` | one question through the upstreams: tries, hedging, deadline |
+//! | [`trip`] | the short way, without a task: one datagram there, its answer back |
 //! | `background` | files that are followed, probes of upstreams in doubt, probes for loops |
 //! | `metrics` | what is counted |
 //! | `detail` | what `nodens status` tells |
@@ -19,6 +20,7 @@ mod metrics;
 mod query;
 #[cfg(test)]
 mod tests;
+pub mod trip;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -293,7 +295,16 @@ impl Forward {
         }
     }
 
-    /// True where a client's address is an upstream's: what it asks may be what we have asked it.
+    /// Looks for loops where a question looks like one that goes round: the client is an upstream, so that it may be what we
+    /// have asked it, or it is asked too often.
+    fn look_out(&self, client: IpAddr, identity: u64) {
+        let has_loops = self.surroundings.loops.is_some();
+        if has_loops && (self.rates.is_suspicious(identity) || self.is_upstream(client)) {
+            self.suspect();
+        }
+    }
+
+    /// True where a client's address is an upstream's.
     fn is_upstream(&self, client: IpAddr) -> bool {
         let client = client.to_canonical();
         self.set.load().upstreams.iter().any(|upstream| upstream.target().address.ip() == client)
@@ -322,14 +333,25 @@ impl Forward {
         self.earn_hedge(worker);
         let set = self.set.load_full();
         let identity = self.identify.question(&view.query);
-        if self.surroundings.loops.is_some() && self.rates.is_suspicious(identity) {
-            self.suspect();
-        }
+        self.look_out(request.origin.client.ip(), identity);
         let mut question = Question::of_query(&view.query);
         if let Some(options) = &request.options {
             question = question.with_options(options);
         }
         let ended = Asking::new(self, &set, worker, question, identity).run().await;
+        if let Ended::Answered(message) = &ended
+            && self.goes_on(message)
+        {
+            let theirs = next.resolve(request).await;
+            // Only another `forward` is asked; what the end of the chain says is no answer.
+            if theirs.outcome.plugin == Plugin::Forward {
+                return theirs;
+            }
+        }
+        self.conclude(&view, &set, identity, ended)
+    }
+
+    fn conclude(&self, view: &Request<'_>, set: &Set, identity: u64, ended: Ended) -> Answer {
         // Who asks again may be told by another upstream: only when all have failed, the failure is worth keeping.
         let is_open = || {
             let mut others = set.upstreams.iter();
@@ -337,15 +359,7 @@ impl Forward {
         };
         match ended {
             Ended::Answered(message) => {
-                let ours = || Outcome::new(Plugin::Forward, message.rcode());
-                if self.goes_on(&message) {
-                    let theirs = next.resolve(request).await;
-                    // Only another `forward` is asked; what the end of the chain says is no answer.
-                    if theirs.outcome.plugin == Plugin::Forward {
-                        return theirs;
-                    }
-                }
-                let outcome = ours();
+                let outcome = Outcome::new(Plugin::Forward, message.rcode());
                 let is_passing = outcome.rcode == Rcode::SERVFAIL && is_open();
                 Answer { is_passing, ..Answer::new(Arc::new(message), outcome) }
             }
@@ -355,7 +369,7 @@ impl Forward {
                     Failure::NoUpstream(_) | Failure::AllLoop => ede::NETWORK_ERROR,
                 };
                 let error = failure.to_string();
-                let answer = Answer::failure(&view, Plugin::Forward, Rcode::SERVFAIL, code, &error);
+                let answer = Answer::failure(view, Plugin::Forward, Rcode::SERVFAIL, code, &error);
                 Answer { is_passing: is_open(), ..answer }
             }
         }
@@ -384,10 +398,15 @@ impl Handler for Forwarding {
     }
 
     fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
-        if self.0.surroundings.loops.is_some() && self.0.is_upstream(request.origin.client.ip()) {
-            self.0.suspect();
-        }
         Box::pin(self.0.answer(request, next))
+    }
+
+    fn as_forward(&self, request: &Request<'_>) -> Option<&Arc<Forward>> {
+        self.0.takes(request.query.name()).then_some(&self.0)
+    }
+
+    fn passes(&self, request: &Request<'_>) -> bool {
+        !self.0.takes(request.query.name())
     }
 
     fn not_ready(&self) -> Option<String> {

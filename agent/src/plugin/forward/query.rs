@@ -16,6 +16,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::choose::{Fitness, Order, order};
+use super::trip::Trip;
 use super::{Forward, Set};
 use crate::clock::Tick;
 use crate::upstream::alarms::Alarm;
@@ -99,6 +100,16 @@ pub(super) struct Asking<'a> {
     retried: bool,
 }
 
+/// What a query on its short way has left to the task that goes on with it.
+pub(super) enum First {
+    /// It is still on its way to this upstream, or has failed.
+    Flight(Arc<Upstream>, Flight),
+    /// An answer that has to be looked at.
+    Received(Arc<Upstream>, Received),
+    /// Nothing could be sent.
+    Nothing,
+}
+
 enum Event {
     Done(usize, Result<Received, UpstreamError>),
     Due,
@@ -136,6 +147,51 @@ impl<'a> Asking<'a> {
         if let Some(failure) = self.set_out() {
             return Ended::Failed(failure);
         }
+        self.wait().await
+    }
+
+    /// The same, from where a query on its short way has come to.
+    pub(super) async fn run_from(mut self, trip: &Trip, first: First) -> Ended {
+        let upstream = match &first {
+            First::Nothing => return self.run().await,
+            First::Flight(upstream, _) | First::Received(upstream, _) => Arc::clone(upstream),
+        };
+        self.begun = trip.begun;
+        self.put_in_order();
+        let is_asked = |at: &u16| {
+            let up = self.set.upstreams.get(usize::from(*at));
+            up.is_some_and(|up| Arc::ptr_eq(up, &upstream))
+        };
+        if let Some(at) = self.order.iter().position(is_asked) {
+            self.order.swap(0, at);
+            self.next = 1;
+        }
+        self.tries = 1;
+        match first {
+            First::Received(_, received) => {
+                if let Some(message) = self.received(&upstream, Over::Udp, received) {
+                    return Ended::Answered(message);
+                }
+            }
+            First::Flight(_, flight) => {
+                let timeout = upstream.round_trips.try_timeout();
+                self.attempts.push(Attempt {
+                    upstream,
+                    flight,
+                    over: Over::Udp,
+                    begun: trip.begun,
+                    timeout,
+                    timed_out: false,
+                    late_before: trip.late_before,
+                });
+                self.look_out();
+            }
+            First::Nothing => {}
+        }
+        self.wait().await
+    }
+
+    async fn wait(mut self) -> Ended {
         let mut alarm = Alarm::new(self.forward.alarms(self.worker));
         loop {
             if self.attempts.is_empty() {
@@ -159,7 +215,8 @@ impl<'a> Asking<'a> {
                     let attempt = self.attempts.remove(n);
                     match result {
                         Ok(received) => {
-                            if let Some(message) = self.received(&attempt, received) {
+                            let Attempt { upstream, over, .. } = &attempt;
+                            if let Some(message) = self.received(upstream, *over, received) {
                                 return Ended::Answered(message);
                             }
                         }
@@ -179,12 +236,7 @@ impl<'a> Asking<'a> {
 
     fn set_out(&mut self) -> Option<Failure> {
         let config = &self.forward.config;
-        let (order, fitness) = order(&self.set.upstreams, config.policy, &self.forward.turn);
-        self.order = order;
-        self.forward.failures.put_last(self.identity, &mut self.order, |at| {
-            self.set.upstreams.get(usize::from(at)).map(|upstream| &**upstream)
-        });
-        match fitness {
+        match self.put_in_order() {
             Fitness::Good => {}
             Fitness::None => return Some(Failure::NoUpstream(Arc::clone(&self.set.trouble))),
             Fitness::AllLoop => return Some(Failure::AllLoop),
@@ -196,18 +248,33 @@ impl<'a> Asking<'a> {
                 }
             }
         }
+        self.launch_next();
+        self.look_out();
+        None
+    }
+
+    fn put_in_order(&mut self) -> Fitness {
+        let config = &self.forward.config;
+        let (order, fitness) = order(&self.set.upstreams, config.policy, &self.forward.turn);
+        self.order = order;
+        self.forward.failures.put_last(self.identity, &mut self.order, |at| {
+            self.set.upstreams.get(usize::from(at)).map(|upstream| &**upstream)
+        });
         self.max_tries = match config.max_connect_attempts {
             0 => (self.order.len() * 2).max(MIN_TRIES),
             limit => limit,
         };
-        self.launch_next();
+        fitness
+    }
+
+    /// Sets the time when the first upstream is later than usual.
+    fn look_out(&mut self) {
         if self.order.len() > 1
             && let Some(first) = self.attempts.first()
         {
             let after = first.upstream.round_trips.hedge_after();
             self.look_at = Some(self.begun.plus_millis(after.as_millis() as u64 + 1));
         }
-        None
     }
 
     /// Asks the next upstream that can be asked; gives up on those that cannot even be sent to.
@@ -273,8 +340,12 @@ impl<'a> Asking<'a> {
     }
 
     /// An answer has come. `None`: it is not the last word.
-    fn received(&mut self, attempt: &Attempt, received: Received) -> Option<Message> {
-        let upstream = &attempt.upstream;
+    fn received(
+        &mut self,
+        upstream: &Arc<Upstream>,
+        over: Over,
+        received: Received,
+    ) -> Option<Message> {
         let counters = upstream.counters(self.worker);
         upstream.round_trips.record(received.round_trip);
         if upstream.health.succeeded() {
@@ -284,7 +355,7 @@ impl<'a> Asking<'a> {
         let message = match Message::from_received(complete(received.bytes, &self.question)) {
             Ok(message) => message,
             // Cut off in the middle of a record: only a stream can bring the rest.
-            Err(_) if cut_off && attempt.over == Over::Udp => {
+            Err(_) if cut_off && over == Over::Udp => {
                 counters.truncated.add(1);
                 self.again(upstream, Over::Stream);
                 return None;
@@ -300,7 +371,7 @@ impl<'a> Asking<'a> {
             }
         };
         counters.answered(message.rcode(), received.round_trip);
-        if attempt.over == Over::Udp && (message.truncated() || cut_off) {
+        if over == Over::Udp && (message.truncated() || cut_off) {
             counters.truncated.add(1);
             self.second_best = Some(message);
             self.again(upstream, Over::Stream);
@@ -317,7 +388,7 @@ impl<'a> Asking<'a> {
             self.retried = true;
             self.question = self.question.without_edns();
             self.second_best = Some(message);
-            self.again(upstream, attempt.over);
+            self.again(upstream, over);
             return None;
         }
         if self.forward.config.failover.contains(&rcode)

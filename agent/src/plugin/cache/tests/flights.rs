@@ -60,7 +60,7 @@ async fn followers_outlive_their_leader() {
 
 #[test]
 fn another_question_with_the_same_hash_asks_alone() {
-    let flights = Flights::new();
+    let flights = Arc::new(Flights::new());
     let (one, other) = (Name::from_text("a.org").unwrap(), Name::from_text("b.org").unwrap());
     let key = |name| Key { name, qtype: RecordType::A, bits: 0 };
     let leader = flights.join(5, 1, &key(one.as_ref()), true);
@@ -75,7 +75,7 @@ fn another_question_with_the_same_hash_asks_alone() {
 
 #[test]
 fn who_waits_for_one_answer_is_bounded() {
-    let flights = Flights::new();
+    let flights = Arc::new(Flights::new());
     let name = Name::from_text("a.org").unwrap();
     let key = Key { name: name.as_ref(), qtype: RecordType::A, bits: 0 };
     let leader = flights.join(5, 1, &key, true);

@@ -1,0 +1,127 @@
+//! Replies that were not written in the receive loop: those of a thread gather here and are sent together once the tasks
+//! that are ready have run.
+
+use std::cell::RefCell;
+use std::io::IoSlice;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
+use smallvec::SmallVec;
+use tokio::net::UdpSocket;
+
+use super::sockets::send_to;
+use super::worker::Worker;
+
+/// Datagrams for one call.
+const BATCH: usize = 32;
+/// Octets that are kept between two batches; what large replies took beyond is given back.
+const KEPT: usize = 65_536;
+
+/// The way back to a client.
+pub(super) struct Back {
+    /// The socket that the query came to.
+    pub socket: Arc<UdpSocket>,
+    /// The address that was asked, where the socket is bound to the unspecified one.
+    pub source: Option<IpAddr>,
+}
+
+/// One thread's replies that are not sent yet. Dropping it sends them: at the end of a task of its own, or with the runtime.
+pub(super) struct Outbox;
+
+struct Reply {
+    back: Back,
+    worker: Arc<Worker>,
+    client: SocketAddr,
+    start: usize,
+    len: usize,
+}
+
+#[derive(Default)]
+struct Unsent {
+    octets: Vec<u8>,
+    replies: Vec<Reply>,
+}
+
+thread_local! {
+    static UNSENT: RefCell<Unsent> = RefCell::default();
+    static HEADERS: RefCell<MultiHeaders<SockaddrStorage>> =
+        RefCell::new(MultiHeaders::preallocate(BATCH, None));
+}
+
+impl Outbox {
+    /// Sends, soon, what `write` appends to the octets; nothing where it appends nothing.
+    pub(super) fn push(
+        back: Back,
+        worker: &Arc<Worker>,
+        client: SocketAddr,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let first = UNSENT.with_borrow_mut(|unsent| {
+            let start = unsent.octets.len();
+            write(&mut unsent.octets);
+            let len = unsent.octets.len() - start;
+            if len == 0 {
+                return false;
+            }
+            unsent.replies.push(Reply { back, worker: Arc::clone(worker), client, start, len });
+            unsent.replies.len() == 1
+        });
+        if first {
+            let outbox = Self;
+            tokio::spawn(async move { drop(outbox) });
+        }
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        let Ok(mut unsent) = UNSENT.try_with(RefCell::take) else { return };
+        unsent.send();
+        unsent.replies.clear();
+        unsent.octets.clear();
+        unsent.octets.shrink_to(KEPT);
+        // The buffers are used again.
+        let _ = UNSENT.try_with(|kept| kept.replace(unsent));
+    }
+}
+
+impl Unsent {
+    fn send(&self) {
+        let mut rest = self.replies.as_slice();
+        while let Some(first) = rest.first() {
+            let together = |reply: &&Reply| {
+                Arc::ptr_eq(&reply.back.socket, &first.back.socket) && reply.back.source.is_none()
+            };
+            let many = rest.iter().take_while(together).take(BATCH).count();
+            let sent =
+                if many > 1 { self.send_many(rest.get(..many).unwrap_or(&[])) } else { None };
+            let taken = sent.unwrap_or_else(|| {
+                let octets = self.octets.get(first.start..first.start + first.len);
+                let Back { socket, source } = &first.back;
+                if send_to(socket, octets.unwrap_or(&[]), first.client, *source).is_err() {
+                    first.worker.unsent(1);
+                }
+                1
+            });
+            rest = rest.get(taken..).unwrap_or(&[]);
+        }
+    }
+
+    /// How many the kernel has taken; `None` where it refuses the first.
+    fn send_many(&self, replies: &[Reply]) -> Option<usize> {
+        let fd = replies.first()?.back.socket.as_raw_fd();
+        let slices: SmallVec<[[IoSlice<'_>; 1]; BATCH]> = replies
+            .iter()
+            .map(|r| [IoSlice::new(self.octets.get(r.start..r.start + r.len).unwrap_or(&[]))])
+            .collect();
+        let clients: SmallVec<[Option<SockaddrStorage>; BATCH]> =
+            replies.iter().map(|reply| Some(reply.client.into())).collect();
+        let slices = slices.as_slice();
+        let sent = HEADERS.with_borrow_mut(|headers| {
+            sendmmsg(fd, headers, slices, &clients, [], MsgFlags::MSG_DONTWAIT).map(Iterator::count)
+        });
+        sent.ok().filter(|&sent| sent > 0)
+    }
+}
