@@ -2,6 +2,7 @@
 //! puts these tests and the binary into it, and runs them there.
 
 mod node;
+mod walk;
 
 use std::io::Write as _;
 
@@ -71,4 +72,14 @@ fn guest_liveness_goes_through_the_data_path() {
 #[test]
 fn guest_the_unit_runs_as_written() {
     in_the_guest(node::the_unit_runs_as_written);
+}
+
+#[test]
+fn guest_the_page_for_kubectl_leads_to_answers() {
+    in_the_guest(walk::the_page_for_kubectl_leads_to_answers);
+}
+
+#[test]
+fn guest_the_page_for_systemd_leads_to_answers() {
+    in_the_guest(walk::the_page_for_systemd_leads_to_answers);
 }

@@ -54,6 +54,6 @@ fn started(arguments: &[&str]) -> Nodens {
 }
 
 /// How long anything may take before a test gives up.
-fn tests_deadline() -> std::time::Duration {
+pub fn tests_deadline() -> std::time::Duration {
     std::time::Duration::from_secs(20)
 }
