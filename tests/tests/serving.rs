@@ -493,3 +493,79 @@ fn the_server_says_which_it_is_when_asked() {
     assert!(with.windows(10).any(|w| w == b"\0\x03\0\x06node-7"), "{with:02x?}");
     assert_eq!(Message::from_vec(&with).unwrap().metadata.message_type, MessageType::Response);
 }
+
+#[test]
+fn handlers_count_as_in_coredns() {
+    const COREFILE: &str = "example.test.:@dns@ {
+    bind 127.0.0.1
+    local
+    acl {
+        block type MX
+        filter type TXT
+        drop type SRV
+    }
+    dns64 {
+        allow_ipv4
+    }
+    template IN A example.test {
+        answer \"{{ .Name }} 60 IN A 192.0.2.1\"
+    }
+    template IN PTR example.test {
+        match ^(?P<host>[a-z]*)[.]example
+        answer \"{{ .Name }} 60 IN PTR {{ .Group.host }}..\"
+    }
+    prometheus 127.0.0.1:@metrics@
+    ready 127.0.0.1:@ready@
+}
+";
+    let nodens = Setup::new(COREFILE).start();
+    let client = nodens.client();
+    let rcode = |name: &str, kind| client.udp(&Question::new(name, kind)).unwrap().normal.rcode;
+    assert_eq!(rcode("www.example.test.", RecordType::A), "NOERROR");
+    assert_eq!(rcode("www.example.test.", RecordType::AAAA), "NOERROR");
+    assert_eq!(rcode("www.example.test.", RecordType::MX), "REFUSED");
+    assert_eq!(rcode("www.example.test.", RecordType::TXT), "NOERROR");
+    assert_eq!(rcode("www.example.test.", RecordType::PTR), "SERVFAIL");
+    assert_eq!(rcode("localhost.example.test.", RecordType::A), "NOERROR");
+    let dropped = client.within(SILENCE).udp(&Question::new("www.example.test.", RecordType::SRV));
+    assert!(dropped.is_err());
+    let metrics = nodens.metrics();
+    let server = format!("dns://{}", nodens.dns());
+    let count = |name: &str, labels: &[(&str, &str)]| {
+        let labels = [&[("server", &*server)], labels].concat();
+        metrics.sum(name, &labels)
+    };
+    let zone = [("zone", "example.test."), ("view", "")];
+    for (name, labels, wanted) in [
+        ("coredns_acl_blocked_requests_total", &zone[..], 1.0),
+        ("coredns_acl_filtered_requests_total", &zone, 1.0),
+        ("coredns_acl_dropped_requests_total", &zone, 1.0),
+        ("coredns_acl_allowed_requests_total", &[("view", "")], 3.0),
+        // The second is dns64's question.
+        ("coredns_template_matches_total", &[("type", "A"), ("class", "IN")], 2.0),
+        ("coredns_template_rr_failures_total", &[("type", "PTR"), ("section", "answer")], 1.0),
+        ("coredns_template_failures_total", &[], 0.0),
+        ("coredns_dns64_requests_translated_total", &[], 1.0),
+    ] {
+        assert_eq!(count(name, labels), wanted, "{name} {:#?}", metrics.map());
+    }
+    assert_eq!(metrics.sum("coredns_local_localhost_requests_total", &[]), 1.0);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let nodens = Setup::new("example.test.:@dns@ {\n bind 127.0.0.1\n whoami\n}\n")
+        .arguments(&["--socket", "@folder@/socket"])
+        .start();
+    let socket = nodens.folder().join("socket");
+    poll::wait_for("the socket", SOON, || socket.exists());
+    for output in ["text", "json"] {
+        let mut command = std::process::Command::new(tests::process::binary());
+        command.args(["status", "-o", output, "--socket"]).arg(&socket);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = command.stdout(writer).stderr(std::process::Stdio::piped()).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&ended.stderr), "");
+        assert!(ended.status.success(), "{ended:?}");
+    }
+}
