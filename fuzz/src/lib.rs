@@ -239,7 +239,8 @@ pub fn objects(bytes: &[u8]) {
 fn take(kind: Kind, decoded: Decoded) {
     // Its tables take milliseconds to make; it is empty again after each object.
     static INDEX: OnceLock<Index> = OnceLock::new();
-    let index = INDEX.get_or_init(|| Index::new(Settings { endpoint_pods: true }));
+    let index =
+        INDEX.get_or_init(|| Index::new(Settings { endpoint_pods: true, ..Settings::default() }));
     let (Fate::Serve(object), Some(id)) = (decoded.fate, decoded.id) else { return };
     index.apply(Event::Apply(object));
     index.apply(Event::Delete(kind, id));
@@ -259,7 +260,7 @@ pub fn snapshot(bytes: &[u8]) {
 fn read_snapshot(bytes: &[u8]) {
     let Ok(snapshot) = Snapshot::decode(bytes) else { return };
     let interner = Interner::default();
-    let index = Index::new(Settings { endpoint_pods: false });
+    let index = Index::new(Settings { endpoint_pods: false, ..Settings::default() });
     let objects: Vec<Object> = snapshot.objects(&interner).collect();
     assert_eq!(objects.len(), snapshot.count);
     for object in objects {

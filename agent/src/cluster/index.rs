@@ -38,6 +38,8 @@ use crate::clock::Tick;
 pub struct Settings {
     /// The names of the Pods behind endpoints (`endpoint_pod_names`): about 40 octets each.
     pub endpoint_pods: bool,
+    /// Addresses only of namespaces that are known (`namespace_labels`): no others have names.
+    pub known_namespaces: bool,
 }
 
 /// How much is known.

@@ -1,5 +1,6 @@
 //! What only the writer knows: every object by its id, which list last held it, and port lists that many share.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -145,6 +146,12 @@ impl Writer {
         }
         index.namespaces.put(index.hash(name.as_bytes()), |known| *known == name, name.clone());
         count(index, Kind::Namespace, 1);
+        if index.settings.known_namespaces {
+            let counts = &mut self.counts;
+            addresses_of(index, &name, |address, reason, key| {
+                index.addresses.add(counts, address, reason, key);
+            });
+        }
         true
     }
 
@@ -204,7 +211,7 @@ impl Writer {
                 if self.namespaces.remove(&id.name).is_none() {
                     return false;
                 }
-                forget_namespace(index, &id.name);
+                forget_namespace(index, &mut self.counts, &id.name);
             }
             Kind::Pod => {
                 let hash = index.hash((id.namespace.as_bytes(), id.name.as_bytes()));
@@ -246,7 +253,7 @@ impl Writer {
             Kind::Namespace => self.namespaces.retain(|name, seen| {
                 let stays = *seen == list;
                 if !stays {
-                    forget_namespace(index, name);
+                    forget_namespace(index, &mut self.counts, name);
                     swept += 1;
                 }
                 stays
@@ -288,11 +295,16 @@ impl Writer {
     /// Puts `new` in the place of `old`, and the addresses that this brings and takes into their place.
     fn publish(&mut self, index: &Index, old: &Group, new: Group, difference: Option<Difference>) {
         let key = Arc::clone(&new.key);
-        let (before, after) = (old.cluster_ips(), new.cluster_ips());
+        let (mut before, mut after) = (old.cluster_ips(), new.cluster_ips());
         let endpoints = new.ready().wrapping_sub(old.ready());
         index.endpoints.fetch_add(endpoints, Ordering::Relaxed);
         // A name is there before addresses lead to it, and is gone only after they no longer do.
-        let difference = difference.unwrap_or_default();
+        let mut difference = difference.unwrap_or_default();
+        if index.settings.known_namespaces && !index.has_namespace(key.namespace()) {
+            before.clear();
+            after.clear();
+            difference = Difference::default();
+        }
         let counts = &mut self.counts;
         before.iter().filter(|ip| !after.contains(ip)).for_each(|&gone| {
             index.addresses.remove(counts, gone, Reason::ClusterIp, &key);
@@ -359,9 +371,31 @@ fn is_pod(pod: &Pod, id: &ObjectId) -> bool {
     *pod.name == *id.name && pod.namespace == id.namespace
 }
 
-fn forget_namespace(index: &Index, name: &Text) {
+fn forget_namespace(index: &Index, counts: &mut Counts, name: &Text) {
     count(index, Kind::Namespace, -1);
     index.namespaces.remove(index.hash(name.as_bytes()), |known| known == name);
+    if index.settings.known_namespaces {
+        addresses_of(index, name, |address, reason, key| {
+            index.addresses.remove(counts, address, reason, key);
+        });
+    }
+}
+
+/// Calls `visit` with the addresses of a namespace's Services and of their endpoints; some several times.
+fn addresses_of(index: &Index, namespace: &str, mut visit: impl FnMut(IpAddr, Reason, &Arc<Key>)) {
+    for group in index.groups.all() {
+        if group.key.namespace() != namespace.as_bytes() {
+            continue;
+        }
+        for address in group.cluster_ips() {
+            visit(address, Reason::ClusterIp, &group.key);
+        }
+        for slice in &group.slices {
+            for address in (0..slice.len()).filter_map(|row| slice.address(row)) {
+                visit(address, Reason::Endpoint, &group.key);
+            }
+        }
+    }
 }
 
 fn forget_pod(index: &Index, gone: &Arc<Pod>) {

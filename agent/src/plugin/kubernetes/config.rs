@@ -113,7 +113,11 @@ impl Config {
 
     /// What an index for this directive is to keep.
     pub fn settings(&self) -> Settings {
-        Settings { endpoint_pods: self.spec.wanted.endpoint_pods }
+        let wanted = &self.spec.wanted;
+        Settings {
+            endpoint_pods: wanted.endpoint_pods,
+            known_namespaces: wanted.namespace_labels.is_some(),
+        }
     }
 
     /// Every zone that is served, those of addresses too.

@@ -112,7 +112,7 @@ fn lean(item: &Value) -> Option<Object> {
 }
 
 fn recorded_index(exposed: &Exposed) -> Arc<Index> {
-    let index = Index::new(Settings { endpoint_pods: true });
+    let index = Index::new(Settings { endpoint_pods: true, ..Settings::default() });
     let cluster: Value = serde_json::from_str(&data("cluster.json")).unwrap();
     for object in cluster["items"].as_array().unwrap().iter().filter_map(lean) {
         let namespace = match &object {
