@@ -325,12 +325,18 @@ fn a_start_from_a_snapshot_needs_no_api_server() {
     assert_eq!(metric("nodens_kubernetes_synced"), 0.0);
     assert_eq!(ready(&nodens), (200, "OK".into()));
     assert!(status(&nodens).contains("serving the snapshot of "), "{}", status(&nodens));
+    assert!(details(&nodens)["kubernetes"][0]["snapshot_age_seconds"].as_f64().unwrap() < 60.0);
     assert_eq!(a(&nodens, "nobody.default.svc.cluster.local.").0, "NXDOMAIN");
     // A restart without any API server loses nothing either.
     let asker = asker(&cluster, &nodens);
     cluster.put_service("later", "10.96.200.2");
     cluster.server.heal();
     wait_for("the first lists", SOON, || metric("nodens_kubernetes_snapshot_in_use") == 0.0);
+    nodens.wait_for_log("the snapshot of the last run is no longer in use", SOON);
+    wait_for("all watches", SOON, || status(&nodens).contains("up to date"));
+    let detail = details(&nodens)["kubernetes"][0].take();
+    assert!(detail["snapshot_age_seconds"].is_null() && detail["last_error"].is_null(), "{detail}");
+    assert!(!status(&nodens).contains("snapshot of"), "{}", status(&nodens));
     cluster.wait_level(&nodens, "the first lists", SOON);
     asker.finish_flawless();
 }

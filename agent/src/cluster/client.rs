@@ -5,7 +5,7 @@
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -170,14 +170,16 @@ impl Connector {
     }
 }
 
-/// Stamps of the files that are read once, when a client is made. (Of a pod's service account kube reads them every minute.)
+/// Stamps of the files that are read when a client is made. (kube reads a pod's token and authority again every minute, but
+/// after a connection that failed for want of the new authority nobody should have to wait for it.)
 fn stamps(source: &Source) -> Vec<Option<Stamp>> {
-    let files = match source {
+    let files: Vec<&Path> = match source {
+        Source::InCluster => vec![Path::new(POD_AUTHORITY)],
         Source::Kubeconfig { file, .. } => vec![file],
         Source::Endpoint { tls: Some(Tls { cert, key, ca }), .. } => {
-            [cert, key, ca].into_iter().flatten().collect()
+            [cert, key, ca].into_iter().flatten().map(PathBuf::as_path).collect()
         }
-        Source::InCluster | Source::Endpoint { tls: None, .. } | Source::Folder(_) => Vec::new(),
+        Source::Endpoint { tls: None, .. } | Source::Folder(_) => Vec::new(),
     };
     let stamp = |metadata: Metadata| {
         (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
@@ -276,6 +278,8 @@ fn build(mut config: kube::Config, timing: Timing) -> Result<kube::Client, kube:
     Ok(kube::Client::new(service, config.default_namespace))
 }
 
+/// The authority of a pod's API server; the folder is Kubernetes' for ever.
+const POD_AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 /// A connection that has been silent for so long is probed.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// The time between probes.

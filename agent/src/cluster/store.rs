@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,7 +16,7 @@ use super::interner::Interner;
 use super::object::Event;
 use super::report::Report;
 use super::snapshot::{self, Snapshot, SnapshotError};
-use super::spec::{SnapshotSpec, Source, Spec};
+use super::spec::{SnapshotSpec, Source, Spec, Wanted};
 use super::status::Status;
 use super::watch::{Feed, Watcher};
 
@@ -168,12 +167,14 @@ impl<S: Sink> Clusters<S> {
 struct Saver {
     path: PathBuf,
     every: Duration,
-    /// Empty where it could not be found out.
+    source: Source,
+    wanted: Wanted,
+    /// That of the start, empty where it could not be found out.
     identity: String,
     sink: Arc<dyn Sink>,
     status: Arc<Status>,
-    /// The number of changes that the file knows.
-    saved: AtomicU64,
+    /// The number of changes that the file knows, and the identity that it bears.
+    saved: Mutex<(u64, String)>,
     /// Only one writes at a time; holds the last error, so that it is logged once.
     writing: Mutex<Option<String>>,
 }
@@ -185,14 +186,26 @@ impl Saver {
         let path =
             settings.dir.join(format!("cluster-{:08x}.snapshot", crc32fast::hash(view.as_bytes())));
         let identity = match client::identity(&spec.source) {
-            Ok(cluster) => format!("{cluster}, {:?}", spec.wanted),
+            Ok(cluster) => identity(&cluster, &spec.wanted),
             Err(error) => {
                 warn!(snapshot = %path.display(), "no snapshot is read or written, since it cannot be told whose it is: {error}");
                 String::new()
             }
         };
         let (saved, writing) = Default::default();
-        Self { path, every: settings.every, identity, sink, status, saved, writing }
+        let (source, wanted) = (spec.source.clone(), spec.wanted.clone());
+        let every = settings.every;
+        Self { path, every, source, wanted, identity, sink, status, saved, writing }
+    }
+
+    /// The identity now: a cluster's authority is replaced now and then, and the next start will know the new one only.
+    /// Where the server has another address by now, it may be another cluster than the one that we heard of.
+    fn identity(&self) -> String {
+        let server = |identity: &str| identity.split(' ').next().unwrap_or_default().to_owned();
+        match client::identity(&self.source) {
+            Ok(now) if server(&now) == server(&self.identity) => identity(&now, &self.wanted),
+            Ok(_) | Err(_) => self.identity.clone(),
+        }
     }
 
     /// Fills the sink with what the snapshot holds, if it is one of this cluster.
@@ -268,24 +281,29 @@ impl Saver {
             return Ok(());
         }
         let changes: u64 = self.status.wanted().map(|kind| self.status.kind(kind).changes()).sum();
-        if changes == self.saved.load(Relaxed) {
+        let state = (changes, self.identity());
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        if *saved == state || changes == 0 {
             return Ok(());
         }
         let now =
             SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-        let octets =
-            snapshot::write(&self.path, &self.identity, now, |visit| self.sink.walk(visit))?;
+        let octets = snapshot::write(&self.path, &state.1, now, |visit| self.sink.walk(visit))?;
         tracing::debug!(snapshot = %self.path.display(), octets, "wrote the snapshot");
-        self.saved.store(changes, Relaxed);
+        *saved = state;
         Ok(())
     }
+}
+
+/// What a snapshot is told by: the cluster, and how much of it.
+fn identity(cluster: &str, wanted: &Wanted) -> String {
+    format!("{cluster}, {wanted:?}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cluster::decode::tests::conformance_cluster;
-    use crate::cluster::spec::Wanted;
     use crate::cluster::test_sink::Recorder;
 
     fn endpoint() -> Spec {

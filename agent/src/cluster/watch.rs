@@ -453,7 +453,11 @@ impl Feed {
         let status = self.status.kind(self.kind);
         status.note_change();
         status.note_relist();
+        let from_snapshot = self.status.is_snapshot_in_use();
         self.status.note_synced(self.kind);
+        if from_snapshot && !self.status.is_snapshot_in_use() {
+            info!("everything has been listed; the snapshot of the last run is no longer in use");
+        }
         debug!(kind = self.kind.name(), objects = self.sink.count(self.kind), "listed");
     }
 
