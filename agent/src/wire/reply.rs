@@ -350,7 +350,8 @@ impl<'b> Reply<'b> {
         self.count(Section::Additional, 1);
     }
 
-    fn room(&self) -> usize {
+    /// How many octets of records still fit.
+    pub fn room(&self) -> usize {
         let opt = if self.edns { OPT_LEN } else { 0 };
         self.limit.saturating_sub(self.buf.len() - self.base + opt)
     }

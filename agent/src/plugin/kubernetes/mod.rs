@@ -66,7 +66,7 @@ pub struct View {
     pub fallthrough: Fallthrough,
     /// Our own addresses, which `ns.dns` has; loopback and unspecified ones do not count.
     pub own: Vec<IpAddr>,
-    /// `loadbalance`: addresses go round. SRV sets that do not fit a message go round in any case.
+    /// `loadbalance`: addresses go round. Sets that do not fit a message go round in any case.
     pub rotate: bool,
 }
 
@@ -303,9 +303,10 @@ impl Kubernetes {
         self.view.zones.iter().find(|zone| self.view.multicluster.contains(zone) == imported)
     }
 
-    /// Where a set of records begins this time.
-    fn rotation(&self, local: &mut Local) -> usize {
-        if self.view.rotate { stride(local) } else { 0 }
+    /// Where a set of records of so many octets begins this time. One that does not fit goes round in any case, or part of
+    /// it would never be seen.
+    fn rotation(&self, octets: usize, reply: &Reply<'_>, local: &mut Local) -> usize {
+        if self.view.rotate || octets > reply.room() { stride(local) } else { 0 }
     }
 }
 

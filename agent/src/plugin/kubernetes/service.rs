@@ -229,8 +229,9 @@ impl Kubernetes {
                 self.addresses(ask, group, reply, local)
             }
             RecordType::A | RecordType::AAAA => {
-                let selected =
-                    Selected { ports, target: Target::Every, start: self.rotation(local) };
+                let octets = ready * if ask.qtype == RecordType::A { A_LEN } else { AAAA_LEN };
+                let start = self.rotation(octets, reply, local);
+                let selected = Selected { ports, target: Target::Every, start };
                 self.composed_addresses(ask, group, &selected, reply)
             }
             RecordType::SRV => {
@@ -275,7 +276,7 @@ impl Kubernetes {
         let selected = Selected {
             ports: Ports::All,
             target: Target::One(label, cluster),
-            start: self.rotation(local),
+            start: self.rotation(0, reply, local),
         };
         match ask.qtype {
             RecordType::A | RecordType::AAAA => {
@@ -301,7 +302,8 @@ impl Kubernetes {
         if records.is_empty() {
             return Verdict::NoData;
         }
-        reply.addresses_from(Section::Answer, stride, records, self.rotation(local), self.view.ttl);
+        let start = self.rotation(records.len(), reply, local);
+        reply.addresses_from(Section::Answer, stride, records, start, self.view.ttl);
         Verdict::Answered
     }
 
