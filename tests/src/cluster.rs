@@ -1,25 +1,26 @@
 //! A small cluster for scenarios: the recorded objects in a test API server, the real binary that watches them, a client
 //! that never stops asking, and the comparison of what is answered with what the server has, object by object.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+mod known;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hickory_proto::rr::RecordType;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::api::{ApiServer, Options, Resource};
-use crate::client::{Client, Question};
-use crate::normal;
+use crate::api::{ApiServer, Options};
+use crate::client::Client;
 use crate::poll;
 use crate::process::{Nodens, Ready, Setup};
 use crate::upstream::Upstream;
 use crate::zone::Zone;
+
+pub use self::known::{Known, known};
 
 /// How long a client waits for the answer to a single query before the query counts as lost.
 const LOST: Duration = Duration::from_secs(3);
@@ -33,19 +34,6 @@ pub struct Cluster {
     /// Where other names go; it knows none but `example.org.`.
     pub upstream: Upstream,
     folder: TempDir,
-}
-
-/// A question, and what the server's objects say to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
-    /// With the final dot.
-    pub name: String,
-    /// The type.
-    pub kind: RecordType,
-    /// The code.
-    pub rcode: &'static str,
-    /// The data of all records of the type, sorted.
-    pub data: Vec<String>,
 }
 
 /// A client that asks for known names all the time.
@@ -97,8 +85,10 @@ impl Cluster {
     /// # Panics
     /// When the record cannot be read.
     pub fn load(&self) {
-        let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/data/conformance/cluster.json");
-        self.server.load_file(Path::new(recorded)).unwrap_or_else(|error| panic!("{error:#}"));
+        // Part of the program: tests also run where the sources are not.
+        let recorded = include_str!("../data/conformance/cluster.json");
+        let objects = serde_json::from_str(recorded);
+        self.server.load(objects.unwrap_or_else(|error| panic!("cluster.json: {error}")));
     }
 
     /// Writes the kubeconfig that the binary uses, with the newest token.
@@ -112,9 +102,11 @@ impl Cluster {
         self.folder.path().join(name)
     }
 
-    /// A set-up with these lines in the `kubernetes` block; `@data@` is the lasting folder.
+    /// A set-up with these lines in the `kubernetes` block; `@data@` is the lasting folder. Without `pods` among them
+    /// it is `pods insecure`.
     #[must_use]
     pub fn setup(&self, options: &str) -> Setup {
+        let pods = if options.contains("pods ") { "" } else { "pods insecure" };
         let corefile = format!(
             ".:@dns@ {{
     bind 127.0.0.1
@@ -122,7 +114,7 @@ impl Cluster {
     prometheus 127.0.0.1:@metrics@
     kubernetes cluster.local in-addr.arpa ip6.arpa {{
         kubeconfig {}
-        pods insecure
+        {pods}
         fallthrough in-addr.arpa ip6.arpa
         {options}
     }}
@@ -194,26 +186,6 @@ impl std::fmt::Debug for Cluster {
     }
 }
 
-impl Known {
-    /// A difference between this and what is answered, in words.
-    #[must_use]
-    pub fn check(&self, client: &Client) -> Option<String> {
-        match client.ask(&self.name, self.kind) {
-            Err(error) => Some(format!("{} {}: {error}", self.name, self.kind)),
-            Ok(answer) => self.differs(&answer.normal.rcode, answer.data(self.kind)),
-        }
-    }
-
-    fn differs(&self, rcode: &str, mut data: Vec<String>) -> Option<String> {
-        data.sort_unstable();
-        let same = rcode == self.rcode && data == self.data;
-        (!same).then(|| {
-            let Self { name, kind, rcode: wanted, data: records } = self;
-            format!("{name} {kind}: {rcode} {data:?}, wanted {wanted} {records:?}")
-        })
-    }
-}
-
 impl Asker {
     /// Asks for `known`, one after the other and over again, so many times a second.
     ///
@@ -278,7 +250,7 @@ impl Tally {
     fn ask(&mut self, client: &Client, known: &Known) {
         self.asked += 1;
         let began = Instant::now();
-        let answer = client.udp(&Question::new(&known.name, known.kind));
+        let answer = client.ask(&known.name, known.kind);
         self.slowest = self.slowest.max(began.elapsed());
         let example = match answer {
             Err(error) => {
@@ -298,79 +270,11 @@ impl Tally {
     }
 }
 
-/// What a server's objects say, object by object: Services by name and address, Namespaces, and what has no name.
-#[must_use]
-pub fn known(server: &ApiServer) -> Vec<Known> {
-    let values = |resource| server.store().values(Resource::named(resource));
-    let mut endpoints: BTreeMap<(String, String), BTreeSet<IpAddr>> = BTreeMap::new();
-    for slice in values("endpointslices") {
-        let owner = text(&slice["metadata"]["labels"]["kubernetes.io/service-name"]);
-        let key = (text(&slice["metadata"]["namespace"]), owner);
-        if slice["addressType"] != "FQDN" {
-            endpoints.entry(key).or_default().extend(ready_addresses(&slice));
-        }
-    }
-    let mut out = Vec::new();
-    let mut owners: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
-    for service in values("services") {
-        let key = (text(&service["metadata"]["namespace"]), text(&service["metadata"]["name"]));
-        let name = format!("{}.{}.svc.cluster.local.", key.1, key.0);
-        if service["spec"]["type"] == "ExternalName" {
-            let target = text(&service["spec"]["externalName"]);
-            if target.parse::<IpAddr>().is_err() {
-                let target = format!("{}.", target.trim_end_matches('.').to_lowercase());
-                let (kind, data) = (RecordType::CNAME, vec![target]);
-                out.push(Known { name, kind, rcode: "NOERROR", data });
-            }
-            continue;
-        }
-        let own = cluster_ips(&service["spec"]);
-        for &ip in &own {
-            owners.entry(ip).or_default().push(name.clone());
-        }
-        let found = if own.is_empty() { endpoints.remove(&key).unwrap_or_default() } else { own };
-        let rcode = if found.is_empty() { "NXDOMAIN" } else { "NOERROR" };
-        for (kind, v4) in [(RecordType::A, true), (RecordType::AAAA, false)] {
-            let data = found.iter().filter(|ip| ip.is_ipv4() == v4).map(ToString::to_string);
-            let mut data: Vec<String> = data.collect();
-            data.sort_unstable();
-            out.push(Known { name: name.clone(), kind, rcode, data });
-        }
-    }
-    for (ip, mut names) in owners {
-        names.sort_unstable();
-        let name = normal::text(&ip.into());
-        out.push(Known { name, kind: RecordType::PTR, rcode: "NOERROR", data: names });
-    }
-    for namespace in values("namespaces") {
-        let name = format!("{}.svc.cluster.local.", text(&namespace["metadata"]["name"]));
-        out.push(Known { name, kind: RecordType::A, rcode: "NOERROR", data: Vec::new() });
-    }
-    out
-}
-
 /// A Service of the namespace `default` with this address.
 #[must_use]
 pub fn service(name: &str, ip: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
         "spec": {"clusterIP": ip, "clusterIPs": [ip]}})
-}
-
-fn ready_addresses(slice: &Value) -> Vec<IpAddr> {
-    let endpoints = slice["endpoints"].as_array().into_iter().flatten();
-    let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] != false);
-    let addresses =
-        ready.flat_map(|endpoint| endpoint["addresses"].as_array().into_iter().flatten());
-    addresses.filter_map(|address| address.as_str()?.parse().ok()).collect()
-}
-
-fn cluster_ips(spec: &Value) -> BTreeSet<IpAddr> {
-    let several = spec["clusterIPs"].as_array().into_iter().flatten();
-    several.chain([&spec["clusterIP"]]).filter_map(|ip| ip.as_str()?.parse().ok()).collect()
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
 }
 
 fn foreign() -> Zone {

@@ -100,6 +100,13 @@ impl Setup {
         self
     }
 
+    /// Changes the Corefile.
+    #[must_use]
+    pub fn corefile(mut self, change: impl FnOnce(&str) -> String) -> Self {
+        self.corefile = change(&self.corefile);
+        self
+    }
+
     /// A further file in the folder.
     #[must_use]
     pub fn file(mut self, path: impl Into<PathBuf>, text: &str) -> Self {

@@ -189,6 +189,23 @@ impl ApiServer {
         self.write_kubeconfig_as(path, &Identity::Certificate(pair));
     }
 
+    /// Writes `client.crt`, `client.key` and `ca.crt` to a folder: a client certificate of the server's authority, and the
+    /// authority.
+    ///
+    /// # Panics
+    /// When they cannot be written.
+    pub fn write_certificates(&self, folder: &Path) {
+        let pair = self.shared.lock().authority.client("nodens");
+        let pair = pair.unwrap_or_else(|error| panic!("no client certificate: {error:#}"));
+        let made = std::fs::create_dir_all(folder);
+        let files =
+            [("client.crt", pair.certificate), ("client.key", pair.key), ("ca.crt", self.ca_pem())];
+        for (name, text) in files {
+            let written = std::fs::write(folder.join(name), text);
+            assert!(written.is_ok(), "cannot write {}: {made:?} {written:?}", folder.display());
+        }
+    }
+
     /// Writes a kubeconfig with any identity.
     ///
     /// # Panics
