@@ -134,6 +134,9 @@ impl Connector {
         // Before the files are read: a change that comes between is seen the next time.
         current.stamp = stamps(&self.source);
         let config = configure(&self.source)?;
+        if config.proxy_url.is_some() {
+            tracing::warn!(source = %self.source, "the proxy that the kubeconfig or HTTPS_PROXY names is not used");
+        }
         let url = config.cluster_url.clone();
         let timing = self.timing;
         // Credential plugins are programs that kube runs and waits for.
@@ -227,9 +230,6 @@ fn configure(source: &Source) -> Result<kube::Config, ClientError> {
                     reason: "not ready".into(),
                 })?
                 .map_err(bad)?;
-            if config.proxy_url.is_some() {
-                tracing::warn!(kubeconfig = %file.display(), "the proxy that the kubeconfig or HTTPS_PROXY names is not used");
-            }
             Ok(config)
         }
         Source::Endpoint { url, tls } => {
