@@ -1,6 +1,7 @@
 //! The scenarios of `netns.rs` in a virtual machine whose kernel has a dummy driver: `scripts/guest/run` builds the machine,
 //! puts these tests and the binary into it, and runs them there.
 
+mod clock;
 mod node;
 mod walk;
 
@@ -82,4 +83,9 @@ fn guest_the_page_for_kubectl_leads_to_answers() {
 #[test]
 fn guest_the_page_for_systemd_leads_to_answers() {
     in_the_guest(walk::the_page_for_systemd_leads_to_answers);
+}
+
+#[test]
+fn guest_a_clock_that_jumps_is_no_trouble() {
+    in_the_guest(clock::jumps);
 }
