@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::entry::Entry;
 use super::store::Store;
 
-/// Slots: what a node asks for over and over fits many times, and the table takes 384 KiB a worker.
-const SLOTS: usize = 16_384;
+/// Slots: what a node asks for over and over fits many times, and the table takes 96 KiB a worker.
+const SLOTS: usize = 4_096;
 /// The longest entry that is held, in octets with overhead: an answer of a usual datagram. It bounds what a worker can
-/// hold on to after the store has let go of it: 24 MiB, and in practice next to nothing.
+/// hold on to after the store has let go of it: 6 MiB, and in practice next to nothing.
 const MAX_WEIGHT: u64 = 1_536;
 /// How firmly a much-asked entry holds its slot against others that want it.
 const MAX_CREDIT: u8 = 3;
