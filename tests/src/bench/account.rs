@@ -74,6 +74,16 @@ impl Drop for Account {
     }
 }
 
+/// CPU time of those threads of group `leader` whose names begin with `name`; threads that have ended are forgotten.
+#[must_use]
+pub fn used_by_threads(leader: u32, name: &str) -> Duration {
+    let threads = processes(leader).into_iter().flat_map(threads);
+    let named = threads.filter(|thread| {
+        fs::read_to_string(thread.join("comm")).is_ok_and(|comm| comm.starts_with(name))
+    });
+    Duration::from_nanos(named.map(|thread| number(&thread.join("schedstat"))).sum())
+}
+
 /// CPU time of the kernel's thread that delivers packets for processor `cpu` when there are many.
 #[must_use]
 pub fn soft_interrupts(cpu: usize) -> Duration {
@@ -119,8 +129,12 @@ fn group_of(pid: u32) -> Option<u32> {
 
 /// Nanoseconds that a process' threads have run.
 fn scheduled(pid: u32) -> u64 {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    threads.map(|thread| number(&thread.path().join("schedstat"))).sum()
+    threads(pid).map(|thread| number(&thread.join("schedstat"))).sum()
+}
+
+fn threads(pid: u32) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    entries.map(|thread| thread.path())
 }
 
 /// The first number in a file of the kernel.
@@ -144,6 +158,7 @@ mod tests {
         let me = std::process::id();
         let group = group_of(me);
         assert!(group.is_some_and(|group| processes(group).contains(&me)));
+        assert!(group.is_some_and(|group| used_by_threads(group, "") >= Duration::from_nanos(1)));
         assert!(scheduled(me) > 0 && status(me, "VmRSS:") > 1 << 20);
     }
 }

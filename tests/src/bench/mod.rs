@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod contestant;
 pub mod datagrams;
 pub mod latency;
+pub mod ping;
 pub mod questions;
 pub mod spawn;
 pub mod table;

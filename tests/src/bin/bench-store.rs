@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -15,23 +15,29 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tests::api::generate::Shape;
 use tests::api::{ApiServer, Fault};
-use tests::bench::account::{Account, peak, resident};
+use tests::bench::account::{Account, peak, resident, used_by_threads};
 use tests::bench::contestant::{LOAD_CPU, SERVER_CPU, programs};
 use tests::bench::latency::Latencies;
-use tests::bench::questions::question;
+use tests::bench::ping::{END, Pings, ping};
+use tests::bench::questions::{Questions, question};
 use tests::bench::spawn::Running;
 use tests::poll::{pause, until};
 
-const USAGE: &str = "usage: bench-store [-t SECONDS] [-e EVENTS] [-o FILE]
-  -t S  seconds of each part that has changes (default 10)
+const USAGE: &str = "usage: bench-store [-p PART] [-t SECONDS] [-e EVENTS] [-o FILE]
+  -p P  one part only: memory, snapshot or changes
+  -t S  seconds of each part that has changes (default 4)
   -e N  changes a second (default 1000)
   -o F  appends the figures as JSON lines to F (default target/bench/store.jsonl)";
 
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 3, 30), 5_453);
-/// Queries a second while the p99 of answers is measured.
-const RATE: &str = "5000";
-/// Every so many changes one is waited for.
-const PROBE_EVERY: u32 = 25;
+/// One change in so many is waited for, or fewer.
+const PROBE_EVERY: u32 = 5;
+/// How often each start is measured, and each turn of changes.
+const ROUNDS: usize = 5;
+/// How long queries are asked with changes, and then without.
+const PHASE: Duration = Duration::from_millis(300);
+/// The worker threads of Nodens, which answer.
+const WORKERS: &str = "dns-";
 /// How long anything may take before the run is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -43,28 +49,51 @@ struct Bench {
     seconds: f64,
     events: u32,
     out: PathBuf,
+    part: Option<String>,
+    rows: Vec<Row>,
     /// Every change brings an address that has never been there.
     generation: AtomicU32,
 }
 
+/// One line of the table.
+struct Row {
+    what: &'static str,
+    target: &'static str,
+    measured: String,
+}
+
 fn main() -> anyhow::Result<()> {
     let mut bench = Bench::new(std::env::args().skip(1))?;
-    for endpoints in ["all", "headless"] {
-        bench.memory(endpoints)?;
+    if bench.has("memory") {
+        let start = "start to first complete answer";
+        bench.memory("all", ["peak resident memory with two relists", start])?;
+        let same = "the same, `endpoints headless`";
+        bench.memory("headless", [same, same])?;
     }
-    bench.snapshot()?;
-    bench.changes()
+    if bench.has("snapshot") {
+        bench.snapshot()?;
+    }
+    if bench.has("changes") {
+        bench.changes()?;
+    }
+    println!("| | target | Nodens |\n|---|---|---|");
+    for Row { what, target, measured } in &bench.rows {
+        println!("| {what} | {target} | {measured} |");
+    }
+    Ok(())
 }
 
 impl Bench {
     fn new(mut words: impl Iterator<Item = String>) -> anyhow::Result<Self> {
-        let (mut seconds, mut events) = (10.0, 1_000);
+        let (mut seconds, mut events) = (4.0, 1_000);
         let mut out = PathBuf::from("target/bench/store.jsonl");
+        let mut part = None;
         while let Some(word) = words.next() {
             let mut value = || words.next().with_context(|| USAGE.to_owned());
             match word.as_str() {
                 "-t" => seconds = value()?.parse().context("-t")?,
                 "-e" => events = value()?.parse().context("-e")?,
+                "-p" => part = Some(value()?),
                 "-o" => out = value()?.into(),
                 _ => bail!("{USAGE}"),
             }
@@ -90,13 +119,29 @@ impl Bench {
             seconds,
             events,
             out,
+            part,
+            rows: Vec::new(),
             generation: AtomicU32::new(1),
         })
     }
 
+    fn has(&self, part: &str) -> bool {
+        self.part.as_ref().is_none_or(|only| only == part)
+    }
+
     /// Peak memory with two relists, and the start from nothing.
-    fn memory(&mut self, endpoints: &str) -> anyhow::Result<()> {
-        let (nodens, start) = self.start(&format!("endpoints {endpoints}"))?;
+    fn memory(
+        &mut self,
+        endpoints: &str,
+        [memory, start]: [&'static str; 2],
+    ) -> anyhow::Result<()> {
+        let options = format!("endpoints {endpoints}");
+        let mut starts = Vec::new();
+        for _ in 1..ROUNDS {
+            starts.push(millis(self.start(&options)?.1));
+        }
+        let (nodens, last) = self.start(&options)?;
+        starts.push(millis(last));
         // The first changes of a cluster make room for more of them.
         self.settle()?;
         let (first, first_peak) = (resident(nodens.id()), peak(nodens.id()));
@@ -107,10 +152,14 @@ impl Bench {
             self.api.heal();
             self.settle()?;
         }
+        let (most, took) = (mib(peak(nodens.id())), median(starts));
+        let all = endpoints == "all";
+        self.row(memory, if all { "64 MiB" } else { "24 MiB" }, format!("{most:.1} MiB"));
+        self.row(start, if all { "1.2 s" } else { "" }, format!("{:.2} s", took / 1e3));
         self.report(json!({
-            "what": "memory", "endpoints": endpoints, "start_ms": millis(start),
+            "what": "memory", "endpoints": endpoints, "start_ms": took,
             "first_list_mib": mib(first), "first_list_peak_mib": mib(first_peak),
-            "after_two_relists_mib": mib(resident(nodens.id())), "peak_mib": mib(peak(nodens.id())),
+            "after_two_relists_mib": mib(resident(nodens.id())), "peak_mib": most,
         }))
     }
 
@@ -129,42 +178,97 @@ impl Bench {
             .sum();
         self.api.refuse();
         let mut starts = Vec::new();
-        for _ in 0..5 {
+        for _ in 0..2 * ROUNDS + 1 {
             starts.push(millis(self.start(&options)?.1));
         }
         self.api.heal();
-        starts.sort_by(f64::total_cmp);
-        self.report(json!({"what": "snapshot", "start_ms": starts[2], "octets": octets}))
+        let took = median(starts);
+        self.row("start from a snapshot", "100 ms", format!("{took:.0} ms"));
+        self.report(json!({"what": "snapshot", "start_ms": took, "octets": octets}))
     }
 
     /// What changes cost, how soon they are answered, and what they do to queries meanwhile.
     fn changes(&mut self) -> anyhow::Result<()> {
         let (nodens, _) = self.start("endpoints all")?;
         self.settle()?;
-        let idle = self.load(|| Ok(()))?;
-        let (used, begun) = (nodens.used(), Instant::now());
-        self.stream(false)?;
-        let share = (nodens.used() - used).as_secs_f64() / begun.elapsed().as_secs_f64();
-        let latencies = self.stream(true)?;
-        let mut calm = vec![idle];
-        let mut busy = Vec::new();
-        for _ in 0..3 {
-            busy.push(self.load(|| self.stream(false).map(drop))?);
-            calm.push(self.load(|| Ok(()))?);
+        let (mut shares, mut latencies) = (Vec::new(), Latencies::default());
+        let turn = Duration::from_secs_f64(self.seconds);
+        for _ in 0..ROUNDS {
+            let (used, begun) = (nodens.used(), Instant::now());
+            self.stream(turn, None)?;
+            shares.push((nodens.used() - used).as_secs_f64() / begun.elapsed().as_secs_f64() * 1e2);
+            self.stream(turn, Some(&mut latencies))?;
         }
-        let p99 = |turns: &[Value]| {
-            let mut all: Vec<f64> = turns.iter().filter_map(|t| t["p99_us"].as_f64()).collect();
-            all.sort_by(f64::total_cmp);
-            all.get(all.len() / 2).copied().unwrap_or(0.0)
-        };
+        let cpu = median(shares);
+        let (p50, p99) = (latencies.percentile(0.5), latencies.percentile(0.99));
+        let [calm, busy] = self.phases(&nodens, turn * ROUNDS as u32)?;
+        self.row("CPU for 1,000 changes a second", "10 % of a core", format!("{cpu:.1} %"));
+        let measured = format!("{:.1} ms (half within {:.1} ms)", millis(p99), millis(p50));
+        self.row("change to changed answer, p99", "20 ms", measured);
+        for (what, target, at) in [
+            ("p99 of queries with changes, against without", "within 10 %", 1),
+            ("the same, half of them", "", 0),
+            ("a worker's CPU time for a query, likewise", "", 2),
+        ] {
+            let (calm, busy) = (calm[at], busy[at]);
+            let more = (busy / calm - 1.0) * 1e2;
+            self.row(what, target, format!("{busy:.1} us against {calm:.1} us ({more:+.0} %)"));
+        }
         self.report(json!({
-            "what": "changes", "a_second": self.events, "cpu_percent_of_a_core": share * 100.0,
+            "what": "changes", "a_second": self.events, "cpu_percent_of_a_core": cpu,
             "probes": latencies.count(),
-            "to_answer_p50_ms": millis(latencies.percentile(0.5)),
-            "to_answer_p99_ms": millis(latencies.percentile(0.99)),
-            "queries_p99_us_calm": p99(&calm), "queries_p99_us_with_changes": p99(&busy),
+            "to_answer_p50_ms": millis(p50), "to_answer_p99_ms": millis(p99),
+            "queries_p50_us_calm": calm[0], "queries_p50_us_with_changes": busy[0],
+            "queries_p99_us_calm": calm[1], "queries_p99_us_with_changes": busy[1],
+            "worker_us_a_query_calm": calm[2], "worker_us_a_query_with_changes": busy[2],
             "peak_mib": mib(peak(nodens.id())),
         }))
+    }
+
+    /// Asks for names of the cluster, one at a time, for so long: now without changes and now with them, a fraction of a
+    /// second each, so that other work on the machine falls on both alike. Returns of both p50 and p99 in microseconds, and
+    /// a worker's CPU time for a query.
+    fn phases(&self, nodens: &Running, length: Duration) -> anyhow::Result<[[f64; 3]; 2]> {
+        let mut questions = Questions::of("store", 1).context("no workload `store`")?;
+        let phase = AtomicUsize::new(0);
+        let mut used = [Duration::ZERO; 2];
+        let begun = Instant::now();
+        let phases = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| ping(SERVER, &mut questions, &phase));
+            let mut turn = || -> anyhow::Result<()> {
+                while begun.elapsed() < length {
+                    for (now, used) in used.iter_mut().enumerate() {
+                        let before = used_by_threads(nodens.id(), WORKERS);
+                        phase.store(now, Ordering::Relaxed);
+                        if now == 0 {
+                            pause(PHASE);
+                        } else {
+                            self.stream(PHASE, None)?;
+                        }
+                        *used += used_by_threads(nodens.id(), WORKERS).saturating_sub(before);
+                        phase.store(END - 1, Ordering::Relaxed);
+                        // What the phase has left to do is done.
+                        pause(PHASE / 10);
+                    }
+                }
+                Ok(())
+            };
+            let turns = turn();
+            phase.store(END, Ordering::Relaxed);
+            turns?;
+            asking.join().map_err(|_| anyhow::anyhow!("the asker panicked"))?
+        })?;
+        let mut figures = [[0.0; 3]; 2];
+        for ((figures, Pings { latencies, lost }), used) in figures.iter_mut().zip(phases).zip(used)
+        {
+            if lost * 100 > latencies.count() {
+                bail!("{lost} queries were lost beside {} answers", latencies.count());
+            }
+            let micros = |share| latencies.percentile(share).as_secs_f64() * 1e6;
+            let each = used.as_secs_f64() * 1e6 / latencies.count().max(1) as f64;
+            *figures = [micros(0.5), micros(0.99), each];
+        }
+        Ok(figures)
     }
 
     /// Starts Nodens and waits until it knows the last Service and the last headless one with all its endpoints.
@@ -215,19 +319,21 @@ impl Bench {
         Ok(())
     }
 
-    /// Changes endpoints at the set rate for the set time; `probe`: waits for some of them to be answered.
-    fn stream(&self, probe: bool) -> anyhow::Result<Latencies> {
+    /// Changes endpoints at the set rate for so long; `probe`: takes how long some of them took to be answered.
+    fn stream(&self, length: Duration, mut probe: Option<&mut Latencies>) -> anyhow::Result<()> {
         let begun = Instant::now();
-        let (asker, mut latencies) = (Asker::new()?, Latencies::default());
+        let asker = Asker::new()?;
         let step = Duration::from_secs(1) / self.events.max(1);
         let mut waiting: Option<(Instant, String, Ipv4Addr)> = None;
-        for number in 0..(self.seconds * f64::from(self.events)) as u32 {
+        let mut next = PROBE_EVERY;
+        for number in 0..(length.as_secs_f64() * f64::from(self.events)) as u32 {
             let due = begun + step * number;
             while Instant::now() < due {
                 match &waiting {
                     Some((since, name, address)) => {
                         if asker.holds(name, &[*address]) {
-                            latencies.add(since.elapsed().as_nanos() as u64);
+                            let took = since.elapsed().as_nanos() as u64;
+                            probe.iter_mut().for_each(|latencies| latencies.add(took));
                             waiting = None;
                         }
                     }
@@ -236,25 +342,13 @@ impl Bench {
             }
             let service = number as usize * 7 % self.shape.services;
             let address = self.touch(service);
-            let wanted = probe && number >= PROBE_EVERY && self.shape.is_headless(service);
-            if wanted && waiting.is_none() && number.is_multiple_of(PROBE_EVERY) {
+            let wanted = probe.is_some() && waiting.is_none() && number >= next;
+            if wanted && self.shape.is_headless(service) {
+                next = number + PROBE_EVERY;
                 waiting = Some((Instant::now(), self.name(service), address));
             }
         }
-        Ok(latencies)
-    }
-
-    /// Asks for names of the cluster at a steady rate while `work` is done, in a program of its own.
-    fn load(&self, work: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<Value> {
-        let mut command = Command::new(programs()?.join("bench-load"));
-        let seconds = self.seconds.to_string();
-        command.args(["--server", &SERVER.to_string(), "--workload", "store"]);
-        command.args(["--seconds", &seconds, "--rate", RATE]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let child = command.spawn()?;
-        work()?;
-        let out = child.wait_with_output()?;
-        Ok(serde_json::from_slice(&out.stdout)?)
+        Ok(())
     }
 
     /// Changes a Service's first endpoint and returns its new address.
@@ -266,6 +360,10 @@ impl Bench {
     fn name(&self, service: usize) -> String {
         let (namespace, name) = self.shape.service_name(service);
         format!("{name}.{namespace}.svc.cluster.local")
+    }
+
+    fn row(&mut self, what: &'static str, target: &'static str, measured: String) {
+        self.rows.push(Row { what, target, measured });
     }
 
     fn report(&self, value: Value) -> anyhow::Result<()> {
@@ -300,6 +398,11 @@ impl Asker {
 
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or(0.0)
 }
 
 fn millis(time: Duration) -> f64 {
