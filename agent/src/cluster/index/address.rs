@@ -35,8 +35,8 @@ struct Owner<const N: usize> {
 
 /// The addresses of the index, for readers.
 pub(super) struct Addresses {
-    v4: Table<Owner<4>>,
-    v6: Table<Owner<16>>,
+    v4: Table<Owner<4>, (), 1>,
+    v6: Table<Owner<16>, (), 1>,
     prefixes: Table<Prefix>,
     hasher: foldhash::fast::RandomState,
 }
@@ -75,7 +75,7 @@ impl Prefix {
 impl Addresses {
     pub(super) fn new() -> Self {
         Self {
-            v4: Table::new(13),
+            v4: Table::new(14),
             v6: Table::new(12),
             prefixes: Table::new(11),
             hasher: foldhash::fast::RandomState::default(),
@@ -102,12 +102,10 @@ impl Addresses {
     }
 
     pub(super) fn add(&self, counts: &mut Counts, address: IpAddr, reason: Reason, key: &Arc<Key>) {
-        let known = self.is_known(address);
-        let owner = Arc::clone(key);
-        match address {
-            IpAddr::V4(v4) => self.add_to(&self.v4, v4.octets(), reason, owner),
-            IpAddr::V6(v6) => self.add_to(&self.v6, v6.octets(), reason, owner),
-        }
+        let known = match address {
+            IpAddr::V4(v4) => self.add_to(&self.v4, v4.octets(), reason, key),
+            IpAddr::V6(v6) => self.add_to(&self.v6, v6.octets(), reason, key),
+        };
         let mut prefix = if known { None } else { Prefix::whole(address).parent() };
         while let Some(at) = prefix {
             let count = counts.entry(at).or_insert(0);
@@ -127,12 +125,10 @@ impl Addresses {
         reason: Reason,
         key: &Arc<Key>,
     ) {
-        let known = self.is_known(address);
-        match address {
+        let gone = match address {
             IpAddr::V4(v4) => self.remove_from(&self.v4, v4.octets(), reason, key),
             IpAddr::V6(v6) => self.remove_from(&self.v6, v6.octets(), reason, key),
-        }
-        let gone = known && !self.is_known(address);
+        };
         let mut prefix = if gone { Prefix::whole(address).parent() } else { None };
         while let Some(at) = prefix {
             let Some(count) = counts.get_mut(&at) else { return };
@@ -146,37 +142,44 @@ impl Addresses {
         }
     }
 
-    fn is_known(&self, address: IpAddr) -> bool {
-        let mut known = false;
-        self.owners(address, |_, _| {
-            known = true;
-            false
-        });
-        known
-    }
-
+    /// Returns whether some name had the address already.
     fn add_to<const N: usize>(
         &self,
-        table: &Table<Owner<N>>,
-        address: [u8; N],
-        reason: Reason,
-        key: Arc<Key>,
-    ) {
-        let same = |o: &Owner<N>| o.address == address && o.reason == reason && o.key == key;
-        let owner = Owner { address, reason, key: Arc::clone(&key) };
-        table.put(self.hash(address), same, owner);
-    }
-
-    fn remove_from<const N: usize>(
-        &self,
-        table: &Table<Owner<N>>,
+        table: &Table<Owner<N>, (), 1>,
         address: [u8; N],
         reason: Reason,
         key: &Arc<Key>,
-    ) {
-        table.remove(self.hash(address), |o| {
-            o.address == address && o.reason == reason && o.key == *key
+    ) -> bool {
+        let mut known = false;
+        let same = |o: &Owner<N>| {
+            let here = o.address == address;
+            known |= here;
+            here && o.reason == reason && o.key == *key
+        };
+        table.put(self.hash(address), same, Owner { address, reason, key: Arc::clone(key) });
+        known
+    }
+
+    /// Returns whether this was the last name with the address.
+    fn remove_from<const N: usize>(
+        &self,
+        table: &Table<Owner<N>, (), 1>,
+        address: [u8; N],
+        reason: Reason,
+        key: &Arc<Key>,
+    ) -> bool {
+        let hash = self.hash(address);
+        let mut removed = false;
+        table.remove(hash, |o| {
+            removed = o.address == address && o.reason == reason && o.key == *key;
+            removed
         });
+        let mut others = false;
+        table.each(hash, |o| {
+            others |= o.address == address;
+            !others
+        });
+        removed && !others
     }
 
     fn hash(&self, value: impl std::hash::Hash) -> u64 {

@@ -109,10 +109,13 @@ impl Slice {
     }
 }
 
-/// Short texts, one for each row, most often none at all.
+/// Short texts, one for each row, most often none at all: then it is one empty pointer.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Column {
-    // Where each row's text ends; empty where no row has any.
+pub struct Column(Option<Box<Texts>>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Texts {
+    // Where each row's text ends.
     ends: Box<[u32]>,
     text: Box<[u8]>,
     // (hash of the text, row) in order; only of rows that have one.
@@ -135,27 +138,38 @@ impl Column {
             }
         }
         by_hash.sort_unstable();
-        Self { ends: ends.into(), text: text.into(), by_hash: by_hash.into() }
+        Self(Some(Box::new(Texts {
+            ends: ends.into(),
+            text: text.into(),
+            by_hash: by_hash.into(),
+        })))
     }
 
     /// The text of a row; empty where it has none.
     pub fn get(&self, row: usize) -> &[u8] {
-        let Some(&end) = self.ends.get(row) else { return &[] };
-        let start =
-            row.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
-        self.text.get(start as usize..end as usize).unwrap_or(&[])
+        self.0.as_ref().map_or(&[], |texts| texts.get(row))
     }
 
     /// The rows that have this text, in order; `wanted` is its [`hash`].
     pub fn rows_of<'c>(&'c self, text: &'c [u8], wanted: u32) -> impl Iterator<Item = usize> + 'c {
-        let start = self.by_hash.partition_point(|&(hash, _)| hash < wanted);
-        let same = self.by_hash.iter().skip(start).take_while(move |(hash, _)| *hash == wanted);
+        let by_hash = self.0.as_ref().map_or(&[][..], |texts| &texts.by_hash);
+        let start = by_hash.partition_point(|&(hash, _)| hash < wanted);
+        let same = by_hash.iter().skip(start).take_while(move |(hash, _)| *hash == wanted);
         same.map(|&(_, row)| row as usize).filter(move |&row| self.get(row) == text)
     }
 
     /// True where no row has a text.
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.0.is_none()
+    }
+}
+
+impl Texts {
+    fn get(&self, row: usize) -> &[u8] {
+        let Some(&end) = self.ends.get(row) else { return &[] };
+        let start =
+            row.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        self.text.get(start as usize..end as usize).unwrap_or(&[])
     }
 }
 

@@ -9,23 +9,40 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use smallvec::SmallVec;
 
-/// One value with its hash, so that most strangers are passed over without a look at them.
+/// What a table keeps of an entry's hash beside it: all of it, so that most strangers are passed over without a look at
+/// them; or, as `()`, nothing, where a look costs no more.
+pub(super) trait Tag: Copy + Eq {
+    /// The tag of this hash.
+    fn of(hash: u64) -> Self;
+}
+
+impl Tag for u64 {
+    fn of(hash: u64) -> Self {
+        hash
+    }
+}
+
+impl Tag for () {
+    fn of(_: u64) -> Self {}
+}
+
 #[derive(Clone)]
-struct Slot<E> {
-    hash: u64,
+struct Slot<E, T> {
+    tag: T,
     value: E,
 }
 
-/// The entries whose hashes begin alike.
-type Shard<E> = SmallVec<[Slot<E>; 3]>;
+/// The entries whose hashes begin alike; the first `N` stand within.
+type Shard<E, T, const N: usize> = SmallVec<[Slot<E, T>; N]>;
 
-/// The table. Several entries may have the same hash, and even be equal: it is a bag.
-pub(super) struct Table<E> {
-    shards: Box<[ArcSwapOption<Shard<E>>]>,
+/// The table. Several entries may have the same hash, and even be equal: it is a bag. With `()` for `T` the closures meet
+/// entries of other hashes, too.
+pub(super) struct Table<E, T = u64, const N: usize = 2> {
+    shards: Box<[ArcSwapOption<Shard<E, T, N>>]>,
     shift: u32,
 }
 
-impl<E: Clone> Table<E> {
+impl<E: Clone, T: Tag, const N: usize> Table<E, T, N> {
     /// An empty table of 2 to the power of `bits` shards, eight octets each.
     pub(super) fn new(bits: u32) -> Self {
         let count = 1usize << bits.clamp(1, 24);
@@ -40,8 +57,8 @@ impl<E: Clone> Table<E> {
         is: impl Fn(&E) -> bool,
         read: impl FnOnce(&E) -> R,
     ) -> Option<R> {
-        let shard = self.shard(hash)?.load();
-        let slot = shard.as_ref()?.iter().find(|slot| slot.hash == hash && is(&slot.value))?;
+        let (shard, tag) = (self.shard(hash)?.load(), T::of(hash));
+        let slot = shard.as_ref()?.iter().find(|slot| slot.tag == tag && is(&slot.value))?;
         Some(read(&slot.value))
     }
 
@@ -49,29 +66,35 @@ impl<E: Clone> Table<E> {
     pub(super) fn each(&self, hash: u64, mut visit: impl FnMut(&E) -> bool) {
         let Some(shard) = self.shard(hash).map(|shard| shard.load()) else { return };
         let Some(shard) = shard.as_ref() else { return };
-        let _ = shard.iter().filter(|slot| slot.hash == hash).all(|slot| visit(&slot.value));
+        let tag = T::of(hash);
+        let _ = shard.iter().filter(|slot| slot.tag == tag).all(|slot| visit(&slot.value));
     }
 
     /// Puts `value` in the place of the first entry that `is` accepts, or adds it.
-    pub(super) fn put(&self, hash: u64, is: impl Fn(&E) -> bool, value: E) {
-        self.change(hash, |shard| {
-            match shard.iter_mut().find(|slot| slot.hash == hash && is(&slot.value)) {
-                Some(slot) => slot.value = value,
-                None => {
-                    shard.reserve_exact(1);
-                    shard.push(Slot { hash, value });
-                }
+    pub(super) fn put(&self, hash: u64, mut is: impl FnMut(&E) -> bool, value: E) {
+        let tag = T::of(hash);
+        self.change(hash, |old| {
+            let at = old.iter().position(|slot| slot.tag == tag && is(&slot.value));
+            let mut shard = Shard::with_capacity(old.len() + usize::from(at.is_none()));
+            shard.extend(old.iter().cloned());
+            let slot = Slot { tag, value };
+            match at.and_then(|at| shard.get_mut(at)) {
+                Some(known) => *known = slot,
+                None => shard.push(slot),
             }
+            Some(shard)
         });
     }
 
     /// Takes out the first entry that `is` accepts.
-    pub(super) fn remove(&self, hash: u64, is: impl Fn(&E) -> bool) {
-        self.change(hash, |shard| {
-            if let Some(at) = shard.iter().position(|slot| slot.hash == hash && is(&slot.value)) {
-                shard.remove(at);
-                shard.shrink_to_fit();
-            }
+    pub(super) fn remove(&self, hash: u64, mut is: impl FnMut(&E) -> bool) {
+        let tag = T::of(hash);
+        self.change(hash, |old| {
+            let at = old.iter().position(|slot| slot.tag == tag && is(&slot.value))?;
+            let mut shard = Shard::with_capacity(old.len() - 1);
+            let others = old.iter().enumerate().filter(|(place, _)| *place != at);
+            shard.extend(others.map(|(_, slot)| slot.clone()));
+            Some(shard)
         });
     }
 
@@ -87,15 +110,17 @@ impl<E: Clone> Table<E> {
         })
     }
 
-    fn shard(&self, hash: u64) -> Option<&ArcSwapOption<Shard<E>>> {
+    fn shard(&self, hash: u64) -> Option<&ArcSwapOption<Shard<E, T, N>>> {
         self.shards.get((hash >> self.shift) as usize)
     }
 
-    // Callers hold the index's writer lock, so that no other change gets lost between load and store.
-    fn change(&self, hash: u64, change: impl FnOnce(&mut Shard<E>)) {
+    // `change` returns the new shard, or `None` where the old one stays. Callers hold the index's writer lock, so that no
+    // other change gets lost between load and store.
+    fn change(&self, hash: u64, change: impl FnOnce(&[Slot<E, T>]) -> Option<Shard<E, T, N>>) {
         let Some(place) = self.shard(hash) else { return };
-        let mut shard = place.load().as_ref().map(|shard| Shard::clone(shard)).unwrap_or_default();
-        change(&mut shard);
+        let old = place.load();
+        let new = change(old.as_ref().map_or(&[], |shard| shard.as_slice()));
+        let Some(shard) = new else { return };
         place.store((!shard.is_empty()).then(|| Arc::new(shard)));
     }
 }
