@@ -84,8 +84,6 @@ fn slice(
         addresses: [IpAddr::from((first + n as u32).to_be_bytes())].into_iter().collect(),
         hostname: hostnames.then(|| format!("{service}-{}", number * 100 + n).into()),
         pod: Some(format!("{service}-5d4f8c7b9-{n:05}").into()),
-        node: Some("node-1".into()),
-        zone: Some("zone-a".into()),
         ready: true,
     };
     Event::Apply(Object::EndpointSlice(EndpointSlice {

@@ -131,10 +131,6 @@ pub struct Endpoint {
     pub hostname: Option<Text>,
     /// The Pod that it is, where `targetRef` names one.
     pub pod: Option<Text>,
-    /// The node that it is on.
-    pub node: Option<Text>,
-    /// The zone that it is in.
-    pub zone: Option<Text>,
     /// `conditions.ready`; absent means true.
     pub ready: bool,
 }

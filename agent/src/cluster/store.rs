@@ -236,16 +236,28 @@ impl Saver {
         for kind in self.status.wanted() {
             self.sink.apply(Event::ResetBegin(kind));
         }
+        let mut count = 0;
         for object in snapshot.objects(interner) {
-            if self.status.kind(object.kind()).is_wanted() {
-                self.sink.apply(Event::Apply(object));
+            match object {
+                Ok(object) if self.status.kind(object.kind()).is_wanted() => {
+                    self.sink.apply(Event::Apply(object));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    // All of it or nothing.
+                    for object in snapshot.objects(interner).flatten() {
+                        self.sink.apply(Event::Delete(object.kind(), object.id()));
+                    }
+                    return Err(error);
+                }
             }
+            count += 1;
         }
         for kind in self.status.wanted() {
             self.sink.apply(Event::ResetDone(kind));
         }
         self.status.note_snapshot(snapshot.written);
-        Ok(snapshot.count)
+        Ok(count)
     }
 
     /// Writes now and then, until it is dropped.

@@ -7,6 +7,7 @@
 mod check;
 mod raw;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use serde::Deserialize;
@@ -111,6 +112,7 @@ pub struct Decoded {
 
 /// Reads one object of a known kind from JSON. Total: any octets give an answer.
 pub fn decode(kind: Kind, json: &[u8], interner: &Interner) -> Decoded {
+    let json = &*text(json);
     match kind {
         Kind::Service => read::<raw::Service<'_>>(json, interner),
         Kind::EndpointSlice => read::<raw::EndpointSlice<'_>>(json, interner),
@@ -153,6 +155,7 @@ pub enum Line {
 
 /// Reads one line of a watch. Total: any octets give an answer.
 pub fn decode_line(kind: Kind, json: &[u8], interner: &Interner) -> Line {
+    let json = &*text(json);
     match kind {
         Kind::Service => read_line::<raw::Service<'_>>(json, interner),
         Kind::EndpointSlice => read_line::<raw::EndpointSlice<'_>>(json, interner),
@@ -165,7 +168,8 @@ pub fn decode_line(kind: Kind, json: &[u8], interner: &Interner) -> Line {
 
 /// What a list says of itself.
 pub fn decode_list_metadata(json: &[u8]) -> ListMetadata {
-    let raw: raw::ListMeta<'_> = serde_json::from_slice(json).unwrap_or_default();
+    let json = text(json);
+    let raw: raw::ListMeta<'_> = serde_json::from_str(&json).unwrap_or_default();
     let owned = |text: Option<raw::Str<'_>>| {
         text.filter(|text| !text.is_empty()).map(|text| text.to_owned())
     };
@@ -189,12 +193,18 @@ trait Raw<'a>: Deserialize<'a> {
     fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, BadObject>;
 }
 
-fn read<'a, R: Raw<'a>>(json: &'a [u8], interner: &Interner) -> Decoded {
-    match serde_json::from_slice::<R>(json) {
+/// JSON as text: checked at once, its strings need not be checked one by one. What is no UTF-8 anywhere is replaced, as in
+/// Go.
+fn text(json: &[u8]) -> Cow<'_, str> {
+    str::from_utf8(json).map_or_else(|_| String::from_utf8_lossy(json), Cow::Borrowed)
+}
+
+fn read<'a, R: Raw<'a>>(json: &'a str, interner: &Interner) -> Decoded {
+    match serde_json::from_str::<R>(json) {
         Ok(raw) => judge(&raw, interner),
         Err(error) => {
             // A field of the wrong type somewhere: who it is may still be read.
-            let bare = serde_json::from_slice::<raw::Bare<'_>>(json).unwrap_or_default();
+            let bare = serde_json::from_str::<raw::Bare<'_>>(json).unwrap_or_default();
             let mut decoded = judge(&bare, interner);
             decoded.fate = Fate::Skip(BadObject::Malformed(error.to_string()));
             decoded
@@ -202,10 +212,10 @@ fn read<'a, R: Raw<'a>>(json: &'a [u8], interner: &Interner) -> Decoded {
     }
 }
 
-fn read_line<'a, R: Raw<'a>>(json: &'a [u8], interner: &Interner) -> Line {
-    let (event, decoded) = match serde_json::from_slice::<raw::Line<'_, R>>(json) {
+fn read_line<'a, R: Raw<'a>>(json: &'a str, interner: &Interner) -> Line {
+    let (event, decoded) = match serde_json::from_str::<raw::Line<'_, R>>(json) {
         Ok(line) => (line.event, judge(&line.object, interner)),
-        Err(error) => match serde_json::from_slice::<raw::Line<'_, raw::Bare<'_>>>(json) {
+        Err(error) => match serde_json::from_str::<raw::Line<'_, raw::Bare<'_>>>(json) {
             Err(_) => return Line::Garbage(error.to_string()),
             Ok(line) => {
                 let mut decoded = judge(&line.object, interner);
@@ -219,7 +229,7 @@ fn read_line<'a, R: Raw<'a>>(json: &'a [u8], interner: &Interner) -> Line {
         "MODIFIED" => Line::Event(EventType::Modified, decoded),
         "DELETED" => Line::Event(EventType::Deleted, decoded),
         "BOOKMARK" => Line::Event(EventType::Bookmark, decoded),
-        "ERROR" => match serde_json::from_slice::<raw::Line<'_, raw::Status<'_>>>(json) {
+        "ERROR" => match serde_json::from_str::<raw::Line<'_, raw::Status<'_>>>(json) {
             Ok(line) => Line::Error {
                 code: line.object.code.unwrap_or_default(),
                 message: line
@@ -278,7 +288,8 @@ fn identity(meta: &raw::Meta<'_>, interner: &Interner) -> Result<ObjectId, BadOb
     let name = meta.name.as_deref().unwrap_or_default();
     Ok(ObjectId {
         namespace,
-        name: interner.intern(object_name("metadata.name", name, &mut lower)?),
+        // Many objects share a namespace, none a name.
+        name: object_name("metadata.name", name, &mut lower)?.into(),
     })
 }
 
@@ -370,8 +381,7 @@ impl<'a> Raw<'a> for raw::EndpointSlice<'a> {
             return Ok(None);
         };
         let mut lower = String::new();
-        let service = label("label kubernetes.io/service-name", service, &mut lower)?;
-        let service = interner.intern(service);
+        let service = label("label kubernetes.io/service-name", service, &mut lower)?.into();
         slice(self, SliceOf { id, service, imported: false, cluster: None }, interner)
     }
 }
@@ -389,7 +399,7 @@ impl<'a> Raw<'a> for raw::ImportedSlice<'a> {
             return Ok(None);
         };
         let mut lower = String::new();
-        let service = interner.intern(label(SERVICE, service, &mut lower)?);
+        let service = label(SERVICE, service, &mut lower)?.into();
         let cluster = match labels.and_then(|labels| labels.cluster.as_deref()) {
             None | Some("") => None,
             Some(text) => Some(interner.intern(label(CLUSTER, text, &mut lower)?)),
@@ -562,16 +572,10 @@ fn endpoint(
         },
         _ => None,
     };
-    let mut place = |field, text: Option<&str>| match text {
-        None | Some("") => Ok(None),
-        Some(text) => object_name(field, text, &mut lower).map(|text| Some(interner.intern(text))),
-    };
     Ok(Endpoint {
         addresses,
         hostname,
         pod,
-        node: place("endpoints[].nodeName", raw.node_name.as_deref())?,
-        zone: place("endpoints[].zone", raw.zone.as_deref())?,
         // The DNS specification publishes ready endpoints. One that still serves while it terminates is not ready (KEP-1672),
         // and whoever asks now is better off elsewhere; CoreDNS does the same.
         ready: raw.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true),

@@ -5,10 +5,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Deref;
 
-use serde::de::{Error, IgnoredAny, Visitor};
+use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use smallvec::SmallVec;
 
 /// A string of the input, copied only where it has escapes. (serde would copy every `Option<Cow<str>>`.)
 pub(super) struct Str<'a>(Cow<'a, str>);
@@ -40,6 +42,49 @@ impl<'de: 'a, 'a> Deserialize<'de> for Str<'a> {
             }
         }
         deserializer.deserialize_str(Borrow)
+    }
+}
+
+/// A list, of which `INLINE` elements need no memory of their own, and which makes room for `ROOM` at once: serde makes
+/// none beforehand where the format does not say how many there are.
+pub(super) struct List<T, const INLINE: usize, const ROOM: usize>(SmallVec<[T; INLINE]>);
+
+impl<T, const INLINE: usize, const ROOM: usize> Deref for List<T, INLINE, ROOM> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const INLINE: usize, const ROOM: usize> Deserialize<'de>
+    for List<T, INLINE, ROOM>
+{
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each<T, const INLINE: usize, const ROOM: usize>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>, const INLINE: usize, const ROOM: usize> Visitor<'de>
+            for Each<T, INLINE, ROOM>
+        {
+            type Value = List<T, INLINE, ROOM>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut list = SmallVec::new();
+                while let Some(element) = seq.next_element()? {
+                    if list.len() == list.capacity() {
+                        list.reserve(ROOM.max(list.len()));
+                    }
+                    list.push(element);
+                }
+                Ok(List(list))
+            }
+        }
+
+        deserializer.deserialize_seq(Each(PhantomData))
     }
 }
 
@@ -135,11 +180,11 @@ pub(super) struct ServiceSpec<'a> {
     #[serde(borrow, rename = "clusterIP")]
     pub cluster_ip: Option<Str<'a>>,
     #[serde(borrow, rename = "clusterIPs")]
-    pub cluster_ips: Option<Vec<Str<'a>>>,
+    pub cluster_ips: Option<List<Str<'a>, 1, 1>>,
     #[serde(borrow)]
     pub external_name: Option<Str<'a>>,
     #[serde(borrow)]
-    pub ports: Option<Vec<Port<'a>>>,
+    pub ports: Option<List<Port<'a>, 2, 2>>,
     pub publish_not_ready_addresses: Option<bool>,
 }
 
@@ -161,9 +206,9 @@ pub(super) struct EndpointSlice<'a> {
     #[serde(borrow)]
     pub address_type: Option<Str<'a>>,
     #[serde(borrow)]
-    pub ports: Option<Vec<Port<'a>>>,
+    pub ports: Option<List<Port<'a>, 2, 2>>,
     #[serde(borrow)]
-    pub endpoints: Option<Vec<Endpoint<'a>>>,
+    pub endpoints: Option<List<Endpoint<'a>, 0, 16>>,
 }
 
 /// An EndpointSlice that is read as one of a ServiceImport.
@@ -175,13 +220,9 @@ pub(super) struct ImportedSlice<'a>(#[serde(borrow)] pub EndpointSlice<'a>);
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Endpoint<'a> {
     #[serde(borrow)]
-    pub addresses: Option<Vec<Str<'a>>>,
+    pub addresses: Option<List<Str<'a>, 1, 1>>,
     #[serde(borrow)]
     pub hostname: Option<Str<'a>>,
-    #[serde(borrow)]
-    pub node_name: Option<Str<'a>>,
-    #[serde(borrow)]
-    pub zone: Option<Str<'a>>,
     #[serde(borrow)]
     pub target_ref: Option<TargetRef<'a>>,
     pub conditions: Option<Conditions>,
@@ -219,7 +260,7 @@ pub(super) struct PodStatus<'a> {
     #[serde(borrow, rename = "podIP")]
     pub pod_ip: Option<Str<'a>>,
     #[serde(borrow, rename = "podIPs")]
-    pub pod_ips: Option<Vec<PodIp<'a>>>,
+    pub pod_ips: Option<List<PodIp<'a>, 1, 1>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -244,7 +285,7 @@ pub(super) struct ImportSpec<'a> {
     #[serde(borrow, rename = "type")]
     pub kind: Option<Str<'a>>,
     #[serde(borrow)]
-    pub ips: Option<Vec<Str<'a>>>,
+    pub ips: Option<List<Str<'a>, 1, 1>>,
     #[serde(borrow)]
-    pub ports: Option<Vec<Port<'a>>>,
+    pub ports: Option<List<Port<'a>, 2, 2>>,
 }

@@ -49,8 +49,6 @@ fn slice_object(group: &Group, slice: &Slice) -> EndpointSlice {
             addresses: [slice.address(row)?].into_iter().collect(),
             hostname: optional(slice.hostnames.get(row)),
             pod: optional(slice.pods.get(row)),
-            node: None,
-            zone: None,
             ready: true,
         })
     });

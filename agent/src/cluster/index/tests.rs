@@ -79,8 +79,6 @@ fn slice() -> impl Strategy<Value = Object> {
                 .collect(),
                 hostname: (hostname > 1).then(|| format!("h{hostname}").into()),
                 pod: (pod > 0).then(|| format!("p{pod}").into()),
-                node: None,
-                zone: None,
                 ready: ready > 0,
             };
             Object::EndpointSlice(EndpointSlice {
@@ -330,8 +328,6 @@ fn readers_see_whole_sets_while_a_writer_writes() {
             addresses: [IpAddr::from([10, net, 0, last])].into_iter().collect(),
             hostname: None,
             pod: None,
-            node: None,
-            zone: None,
             ready: true,
         };
         Event::Apply(Object::EndpointSlice(EndpointSlice {

@@ -161,6 +161,15 @@ impl<W: Write> Encoder<W> {
         self.optional(slice.cluster.as_ref());
         self.ports(&slice.ports);
         self.number(slice.endpoints.len() as u64);
+        let bare = |endpoint: &Endpoint| match endpoint.addresses.as_slice() {
+            [IpAddr::V4(ip)] if is_bare(endpoint) => Some(ip.octets()),
+            _ => None,
+        };
+        let bares: Option<Vec<_>> = slice.endpoints.iter().map(bare).collect();
+        self.out.push(u8::from(bares.is_some()));
+        if let Some(addresses) = bares {
+            return self.raw(addresses.as_flattened());
+        }
         for endpoint in &slice.endpoints {
             self.addresses(&endpoint.addresses);
             self.optional(endpoint.hostname.as_ref());
@@ -168,8 +177,6 @@ impl<W: Write> Encoder<W> {
             if let Some(pod) = &endpoint.pod {
                 self.once(pod);
             }
-            self.optional(endpoint.node.as_ref());
-            self.optional(endpoint.zone.as_ref());
             self.out.push(u8::from(endpoint.ready));
         }
     }
@@ -201,6 +208,16 @@ impl<W: Write> Encoder<W> {
 }
 
 const FLUSH: usize = 64 << 10;
+
+/// True for an endpoint of which only its addresses are to be known: almost every one.
+fn is_bare(endpoint: &Endpoint) -> bool {
+    endpoint.ready && endpoint.hostname.is_none() && endpoint.pod.is_none()
+}
+
+fn bare_endpoint(octets: [u8; 4]) -> Endpoint {
+    let addresses = SmallVec::from_buf([IpAddr::from(octets)]);
+    Endpoint { addresses, hostname: None, pod: None, ready: true }
+}
 
 /// The index gives an endpoint of several addresses back as several.
 const MAX_SINGLE_ENDPOINTS: usize = MAX_ENDPOINTS * MAX_ADDRESSES;
@@ -246,7 +263,7 @@ impl<'a, 'i> Decoder<'a, 'i> {
         self.take(usize::try_from(len).map_err(|_| SnapshotError::Truncated)?)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
@@ -254,8 +271,17 @@ impl<'a, 'i> Decoder<'a, 'i> {
         self.rest
     }
 
-    /// The next object; `None` after the last.
-    pub(super) fn object(&mut self) -> Result<Option<Object>> {
+    /// The next object; `None` after the last, which has to be the end of it all.
+    pub(super) fn next(&mut self) -> Option<Result<Object>> {
+        match self.object() {
+            Ok(Some(object)) => Some(Ok(object)),
+            Ok(None) if self.is_empty() => None,
+            Ok(None) => Some(Err(SnapshotError::Malformed("end"))),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn object(&mut self) -> Result<Option<Object>> {
         Ok(Some(match self.octet()? {
             END => return Ok(None),
             SERVICE => Object::Service(self.service()?),
@@ -342,7 +368,12 @@ impl<'a, 'i> Decoder<'a, 'i> {
         let cluster = self.optional(Self::label)?;
         let ports = self.ports()?;
         let count = self.count(MAX_SINGLE_ENDPOINTS, "number of endpoints")?;
-        let endpoints = (0..count).map(|_| self.endpoint()).collect::<Result<_>>()?;
+        let endpoints = if self.flag()? {
+            let (addresses, _) = self.take(count * 4)?.as_chunks::<4>();
+            addresses.iter().map(|&octets| bare_endpoint(octets)).collect()
+        } else {
+            (0..count).map(|_| self.endpoint()).collect::<Result<_>>()?
+        };
         Ok(EndpointSlice { id, service, imported, cluster, ports, endpoints, triggered_at: None })
     }
 
@@ -351,8 +382,6 @@ impl<'a, 'i> Decoder<'a, 'i> {
             addresses: self.addresses()?,
             hostname: self.optional(Self::label)?,
             pod: self.optional(Self::object_name)?,
-            node: self.optional(Self::object_name)?,
-            zone: self.optional(Self::object_name)?,
             ready: self.flag()?,
         })
     }

@@ -80,8 +80,6 @@ fn lean(item: &Value) -> Option<Object> {
                 addresses: strings(&endpoint["addresses"]).map(|ip| ip.parse().unwrap()).collect(),
                 hostname: endpoint["hostname"].as_str().map(Into::into),
                 pod: endpoint["targetRef"]["name"].as_str().map(Into::into),
-                node: None,
-                zone: None,
                 ready: endpoint["conditions"]["ready"].as_bool().unwrap_or(true),
             };
             Object::EndpointSlice(EndpointSlice {
@@ -416,8 +414,6 @@ fn large(count: usize) -> Index {
             addresses: [IpAddr::from((0x0a00_0000 + n as u32).to_be_bytes())].into_iter().collect(),
             hostname: None,
             pod: None,
-            node: None,
-            zone: None,
             ready: true,
         };
         index.apply(Event::Apply(Object::EndpointSlice(EndpointSlice {
