@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
 use crate::admin::{Detail, Pages};
 use crate::chain::{Chain, ErrorLog, Handler, QueryLog};
 use crate::cluster::index::Index;
-use crate::cluster::{Clusters, Store};
+use crate::cluster::{Clusters, Store, WatchThread};
 use crate::config::ListenAddress;
 use crate::logging;
 use crate::metrics::{Enabled, Handlers, Metrics, Source};
@@ -55,6 +56,8 @@ pub struct Shared {
     pub loops: Arc<LoopGuard>,
     /// The clusters that are watched; directives with equal settings share one.
     pub clusters: Clusters<Index>,
+    /// What watches them.
+    pub watching: WatchThread,
 }
 
 impl Shared {
@@ -301,9 +304,10 @@ fn build(
         built.handlers.push(hosts);
     }
     if let Some(config) = &block.kubernetes {
+        let watching = shared.watching.handle().context("cannot start the thread that watches")?;
         let store = shared
             .clusters
-            .open(config.spec.clone(), &Handle::current(), || Index::new(config.settings()))?;
+            .open(config.spec.clone(), watching, || Index::new(config.settings()))?;
         let mut view = config.view.clone();
         view.own = own.addresses().iter().map(SocketAddr::ip).collect();
         view.rotate = block.loadbalance;

@@ -21,7 +21,7 @@ use crate::admin::Admin;
 use crate::args::Serve;
 use crate::assemble::{Assembled, Shared, assemble};
 use crate::clock::Tick;
-use crate::cluster::Clusters;
+use crate::cluster::{Clusters, WatchThread};
 use crate::control::{self, Commands, Control};
 use crate::corefile::Diagnostics;
 use crate::logging::{self, Logs};
@@ -93,6 +93,7 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
         stale: AtomicU32::new(0),
         clusters: Clusters::default(),
         known: Arc::default(),
+        watching: WatchThread::default(),
         loops: Arc::default(),
     });
     let result = run_on(&mut node, args, shared);

@@ -12,8 +12,8 @@ use nodens::chain::Local;
 use nodens::clock::Tick;
 use nodens::cluster::decode::{Decoded, Fate, Line, decode, decode_line, decode_list_metadata};
 use nodens::cluster::index::{Index, Settings};
-use nodens::cluster::object::{Event, Kind, Object};
-use nodens::cluster::{Clusters, Interner, Snapshot};
+use nodens::cluster::object::{Event, Kind};
+use nodens::cluster::{Clusters, Interner, Snapshot, WatchThread};
 use nodens::control::Request;
 use nodens::metrics::Metrics;
 use nodens::plugin::{self, cache};
@@ -100,6 +100,7 @@ impl Server {
             known: Arc::default(),
             loops: Arc::default(),
             clusters: Clusters::default(),
+            watching: WatchThread::default(),
         });
         let assembled = runtime.block_on(async { assemble(blocks, &shared) }).expect("a server");
         let end = Instant::now() + Duration::from_secs(10);
@@ -261,9 +262,7 @@ fn read_snapshot(bytes: &[u8]) {
     let Ok(snapshot) = Snapshot::decode(bytes) else { return };
     let interner = Interner::default();
     let index = Index::new(Settings { endpoint_pods: false, ..Settings::default() });
-    let objects: Vec<Object> = snapshot.objects(&interner).collect();
-    assert_eq!(objects.len(), snapshot.count);
-    for object in objects {
+    for object in snapshot.objects(&interner).flatten() {
         index.apply(Event::Apply(object));
     }
 }

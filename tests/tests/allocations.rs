@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use nodens::assemble::{Assembled, Shared, assemble};
 use nodens::chain::Local;
 use nodens::clock::Tick;
-use nodens::cluster::Clusters;
+use nodens::cluster::{Clusters, WatchThread};
 use nodens::metrics::Metrics;
 use nodens::plugin::{self, cache};
 use nodens::request::{Origin, Transport};
@@ -270,6 +270,7 @@ fn assemble_text(text: &str) -> Assembled {
         known: Arc::default(),
         loops: Arc::default(),
         clusters: Clusters::default(),
+        watching: WatchThread::default(),
     });
     let assembled = assemble(blocks, &shared).unwrap();
     assembled.show(&shared, "");

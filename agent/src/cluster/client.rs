@@ -266,6 +266,7 @@ fn build(mut config: kube::Config, timing: Timing) -> Result<kube::Client, kube:
     let https = config.rustls_https_connector_with_connector(http)?;
     let client = HttpClient::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
+        .http1_max_buf_size(READ_BUFFER)
         .pool_idle_timeout(POOL_IDLE)
         .pool_max_idle_per_host(1)
         .build::<_, Body>(https);
@@ -280,6 +281,8 @@ fn build(mut config: kube::Config, timing: Timing) -> Result<kube::Client, kube:
 
 /// The authority of a pod's API server; the folder is Kubernetes' for ever.
 const POD_AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+/// A connection reads at most so much at once: four TLS records, after which a larger buffer gains nothing.
+const READ_BUFFER: usize = 64 << 10;
 /// A connection that has been silent for so long is probed.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// The time between probes.

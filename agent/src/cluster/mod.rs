@@ -27,6 +27,7 @@ pub mod status;
 mod store;
 #[cfg(test)]
 mod test_sink;
+mod thread;
 mod watch;
 
 pub use self::client::ClientError;
@@ -37,6 +38,7 @@ pub use self::snapshot::{Snapshot, SnapshotError};
 pub use self::spec::{Endpoints, Pods, SnapshotSpec, Source, Spec, Timing, Tls, Wanted};
 pub use self::status::Status;
 pub use self::store::{Clusters, StartError, Store};
+pub use self::thread::WatchThread;
 
 /// What a source feeds: the index.
 pub trait Sink: Send + Sync + 'static {

@@ -16,7 +16,6 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::Sink;
 use super::backoff::{Backoff, jittered};
 use super::client::{Connector, Reply, RequestError, plain};
 use super::decode::{BadObject, Decoded, Fate, Line, decode, decode_line, decode_list_metadata};
@@ -26,6 +25,7 @@ use super::request::{Freshness, Requests};
 use super::spec::{Timing, Wanted};
 use super::split::{Lines, ListItems, Piece};
 use super::status::{EventType, Status};
+use super::{Sink, thread};
 
 /// The watch of one kind.
 pub(super) struct Watcher {
@@ -351,6 +351,7 @@ impl Watcher {
                             feed.done();
                         } else {
                             feed.changed(event, decoded, true);
+                            thread::note_event();
                         }
                     }
                     Line::Error { code: 410, .. } => {
