@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use netsetup::privileges::run_in_slices;
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -21,6 +22,10 @@ use super::tcp::{self, Connections};
 use super::worker::Worker;
 use super::{Dispatch, pulse, udp};
 use crate::chain::Local;
+
+/// How long a worker means to run at a time: some fifty queries. So a query that comes while another thread decodes a change
+/// is answered first.
+const SLICE: Duration = Duration::from_micros(100);
 
 /// Queries that still wait when the server stops are given this long (CoreDNS's graceful stop).
 pub const DRAIN: Duration = Duration::from_secs(5);
@@ -162,6 +167,10 @@ fn spawn_thread(
     let (end, ended) = std::sync::mpsc::channel();
     let handle = std::thread::Builder::new().name(format!("dns-{number}")).spawn(move || {
         Local::enter(number);
+        // Without it, queries wait for whatever runs on this processor, and that is all.
+        if let Err(error) = run_in_slices(SLICE) {
+            tracing::debug!(worker = number, "{error}");
+        }
         runtime.block_on(run(shared, inbox, connections));
         // Nobody listens where the pool is gone already.
         let _ = end.send(());
