@@ -41,8 +41,10 @@ impl Exchange {
         let mut builder =
             HttpsClientStream::builder(Arc::clone(config), TokioRuntimeProvider::new());
         builder.request_timeout(QUERY);
-        let handle =
-            builder.exchange(to, Arc::clone(name), Arc::clone(path)).await.map_err(failed)?;
+        let stream = builder.build(to, Arc::clone(name), Arc::clone(path)).await.map_err(failed)?;
+        // Not by the builder's `exchange`: what that spawns ends with the provider, which is gone when it returns.
+        let (handle, background) = DnsExchange::from_stream(stream);
+        tokio::spawn(background);
         Ok(Self { handle })
     }
 
