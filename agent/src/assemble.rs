@@ -374,7 +374,7 @@ fn listen_addresses(block: &Block) -> anyhow::Result<Vec<IpAddr>> {
 }
 
 /// All that this configuration listens on, which therefore is nobody's upstream.
-fn own_addresses(blocks: &[Block]) -> anyhow::Result<OwnAddresses> {
+pub(crate) fn own_addresses(blocks: &[Block]) -> anyhow::Result<OwnAddresses> {
     let mut all = Vec::new();
     for block in blocks {
         let addresses = listen_addresses(block)?;

@@ -4,6 +4,9 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::args::Output;
+use crate::assemble::own_addresses;
+use crate::corefile::Diagnostics;
+use crate::plugin::{Block, forward};
 use crate::{corefile, plugin};
 
 /// Checks `path` and prints what it finds to `out`: errors and warnings as `file:line: ...`, or the configuration after
@@ -11,7 +14,10 @@ use crate::{corefile, plugin};
 pub fn run(path: &Path, output: Output, out: &mut impl Write) -> std::io::Result<bool> {
     let (file, mut diagnostics) = corefile::load(path);
     if !diagnostics.has_errors() {
-        plugin::read(&file, DEFAULT_PORT, &mut diagnostics);
+        let blocks = plugin::read(&file, DEFAULT_PORT, &mut diagnostics);
+        if !diagnostics.has_errors() {
+            check_upstreams(&blocks, &mut diagnostics);
+        }
     }
     diagnostics.sort();
     let good = !diagnostics.has_errors();
@@ -46,6 +52,18 @@ pub fn run(path: &Path, output: Output, out: &mut impl Write) -> std::io::Result
         }
     }
     Ok(good)
+}
+
+/// Reads the files that `forward` lines name, as a start would.
+fn check_upstreams(blocks: &[Block], diagnostics: &mut Diagnostics) {
+    // An interface that this machine lacks is for the start to tell.
+    let own = own_addresses(blocks).unwrap_or_default();
+    for block in blocks {
+        let lines = block.written.directives.iter().filter(|line| line.name.as_str() == "forward");
+        for (config, line) in block.forward.iter().zip(lines) {
+            forward::check(config, line, &own, diagnostics);
+        }
+    }
 }
 
 /// The port of server blocks that name none.

@@ -8,6 +8,7 @@
 //! | `query` | one question through the upstreams: tries, hedging, deadline |
 //! | [`trip`] | the short way, without a task: one datagram there, its answer back |
 //! | `background` | files that are followed, probes of upstreams in doubt, probes for loops |
+//! | `targets` | who is to be asked: what is written and what files say |
 //! | `metrics` | what is counted |
 //! | `detail` | what `nodens status` tells |
 
@@ -18,12 +19,12 @@ mod detail;
 mod marks;
 mod metrics;
 mod query;
+mod targets;
 #[cfg(test)]
 mod tests;
 pub mod trip;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,19 +32,18 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 pub use config::{Config, Policy};
+pub use targets::check;
 
 use crate::chain::{Handler, Local, Next, Resolving};
 use crate::metrics::Counter;
 use crate::plugin::loop_::LoopGuard;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
 use crate::upstream::alarms::Alarms;
-use crate::upstream::follow::{self, Reading};
+use crate::upstream::follow::Reading;
 use crate::upstream::health::Seldom;
 use crate::upstream::known::{Known, Ways};
-use crate::upstream::own::is_nowhere;
 use crate::upstream::{OwnAddresses, Question, Target, Upstream, UpstreamError};
 use crate::wire::{Message, Name, NameRef, Rcode, Reply, Section};
-use config::To;
 use marks::{Failures, Identify, Rates};
 use query::{Asking, Ended, Failure};
 
@@ -183,33 +183,7 @@ impl Forward {
 
     /// Who is to be asked by what is written and what the files say now.
     fn targets(&self) -> (Vec<Target>, Reading) {
-        let mut targets: Vec<Target> = Vec::new();
-        let mut all = Reading::default();
-        for to in &self.config.to {
-            match to {
-                To::Target(target) if is_nowhere(target.address.ip()) => {
-                    all.notes.push(format!("{target} is nobody's address: left out"));
-                }
-                To::Target(target) if self.surroundings.own.contains(target.address) => {
-                    all.notes.push(format!(
-                        "{target} is an address of our own, which would ask itself: left out"
-                    ));
-                }
-                To::Target(target) => push_once(&mut targets, target.clone()),
-                To::File(path) => {
-                    let files = [path.clone()];
-                    let reading =
-                        follow::read(&files, &self.config.resolved_conf, &self.surroundings.own);
-                    reading
-                        .servers
-                        .into_iter()
-                        .for_each(|server| push_once(&mut targets, Target::plain(server)));
-                    all.notes.extend(reading.notes);
-                    all.files.extend(reading.files);
-                }
-            }
-        }
-        (targets, all)
+        targets::of(&self.config, &self.surroundings.own)
     }
 
     /// A set of these upstreams. Those that are in the present set go on with all that is known of them.
@@ -226,7 +200,7 @@ impl Forward {
             self.surroundings.known.take_over(&made, self.ways(target), may_be_down);
             Ok(made)
         });
-        let trouble = if targets.is_empty() { trouble(reading).into() } else { "".into() };
+        let trouble = if targets.is_empty() { targets::trouble(reading).into() } else { "".into() };
         Ok(Set { upstreams: upstreams.collect::<Result<_, _>>()?, trouble })
     }
 
@@ -439,24 +413,5 @@ impl<'a> Slot<'a> {
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
-    }
-}
-
-fn push_once(targets: &mut Vec<Target>, target: Target) {
-    if !targets.contains(&target) {
-        targets.push(target);
-    }
-}
-
-/// Why there is no upstream, and what to do.
-fn trouble(reading: &Reading) -> String {
-    const CURE: &str = "name an address in the forward line, or a resolv.conf that has servers other than this one \
-        (on a node with systemd-resolved: /run/systemd/resolve/resolv.conf)";
-    let files: Vec<PathBuf> = reading.files.clone();
-    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-    match (files.is_empty(), reading.notes.last()) {
-        (_, Some(note)) => format!("{note}; {CURE}"),
-        (false, None) => format!("{} names none; {CURE}", files.join(", ")),
-        (true, None) => CURE.to_owned(),
     }
 }
