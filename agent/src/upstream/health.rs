@@ -12,6 +12,7 @@ use crate::clock::Tick;
 pub struct Health {
     failures: AtomicU32,
     down: AtomicBool,
+    doubted: AtomicBool,
     looping: AtomicBool,
 }
 
@@ -28,6 +29,9 @@ impl Health {
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
         }
+        if self.doubted.load(Relaxed) {
+            self.doubted.store(false, Relaxed);
+        }
         self.down.load(Relaxed) && self.down.swap(false, Relaxed)
     }
 
@@ -35,6 +39,16 @@ impl Health {
     pub fn failed(&self, max_fails: u32) -> bool {
         let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
         max_fails != 0 && failures >= max_fails && !self.down.swap(true, Relaxed)
+    }
+
+    /// It was so late that another was asked: no failure, but a reason for a probe until its next answer.
+    pub fn doubt(&self) {
+        self.doubted.store(true, Relaxed);
+    }
+
+    /// True where it was late, and has not answered since.
+    pub fn is_doubted(&self) -> bool {
+        self.doubted.load(Relaxed)
     }
 
     /// True while it does not answer.
@@ -93,6 +107,8 @@ mod tests {
             assert!(!health.failed(0));
         }
         assert!(!health.is_down());
+        health.doubt();
+        assert!(health.is_doubted() && !health.succeeded() && !health.is_doubted());
         assert!(health.set_looping(true) && !health.set_looping(true) && health.is_looping());
     }
 

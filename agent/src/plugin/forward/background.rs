@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::{Forward, Set};
 use crate::plugin::loop_::{LoopGuard, Verdict};
 use crate::upstream::follow::{Reading, Watch};
-use crate::upstream::{Question, Received, Target, Upstream, UpstreamError};
+use crate::upstream::{Over, Question, Received, Target, Upstream, UpstreamError};
 use crate::wire::RecordType;
 
 /// How long a probe may take.
@@ -48,8 +48,15 @@ impl Forward {
     async fn probe(&self, upstream: &Upstream) -> Result<(), UpstreamError> {
         let check = &self.config.health_check;
         let question = Question::new(check.domain.as_ref(), RecordType::NS, check.recursion);
-        let received = ask(upstream, &question).await?;
-        if upstream.round_trips.mean().is_none() {
+        let is_down = upstream.health.is_down();
+        // As long as any try of it. Longer where a connection has to be set up first, and where it is down: it may have become
+        // slow, and nothing but a probe would find that out.
+        let limit = match upstream.first_over() {
+            Over::Udp if !is_down => upstream.round_trips.try_timeout().min(PROBE),
+            Over::Udp | Over::Stream => PROBE,
+        };
+        let received = ask(upstream, &question, limit).await?;
+        if is_down || upstream.round_trips.mean().is_none() {
             upstream.round_trips.record(received.round_trip);
         }
         Ok(())
@@ -180,7 +187,7 @@ impl State {
                 upstream.probe_failed();
                 if upstream.health.failed(forward.config.max_fails) {
                     tracing::warn!(upstream = %upstream.label(), %error, "the upstream does not answer");
-                    forward.suspect();
+                    forward.has_fallen();
                 }
             }
         });
@@ -190,12 +197,7 @@ impl State {
     async fn look_for_loops(&mut self, forward: &Forward) {
         let Some(guard) = &forward.surroundings.loops else { return };
         let set = forward.set.load_full();
-        let again = if self.unclear || set.upstreams.iter().any(|up| up.health.is_looping()) {
-            LOOK_AGAIN
-        } else {
-            LOOK_FOR_LOOPS
-        };
-        let due = self.looked_for_loops.is_none_or(|at| at.elapsed() >= again);
+        let due = self.looked_for_loops.is_none_or(|at| at.elapsed() >= self.look_again(&set));
         if !due && !forward.suspicious.load(Relaxed) {
             return;
         }
@@ -204,7 +206,9 @@ impl State {
         let Some(zone) = forward.probed_zone() else { return };
         let clear = join_all(set.upstreams.iter().map(async |upstream| {
             let by = match guard
-                .probe(zone.as_ref(), async |question| ask(upstream, &question).await.map(drop))
+                .probe(zone.as_ref(), async |question| {
+                    ask(upstream, &question, PROBE).await.map(drop)
+                })
                 .await
             {
                 Verdict::Loops(by) => Some(by),
@@ -220,32 +224,48 @@ impl State {
         self.unclear = clear.await.contains(&false);
     }
 
+    /// How long after one look for loops the next is due.
+    fn look_again(&self, set: &Set) -> Duration {
+        let looping = set.upstreams.iter().any(|up| up.health.is_looping());
+        if self.unclear || looping { LOOK_AGAIN } else { LOOK_FOR_LOOPS }
+    }
+
     fn pause(&self, forward: &Forward) -> Duration {
         let set = forward.set.load();
         let mut pause = Duration::from_secs(5);
         if self.waiting.is_some() {
             pause = pause.min(NEW_SET);
         }
+        if let Some(at) = self.looked_for_loops {
+            pause = pause.min(self.look_again(&set).saturating_sub(at.elapsed()));
+        }
         let others = set.upstreams.len() > 1;
         if set.upstreams.iter().any(|up| is_in_doubt(up, others)) {
-            pause = pause.min(forward.config.health_check.interval);
+            let since = self.probed.map_or(Duration::ZERO, |at| at.elapsed());
+            pause = pause.min(forward.config.health_check.interval.saturating_sub(since));
         }
-        pause
+        // What is due at once has been done: never round and round.
+        pause.max(DOUBT)
     }
 }
 
-/// Worth a probe: it has failed since its last answer, or has never answered while there are others to ask.
+/// Worth a probe: it has failed or was late since its last answer, or has never answered while there are others to ask.
 fn is_in_doubt(upstream: &Upstream, others: bool) -> bool {
     upstream.health.failures() > 0
+        || upstream.health.is_doubted()
         || upstream.health.is_down()
         || others && upstream.round_trips.mean().is_none()
 }
 
-async fn ask(upstream: &Upstream, question: &Question) -> Result<Received, UpstreamError> {
+async fn ask(
+    upstream: &Upstream,
+    question: &Question,
+    limit: Duration,
+) -> Result<Received, UpstreamError> {
     let flight = upstream.ask_apart(question)?;
-    match timeout(PROBE, flight).await {
+    match timeout(limit, flight).await {
         Ok(answer) => answer,
-        Err(_) => Err(UpstreamError::Timeout(PROBE)),
+        Err(_) => Err(UpstreamError::Timeout(limit)),
     }
 }
 

@@ -92,6 +92,7 @@ pub struct Forward {
     in_flight: AtomicUsize,
     in_doubt: Arc<Notify>,
     suspected: Seldom,
+    fallen: Seldom,
     suspicious: std::sync::atomic::AtomicBool,
     identify: Identify,
     rates: Rates,
@@ -127,6 +128,7 @@ impl Forward {
             in_flight: AtomicUsize::new(0),
             in_doubt: Arc::default(),
             suspected: Seldom::default(),
+            fallen: Seldom::default(),
             suspicious: std::sync::atomic::AtomicBool::new(true),
             identify: Identify::default(),
             rates: Rates::new(),
@@ -246,7 +248,7 @@ impl Forward {
     fn failed(&self, upstream: &Upstream, error: &UpstreamError) {
         if upstream.health.failed(self.config.max_fails) {
             tracing::warn!(upstream = %upstream.label(), %error, "the upstream does not answer");
-            self.suspect();
+            self.has_fallen();
         }
         if self.config.max_fails == 0 && upstream.health.failures() >= SUSPECT_AFTER {
             self.suspect();
@@ -259,11 +261,21 @@ impl Forward {
         self.in_doubt.notify_one();
     }
 
-    /// Queries may be going round: all upstreams are probed for that, at most every few seconds.
+    /// A client looks like an upstream: queries may be going round. All upstreams are probed for that, seldom: a server of
+    /// the node that asks us for cluster names looks the same all day.
     fn suspect(&self) {
-        /// A real loop asks thousands of times a second; one look at it is enough for a while.
         const AGAIN_MS: u64 = 10_000;
-        if self.surroundings.loops.is_some() && self.suspected.now(AGAIN_MS) {
+        self.look_for_loops(&self.suspected, AGAIN_MS);
+    }
+
+    /// An upstream has gone down, as one does that is busy with queries that go round.
+    fn has_fallen(&self) {
+        const AGAIN_MS: u64 = 1_000;
+        self.look_for_loops(&self.fallen, AGAIN_MS);
+    }
+
+    fn look_for_loops(&self, seldom: &Seldom, millis: u64) {
+        if self.surroundings.loops.is_some() && seldom.now(millis) {
             self.suspicious.store(true, Relaxed);
             self.doubt();
         }

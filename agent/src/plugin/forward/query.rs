@@ -483,6 +483,8 @@ impl<'a> Asking<'a> {
             {
                 if let Some(late) = self.attempts.first() {
                     late.upstream.counters(self.worker).hedges.add(1);
+                    // The other one's answer ends the query: what this one did not say would never be noticed.
+                    late.upstream.health.doubt();
                 }
                 self.forward.doubt();
                 self.launch_next();
