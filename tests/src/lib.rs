@@ -25,6 +25,7 @@ pub mod manifests;
 pub mod metrics;
 pub mod mutate;
 pub mod normal;
+pub mod peers;
 pub mod poll;
 pub mod ports;
 pub mod process;

@@ -1,9 +1,11 @@
-//! The node's network with the real binary: pods as network namespaces, real nftables, real connection tracking.
+//! The node's network with the real binary: pods as network namespaces, real nftables, real connection tracking, and the real
+//! systemd-resolved.
 //!
-//! Needs root, says SKIPPED without it, and fails instead where CI=true or NODENS_REQUIRE_ROOT=1. The same scenarios with
-//! a real dummy driver: `guest.rs`.
+//! Needs root, says SKIPPED without it, and fails instead where CI=true or NODENS_REQUIRE_ROOT=1. The scenarios of
+//! `node` with a real dummy driver: `guest.rs`.
 
 mod node;
+mod resolved;
 
 #[test]
 fn netns_everybody_reaches_every_address() {
@@ -63,4 +65,19 @@ fn netns_liveness_goes_through_the_data_path() {
 #[test]
 fn netns_the_unit_runs_as_written() {
     node::the_unit_runs_as_written();
+}
+
+#[test]
+fn netns_the_stub_is_seen_through_and_its_servers_followed() {
+    resolved::the_stub_is_seen_through_and_its_servers_followed();
+}
+
+#[test]
+fn netns_a_loop_through_resolved_is_found_and_forgotten() {
+    resolved::a_loop_through_resolved_is_found_and_forgotten();
+}
+
+#[test]
+fn netns_a_mounted_resolv_conf_is_followed() {
+    resolved::a_mounted_resolv_conf_is_followed();
 }
