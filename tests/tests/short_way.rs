@@ -151,6 +151,29 @@ fn nobody_listens_there() {
 }
 
 #[test]
+fn many_at_once_find_out_that_nobody_listens_there() {
+    let gone = zone();
+    let address = gone.address();
+    drop(gone);
+    let good = zone();
+    let nodens = Setup::new(COREFILE)
+        .word("upstreams", format!("{address} {}", good.address()))
+        .word("options", "policy sequential\nmax_fails 0\nhedge off")
+        .word("address", "127.0.0.1")
+        .word("cache", "servfail 1s")
+        .start();
+    // Without hedging and without being set aside, only the refusals themselves move them on; a try may take a second.
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(nodens.dns()).unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+    for n in 0..40 {
+        client.send(&Question::new(&www(n), RecordType::A).to_bytes()).unwrap();
+    }
+    let answers = (0..40).filter(|_| client.recv(&mut [0; 512]).is_ok()).count();
+    assert_eq!(answers, 40);
+}
+
+#[test]
 fn truncated_answers_are_fetched_over_tcp() {
     let upstream = zone();
     upstream.always(Act::Truncate);

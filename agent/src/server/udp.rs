@@ -147,6 +147,10 @@ fn serve_one(
     {
         let begun = *begun.get_or_insert_with(Instant::now);
         let back = Back { socket: Arc::clone(socket), source };
-        errand::set_out(later.since(begun), waiting, back);
+        let later = later.since(begun);
+        let set_out = AssertUnwindSafe(|| errand::set_out(later, waiting, back));
+        if catch_unwind(set_out).is_err() {
+            worker.panicked();
+        }
     }
 }

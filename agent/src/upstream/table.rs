@@ -61,6 +61,7 @@ struct Inner {
     // Places and ids of queries that `flush` is to send.
     unsent: Vec<(u32, u16)>,
     errands: usize,
+    watched: bool,
     by_id: HashMap<u16, u32, foldhash::fast::RandomState>,
     given_up: [Option<u16>; REMEMBERED],
     next_given_up: usize,
@@ -109,6 +110,7 @@ impl Table {
                 free: Vec::new(),
                 unsent: Vec::new(),
                 errands: 0,
+                watched: false,
                 by_id: HashMap::default(),
                 given_up: [None; REMEMBERED],
                 next_given_up: 0,
@@ -148,7 +150,7 @@ impl Table {
     }
 
     /// The same for an errand, which becomes a task at `due`. The first of what is returned is as for [`Table::queue`], the
-    /// second true where this is the only errand: [`Table::overdue`] has to be called from now on.
+    /// second true where [`Table::overdue`] has to be called from now on, until it says that no errand is left.
     pub fn queue_errand(
         &self,
         question: &Question,
@@ -163,7 +165,8 @@ impl Table {
         slot.waiter = Waiter::Errand(errand, due);
         inner.unsent.push((at, id));
         inner.errands += 1;
-        Ok((inner.unsent.len() == 1, inner.errands == 1))
+        let is_news = !std::mem::replace(&mut inner.watched, true);
+        Ok((inner.unsent.len() == 1, is_news))
     }
 
     /// The errands whose time is over, and those that have failed; and how many are left.
@@ -181,12 +184,13 @@ impl Table {
             }
         }
         inner.errands -= overdue.len();
+        inner.watched = inner.errands > 0;
         (overdue, inner.errands)
     }
 
-    /// Sends what [`Table::queue`] has taken in. `send` gets up to [`FLUSH`] messages and says how many the kernel took;
-    /// fewer than all: the others are lost, as datagrams may be. After an error none is sent any more, and who waits hears
-    /// of it. Returns false then.
+    /// Sends what [`Table::queue`] has taken in. `send` gets up to [`FLUSH`] messages and says how many the kernel took: where
+    /// it took none, the others are lost, as datagrams may be. After an error none is sent any more, and who waits for those
+    /// that were not sent hears of it. Returns false then.
     pub fn flush(&self, mut send: impl FnMut(&[&[u8]]) -> Result<usize, UpstreamError>) -> bool {
         let mut guard = self.lock();
         let inner = &mut *guard;
@@ -200,20 +204,28 @@ impl Table {
                 slot.at = now;
             }
         }
-        for part in unsent.chunks(FLUSH) {
-            let messages: SmallVec<[&[u8]; FLUSH]> = part
+        let mut taken = 0;
+        while let Some(rest @ [_, ..]) = unsent.get(taken..) {
+            let messages: SmallVec<[&[u8]; FLUSH]> = rest
                 .iter()
+                .take(FLUSH)
                 .filter_map(|(at, _)| inner.slots.get(*at as usize))
                 .map(|slot| slot.sent.as_slice())
                 .collect();
-            if let Err(error) = send(&messages) {
-                failure = Some(error);
-                break;
+            match send(&messages) {
+                // The kernel takes fewer where an earlier one was refused by its receiver, and forgets the refusal: only the
+                // last, sent alone, leaves it to be found.
+                Ok(sent @ 1..) => taken += sent,
+                Ok(_) => break,
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
             }
         }
         let mut wakers: SmallVec<[Waker; 16]> = SmallVec::new();
         if let Some(error) = &failure {
-            for (at, id) in &unsent {
+            for (at, id) in unsent.iter().skip(taken) {
                 inner.by_id.remove(id);
                 if let Some(slot) = inner.slots.get_mut(*at as usize) {
                     slot.state = State::Done(Err(error.clone()));

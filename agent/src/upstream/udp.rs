@@ -17,11 +17,13 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, send, sendmmsg, sendmsg
 use smallvec::SmallVec;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::clock::Tick;
 use crate::upstream::counters::Counters;
-use crate::upstream::question::Question;
+use crate::upstream::question::{Question, Unexpected};
 use crate::upstream::random;
 use crate::upstream::table::{Errand, FLUSH, Place, Table};
 use crate::upstream::{Flight, UpstreamError};
@@ -56,8 +58,9 @@ pub enum SourcePort {
 pub struct Pool {
     to: SocketAddr,
     sockets: SmallVec<[Entry; POOL]>,
-    // Which of them is used until what is queued has been sent.
+    // Which of them is used until what is queued has been sent, and the number of the batch that it was drawn for.
     turn: usize,
+    batch: u64,
 }
 
 struct Entry {
@@ -83,7 +86,7 @@ struct Io {
 impl Pool {
     /// A pool without sockets yet.
     pub fn new(to: SocketAddr) -> Self {
-        Self { to, sockets: SmallVec::new(), turn: 0 }
+        Self { to, sockets: SmallVec::new(), turn: 0, batch: 0 }
     }
 
     /// Sends a query from one of the pool's ports, drawn at random.
@@ -124,8 +127,9 @@ impl Pool {
     fn socket(&mut self, counters: &Arc<Counters>) -> Result<Arc<Socket>, UpstreamError> {
         let now = Tick::now();
         // Drawn anew for each batch, so that its queries go out in one call: nobody outside knows it any better for that.
-        if !Flush::is_pending() {
-            self.turn = random::below(POOL);
+        let batch = Flush::batch();
+        if self.batch != batch {
+            (self.batch, self.turn) = (batch, random::below(POOL));
         }
         let worn = self.sockets.get(self.turn).is_none_or(|entry| entry.is_worn(now));
         if worn {
@@ -270,6 +274,7 @@ impl Io {
         });
         if !sent {
             self.closed.store(true, Relaxed);
+            Watch::hurry();
         }
     }
 
@@ -278,6 +283,7 @@ impl Io {
         // The next query opens another socket; those that are out would never be heard of.
         self.closed.store(true, Relaxed);
         self.table.fail_all(&UpstreamError::Lost);
+        Watch::hurry();
     }
 
     /// Receives until the socket is good for nothing.
@@ -301,6 +307,7 @@ impl Io {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(error) => {
                     self.table.fail_all(&UpstreamError::io("receiving", &error));
+                    Watch::hurry();
                     *errors += 1;
                     if *errors >= MAX_ERRORS {
                         return false;
@@ -327,7 +334,12 @@ impl Io {
                 .chunks_exact(DATAGRAM)
                 .zip(&lengths)
                 .map(|(chunk, &(len, cut_off))| (chunk.get(..len).unwrap_or(chunk), cut_off));
-            self.table.deliver(messages, |why| self.counters.unexpected(why));
+            self.table.deliver(messages, |why| {
+                self.counters.unexpected(why);
+                if why == Unexpected::Case {
+                    Watch::hurry();
+                }
+            });
             *errors = 0;
             if lengths.len() < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         })
@@ -338,9 +350,9 @@ impl Io {
 struct Flush;
 
 impl Flush {
-    /// True where something is queued on this thread.
-    fn is_pending() -> bool {
-        UNSENT.with_borrow(|unsent| !unsent.is_empty())
+    /// The number of the batch that what is queued now will be sent with; never 0.
+    fn batch() -> u64 {
+        BATCHES.get()
     }
 
     /// Sends what is queued on `io` once the tasks that are ready now have run.
@@ -351,13 +363,18 @@ impl Flush {
         });
         if first {
             let flush = Self;
-            tokio::spawn(async move { drop(flush) });
+            // A task of a runtime with several threads would run on another one, where nothing is queued.
+            match Handle::current().runtime_flavor() {
+                RuntimeFlavor::CurrentThread => drop(tokio::spawn(async move { drop(flush) })),
+                _ => drop(flush),
+            }
         }
     }
 }
 
 impl Drop for Flush {
     fn drop(&mut self) {
+        let _ = BATCHES.try_with(|batches| batches.set(batches.get() + 1));
         for io in UNSENT.try_with(RefCell::take).unwrap_or_default() {
             io.flush();
         }
@@ -379,12 +396,21 @@ impl Watch {
         }
     }
 
+    /// Something has failed: has it look at once.
+    fn hurry() {
+        HURRY.with(|hurry| hurry.notify_one());
+    }
+
     async fn run(self) {
+        let hurry = HURRY.with(Arc::clone);
         let mut interval = tokio::time::interval(Self::EVERY);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         interval.tick().await;
         loop {
-            interval.tick().await;
+            tokio::select! {
+                _ = interval.tick() => {}
+                () = hurry.notified() => {}
+            }
             let now = Tick::now();
             for socket in WATCHED.take() {
                 let (overdue, left) = socket.table().overdue(now);
@@ -411,6 +437,8 @@ impl Drop for Watch {
 thread_local! {
     static WATCHED: RefCell<Vec<Arc<Socket>>> = const { RefCell::new(Vec::new()) };
     static WATCHING: Cell<bool> = const { Cell::new(false) };
+    static HURRY: Arc<Notify> = Arc::default();
+    static BATCHES: Cell<u64> = const { Cell::new(1) };
     /// The sockets of this worker that have something to send.
     static UNSENT: RefCell<Vec<Arc<Io>>> = const { RefCell::new(Vec::new()) };
     static SEND_HEADERS: RefCell<MultiHeaders<()>> =

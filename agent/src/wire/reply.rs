@@ -50,6 +50,8 @@ pub struct Reply<'b> {
     dnssec_ok: bool,
     nsid: bool,
     over_tcp: bool,
+    // The section in which our own limit has set TC.
+    cut_in: Option<Section>,
     options: SmallVec<[u8; 32]>,
 }
 
@@ -74,6 +76,7 @@ impl<'b> Reply<'b> {
             dnssec_ok: edns.is_some_and(|edns| edns.dnssec_ok),
             nsid: edns.is_some_and(|edns| edns.nsid),
             over_tcp,
+            cut_in: None,
             options: SmallVec::new(),
         }
     }
@@ -84,6 +87,7 @@ impl<'b> Reply<'b> {
         self.flags &= flags::QR | flags::RD | flags::CD;
         self.rcode = Rcode::NOERROR;
         self.counts = [0; 3];
+        self.cut_in = None;
         self.options.clear();
     }
 
@@ -279,6 +283,11 @@ impl<'b> Reply<'b> {
 
     /// Takes back the records of all sections behind `last`.
     pub fn keep_up_to(&mut self, last: Section) {
+        // What did not fit goes anyway.
+        if self.cut_in.is_some_and(|section| section > last) {
+            self.flags &= !flags::TC;
+            self.cut_in = None;
+        }
         let mut behind = self.written().filter_map(Result::ok);
         let Some(first) = behind.find(|record| record.section > last) else { return };
         self.buf.truncate(self.base + usize::from(first.start));
@@ -358,8 +367,9 @@ impl<'b> Reply<'b> {
 
     fn has_room(&mut self, section: Section, octets: usize) -> bool {
         let fits = octets <= self.room();
-        if !fits && section != Section::Additional && !self.over_tcp {
+        if !fits && section != Section::Additional && !self.over_tcp && !self.truncated() {
             self.flags |= flags::TC;
+            self.cut_in = Some(section);
         }
         fits
     }

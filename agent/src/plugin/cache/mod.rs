@@ -375,6 +375,9 @@ impl Cache {
         let failed = if kind == Kind::Failure { bits::FAILURE } else { 0 };
         if kind != Kind::Failure && old.is_none() && !self.store.admits(question.hash) {
             self.tally.not_admitted.fetch_add(1, Relaxed);
+            if self.config.nxdomain_cut && kind == Kind::NxDomain {
+                self.keep_cut(key, &answer.message, lifetime, now);
+            }
             answer.ttl = Ttl::Clamp(lifetime.floor, lifetime.cap);
             return answer;
         }

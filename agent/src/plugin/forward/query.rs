@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 
 use super::choose::{Fitness, Order, order};
 use super::trip::Trip;
-use super::{Forward, Set};
+use super::{Forward, Policy, Set};
 use crate::clock::Tick;
 use crate::upstream::alarms::Alarm;
 use crate::upstream::question::Unexpected;
@@ -157,13 +157,14 @@ impl<'a> Asking<'a> {
             First::Flight(upstream, _) | First::Received(upstream, _) => Arc::clone(upstream),
         };
         self.begun = trip.begun;
-        self.put_in_order();
-        let is_asked = |at: &u16| {
-            let up = self.set.upstreams.get(usize::from(*at));
-            up.is_some_and(|up| Arc::ptr_eq(up, &upstream))
-        };
-        if let Some(at) = self.order.iter().position(is_asked) {
-            self.order.swap(0, at);
+        // It has had its turn.
+        let policy = self.forward.config.policy;
+        self.put_in_order(if policy == Policy::RoundRobin { Policy::Random } else { policy });
+        let mut all = self.set.upstreams.iter().zip(0u16..);
+        if let Some((_, at)) = all.find(|(up, _)| Arc::ptr_eq(up, &upstream)) {
+            // Also where it has gone down since: the others are then asked soon.
+            self.order.retain(|other| *other != at);
+            self.order.insert(0, at);
             self.next = 1;
         }
         self.tries = 1;
@@ -236,7 +237,7 @@ impl<'a> Asking<'a> {
 
     fn set_out(&mut self) -> Option<Failure> {
         let config = &self.forward.config;
-        match self.put_in_order() {
+        match self.put_in_order(config.policy) {
             Fitness::Good => {}
             Fitness::None => return Some(Failure::NoUpstream(Arc::clone(&self.set.trouble))),
             Fitness::AllLoop => return Some(Failure::AllLoop),
@@ -253,9 +254,9 @@ impl<'a> Asking<'a> {
         None
     }
 
-    fn put_in_order(&mut self) -> Fitness {
+    fn put_in_order(&mut self, policy: Policy) -> Fitness {
         let config = &self.forward.config;
-        let (order, fitness) = order(&self.set.upstreams, config.policy, &self.forward.turn);
+        let (order, fitness) = order(&self.set.upstreams, policy, &self.forward.turn);
         self.order = order;
         self.forward.failures.put_last(self.identity, &mut self.order, |at| {
             self.set.upstreams.get(usize::from(at)).map(|upstream| &**upstream)

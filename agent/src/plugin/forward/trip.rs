@@ -40,17 +40,23 @@ impl Trip {
         if !config.next.is_empty() || config.next_on_nodata {
             return None;
         }
-        let identity = forward.identify.question(&request.query);
-        forward.look_out(request.origin.client.ip(), identity);
         let set = forward.set.load();
+        // Nothing is counted and nobody's turn is taken for a query that the task will begin with.
+        let limit = config.max_concurrent.unwrap_or(usize::MAX);
+        let is_open = set.upstreams.iter().all(|upstream| upstream.takes_errands());
+        if !is_open || forward.in_flight.load(Relaxed) >= limit {
+            return None;
+        }
+        let identity = forward.identify.question(&request.query);
         let (mut order, fitness) = order(&set.upstreams, config.policy, &forward.turn);
         forward.failures.put_last(identity, &mut order, |at| {
             set.upstreams.get(usize::from(at)).map(|upstream| &**upstream)
         });
         let upstream = set.upstreams.get(usize::from(*order.first()?))?;
-        if fitness != Fitness::Good || !upstream.takes_errands() {
+        if fitness != Fitness::Good {
             return None;
         }
+        forward.look_out(request.origin.client.ip(), identity);
         let usual = &upstream.round_trips;
         let due = match order.len() {
             1 => usual.try_timeout(),
@@ -69,7 +75,7 @@ impl Trip {
             late_before: upstream.counters(worker).unexpected_count(Unexpected::Late),
         };
         // The task says what becomes of one too many.
-        config.max_concurrent.is_none_or(|limit| in_flight < limit).then_some(trip)
+        (in_flight < limit).then_some(trip)
     }
 
     /// What sends the errand that will hold this trip, with its question.
