@@ -1,8 +1,8 @@
 //! Where sockets are made, so that they can be received from another process instead one day, and how they are set up.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -100,6 +100,25 @@ pub fn ask_for_destination(socket: &SockRef<'_>, ipv6: bool) -> io::Result<()> {
         setsockopt(&socket.as_fd(), sockopt::Ipv4PacketInfo, &true)?;
     }
     Ok(())
+}
+
+/// Takes a UDP socket out of its SO_REUSEPORT group while it stays open: from here on the kernel gives queries to the other
+/// sockets of the address, those of the instance that takes over, and what is queued here can be answered in peace. Closing
+/// it at once would lose what arrived since it was last read.
+///
+/// The way to do that is to connect it, since a connected socket gets its peer's datagrams only; the peer is a port of the
+/// address itself from which nothing comes. Replies name their destination and go out as before.
+pub fn leave_group(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
+    const DISCARD: u16 = 9;
+    let mut peer = address;
+    peer.set_port(DISCARD);
+    if address.ip().is_unspecified() {
+        peer.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    SockRef::from(&socket).connect(&peer.into())
 }
 
 /// Sends one datagram that was not part of a batch; `source` where the socket is bound to the unspecified address.

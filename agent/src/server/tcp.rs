@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,6 +27,8 @@ pub const MAX_CONNECTIONS: usize = 4_096;
 pub const MAX_PER_CLIENT: usize = 256;
 /// Queries of one connection that may wait at once; then it is not read until one is answered.
 const MAX_IN_FLIGHT: usize = 128;
+/// How long a session still takes queries once the server drains: those that were on their way.
+const LAST_QUERIES: Duration = Duration::from_millis(50);
 /// Octets read at once.
 const READ_LEN: usize = 8_192;
 /// Octets of answers that are gathered before they are written.
@@ -84,29 +86,37 @@ pub(super) async fn serve(
 ) -> io::Result<()> {
     let socket = TcpListener::from_std(socket.into())?;
     let sessions = draining.clone();
+    let begin = |stream: TcpStream, client: SocketAddr| {
+        // Over the limit: closed at once, so that the client can turn to its next server.
+        let Some(connection) = connections.open(client.ip().to_canonical()) else { return };
+        let session = Session::new(stream, client, &listener, &worker, sessions.clone());
+        tokio::spawn(async move {
+            let _connection = connection;
+            if let Err(error) = session.run().await {
+                tracing::trace!(%error, %client, "connection ended");
+            }
+        });
+    };
     loop {
         tokio::select! {
             accepted = socket.accept() => match accepted {
-                Ok((stream, client)) => {
-                    // Over the limit: closed at once, so that the client can turn to its next server.
-                    let Some(connection) = connections.open(client.ip().to_canonical()) else { continue };
-                    let session = Session::new(stream, client, &listener, &worker, sessions.clone());
-                    tokio::spawn(async move {
-                        let _connection = connection;
-                        if let Err(error) = session.run().await {
-                            tracing::trace!(%error, %client, "connection ended");
-                        }
-                    });
-                }
+                Ok((stream, client)) => begin(stream, client),
                 Err(error) => {
                     // Out of descriptors, mostly: the connection stays in the queue, so wait before trying again.
                     tracing::warn!(%error, address = %listener.address, "cannot accept a TCP connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             },
-            () = drained(&mut draining) => return Ok(()),
+            () = drained(&mut draining) => break,
         }
     }
+    // Who has connected by now would be reset when the socket closes.
+    let socket = socket.into_std()?;
+    while let Ok((stream, client)) = socket.accept() {
+        stream.set_nonblocking(true)?;
+        begin(TcpStream::from_std(stream)?, client);
+    }
+    Ok(())
 }
 
 struct Session {
@@ -154,23 +164,25 @@ impl Session {
 
     async fn run(mut self) -> io::Result<()> {
         let (done, mut answers) = mpsc::channel::<Vec<u8>>(MAX_IN_FLIGHT);
-        let mut draining = *self.draining.borrow();
+        let mut end = self.draining.borrow().then(|| Instant::now() + LAST_QUERIES);
         loop {
             self.serve_all(&done).await?;
-            if draining && self.in_flight == 0 {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) && self.in_flight == 0 {
                 return Ok(());
             }
             let partial = !self.input.is_empty();
             let may_read = self.in_flight < MAX_IN_FLIGHT;
             let timeouts = self.listener.dispatch.load().timeouts();
             let patience = if partial { timeouts.read } else { timeouts.idle };
+            let patience = left.map_or(patience, |left| left.min(patience));
             self.input.reserve(READ_LEN);
             let woken = tokio::select! {
                 biased;
                 Some(answer) = answers.recv(), if self.in_flight > 0 => Woken::Answer(answer),
                 read = self.stream.read_buf(&mut self.input), if may_read => Woken::Read(read?),
                 _ = tokio::time::sleep(patience), if self.in_flight == 0 => Woken::Idle,
-                () = drained(&mut self.draining), if !draining => Woken::Drain,
+                () = drained(&mut self.draining), if end.is_none() => Woken::Drain,
             };
             match woken {
                 // The client has closed its side; what it still waits for is sent first (RFC 7766 section 6.2.4).
@@ -186,7 +198,7 @@ impl Session {
                     }
                 }
                 Woken::Idle => return Ok(()),
-                Woken::Drain => draining = true,
+                Woken::Drain => end = Some(Instant::now() + LAST_QUERIES),
             }
         }
     }

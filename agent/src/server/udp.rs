@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -14,6 +14,7 @@ use super::answer::{Handled, answer};
 use super::batch::{BATCH, Batch};
 use super::listener::Listener;
 use super::outbox::Back;
+use super::sockets::leave_group;
 use super::worker::{Worker, drained};
 use super::{Dispatch, errand};
 use crate::chain::Local;
@@ -50,16 +51,34 @@ pub(super) async fn serve(
                 }
             }
             () = drained(&mut draining) => {
-                // Bounded: under a flood the queue is never empty, and others wait for this thread.
-                for _ in 0..DRAIN_BATCHES {
-                    if receive_and_answer(&socket, &listener, &worker, &mut batch) == 0 {
-                        break;
-                    }
-                    tokio::task::yield_now().await;
+                if let Err(error) = leave_group(socket.as_fd(), listener.address) {
+                    tracing::debug!(%error, address = %listener.address, "leaving the group of sockets failed");
                 }
+                empty(&socket, &listener, &worker, &mut batch).await;
+                // What another processor was about to put into the queue is there now.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                empty(&socket, &listener, &worker, &mut batch).await;
                 return Ok(());
             }
         }
+    }
+}
+
+/// Answers what is in the queue of a socket that is about to close.
+async fn empty(
+    socket: &Arc<UdpSocket>,
+    listener: &Arc<Listener>,
+    worker: &Arc<Worker>,
+    batch: &mut Batch,
+) {
+    // Bounded: where leaving the group failed, a flood never lets the queue run empty, and others wait for this thread.
+    for _ in 0..DRAIN_BATCHES {
+        // Not by what the runtime knows of the socket: a datagram may be there before its event was seen.
+        match batch.receive(socket.as_fd()) {
+            Ok(n) if n > 0 => answer_all(n, socket, listener, worker, batch),
+            _ => return,
+        }
+        tokio::task::yield_now().await;
     }
 }
 
@@ -86,6 +105,18 @@ fn receive_and_answer(
         _ if n == 0 => return 0,
         _ => {}
     }
+    answer_all(n, socket, listener, worker, batch);
+    n
+}
+
+/// Answers the `n` datagrams that `batch` has received.
+fn answer_all(
+    n: usize,
+    socket: &Arc<UdpSocket>,
+    listener: &Arc<Listener>,
+    worker: &Arc<Worker>,
+    batch: &mut Batch,
+) {
     let received = Tick::now();
     let dispatch = listener.dispatch.load();
     // A precise clock is dear, and only misses are timed by it.
@@ -98,7 +129,6 @@ fn receive_and_answer(
         }
     });
     worker.unsent(batch.send(socket.as_fd()));
-    n
 }
 
 #[allow(
