@@ -19,6 +19,7 @@
 //! | [`health`], [`rtt`] | what the traffic says of an upstream |
 //! | [`known`] | what of that outlives a reload |
 //! | [`alarms`] | coarse timers |
+//! | [`fresh`] | a port of its own for each query |
 //! | [`random`] | ids that nobody can guess |
 //!
 //! All state is per worker: sockets, connections and counters are touched by the one thread whose query it is, so that no
@@ -30,6 +31,7 @@ pub mod counters;
 pub mod dial;
 pub mod exchange;
 pub mod follow;
+pub mod fresh;
 pub mod health;
 pub mod known;
 pub mod own;
@@ -261,12 +263,13 @@ impl Upstream {
     pub fn send_off(&self, worker: usize, question: &Question, errand: Box<dyn Errand>, due: Tick) {
         let lane = self.lane(worker);
         let mut pools = lane.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.0.send_off(question, self.manner.random_case, &lane.counters, errand, due);
+        let Manner { random_case, source_port, .. } = self.manner;
+        pools.0.send_off(question, random_case, source_port, &lane.counters, errand, due);
     }
 
-    /// True where [`Upstream::send_off`] is possible: it is asked by datagrams, from a pool of ports.
+    /// True where [`Upstream::send_off`] is possible: it is asked by datagrams.
     pub fn takes_errands(&self) -> bool {
-        self.first_over() == Over::Udp && self.manner.source_port == SourcePort::Pool
+        self.first_over() == Over::Udp
     }
 
     /// Sends a query over a socket or connection of its own, as probes do: they run in another runtime than the workers.

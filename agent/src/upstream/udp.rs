@@ -2,18 +2,18 @@
 //!
 //! A connected socket hears its upstream only, learns at once that nobody listens there (ICMP), and spares the kernel the
 //! look-up of the route. The sockets of the pool are renewed all the time, so that an attacker who has found out a port
-//! has little time to use it; with [`SourcePort::Fresh`] each query has a socket of its own.
+//! has little time to use it; with [`SourcePort::Fresh`] each query has a port of its own ([`fresh`]).
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, send, sendmmsg, sendmsg};
+use nix::sys::socket::{MsgFlags, MultiHeaders, recv, recvmmsg, send, sendmmsg};
 use smallvec::SmallVec;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -24,6 +24,7 @@ use tokio::task::AbortHandle;
 use crate::clock::Tick;
 use crate::upstream::counters::Counters;
 use crate::upstream::question::{Question, Unexpected};
+use crate::upstream::fresh::{self, Idle};
 use crate::upstream::random;
 use crate::upstream::table::{Errand, FLUSH, Place, Table};
 use crate::upstream::{Flight, UpstreamError};
@@ -50,7 +51,7 @@ pub enum SourcePort {
     /// A pool of random ports that is renewed all the time.
     #[default]
     Pool,
-    /// A new random port for every query, at about twice the cost.
+    /// A new random port for every query, at about half as much again.
     Fresh,
 }
 
@@ -61,6 +62,8 @@ pub struct Pool {
     // Which of them is used until what is queued has been sent, and the number of the batch that it was drawn for.
     turn: usize,
     batch: u64,
+    // For queries with ports of their own.
+    idle: Arc<Idle>,
 }
 
 struct Entry {
@@ -81,12 +84,22 @@ struct Io {
     counters: Arc<Counters>,
     // Nobody reads any more, or nothing can be sent: its route or its source address may be gone.
     closed: AtomicBool,
+    // Where it is kept between queries that have ports of their own.
+    home: Option<Home>,
+}
+
+/// What a socket needs to go back by itself to the idle ones.
+struct Home {
+    idle: Weak<Idle>,
+    socket: Weak<Socket>,
+    // An errand is out. What a task waits for on such a socket closes it.
+    on_errand: AtomicBool,
 }
 
 impl Pool {
     /// A pool without sockets yet.
     pub fn new(to: SocketAddr) -> Self {
-        Self { to, sockets: SmallVec::new(), turn: 0, batch: 0 }
+        Self { to, sockets: SmallVec::new(), turn: 0, batch: 0, idle: Arc::default() }
     }
 
     /// Sends a query from one of the pool's ports, drawn at random.
@@ -98,8 +111,7 @@ impl Pool {
         counters: &Arc<Counters>,
     ) -> Result<(Arc<Socket>, Place), UpstreamError> {
         if ports == SourcePort::Fresh {
-            let socket = Socket::open(self.to, counters)?;
-            counters.udp_misses.add(1);
+            let socket = self.fresh(counters)?;
             return socket.start(question, random_case).map(|place| (socket, place));
         }
         let socket = self.socket(counters)?;
@@ -107,20 +119,36 @@ impl Pool {
         Ok((socket, place))
     }
 
-    /// Sends a query from one of the pool's ports on an errand, which becomes a task at `due`, or at once where it cannot be
-    /// sent.
+    /// Sends a query on an errand, which becomes a task at `due`, or at once where it cannot be sent.
     pub fn send_off(
         &mut self,
         question: &Question,
         random_case: bool,
+        ports: SourcePort,
         counters: &Arc<Counters>,
         errand: Box<dyn Errand>,
         due: Tick,
     ) {
-        match self.socket(counters) {
+        let socket = match ports {
+            SourcePort::Pool => self.socket(counters),
+            SourcePort::Fresh => self.fresh(counters),
+        };
+        match socket {
             Ok(socket) => socket.queue_errand(question, random_case, errand, due),
             Err(_) => errand.goes_on(None),
         }
+    }
+
+    /// A socket with a port that no query has had, as far as chance goes.
+    fn fresh(&self, counters: &Arc<Counters>) -> Result<Arc<Socket>, UpstreamError> {
+        if let Some(socket) = self.idle.take()
+            && fresh::connect(&socket.io.socket, self.to).is_ok()
+        {
+            counters.udp_hits.add(1);
+            return Ok(socket);
+        }
+        counters.udp_misses.add(1);
+        Socket::open(self.to, counters, Some(&self.idle))
     }
 
     /// The socket whose turn it is.
@@ -136,7 +164,7 @@ impl Pool {
             // Ages differ, so that the ports of a pool do not change all at once.
             let age = MAX_AGE_MS / 2 + random::below(MAX_AGE_MS as usize) as u64;
             let entry = Entry {
-                socket: Socket::open(self.to, counters)?,
+                socket: Socket::open(self.to, counters, None)?,
                 queries: 0,
                 until: now.plus_millis(age),
             };
@@ -156,14 +184,14 @@ impl Pool {
         Ok(Arc::clone(&entry.socket))
     }
 
-    /// Sockets that are open.
+    /// Sockets that are open, but for those that are under way with one query.
     pub fn len(&self) -> usize {
-        self.sockets.len()
+        self.sockets.len() + self.idle.len()
     }
 
     /// True before the first query.
     pub fn is_empty(&self) -> bool {
-        self.sockets.is_empty()
+        self.len() == 0
     }
 }
 
@@ -174,18 +202,32 @@ impl Entry {
 }
 
 impl Socket {
-    /// Opens a socket on a port that the kernel draws from its ephemeral range, which keeps clear of the ports that the
-    /// node has given to others. Has to be called within the worker's runtime.
-    fn open(to: SocketAddr, counters: &Arc<Counters>) -> Result<Arc<Self>, UpstreamError> {
-        let socket = connect(to).map_err(|error| UpstreamError::io("opening a socket", &error))?;
-        let io = Arc::new(Io {
-            socket,
-            table: Table::new(),
-            counters: Arc::clone(counters),
-            closed: AtomicBool::new(false),
-        });
-        let reader = tokio::spawn(Io::read(Arc::clone(&io))).abort_handle();
-        Ok(Arc::new(Self { io, reader }))
+    /// Opens and connects a socket. Has to be called within the worker's runtime.
+    fn open(
+        to: SocketAddr,
+        counters: &Arc<Counters>,
+        idle: Option<&Arc<Idle>>,
+    ) -> Result<Arc<Self>, UpstreamError> {
+        let socket = fresh::open(to)
+            .and_then(|socket| fresh::connect(&socket, to).map(|()| socket))
+            .and_then(UdpSocket::from_std)
+            .map_err(|error| UpstreamError::io("opening a socket", &error))?;
+        Ok(Arc::new_cyclic(|this| {
+            let home = idle.map(|idle| Home {
+                idle: Arc::downgrade(idle),
+                socket: Weak::clone(this),
+                on_errand: AtomicBool::new(false),
+            });
+            let io = Arc::new(Io {
+                socket,
+                table: Table::new(),
+                counters: Arc::clone(counters),
+                closed: AtomicBool::new(false),
+                home,
+            });
+            let reader = tokio::spawn(Io::read(Arc::clone(&io))).abort_handle();
+            Self { io, reader }
+        }))
     }
 
     /// Sends a query at once.
@@ -227,6 +269,9 @@ impl Socket {
     ) {
         match self.io.table.queue_errand(question, random_case, errand, due) {
             Ok((unsent, unwatched)) => {
+                if let Some(home) = &self.io.home {
+                    home.on_errand.store(true, Relaxed);
+                }
                 if unsent {
                     Flush::soon(&self.io);
                 }
@@ -258,7 +303,7 @@ impl Io {
             let slices: SmallVec<[[IoSlice<'_>; 1]; FLUSH]> =
                 messages.iter().map(|message| [IoSlice::new(message)]).collect();
             let sent = match slices.as_slice() {
-                [one] => sendmsg::<()>(fd, one, &[], MsgFlags::MSG_DONTWAIT, None).map(|_| 1),
+                [[one]] => send(fd, one, MsgFlags::MSG_DONTWAIT).map(|_| 1),
                 all => SEND_HEADERS.with_borrow_mut(|headers| {
                     let to: [Option<()>; FLUSH] = [None; FLUSH];
                     let to = to.get(..all.len()).unwrap_or(&to);
@@ -302,7 +347,11 @@ impl Io {
     /// Receives until there is nothing more. False where the socket is good for nothing.
     fn drain(&self, interest: Interest, errors: &mut u32) -> bool {
         loop {
-            match self.socket.try_io(interest, || self.receive(errors)) {
+            let result = self.socket.try_io(interest, || match &self.home {
+                None => self.receive(errors),
+                Some(home) => self.receive_one(home, errors),
+            });
+            match result {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(error) => {
@@ -334,15 +383,46 @@ impl Io {
                 .chunks_exact(DATAGRAM)
                 .zip(&lengths)
                 .map(|(chunk, &(len, cut_off))| (chunk.get(..len).unwrap_or(chunk), cut_off));
-            self.table.deliver(messages, |why| {
-                self.counters.unexpected(why);
-                if why == Unexpected::Case {
-                    Watch::hurry();
-                }
-            });
+            self.table.deliver(messages, |why| self.unexpected(why));
             *errors = 0;
             if lengths.len() < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         })
+    }
+
+    /// Takes one datagram. With the answer the query's port is given up.
+    fn receive_one(&self, home: &Home, errors: &mut u32) -> io::Result<()> {
+        BUFFERS.with_borrow_mut(|buffers| {
+            let room = buffers.octets.get_mut(..DATAGRAM).unwrap_or_default();
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
+            let len = recv(self.socket.as_raw_fd(), room, flags)?;
+            let message = (room.get(..len).unwrap_or(room), len > DATAGRAM);
+            *errors = 0;
+            if self.table.deliver(std::iter::once(message), |why| self.unexpected(why)) == 0 {
+                return Ok(());
+            }
+            self.go_home(home);
+            // What else is there came too late, and is seen when the next answer comes.
+            Err(io::ErrorKind::WouldBlock.into())
+        })
+    }
+
+    /// Keeps the socket, without its port, for the next query.
+    fn go_home(&self, home: &Home) {
+        if !home.on_errand.swap(false, Relaxed) || self.closed.load(Relaxed) {
+            return;
+        }
+        if let (Some(idle), Some(socket)) = (home.idle.upgrade(), home.socket.upgrade())
+            && fresh::dissolve(&self.socket).is_ok()
+        {
+            idle.keep(socket);
+        }
+    }
+
+    fn unexpected(&self, why: Unexpected) {
+        self.counters.unexpected(why);
+        if why == Unexpected::Case {
+            Watch::hurry();
+        }
     }
 }
 
@@ -417,6 +497,9 @@ impl Watch {
                 if left > 0 {
                     WATCHED.with_borrow_mut(|watched| watched.push(Arc::clone(&socket)));
                 }
+                if let Some(home) = socket.io.home.as_ref().filter(|_| !overdue.is_empty()) {
+                    home.on_errand.store(false, Relaxed);
+                }
                 for (errand, place) in overdue {
                     errand.goes_on(Some(Flight::over_udp(Arc::clone(&socket), place)));
                 }
@@ -456,15 +539,4 @@ thread_local! {
         headers: MultiHeaders::preallocate(BATCH, None),
         octets: vec![0; BATCH * DATAGRAM].into_boxed_slice(),
     });
-}
-
-fn connect(to: SocketAddr) -> io::Result<UdpSocket> {
-    let any: SocketAddr = match to {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = std::net::UdpSocket::bind(any)?;
-    socket.connect(to)?;
-    socket.set_nonblocking(true)?;
-    UdpSocket::from_std(socket)
 }
