@@ -92,8 +92,9 @@
     }
     # A resolver that leads back to us is set aside.
     loop
-    # All other names: the resolvers of the node, as the kubelet gives them to the pod (dnsPolicy Default). Where that is
-    # systemd-resolved's stub, its own servers are asked, and followed when they change.
+    # All other names: the resolvers of the node. dnsPolicy Default gives the pod a copy of the node's resolv.conf as of its
+    # start. Where that names systemd-resolved's stub, its own servers are asked, and followed when they change; where it does
+    # not, components/node-resolv-conf has the node's file followed.
     forward . {{ join " " .Values.forward.to }} {
         # Beyond this many at a time queries are refused at once, so that dead resolvers do not fill the memory.
         max_concurrent {{ .Values.forward.maxConcurrent }}
