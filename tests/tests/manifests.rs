@@ -1,16 +1,16 @@
 //! What is deployed: every document parsed strictly, every Corefile started, every right needed, overlays and chart the same.
 
+#[path = "manifests/chart.rs"]
+mod chart;
+#[path = "manifests/rights.rs"]
+mod rights;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use hickory_proto::rr::RecordType;
 use serde_json::{Value, json};
-use tests::api::{ApiServer, Policy, StreamingLists};
-use tests::client::Client;
-use tests::manifests::{self, corefile, helm, kustomize, strict};
-use tests::poll;
-use tests::process::{self, Nodens, Ready, Setup};
+use tests::manifests::{self, kustomize, strict};
+use tests::process;
 
 /// The overlays that run Nodens, and the chart's values that make the same.
 fn modes() -> [(&'static str, Value); 4] {
@@ -29,8 +29,6 @@ const ENVIRONMENT: [(&str, &str); 4] = [
     ("KUBE_DNS_SERVICE_HOST", "10.96.0.10"),
     ("NODENS_UPSTREAM_SERVICE_HOST", "10.96.0.53"),
 ];
-
-const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Every folder with a kustomization.
 fn kustomizations() -> Vec<PathBuf> {
@@ -172,12 +170,13 @@ fn the_units_score_is_what_the_page_says() {
 fn components_change_what_they_say() {
     let folder = manifests::folder();
     let mut all = manifests::overlay("link-local");
-    for name in ["pods-verified", "node-resolv-conf"] {
+    for name in ["pods-verified", "node-resolv-conf", "multicluster"] {
         kustomize::add_component(&folder.join("components").join(name), &mut all).unwrap();
     }
     all.iter().for_each(|document| strict::parse(document).unwrap());
     let rules = manifests::find(&all, "ClusterRole", "nodens")["rules"].to_string();
     assert!(rules.contains("\"pods\""), "{rules}");
+    assert!(words(&all).iter().any(|word| word.0 == "multicluster.x-k8s.io"), "{rules}");
     let mounts = manifests::container(&all)["volumeMounts"].to_string();
     assert!(mounts.contains("/host/etc"), "{mounts}");
 }
@@ -227,117 +226,27 @@ fn same(ours: &[Value], theirs: &[Value], what: &str) {
     }
 }
 
-/// Without Go it says so and passes, unless CI=true.
-fn engine_is_here() -> bool {
-    let here = helm::is_possible();
-    assert!(
-        here || std::env::var("CI").as_deref() != Ok("true"),
-        "go is missing: golang-go of Debian"
-    );
-    if !here {
-        eprintln!("\n*** SKIPPED: no go to render the chart with (Debian: golang-go) ***");
-    }
-    here
+/// link-local with the component, and its Corefile as the component's comment says.
+fn multicluster() -> Vec<Value> {
+    let mut all = manifests::overlay("link-local");
+    let component = manifests::folder().join("components/multicluster");
+    let comment = std::fs::read_to_string(component.join("kustomization.yaml")).unwrap();
+    kustomize::add_component(&component, &mut all).unwrap();
+    let line = "kubernetes cluster.local clusterset.local in-addr.arpa ip6.arpa {";
+    let option = "multicluster clusterset.local";
+    assert!(comment.contains(line) && comment.contains(option), "{comment}");
+    let remark = "# Services of a set of clusters, by ServiceImports: that needs the right to watch them (components/multicluster).";
+    let before = "        # Addresses that are not the cluster's";
+    let text = manifests::corefile(&all)
+        .replace("kubernetes cluster.local in-addr.arpa ip6.arpa {", line)
+        .replace(before, &format!("        {remark}\n        {option}\n{before}"));
+    set_corefile(&mut all, text);
+    all
 }
 
-#[test]
-fn the_chart_renders_what_the_overlays_render() {
-    if !engine_is_here() {
-        return;
-    }
-    for (mode, changes) in modes() {
-        let values = helm::values(&changes).unwrap();
-        same(&helm::render(&values).unwrap(), &manifests::overlay(mode), mode);
-    }
-    // Monitoring is an overlay of its own, applied beside; in the chart it comes on top.
-    let wanted = json!({ "monitoring": { "serviceMonitor": true, "prometheusRule": true, "dashboard": true } });
-    let mut both = manifests::overlay("link-local");
-    both.extend(manifests::overlay("monitoring"));
-    same(&helm::render(&helm::values(&wanted).unwrap()).unwrap(), &both, "monitoring");
-    let wanted = json!({ "kubernetes": { "pods": "verified" }, "nodeResolvConf": true });
-    let mut more = manifests::overlay("link-local");
-    for name in ["pods-verified", "node-resolv-conf"] {
-        let component = manifests::folder().join("components").join(name);
-        kustomize::add_component(&component, &mut more).unwrap();
-    }
-    let text = manifests::corefile(&more).replace("pods insecure", "pods verified");
-    let map = more.iter_mut().find(|document| document["kind"] == "ConfigMap").unwrap();
+fn set_corefile(all: &mut [Value], text: String) {
+    let map = all.iter_mut().find(|document| document["kind"] == "ConfigMap").unwrap();
     map["data"]["Corefile"] = text.into();
-    same(&helm::render(&helm::values(&wanted).unwrap()).unwrap(), &more, "components");
-}
-
-/// What no overlay has: every value is used, and what comes of it is sound.
-#[test]
-fn the_charts_other_values_work() {
-    if !engine_is_here() {
-        return;
-    }
-    let values = helm::values(&json!({
-        "image": { "repository": "registry.example/other", "tag": "2", "pullPolicy": "Always" },
-        "imagePullSecrets": [{ "name": "pull" }],
-        "mode": "takeover",
-        "localIPs": ["169.254.20.10", "fd00::10"],
-        "clusterDomain": "k8s.example",
-        "kubernetes": { "endpoints": "none", "snapshot": false, "fallback": ["10.96.0.10"], "maxStaleness": "10m" },
-        "cache": { "size": "64Mi", "serveStale": "" },
-        "forward": { "to": ["192.0.2.1", "192.0.2.2"], "maxConcurrent": 7 },
-        "extraServers": "corp.example:53 {\n    bind 169.254.20.10\n    forward . 192.0.2.3\n}\n",
-        "clusterDNS": { "service": "rke2-dns", "selector": { "app": "dns" } },
-        "log": { "level": "debug", "format": "json" },
-        "resources": {},
-        "nodeSelector": { "a": "b" },
-        "updateStrategy": { "type": "OnDelete" },
-    }))
-    .unwrap();
-    let all = helm::render(&values).unwrap();
-    all.iter().for_each(|document| strict::parse(document).unwrap());
-    let text = manifests::corefile(&all);
-    for line in [
-        "bind 169.254.20.10 fd00::10 {$RKE2_DNS_SERVICE_HOST}",
-        "kubernetes k8s.example in-addr.arpa ip6.arpa {",
-        "fallback 10.96.0.10",
-        "max_staleness 10m",
-        "endpoints none",
-        "size 64Mi",
-        "forward . 192.0.2.1 192.0.2.2 {",
-        "max_concurrent 7",
-        "corp.example:53 {",
-    ] {
-        assert!(text.contains(line), "no {line:?} in\n{text}");
-    }
-    assert!(!text.contains("serve_stale") && !text.contains("snapshot"), "{text}");
-    assert_good_corefile(text, &[("RKE2_DNS_SERVICE_HOST", "10.96.0.10")]);
-    let arguments = manifests::arguments(&all, &ENVIRONMENT).join(" ");
-    for word in [
-        "fd00::10,$(RKE2_DNS_SERVICE_HOST)",
-        "--clusterip=$(RKE2_DNS_SERVICE_HOST)",
-        "--log-level=debug",
-    ] {
-        assert!(arguments.contains(word), "{arguments}");
-    }
-    assert_eq!(manifests::container(&all)["image"], "registry.example/other:2");
-    let own = helm::values(&json!({ "corefile": ".:53 {\n    whoami\n}\n" })).unwrap();
-    assert_eq!(manifests::corefile(&helm::render(&own).unwrap()), ".:53 {\n    whoami\n}\n");
-}
-
-#[test]
-fn the_charts_schema_fits_its_values_and_refuses_mistakes() {
-    let path = manifests::folder().join("helm/nodens/values.schema.json");
-    let schema: manifests::schema::Schema =
-        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    assert_eq!(schema.check(&helm::values(&json!({})).unwrap()), [""; 0]);
-    for (changes, place) in [
-        (json!({ "mode": "node-local" }), "/mode"),
-        (json!({ "localIP": "169.254.20.10" }), "/localIP"),
-        (json!({ "localIPs": [] }), "/localIPs"),
-        (json!({ "kubernetes": { "pods": true } }), "/kubernetes/pods"),
-        (json!({ "cache": { "size": "32 MB" } }), "/cache/size"),
-        (json!({ "forward": { "maxConcurrent": 0 } }), "/forward/maxConcurrent"),
-        (json!({ "image": { "repository": null } }), "/image/repository"),
-    ] {
-        let wrong = schema.check(&helm::values(&changes).unwrap());
-        assert!(wrong.len() == 1 && wrong[0].starts_with(place), "{changes}: {wrong:?}");
-    }
 }
 
 fn assert_good_corefile(text: &str, environment: &[(&str, &str)]) {
@@ -370,52 +279,6 @@ fn every_corefile_is_good() {
     }
 }
 
-/// A cluster with one of everything that the rules are for.
-fn cluster(policy: Policy, lists: StreamingLists) -> ApiServer {
-    let api = ApiServer::start();
-    api.configure(|behaviour| {
-        behaviour.policy = Some(policy);
-        behaviour.streaming_lists = lists;
-    });
-    api.put(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "default" } }));
-    api.put(service("web", "10.96.0.20"));
-    api
-}
-
-fn service(name: &str, address: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "namespace": "default" },
-        "spec": { "clusterIP": address, "clusterIPs": [address], "ports": [{ "port": 80, "protocol": "TCP" }] },
-    })
-}
-
-fn start(corefile: &str, api: &ApiServer) -> Nodens {
-    let folder = tempfile::tempdir().unwrap();
-    let kubeconfig = folder.path().join("kubeconfig");
-    api.write_kubeconfig(&kubeconfig);
-    // The one line that a pod does not need: its account is in a place that only a pod has.
-    let corefile = corefile::on_loopback(corefile).replace(
-        "        pods ",
-        "        kubeconfig @folder@/kubeconfig\n        startup_timeout 1ms\n        pods ",
-    );
-    let mut setup = Setup::new(&corefile)
-        .file("kubeconfig", &std::fs::read_to_string(&kubeconfig).unwrap())
-        .arguments(&["--socket=@folder@/socket"])
-        .ready(Ready::Answer);
-    for (name, value) in ENVIRONMENT {
-        setup = setup.environment(name, value);
-    }
-    setup.start()
-}
-
-fn waits(nodens: &Nodens) -> String {
-    nodens.get(nodens.ports().ready, "/ready").map(|reply| reply.body).unwrap_or_default()
-}
-
-fn is_ready(nodens: &Nodens) -> bool {
-    nodens.get(nodens.ports().ready, "/ready").is_some_and(|reply| reply.status == 200)
-}
-
 /// The rules of an overlay's ClusterRole, one for each group, resource and verb.
 fn words(all: &[Value]) -> Vec<(String, String, String)> {
     let list = |value: &Value| -> Vec<String> {
@@ -432,74 +295,4 @@ fn words(all: &[Value]) -> Vec<(String, String, String)> {
         }
     }
     words
-}
-
-fn policy<'a>(words: impl IntoIterator<Item = &'a (String, String, String)>) -> Policy {
-    words.into_iter().fold(Policy::default(), |policy, (group, resource, verb)| {
-        policy.allow(group, &[resource], &[verb])
-    })
-}
-
-/// All of a mode's rights, on API servers with and without streaming lists: names are answered, changes arrive, `/ready` is content.
-fn rights_suffice(mode: &str, all: &[Value]) {
-    for lists in [StreamingLists::Supported, StreamingLists::Refused] {
-        let api = cluster(policy(&words(all)), lists);
-        let nodens = start(manifests::corefile(all), &api);
-        poll::wait_for(mode, DEADLINE, || is_ready(&nodens));
-        api.put(service("later", "10.96.0.21"));
-        let client = Client::new(nodens.dns());
-        poll::wait_for("the change", DEADLINE, || {
-            let answer = client.ask("later.default.svc.cluster.local.", RecordType::A);
-            answer.is_ok_and(|answer| answer.data(RecordType::A) == ["10.96.0.21"])
-        });
-        let refused = api.requests().into_iter().filter(|request| request.status == 403).count();
-        assert_eq!(refused, 0, "{mode}: {:?}", nodens.log());
-    }
-}
-
-/// Each right by itself: without it the server says 403, and Nodens says so and is not ready.
-fn each_right_is_needed(mode: &str, all: &[Value]) {
-    let words = words(all);
-    for missing in &words {
-        // A server with streaming lists is only watched; one without is listed first.
-        let lists =
-            if missing.2 == "list" { StreamingLists::Refused } else { StreamingLists::Supported };
-        let api = cluster(policy(words.iter().filter(|word| *word != missing)), lists);
-        let nodens = start(manifests::corefile(all), &api);
-        poll::wait_for(&format!("{mode} without {missing:?}"), DEADLINE, || {
-            let refused = api.requests_of(&missing.2, &missing.1).iter().any(|r| r.status == 403);
-            refused && nodens.log().contains("403")
-        });
-        if missing.2 == "list" {
-            let waits = waits(&nodens);
-            assert!(waits.contains("waiting for the first list"), "{mode} {missing:?}: {waits}");
-        }
-    }
-}
-
-#[test]
-fn the_rights_suffice_in_every_mode() {
-    for (mode, _) in modes() {
-        rights_suffice(mode, &manifests::overlay(mode));
-    }
-}
-
-#[test]
-fn each_right_is_needed_in_every_mode() {
-    for (mode, _) in modes() {
-        each_right_is_needed(mode, &manifests::overlay(mode));
-    }
-}
-
-#[test]
-fn the_right_to_watch_pods_is_needed_for_verified_pods_only() {
-    let mut all = manifests::overlay("link-local");
-    kustomize::add_component(&manifests::folder().join("components/pods-verified"), &mut all)
-        .unwrap();
-    let map = all.iter_mut().find(|document| document["kind"] == "ConfigMap").unwrap();
-    let text = map["data"]["Corefile"].as_str().unwrap().replace("pods insecure", "pods verified");
-    map["data"]["Corefile"] = text.into();
-    assert!(words(&all).iter().any(|word| word.1 == "pods"));
-    rights_suffice("verified", &all);
-    each_right_is_needed("verified", &all);
 }

@@ -47,7 +47,7 @@
 
     # Cluster names and the addresses of the cluster, from a watch of the API server. {{ .Values.clusterDomain }} is the cluster's domain
     # (kubelet: clusterDomain).
-    kubernetes {{ .Values.clusterDomain }} in-addr.arpa ip6.arpa {
+    kubernetes {{ .Values.clusterDomain }}{{ if .Values.kubernetes.multicluster }} clusterset.local{{ end }} in-addr.arpa ip6.arpa {
         # Names of pods' addresses (10-244-1-7.default.pod.{{ .Values.clusterDomain }}) exist in every namespace that exists. `verified`
         # checks that there is such a pod: that needs the right to watch pods (components/pods-verified) and memory for them.
         pods {{ .Values.kubernetes.pods }}
@@ -58,6 +58,10 @@
 {{- else if eq .Values.kubernetes.endpoints "none" }}
         # No EndpointSlices are watched: headless Services and names of endpoints do not exist.
         endpoints none
+{{- end }}
+{{- if .Values.kubernetes.multicluster }}
+        # Services of a set of clusters, by ServiceImports: that needs the right to watch them (components/multicluster).
+        multicluster clusterset.local
 {{- end }}
         # Addresses that are not the cluster's are asked of the node's resolvers.
         fallthrough in-addr.arpa ip6.arpa

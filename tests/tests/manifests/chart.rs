@@ -1,0 +1,144 @@
+//! The chart: the same as the overlays and components, and sound where it goes beyond them.
+
+use serde_json::{Value, json};
+use tests::manifests::{self, helm, kustomize, strict};
+
+use super::{ENVIRONMENT, assert_good_corefile, modes, multicluster, same, set_corefile};
+
+/// Without Go it says so and passes, unless CI=true.
+fn engine_is_here() -> bool {
+    let here = helm::is_possible();
+    assert!(
+        here || std::env::var("CI").as_deref() != Ok("true"),
+        "go is missing: golang-go of Debian"
+    );
+    if !here {
+        eprintln!("\n*** SKIPPED: no go to render the chart with (Debian: golang-go) ***");
+    }
+    here
+}
+
+#[test]
+fn the_chart_renders_what_the_overlays_render() {
+    if !engine_is_here() {
+        return;
+    }
+    for (mode, changes) in modes() {
+        let values = helm::values(&changes).unwrap();
+        same(&helm::render(&values).unwrap(), &manifests::overlay(mode), mode);
+    }
+    // Monitoring is an overlay of its own, applied beside; in the chart it comes on top.
+    let wanted = json!({ "monitoring": { "serviceMonitor": true, "prometheusRule": true, "dashboard": true } });
+    let mut both = manifests::overlay("link-local");
+    both.extend(manifests::overlay("monitoring"));
+    same(&helm::render(&helm::values(&wanted).unwrap()).unwrap(), &both, "monitoring");
+    let wanted = json!({
+        "kubernetes": { "pods": "verified", "multicluster": true }, "nodeResolvConf": true,
+    });
+    let mut more = multicluster();
+    for name in ["pods-verified", "node-resolv-conf"] {
+        let component = manifests::folder().join("components").join(name);
+        kustomize::add_component(&component, &mut more).unwrap();
+    }
+    let text = manifests::corefile(&more).replace("pods insecure", "pods verified");
+    set_corefile(&mut more, text);
+    // In the one the rules are in the order of the components, in the other in that of the template.
+    rules(&mut more).sort_by_key(Value::to_string);
+    let mut chart = helm::render(&helm::values(&wanted).unwrap()).unwrap();
+    rules(&mut chart).sort_by_key(Value::to_string);
+    same(&chart, &more, "components");
+}
+
+#[test]
+fn the_chart_and_the_component_give_the_same_for_imports() {
+    if !engine_is_here() {
+        return;
+    }
+    let wanted = json!({ "kubernetes": { "multicluster": true } });
+    let chart = helm::render(&helm::values(&wanted).unwrap()).unwrap();
+    same(&chart, &multicluster(), "multicluster");
+    assert_good_corefile(manifests::corefile(&chart), &[]);
+}
+
+fn rules(all: &mut [Value]) -> &mut Vec<Value> {
+    let role = all.iter_mut().find(|document| document["kind"] == "ClusterRole").unwrap();
+    role["rules"].as_array_mut().unwrap()
+}
+
+/// What no overlay has: every value is used, and what comes of it is sound.
+#[test]
+fn the_charts_other_values_work() {
+    if !engine_is_here() {
+        return;
+    }
+    let values = helm::values(&json!({
+        "image": { "repository": "registry.example/other", "tag": "2", "pullPolicy": "Always" },
+        "imagePullSecrets": [{ "name": "pull" }],
+        "mode": "takeover",
+        "localIPs": ["169.254.20.10", "fd00::10"],
+        "clusterDomain": "k8s.example",
+        "kubernetes": { "endpoints": "none", "snapshot": false, "fallback": ["10.96.0.10"], "maxStaleness": "10m" },
+        "cache": { "size": "64Mi", "serveStale": "" },
+        "forward": { "to": ["192.0.2.1", "192.0.2.2"], "maxConcurrent": 7 },
+        "extraServers": "corp.example:53 {\n    bind 169.254.20.10\n    forward . 192.0.2.3\n}\n",
+        "clusterDNS": { "service": "rke2-dns", "selector": { "app": "dns" } },
+        "log": { "level": "debug", "format": "json" },
+        "resources": {},
+        "nodeSelector": { "a": "b" },
+        "updateStrategy": { "type": "OnDelete" },
+    }))
+    .unwrap();
+    let all = helm::render(&values).unwrap();
+    all.iter().for_each(|document| strict::parse(document).unwrap());
+    let text = manifests::corefile(&all);
+    for line in [
+        "bind 169.254.20.10 fd00::10 {$RKE2_DNS_SERVICE_HOST}",
+        "kubernetes k8s.example in-addr.arpa ip6.arpa {",
+        "fallback 10.96.0.10",
+        "max_staleness 10m",
+        "endpoints none",
+        "size 64Mi",
+        "forward . 192.0.2.1 192.0.2.2 {",
+        "max_concurrent 7",
+        "corp.example:53 {",
+    ] {
+        assert!(text.contains(line), "no {line:?} in\n{text}");
+    }
+    assert!(!text.contains("serve_stale") && !text.contains("snapshot"), "{text}");
+    assert_good_corefile(text, &[("RKE2_DNS_SERVICE_HOST", "10.96.0.10")]);
+    let arguments = manifests::arguments(&all, &ENVIRONMENT).join(" ");
+    for word in [
+        "fd00::10,$(RKE2_DNS_SERVICE_HOST)",
+        "--clusterip=$(RKE2_DNS_SERVICE_HOST)",
+        "--log-level=debug",
+    ] {
+        assert!(arguments.contains(word), "{arguments}");
+    }
+    assert_eq!(manifests::container(&all)["image"], "registry.example/other:2");
+    let own = helm::values(&json!({ "corefile": ".:53 {\n    whoami\n}\n" })).unwrap();
+    assert_eq!(manifests::corefile(&helm::render(&own).unwrap()), ".:53 {\n    whoami\n}\n");
+}
+
+#[test]
+fn the_charts_schema_fits_its_values_and_refuses_mistakes() {
+    let path = manifests::folder().join("helm/nodens/values.schema.json");
+    let schema: manifests::schema::Schema =
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(schema.check(&helm::values(&json!({})).unwrap()), [""; 0]);
+    for (changes, place) in [
+        (json!({ "mode": "node-local" }), "/mode"),
+        (json!({ "localIP": "169.254.20.10" }), "/localIP"),
+        (json!({ "localIPs": [] }), "/localIPs"),
+        (
+            json!({ "kubernetes": { "multicluster": "clusterset.local" } }),
+            "/kubernetes/multicluster",
+        ),
+        (json!({ "kubernetes": { "pods": true } }), "/kubernetes/pods"),
+        (json!({ "cache": { "size": "32 MB" } }), "/cache/size"),
+        (json!({ "forward": { "maxConcurrent": 0 } }), "/forward/maxConcurrent"),
+        (json!({ "image": { "repository": null } }), "/image/repository"),
+    ] {
+        let wrong = schema.check(&helm::values(&changes).unwrap());
+        assert!(wrong.len() == 1 && wrong[0].starts_with(place), "{changes}: {wrong:?}");
+    }
+}
