@@ -27,6 +27,15 @@ struct Kustomization {
     patches: Vec<Patch>,
     #[serde(default)]
     images: Vec<Image>,
+    #[serde(default)]
+    labels: Vec<Labels>,
+}
+
+/// Of the objects alone: selectors and the pods of a template stay.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Labels {
+    pairs: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -121,6 +130,11 @@ fn apply(folder: &Path, all: &mut Vec<Value>) -> anyhow::Result<()> {
     }
     for image in &wanted.images {
         all.iter_mut().for_each(|document| set_image(document, image));
+    }
+    for (name, value) in wanted.labels.iter().flat_map(|labels| &labels.pairs) {
+        for document in all.iter_mut() {
+            document["metadata"]["labels"][name] = value.as_str().into();
+        }
     }
     Ok(())
 }

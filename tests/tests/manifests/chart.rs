@@ -60,6 +60,58 @@ fn the_chart_and_the_component_give_the_same_for_imports() {
     assert_good_corefile(manifests::corefile(&chart), &[]);
 }
 
+/// Pods are there, and who leads to them is left to somebody else.
+#[test]
+fn the_chart_can_leave_the_redirect_policy_out() {
+    if !engine_is_here() {
+        return;
+    }
+    let mut wanted = json!({ "mode": "pod-network", "redirectPolicy": false });
+    let mut overlay = manifests::overlay("pod-network");
+    let policy = |document: &Value| document["kind"] == "CiliumLocalRedirectPolicy";
+    assert_eq!(overlay.iter().filter(|document| policy(document)).count(), 1);
+    overlay.retain(|document| !policy(document));
+    same(&helm::render(&helm::values(&wanted).unwrap()).unwrap(), &overlay, "without policy");
+    // It belongs to one mode.
+    wanted = json!({ "redirectPolicy": true });
+    let all = helm::render(&helm::values(&wanted).unwrap()).unwrap();
+    assert!(!all.iter().any(policy));
+}
+
+/// The chart's value, and the kustomization of the page, for operators that choose by a label.
+#[test]
+fn the_label_of_an_operator_reaches_what_it_takes_up() {
+    let page = manifests::folder().join("../docs/alerts.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let shown = page.split("```").find(|part| part.starts_with("yaml\n# kustomization.yaml"));
+    let shown = shown.unwrap().trim_start_matches("yaml\n");
+    let overlay = manifests::folder().join("overlays/monitoring");
+    assert!(shown.contains("- ../nodens/manifests/overlays/monitoring"), "{shown}");
+    let here = shown.replace("../nodens/manifests/overlays/monitoring", overlay.to_str().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("kustomization.yaml"), here).unwrap();
+    let chosen = |all: Vec<Value>| -> Vec<Value> {
+        let kinds = ["ServiceMonitor", "PrometheusRule"];
+        all.into_iter()
+            .filter(|d| kinds.contains(&d["kind"].as_str().unwrap_or_default()))
+            .collect()
+    };
+    let labelled = chosen(kustomize::render(folder.path()).unwrap());
+    assert_eq!(labelled.len(), 2);
+    for document in &labelled {
+        strict::parse(document).unwrap();
+        assert_eq!(document["metadata"]["labels"]["release"], "kube-prometheus-stack");
+    }
+    if !engine_is_here() {
+        return;
+    }
+    let wanted = json!({ "monitoring": {
+        "serviceMonitor": true, "prometheusRule": true, "labels": { "release": "kube-prometheus-stack" },
+    } });
+    let chart = helm::render(&helm::values(&wanted).unwrap()).unwrap();
+    same(&chosen(chart), &labelled, "labels");
+}
+
 fn rules(all: &mut [Value]) -> &mut Vec<Value> {
     let role = all.iter_mut().find(|document| document["kind"] == "ClusterRole").unwrap();
     role["rules"].as_array_mut().unwrap()
@@ -129,10 +181,12 @@ fn the_charts_schema_fits_its_values_and_refuses_mistakes() {
         (json!({ "mode": "node-local" }), "/mode"),
         (json!({ "localIP": "169.254.20.10" }), "/localIP"),
         (json!({ "localIPs": [] }), "/localIPs"),
+        (json!({ "redirectPolicy": "no" }), "/redirectPolicy"),
         (
             json!({ "kubernetes": { "multicluster": "clusterset.local" } }),
             "/kubernetes/multicluster",
         ),
+        (json!({ "monitoring": { "labels": { "release": 1 } } }), "/monitoring/labels/release"),
         (json!({ "kubernetes": { "pods": true } }), "/kubernetes/pods"),
         (json!({ "cache": { "size": "32 MB" } }), "/cache/size"),
         (json!({ "forward": { "maxConcurrent": 0 } }), "/forward/maxConcurrent"),
