@@ -130,7 +130,7 @@ pub fn wire(packet: &[u8]) {
         let replied = match handled {
             Handled::Reply => true,
             Handled::Silence => false,
-            Handled::Later(later) => server.runtime.block_on(later.run(&mut out)),
+            Handled::Later(later, _) => server.runtime.block_on(later.run(&mut out)),
         };
         match Query::parse(packet) {
             Err(Reject::Silent) => assert!(!replied),
@@ -163,7 +163,9 @@ pub fn message(bytes: &[u8]) {
 /// Copies a message into replies, which must be sound and fit.
 fn hand_on(message: &Message) {
     let layout = message.layout();
-    let name = layout.name.as_name();
+    let name = message.name();
+    let name = name.as_name();
+    assert!(message.is_about(name));
     for edns in [None, Some((0, false)), Some((1_232, true)), Some((u16::MAX, false))] {
         let mut packet = Vec::new();
         write_query(&mut packet, 7, flags::RD, name, layout.qtype, layout.qclass, edns);
@@ -188,8 +190,8 @@ pub fn upstream(bytes: &[u8]) {
     let other = Name::from_text("www.example.com").expect("a name");
     let mut questions = vec![Question::new(other.as_ref(), RecordType::A, true)];
     if let Ok(message) = Message::from_received(bytes.to_vec()) {
-        let layout = message.layout();
-        questions.push(Question::new(layout.name.as_name(), layout.qtype, false));
+        let qtype = message.layout().qtype;
+        questions.push(Question::new(message.name().as_name(), qtype, false));
     }
     for question in questions {
         for exact in [false, true] {

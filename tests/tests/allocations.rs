@@ -202,7 +202,7 @@ impl Server {
         match answer(packet, origin, dispatch, &mut self.local, &mut self.out) {
             Handled::Reply => true,
             Handled::Silence => panic!("silence"),
-            Handled::Later(later) => {
+            Handled::Later(later, _) => {
                 self.out.clear();
                 let out = &mut self.out;
                 assert!(self.runtime.block_on(later.run(out)));

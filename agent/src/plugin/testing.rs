@@ -199,7 +199,7 @@ impl Client {
         match answer(&packet, origin, &self.dispatch, &mut Local::new(0), &mut out) {
             Handled::Silence => return None,
             Handled::Reply => {}
-            Handled::Later(later) => {
+            Handled::Later(later, _) => {
                 let runtime =
                     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 if !runtime.block_on(later.run(&mut out)) {

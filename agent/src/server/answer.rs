@@ -12,13 +12,17 @@ use crate::wire::reply::write_rejection;
 use crate::wire::{Class, Owner, Query, Rcode, RecordType, Reject, Reply, Section, flags};
 
 /// What became of a packet.
-pub enum Handled {
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it is looked at where it is returned, and never kept"
+)]
+pub enum Handled<'p> {
     /// The reply stands at the end of the buffer.
     Reply,
     /// Nothing is sent.
     Silence,
-    /// The query waits: spawn [`Later::run`].
-    Later(Box<Later>),
+    /// The query waits: spawn [`Later::run`]. Beside it the request once more, as it was read from the packet.
+    Later(Box<Later>, Request<'p>),
 }
 
 /// A query that has to wait for somebody.
@@ -30,13 +34,13 @@ pub struct Later {
 }
 
 /// Answers one packet into the end of `out`, or says what else becomes of it. Allocates only for [`Handled::Later`].
-pub fn answer(
-    packet: &[u8],
+pub fn answer<'p>(
+    packet: &'p [u8],
     origin: Origin,
     dispatch: &Arc<Dispatch>,
     local: &mut Local,
     out: &mut Vec<u8>,
-) -> Handled {
+) -> Handled<'p> {
     let query = match Query::parse(packet) {
         Ok(query) => query,
         Err(Reject::Silent) => return Handled::Silence,
@@ -71,13 +75,10 @@ pub fn answer(
         }
         Err(number) => {
             out.truncate(start);
-            let request = OwnedRequest::new(&request, Arc::clone(dispatch));
-            Handled::Later(Box::new(Later {
-                request,
-                chain: Arc::clone(chain),
-                number,
-                begun: None,
-            }))
+            let owned = OwnedRequest::new(&request, Arc::clone(dispatch));
+            let chain = Arc::clone(chain);
+            let later = Later { request: owned, chain, number, begun: None };
+            Handled::Later(Box::new(later), request)
         }
     }
 }
@@ -93,12 +94,19 @@ impl Later {
     pub async fn run(mut self: Box<Self>, out: &mut Vec<u8>) -> bool {
         self.begun.get_or_insert_with(Instant::now);
         let answer = self.chain.resume(&self.request, self.number).await;
-        self.write(&answer, Instant::now(), out)
+        let Ok(request) = self.request.view() else { return false };
+        self.write(&request, &answer, Instant::now(), out)
     }
 
-    /// Writes the reply with an answer that came at `now` at the end of `out`. False: nothing is to be sent.
-    pub fn write(&self, answer: &Answer, now: Instant, out: &mut Vec<u8>) -> bool {
-        let Ok(request) = self.request.view() else { return false };
+    /// Writes the reply to [`Later::request`], of which `request` is the view, with an answer that came at `now` at the end
+    /// of `out`. False: nothing is to be sent.
+    pub fn write(
+        &self,
+        request: &Request<'_>,
+        answer: &Answer,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> bool {
         let start = out.len();
         let mut reply =
             Reply::begin(out, &request.query, request.origin.transport == Transport::Tcp);
@@ -113,15 +121,15 @@ impl Later {
         if let Some(available) = self.chain.recursion_available() {
             reply.set_flags(flags::RA, available);
         }
-        self.chain.amend(0, self.number, &request, &mut reply);
+        self.chain.amend(0, self.number, request, &mut reply);
         let len = reply.finish(self.chain.nsid.as_deref());
         let took = self.begun.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
         let micros = took.as_micros() as u64;
         if let (Some(errors), Some(error)) = (&self.chain.errors, &answer.error) {
-            errors.write(&request, &answer.outcome, error);
+            errors.write(request, &answer.outcome, error);
         }
         let written = out.get(start..start + len).unwrap_or(&[]);
-        finished(&self.chain, &request, &answer.outcome, written, micros);
+        finished(&self.chain, request, &answer.outcome, written, micros);
         if answer.outcome.silent {
             out.truncate(start);
         }

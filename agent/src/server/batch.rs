@@ -126,27 +126,28 @@ impl Batch {
     /// Calls `answer` for one datagram with its octets, its sender, the address that it was sent to (where the socket
     /// tells) and the buffer at whose end the reply is to be written. What `answer` has appended is sent by
     /// [`Batch::send`] if it returns true.
-    pub fn serve<R>(
-        &mut self,
-        slot: usize,
-        answer: impl FnOnce(Datagram<'_>, &mut Vec<u8>) -> (bool, R),
-    ) -> Option<R> {
-        let header = self.inbound.get(slot).filter(|_| slot < self.received)?;
+    pub fn serve(&mut self, slot: usize, answer: impl FnOnce(Datagram<'_>, &mut Vec<u8>) -> bool) {
+        let (Some(header), Some(packet), Some(peer), Some(control)) = (
+            self.inbound.get(slot).filter(|_| slot < self.received),
+            self.packets.get(slot),
+            self.peers.get(slot),
+            self.controls.get(slot),
+        ) else {
+            return;
+        };
+        let Some(peer) = socket_addr(&peer.0) else { return };
         let len = (header.msg_len as usize).min(PACKET_LEN);
-        let peer = self.peers.get(slot)?;
-        let control = self.controls.get(slot)?;
         let datagram = Datagram {
-            bytes: self.packets.get(slot)?.get(..len)?,
-            peer: socket_addr(&peer.0)?,
+            bytes: packet.get(..len).unwrap_or(packet),
+            peer,
             local: if self.with_control { local_addr(&control.0) } else { None },
         };
         let start = self.out.len();
-        let (reply, result) = answer(datagram, &mut self.out);
+        let reply = answer(datagram, &mut self.out);
         let len = self.out.len() - start;
         if reply && len > 0 {
             self.replies.push(ReplyAt { slot, start, len });
         }
-        Some(result)
     }
 
     /// Sends the replies, each from the address that was asked. Returns how many the kernel refused: a client that is not
@@ -297,11 +298,11 @@ mod tests {
         while seen.len() < expect && std::time::Instant::now() < deadline {
             let Ok(n) = batch.receive(socket.as_fd()) else { continue };
             for slot in 0..n {
-                let from = batch.serve(slot, |datagram, out| {
+                batch.serve(slot, |datagram, out| {
                     out.extend_from_slice(datagram.bytes);
-                    (true, (datagram.peer, datagram.local))
+                    seen.push((datagram.peer, datagram.local));
+                    true
                 });
-                seen.push(from.unwrap());
             }
             assert_eq!(batch.send(socket.as_fd()), 0);
         }

@@ -16,7 +16,7 @@ use super::outbox::{Back, Outbox};
 use super::worker::Waiting;
 use crate::plugin::cache::Lead;
 use crate::plugin::forward::trip::{Left, Trip};
-use crate::request::{Answer, Outcome, Plugin};
+use crate::request::{Answer, Outcome, Plugin, Request};
 use crate::upstream::table::{self, Answered};
 use crate::upstream::{Flight, Question};
 
@@ -29,15 +29,15 @@ struct Errand {
     trip: Trip,
 }
 
-/// Sends a query that has to wait on its way: the short one where it can, else a task.
-pub(super) fn set_out(later: Box<Later>, waiting: Waiting, back: Back) {
-    let begun = later.request().view().ok().and_then(|view| {
-        let forward = later.forward(&view)?;
-        let lead = later.cache()?.set_out(&view)?;
-        let trip = Trip::begin(forward, &view)?;
-        Some((lead, trip, Question::of_query(&view.query)))
-    });
-    let Some((lead, trip, question)) = begun else {
+/// Sends a query that has to wait on its way: the short one where it can, else a task. `request` is what `later` has to answer.
+pub(super) fn set_out(later: Box<Later>, request: &Request<'_>, waiting: Waiting, back: Back) {
+    let begin = || {
+        let forward = later.forward(request)?;
+        let lead = later.cache()?.set_out(request)?;
+        let trip = Trip::begin(forward, request)?;
+        Some((lead, trip, Question::of_query(&request.query)))
+    };
+    let Some((lead, trip, question)) = begin() else {
         tokio::spawn(async move {
             let mut out = Vec::with_capacity(512);
             let client = later.origin().client;
@@ -90,6 +90,6 @@ fn land(later: &Later, waiting: &Waiting, back: Back, lead: Lead, answer: Answer
     let answer = cache.land(later.request(), &view, lead, answer);
     let client = later.origin().client;
     Outbox::push(back, waiting.worker(), client, |octets| {
-        later.write(&answer, now, octets);
+        later.write(&view, &answer, now, octets);
     });
 }

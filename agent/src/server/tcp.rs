@@ -268,7 +268,7 @@ impl Session {
                     write_u16(&mut self.out, start, len as u16);
                 }
                 Ok(Handled::Silence) => self.out.truncate(start),
-                Ok(Handled::Later(later)) => {
+                Ok(Handled::Later(later, _)) => {
                     self.out.truncate(start);
                     let Some(waiting) = self.worker.wait() else { continue };
                     self.in_flight += 1;

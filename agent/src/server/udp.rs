@@ -146,7 +146,7 @@ fn serve_one(
     socket: &Arc<UdpSocket>,
     begun: &mut Option<Instant>,
 ) {
-    let later = batch.serve(slot, |datagram, out| {
+    batch.serve(slot, |datagram, out| {
         let origin = Origin {
             client: datagram.peer,
             local: SocketAddr::new(
@@ -159,28 +159,22 @@ fn serve_one(
         };
         let start = out.len();
         // A bug in one answer must not end the worker.
-        match catch_unwind(AssertUnwindSafe(|| {
-            answer(datagram.bytes, origin, dispatch, local, out)
-        })) {
-            Ok(Handled::Reply) => (true, None),
-            Ok(Handled::Silence) => (false, None),
-            Ok(Handled::Later(later)) => (false, Some((later, datagram.local))),
-            Err(_) => {
-                worker.panicked();
-                out.truncate(start);
-                (false, None)
+        let handled = catch_unwind(AssertUnwindSafe(|| {
+            let handled = answer(datagram.bytes, origin, dispatch, local, out);
+            if let Handled::Later(later, request) = handled {
+                if let Some(waiting) = worker.wait() {
+                    let back = Back { socket: Arc::clone(socket), source: datagram.local };
+                    let begun = *begun.get_or_insert_with(Instant::now);
+                    errand::set_out(later.since(begun), &request, waiting, back);
+                }
+                return false;
             }
-        }
-    });
-    if let Some(Some((later, source))) = later
-        && let Some(waiting) = worker.wait()
-    {
-        let begun = *begun.get_or_insert_with(Instant::now);
-        let back = Back { socket: Arc::clone(socket), source };
-        let later = later.since(begun);
-        let set_out = AssertUnwindSafe(|| errand::set_out(later, waiting, back));
-        if catch_unwind(set_out).is_err() {
+            matches!(handled, Handled::Reply)
+        }));
+        handled.unwrap_or_else(|_| {
             worker.panicked();
-        }
-    }
+            out.truncate(start);
+            false
+        })
+    });
 }

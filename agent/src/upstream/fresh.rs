@@ -38,8 +38,7 @@ impl Idle {
         let mut sockets = self.lock();
         sockets.push_back((socket, now.plus_millis(KEPT_FOR)));
         let too_old = sockets.front().is_some_and(|(_, until)| *until <= now);
-        let one_too_many =
-            if too_old || sockets.len() > KEPT { sockets.pop_front() } else { None };
+        let one_too_many = if too_old || sockets.len() > KEPT { sockets.pop_front() } else { None };
         // Closing is a system call, and nobody waits for it.
         drop(sockets);
         drop(one_too_many);
@@ -81,7 +80,8 @@ mod tests {
 
     #[test]
     fn each_connection_has_a_port_of_its_own_and_hears_its_peer_only() {
-        let peers = ["127.0.0.1:0", "[::1]:0"].into_iter().filter_map(|any| UdpSocket::bind(any).ok());
+        let peers =
+            ["127.0.0.1:0", "[::1]:0"].into_iter().filter_map(|any| UdpSocket::bind(any).ok());
         for peer in peers {
             let to = peer.local_addr().unwrap();
             let socket = open(to).unwrap();

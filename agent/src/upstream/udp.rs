@@ -23,8 +23,8 @@ use tokio::task::AbortHandle;
 
 use crate::clock::Tick;
 use crate::upstream::counters::Counters;
-use crate::upstream::question::{Question, Unexpected};
 use crate::upstream::fresh::{self, Idle};
+use crate::upstream::question::{Question, Unexpected};
 use crate::upstream::random;
 use crate::upstream::table::{Errand, FLUSH, Place, Table};
 use crate::upstream::{Flight, UpstreamError};

@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::name::{NameBuf, NameError};
+use super::name::{NameBuf, NameError, NameRef};
 use super::query::skip_name;
 use super::{Class, HEADER_LEN, Rcode, RecordType, Section, flags, read_u16, read_u32, write_u16};
 
@@ -137,8 +137,6 @@ impl Iterator for Records<'_> {
 pub struct Layout {
     /// Octets 2 and 3 of the header.
     pub flags: u16,
-    /// The question's name, lower-cased.
-    pub name: NameBuf,
     /// The question's type.
     pub qtype: RecordType,
     /// The question's class.
@@ -146,7 +144,7 @@ pub struct Layout {
     /// Where the question ends and the first record begins.
     pub question_end: usize,
     /// Every record but OPT, in order.
-    pub records: SmallVec<[RecordAt; 12]>,
+    pub records: SmallVec<[RecordAt; 8]>,
     /// The OPT record.
     pub edns: Option<EdnsAt>,
 }
@@ -161,14 +159,13 @@ impl Layout {
         if word(4) != 1 {
             return Err(MessageError::Questions(word(4)));
         }
-        let (name, at) = NameBuf::expand(message, HEADER_LEN)?;
+        let (_, at) = NameBuf::expand(message, HEADER_LEN)?;
         let (qtype, qclass) = (
             read_u16(message, at).ok_or(MessageError::Short(0))?,
             read_u16(message, at + 2).ok_or(MessageError::Short(0))?,
         );
         let mut layout = Self {
             flags: word(2),
-            name,
             qtype: RecordType(qtype),
             qclass: Class(qclass),
             question_end: at + 4,
@@ -254,7 +251,6 @@ impl Message {
             write_u16(&mut bytes, 4, 1);
             let layout = Layout {
                 flags: flags::QR | Rcode::SERVFAIL.0,
-                name: NameBuf::new(),
                 qtype: RecordType(0),
                 qclass: Class(0),
                 question_end: HEADER_LEN + 5,
@@ -273,6 +269,20 @@ impl Message {
     /// Where everything is.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// The question's name, lower-cased.
+    pub fn name(&self) -> NameBuf {
+        // It was read once, in `Layout::parse`, or else is the root.
+        NameBuf::expand(&self.bytes, HEADER_LEN).map_or_else(|_| NameBuf::new(), |(name, _)| name)
+    }
+
+    /// True where the question is about this name; the same as comparing [`Message::name`], and cheaper.
+    pub fn is_about(&self, name: NameRef<'_>) -> bool {
+        let name = name.as_bytes();
+        let as_it_stands = self.bytes.get(HEADER_LEN..HEADER_LEN + name.len());
+        as_it_stands.is_some_and(|octets| octets.eq_ignore_ascii_case(name))
+            || self.name().as_name().as_bytes() == name
     }
 
     /// The response code with its EDNS extension.
@@ -301,7 +311,7 @@ impl std::fmt::Debug for Message {
         write!(
             f,
             "{:?} {} {} ({} records)",
-            self.layout.name,
+            self.name(),
             self.layout.qtype,
             self.rcode,
             self.layout.records.len()

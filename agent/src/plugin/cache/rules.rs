@@ -40,7 +40,7 @@ pub fn judge(
     key: &Key<'_>,
 ) -> Result<(Kind, Lifetime), Refusal> {
     let layout = message.layout();
-    if layout.name.as_name() != key.name
+    if !message.is_about(key.name)
         || layout.qtype != key.qtype
         || layout.flags & flags::QR == 0
     {
@@ -129,7 +129,7 @@ fn belongs_together(message: &Message) -> bool {
         return true;
     }
     let mut names: SmallVec<[NameBuf; 2]> = SmallVec::new();
-    names.push(layout.name);
+    names.push(message.name());
     let mut reached = 0;
     while let Some(name) = names.get(reached).copied() {
         reached += 1;

@@ -169,7 +169,7 @@ impl Fixture {
         });
         let answer = self.chain.resolve(&owned).await;
         assert_eq!(
-            answer.message.layout().name.as_name().to_string().trim_end_matches('.'),
+            answer.message.name().as_name().to_string().trim_end_matches('.'),
             name.trim_end_matches('.')
         );
         answer
