@@ -1,6 +1,8 @@
 //! The short way of a forwarded query, which is answered without a task, and each way in which it has to go on as one.
 //! Every query goes through a cache, since only those are on the short way.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,13 +40,28 @@ fn zone() -> Upstream {
 }
 
 fn start(upstreams: &[&Upstream], options: &str, address: &str) -> Nodens {
-    let list: Vec<String> = upstreams.iter().map(|up| up.address().to_string()).collect();
+    let upstreams: Vec<_> = upstreams.iter().map(|upstream| upstream.address()).collect();
+    start_with(&upstreams, options, address)
+}
+
+fn start_with(upstreams: &[SocketAddr], options: &str, address: &str) -> Nodens {
+    let list: Vec<String> = upstreams.iter().map(SocketAddr::to_string).collect();
     Setup::new(COREFILE)
         .word("upstreams", list.join(" "))
         .word("options", options)
         .word("address", address)
         .word("cache", "servfail 1s")
         .start()
+}
+
+/// Where nobody listens.
+fn gone() -> SocketAddr {
+    zone().address()
+}
+
+/// The same options with a pool of ports and with a port for each query.
+fn both(options: &str) -> [String; 2] {
+    ["pool", "fresh"].map(|ports| format!("{options}\nsource_port {ports}"))
 }
 
 fn www(n: usize) -> String {
@@ -111,84 +128,114 @@ fn many_who_ask_the_same_ask_once() {
 }
 
 #[test]
-fn a_silent_upstream_is_passed_by() {
-    let (silent, good) = (zone(), zone());
-    silent.always(Act::Drop);
-    let nodens = start(&[&silent, &good], "policy sequential", "127.0.0.1");
-    let begun = Instant::now();
-    for n in 0..30 {
+fn each_query_has_a_port_of_its_own() {
+    let upstream = zone();
+    let nodens = start(&[&upstream], "source_port fresh", "127.0.0.1");
+    for n in 0..100 {
         assert!(is_good(&nodens, n), "{n}");
     }
-    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
-    assert!(asked(&silent) > 0);
-    // It answers again: probes find out, and it is asked first as before.
-    silent.always(Act::Answer);
-    let (before, mut n) = (asked(&silent), 30);
-    tests::poll::wait_for("the first upstream to be asked again", SOON, || {
-        n += 1;
-        assert!(is_good(&nodens, n), "{n}");
-        asked(&silent) > before
+    let seen = upstream.seen();
+    let ports: BTreeSet<_> = seen.iter().map(|seen| seen.from.port()).collect();
+    assert!(ports.len() * 100 >= seen.len() * 95, "{} for {} queries", ports.len(), seen.len());
+    // One after the other, they need one socket for each worker that was asked.
+    let count = |name| {
+        nodens.metrics().sum(&format!("coredns_proxy_conn_cache_{name}_total"), &[("proto", "udp")])
+    };
+    let (hits, misses) = (count("hits"), count("misses"));
+    assert!(hits >= 90.0 && misses <= 10.0, "{hits} hits, {misses} misses");
+}
+
+#[test]
+fn what_comes_late_to_a_port_of_its_own_is_no_answer_to_the_next_query() {
+    let (slow, quick) = (zone(), zone());
+    // Later than a try may take, so that the query goes on as a task, and its answer finds nobody.
+    slow.on_query(|seen| match seen.name.starts_with("w1.") {
+        true => Act::Delay(Duration::from_millis(1_500), Box::new(Act::Answer)),
+        false => Act::Answer,
     });
+    let nodens = start(&[&slow, &quick], "source_port fresh\npolicy sequential", "127.0.0.1");
+    let until = Instant::now() + Duration::from_secs(2);
+    assert!(is_good(&nodens, 1), "by the other upstream");
+    for n in (2..).take_while(|_| Instant::now() < until) {
+        assert!(is_good(&nodens, n % 250), "{n}");
+    }
+}
+
+#[test]
+fn a_silent_upstream_is_passed_by() {
+    for options in both("policy sequential") {
+        let (silent, good) = (zone(), zone());
+        silent.always(Act::Drop);
+        let nodens = start(&[&silent, &good], &options, "127.0.0.1");
+        let begun = Instant::now();
+        for n in 0..30 {
+            assert!(is_good(&nodens, n), "{options}: {n}");
+        }
+        assert!(begun.elapsed() < SOON, "{options}: {:?}", begun.elapsed());
+        assert!(asked(&silent) > 0, "{options}");
+        // It answers again: probes find out, and it is asked first as before.
+        silent.always(Act::Answer);
+        let (before, mut n) = (asked(&silent), 30);
+        tests::poll::wait_for("the first upstream to be asked again", SOON, || {
+            n += 1;
+            assert!(is_good(&nodens, n), "{options}: {n}");
+            asked(&silent) > before
+        });
+    }
 }
 
 #[test]
 fn nobody_listens_there() {
-    let gone = zone();
-    let address = gone.address();
-    drop(gone);
-    let good = zone();
-    let nodens = Setup::new(COREFILE)
-        .word("upstreams", format!("{address} {}", good.address()))
-        .word("options", "policy sequential")
-        .word("address", "127.0.0.1")
-        .word("cache", "servfail 1s")
-        .start();
-    let begun = Instant::now();
-    for n in 0..30 {
-        assert!(is_good(&nodens, n), "{n}");
+    for options in both("policy sequential") {
+        let good = zone();
+        let nodens = start_with(&[gone(), good.address()], &options, "127.0.0.1");
+        let begun = Instant::now();
+        for n in 0..30 {
+            assert!(is_good(&nodens, n), "{options}: {n}");
+        }
+        assert!(begun.elapsed() < SOON, "{options}: {:?}", begun.elapsed());
     }
-    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }
 
 #[test]
 fn many_at_once_find_out_that_nobody_listens_there() {
-    let gone = zone();
-    let address = gone.address();
-    drop(gone);
-    let good = zone();
-    let nodens = Setup::new(COREFILE)
-        .word("upstreams", format!("{address} {}", good.address()))
-        .word("options", "policy sequential\nmax_fails 0\nhedge off")
-        .word("address", "127.0.0.1")
-        .word("cache", "servfail 1s")
-        .start();
     // Without hedging and without being set aside, only the refusals themselves move them on; a try may take a second.
-    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.connect(nodens.dns()).unwrap();
-    client.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
-    for n in 0..40 {
-        client.send(&Question::new(&www(n), RecordType::A).to_bytes()).unwrap();
+    for options in both("policy sequential\nmax_fails 0\nhedge off") {
+        let good = zone();
+        let nodens = start_with(&[gone(), good.address()], &options, "127.0.0.1");
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(nodens.dns()).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+        for n in 0..40 {
+            client.send(&Question::new(&www(n), RecordType::A).to_bytes()).unwrap();
+        }
+        let answers = (0..40).filter(|_| client.recv(&mut [0; 512]).is_ok()).count();
+        assert_eq!(answers, 40, "{options}");
     }
-    let answers = (0..40).filter(|_| client.recv(&mut [0; 512]).is_ok()).count();
-    assert_eq!(answers, 40);
 }
 
 #[test]
 fn truncated_answers_are_fetched_over_tcp() {
-    let upstream = zone();
-    upstream.always(Act::Truncate);
-    let nodens = start(&[&upstream], "", "127.0.0.1");
-    assert!(is_good(&nodens, 9) && is_good(&nodens, 9));
-    let over_tcp = upstream.seen().into_iter();
-    let over_tcp = over_tcp.filter(|seen| seen.transport == Transport::Tcp && seen.name == www(9));
-    assert_eq!(over_tcp.count(), 1);
-    assert!(nodens.metrics().sum("nodens_forward_truncated_total", &[]) >= 1.0);
+    for options in both("") {
+        let upstream = zone();
+        upstream.always(Act::Truncate);
+        let nodens = start(&[&upstream], &options, "127.0.0.1");
+        assert!(is_good(&nodens, 9) && is_good(&nodens, 9), "{options}");
+        let over_tcp = upstream.seen().into_iter();
+        let over_tcp =
+            over_tcp.filter(|seen| seen.transport == Transport::Tcp && seen.name == www(9));
+        assert_eq!(over_tcp.count(), 1, "{options}");
+        assert!(nodens.metrics().sum("nodens_forward_truncated_total", &[]) >= 1.0, "{options}");
+    }
 }
 
 #[test]
 fn what_answers_another_question_is_not_believed() {
     let upstream = zone();
-    for act in [Act::WrongId, Act::WrongQuestion, Act::WrongPort] {
+    for (act, options) in [Act::WrongId, Act::WrongQuestion, Act::WrongPort]
+        .into_iter()
+        .flat_map(|act| both("").map(|options| (act.clone(), options)))
+    {
         let wrong = act.clone();
         let asked = std::sync::atomic::AtomicUsize::new(0);
         // The first time only: the next try is answered.
@@ -198,10 +245,10 @@ fn what_answers_another_question_is_not_believed() {
                 _ => Act::Answer,
             }
         });
-        let nodens = start(&[&upstream], "", "127.0.0.1");
+        let nodens = start(&[&upstream], &options, "127.0.0.1");
         let client = nodens.client().within(SOON);
         let answer = client.ask(&www(5), RecordType::A).unwrap();
-        assert_eq!(answer.data(RecordType::A), ["192.0.2.5"], "{act:?}");
+        assert_eq!(answer.data(RecordType::A), ["192.0.2.5"], "{act:?} {options}");
     }
 }
 

@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 /// it at `net.core.rmem_max` unless we may exceed that.
 const UDP_QUEUE: usize = 4 << 20;
 /// Connections that wait to be accepted.
-const TCP_BACKLOG: i32 = 1_024;
+pub const TCP_BACKLOG: i32 = 1_024;
 
 /// A listening address that could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -102,23 +102,47 @@ pub fn ask_for_destination(socket: &SockRef<'_>, ipv6: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes a UDP socket out of its SO_REUSEPORT group while it stays open: from here on the kernel gives queries to the other
-/// sockets of the address, those of the instance that takes over, and what is queued here can be answered in peace. Closing
-/// it at once would lose what arrived since it was last read.
+/// Has the kernel choose a UDP socket no more while it stays open: from here on queries go to the other sockets of the
+/// address, those of the instance that takes over, and what is queued here can be answered in peace. Closing it at once would
+/// lose what arrived since it was last read.
 ///
 /// The way to do that is to connect it, since a connected socket gets its peer's datagrams only; the peer is a port of the
-/// address itself from which nothing comes. Replies name their destination and go out as before.
+/// address itself from which nothing comes. Replies name their destination and go out as before. No error where the address
+/// has gone from the node: then nothing comes any more.
 pub fn leave_group(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
     const DISCARD: u16 = 9;
-    let mut peer = address;
-    peer.set_port(DISCARD);
-    if address.ip().is_unspecified() {
-        peer.set_ip(match address {
-            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
+    let own = match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => vec![IpAddr::from(Ipv4Addr::LOCALHOST)],
+        // Where IPv6 is off the socket still serves IPv4.
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.to_ipv6_mapped().into()]
+        }
+        _ => vec![address.ip()],
+    };
+    let mut result = Ok(());
+    for ip in own {
+        let mut peer = address;
+        peer.set_ip(ip);
+        peer.set_port(DISCARD);
+        result = SockRef::from(&socket).connect(&peer.into());
+        if result.is_ok() {
+            break;
+        }
     }
-    SockRef::from(&socket).connect(&peer.into())
+    match result {
+        Err(error)
+            if !address.ip().is_unspecified()
+                && matches!(
+                    error.raw_os_error(),
+                    Some(
+                        libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH
+                    )
+                ) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Sends one datagram that was not part of a batch; `source` where the socket is bound to the unspecified address.

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::answer::{Handled, Later, answer};
 use super::listener::Listener;
+use super::sockets::TCP_BACKLOG;
 use super::worker::{Worker, drained};
 use crate::chain::Local;
 use crate::clock::Tick;
@@ -112,9 +113,18 @@ pub(super) async fn serve(
     }
     // Who has connected by now would be reset when the socket closes.
     let socket = socket.into_std()?;
-    while let Ok((stream, client)) = socket.accept() {
-        stream.set_nonblocking(true)?;
-        begin(TcpStream::from_std(stream)?, client);
+    for _ in 0..TCP_BACKLOG {
+        match socket.accept() {
+            Ok((stream, client)) => {
+                if stream.set_nonblocking(true).is_ok()
+                    && let Ok(stream) = TcpStream::from_std(stream)
+                {
+                    begin(stream, client);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(_) => break,
+        }
     }
     Ok(())
 }
@@ -172,7 +182,7 @@ impl Session {
                 return Ok(());
             }
             let partial = !self.input.is_empty();
-            let may_read = self.in_flight < MAX_IN_FLIGHT;
+            let may_read = self.in_flight < MAX_IN_FLIGHT && left != Some(Duration::ZERO);
             let timeouts = self.listener.dispatch.load().timeouts();
             let patience = if partial { timeouts.read } else { timeouts.idle };
             let patience = left.map_or(patience, |left| left.min(patience));

@@ -43,7 +43,9 @@ pub(super) async fn serve(
             ready = socket.readable() => {
                 ready?;
                 let mut full = 0;
-                while receive_and_answer(&socket, &listener, &worker, &mut batch) == BATCH {
+                while receive_and_answer(&socket, &listener, &worker, &mut batch) == BATCH
+                    && !*draining.borrow()
+                {
                     full += 1;
                     if full % BATCHES_BEFORE_YIELD == 0 {
                         tokio::task::yield_now().await;
@@ -52,7 +54,7 @@ pub(super) async fn serve(
             }
             () = drained(&mut draining) => {
                 if let Err(error) = leave_group(socket.as_fd(), listener.address) {
-                    tracing::debug!(%error, address = %listener.address, "leaving the group of sockets failed");
+                    tracing::warn!(%error, address = %listener.address, "the kernel goes on giving queries to a socket that closes; where another instance takes over, a few may be lost");
                 }
                 empty(&socket, &listener, &worker, &mut batch).await;
                 // What another processor was about to put into the queue is there now.

@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Type};
 
@@ -17,13 +19,14 @@ use crate::upstream::udp::Socket;
 
 /// Sockets that are kept for the next query, of one upstream and worker.
 const KEPT: usize = 256;
-/// For how long, in milliseconds.
-const KEPT_FOR: u64 = 10_000;
+/// For how long.
+const KEPT_FOR: Duration = Duration::from_secs(5);
 
 /// The sockets of one upstream and worker that no query uses: without a port, and unknown to the network.
 #[derive(Default)]
 pub struct Idle {
     sockets: Mutex<VecDeque<(Arc<Socket>, Tick)>>,
+    tended: AtomicBool,
 }
 
 impl Idle {
@@ -32,21 +35,45 @@ impl Idle {
         self.lock().pop_back().map(|(socket, _)| socket)
     }
 
-    /// Keeps a socket that is not connected any more.
-    pub fn keep(&self, socket: Arc<Socket>) {
-        let now = Tick::now();
-        let mut sockets = self.lock();
-        sockets.push_back((socket, now.plus_millis(KEPT_FOR)));
-        let too_old = sockets.front().is_some_and(|(_, until)| *until <= now);
-        let one_too_many = if too_old || sockets.len() > KEPT { sockets.pop_front() } else { None };
+    /// Keeps a socket that is not connected any more. Has to be called within the worker's runtime.
+    pub fn keep(idle: &Arc<Self>, socket: Arc<Socket>) {
+        let mut sockets = idle.lock();
+        sockets.push_back((socket, Tick::now()));
+        let one_too_many = if sockets.len() > KEPT { sockets.pop_front() } else { None };
         // Closing is a system call, and nobody waits for it.
         drop(sockets);
         drop(one_too_many);
+        if !idle.tended.swap(true, Relaxed) {
+            tokio::spawn(Self::tend(Arc::downgrade(idle)));
+        }
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.lock().len()
+    }
+
+    /// Closes those that were not used of late, as long as there are any.
+    async fn tend(idle: Weak<Self>) {
+        loop {
+            tokio::time::sleep(KEPT_FOR).await;
+            let Some(idle) = idle.upgrade() else { return };
+            let now = Tick::now();
+            let mut sockets = idle.lock();
+            let old = sockets.partition_point(|(_, since)| {
+                since.plus_millis(KEPT_FOR.as_millis() as u64) <= now
+            });
+            let old: Vec<_> = sockets.drain(..old).collect();
+            let is_empty = sockets.is_empty();
+            if is_empty {
+                idle.tended.store(false, Relaxed);
+            }
+            drop(sockets);
+            drop(old);
+            if is_empty {
+                return;
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(Arc<Socket>, Tick)>> {

@@ -168,7 +168,7 @@ pub struct Upstream {
     pub probe_failures: AtomicU64,
 }
 
-/// What one worker has of an upstream. The lock is the worker's own but for probes, which take the first lane's sockets.
+/// What one worker has of an upstream. The lock is the worker's own.
 struct Lane {
     pools: Mutex<(udp::Pool, stream::Pool)>,
     counters: Arc<Counters>,

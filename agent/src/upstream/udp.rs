@@ -186,7 +186,7 @@ impl Pool {
 
     /// Sockets that are open, but for those that are under way with one query.
     pub fn len(&self) -> usize {
-        self.sockets.len() + self.idle.len()
+        self.sockets.len() + self.idle.count()
     }
 
     /// True before the first query.
@@ -401,21 +401,33 @@ impl Io {
                 return Ok(());
             }
             self.go_home(home);
-            // What else is there came too late, and is seen when the next answer comes.
             Err(io::ErrorKind::WouldBlock.into())
         })
     }
 
-    /// Keeps the socket, without its port, for the next query.
+    /// Keeps the socket for the next query: without its port, and without anything that was sent to that.
     fn go_home(&self, home: &Home) {
         if !home.on_errand.swap(false, Relaxed) || self.closed.load(Relaxed) {
             return;
         }
         if let (Some(idle), Some(socket)) = (home.idle.upgrade(), home.socket.upgrade())
             && fresh::dissolve(&self.socket).is_ok()
+            && self.is_empty()
         {
-            idle.keep(socket);
+            Idle::keep(&idle, socket);
         }
+    }
+
+    /// Throws away what is queued. True where nothing is left, errors neither.
+    fn is_empty(&self) -> bool {
+        for _ in 0..BATCH {
+            match recv(self.socket.as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT) {
+                Err(Errno::EAGAIN) => return true,
+                Err(_) => {}
+                Ok(_) => self.counters.unexpected(Unexpected::Late),
+            }
+        }
+        false
     }
 
     fn unexpected(&self, why: Unexpected) {

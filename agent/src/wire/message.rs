@@ -273,7 +273,7 @@ impl Message {
 
     /// The question's name, lower-cased.
     pub fn name(&self) -> NameBuf {
-        // It was read once, in `Layout::parse`, or else is the root.
+        // `Layout::parse` could read it; where that was the header's doing (a pointer into it), it may be the root by now.
         NameBuf::expand(&self.bytes, HEADER_LEN).map_or_else(|_| NameBuf::new(), |(name, _)| name)
     }
 

@@ -14,6 +14,7 @@ pub mod config;
 mod cut;
 mod door;
 pub mod entry;
+mod filter;
 pub mod flight;
 mod hot;
 pub mod inspect;

@@ -40,10 +40,7 @@ pub fn judge(
     key: &Key<'_>,
 ) -> Result<(Kind, Lifetime), Refusal> {
     let layout = message.layout();
-    if !message.is_about(key.name)
-        || layout.qtype != key.qtype
-        || layout.flags & flags::QR == 0
-    {
+    if !message.is_about(key.name) || layout.qtype != key.qtype || layout.flags & flags::QR == 0 {
         return Err(Refusal::NotOurs);
     }
     if message.truncated() {

@@ -2,10 +2,11 @@
 
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::door::Door;
 use super::entry::{Entry, Key, Tally};
+use super::filter::Filter;
 use super::flight::Flights;
 use crate::clock::Tick;
 
@@ -25,6 +26,8 @@ pub struct Store {
     tallies: RwLock<Vec<Arc<Tally>>>,
     flights: Arc<Flights>,
     door: Door,
+    filter: Filter,
+    sweeping: Mutex<()>,
     limit: u64,
     /// Hashes of entries that were used and of which moka is still to be told; zero where there is none.
     touched: Box<[AtomicU64]>,
@@ -49,6 +52,8 @@ impl Store {
             tallies: RwLock::new(Vec::new()),
             flights: Arc::default(),
             door: Door::new(limit),
+            filter: Filter::new(limit),
+            sweeping: Mutex::default(),
             limit,
             touched: (0..TOUCHED).map(|_| AtomicU64::new(0)).collect(),
         }
@@ -86,9 +91,8 @@ impl Store {
 
     /// The entry under a hash, which the caller checks to be the one that it wants.
     pub fn get(&self, hash: u64) -> Option<Arc<Entry>> {
-        // moka notes each look-up that finds nothing, for the choice among new entries; that is dear, and made up for in
-        // `admits` where there is a choice.
-        if self.cache.contains_key(&hash) { self.cache.get(&hash) } else { None }
+        // By look-ups that find nothing moka knows which new entries are wanted; `admits` makes up for those left out here.
+        if self.filter.may_have(hash) { self.cache.get(&hash) } else { None }
     }
 
     /// Notes that an entry was used. Workers do so within a hit, where moka's own book-keeping would be an allocation now and
@@ -113,14 +117,16 @@ impl Store {
     /// False where an answer would not stay, so that it need not be taken in: the cache is full, and nobody has asked for it
     /// before.
     pub fn admits(&self, hash: u64) -> bool {
+        let held = self.cache.weighted_size();
         // A few large answers' room may be left.
-        let full = self.cache.weighted_size() >= self.limit - self.limit / 16;
+        let full = held >= self.limit - self.limit / 16;
         if full && !self.door.knows(hash) {
             return false;
         }
-        if full {
-            // It was looked for twice, which tells it from the many that were asked for once.
-            let _ = (self.cache.get(&hash), self.cache.get(&hash));
+        // The looks that `get` did not take to moka: one, or two of what the door knows. Below half of its budget moka does
+        // not count them.
+        for _ in 0..usize::from(held >= self.limit / 2) + usize::from(full) {
+            let _ = self.cache.get(&hash);
         }
         true
     }
@@ -132,6 +138,7 @@ impl Store {
 
     /// Keeps an entry; whether it stays is decided by how often it and others are asked for.
     pub fn insert(&self, hash: u64, entry: Arc<Entry>) {
+        self.filter.note(hash);
         self.cache.insert(hash, entry);
     }
 
@@ -167,12 +174,17 @@ impl Store {
     /// then: without it such entries stay until their room is wanted.
     pub fn sweep(&self, now: Tick, stale: u32) -> usize {
         let mut removed = 0;
+        let _one_at_a_time = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+        self.filter.sweep();
         for (hash, entry) in &self.cache {
-            if !entry.is_stale_within(now, stale) {
+            if entry.is_stale_within(now, stale) {
+                self.filter.note(*hash);
+            } else {
                 self.remove(*hash);
                 removed += 1;
             }
         }
+        self.filter.swept();
         self.cache.run_pending_tasks();
         removed
     }
@@ -226,11 +238,11 @@ impl Store {
     }
 
     fn read_tallies(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<Tally>>> {
-        self.tallies.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.tallies.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write_tallies(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Arc<Tally>>> {
-        self.tallies.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.tallies.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
