@@ -76,9 +76,11 @@ fn change(address: SocketAddr) {
             // Each from a port of its own, so that all sockets of both instances have their share.
             let question = Question::new("a.example.test.", RecordType::A);
             let mut answer = if tcp { server.tcp(&question) } else { server.udp(&question) };
-            if tcp && answer.is_err() {
-                // Whoever is about to connect when the listener closes is reset by the kernel.
-                answer = server.tcp(&question);
+            // Whoever is about to connect when a listener closes is reset by the kernel, and tries again: each worker has one.
+            for _ in 0..3 {
+                if tcp && answer.is_err() {
+                    answer = server.tcp(&question);
+                }
             }
             asked.fetch_add(1, Relaxed);
             match answer {
