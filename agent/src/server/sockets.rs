@@ -111,37 +111,23 @@ pub fn ask_for_destination(socket: &SockRef<'_>, ipv6: bool) -> io::Result<()> {
 /// has gone from the node: then nothing comes any more.
 pub fn leave_group(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
     const DISCARD: u16 = 9;
-    let own = match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => vec![IpAddr::from(Ipv4Addr::LOCALHOST)],
-        // Where IPv6 is off the socket still serves IPv4.
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
-            vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.to_ipv6_mapped().into()]
-        }
-        _ => vec![address.ip()],
-    };
-    let mut result = Ok(());
-    for ip in own {
+    let connect = |ip: IpAddr| {
         let mut peer = address;
         peer.set_ip(ip);
         peer.set_port(DISCARD);
-        result = SockRef::from(&socket).connect(&peer.into());
-        if result.is_ok() {
-            break;
-        }
-    }
-    match result {
-        Err(error)
-            if !address.ip().is_unspecified()
-                && matches!(
-                    error.raw_os_error(),
-                    Some(
-                        libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH
-                    )
-                ) =>
-        {
-            Ok(())
-        }
-        other => other,
+        SockRef::from(&socket).connect(&peer.into())
+    };
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => connect(Ipv4Addr::LOCALHOST.into()),
+        // Where IPv6 is off the socket still serves IPv4.
+        IpAddr::V6(ip) if ip.is_unspecified() => connect(Ipv6Addr::LOCALHOST.into())
+            .or_else(|_| connect(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into())),
+        ip => connect(ip).or_else(|error| match error.raw_os_error() {
+            Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH) => {
+                Ok(())
+            }
+            _ => Err(error),
+        }),
     }
 }
 

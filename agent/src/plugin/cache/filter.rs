@@ -2,8 +2,9 @@
 //!
 //! moka makes a note of each look-up that finds nothing, and its look-up itself is dear beside what else a forwarded query
 //! costs. Most names that are not there are known not to be by this table: a bit for each place, set when an answer is kept.
-//! It is small enough to stay in a processor's cache, and wrong in one direction only: what has gone since the last sweep is
-//! still thought to be there.
+//! It is small enough to stay in a processor's cache. What has gone since the last sweep is still thought to be there, which
+//! costs the look-up. What another thread keeps in the instant in which a sweep begins may not be found again: then it is asked
+//! for once more, as if it had been evicted.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 

@@ -19,18 +19,13 @@ async fn new_upstreams_of_a_file_take_over_once_they_answer() {
     let fixture = fixture(&[format!("forward . {}", path.display())]);
     assert_eq!(fixture.last("a.example").await, 1);
     write(&[&new]);
-    let deadline = Instant::now() + Duration::from_secs(15);
     let mut n = 0;
-    while fixture.last(&format!("n{n}.example")).await != 2 {
+    eventually("the new server to be used", 15, async || {
         n += 1;
-        assert!(Instant::now() < deadline, "the new server is not used");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        fixture.last(&format!("n{n}.example")).await == 2
+    })
+    .await;
     assert!(new.asked() >= 3);
-    // A file without servers changes nothing.
-    write(&[]);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(fixture.last("b.example").await, 2);
 }
 
 #[tokio::test]
@@ -45,9 +40,5 @@ async fn nobody_to_forward_to_is_said() {
     // It appears later.
     let good = Fake::good(5).await;
     std::fs::write(&path, format!("nameserver {}\n", good.address)).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while fixture.last("one.example").await != 5 {
-        assert!(Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("the server to be used", 10, async || fixture.last("one.example").await == 5).await;
 }

@@ -31,19 +31,16 @@ async fn a_loop_is_set_aside_and_returns_when_it_is_gone() {
     let surroundings = Surroundings { workers: 1, loops: Some(guard), ..Surroundings::default() };
     let forward = Forward::new(config, surroundings).unwrap();
     tokio::spawn(Forward::background(Arc::downgrade(&forward)));
-    let until = async |wanted: bool, deadline: u64| {
-        let deadline = Instant::now() + Duration::from_secs(deadline);
-        while forward.upstreams()[0].health.is_looping() != wanted {
-            assert!(Instant::now() < deadline, "looping is not {wanted}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    let until = async |wanted: bool| {
+        let is_so = async || forward.upstreams()[0].health.is_looping() == wanted;
+        eventually(&format!("looping to be {wanted}"), 5, is_so).await;
     };
-    until(true, 5).await;
+    until(true).await;
     assert!(!forward.upstreams()[1].health.is_looping());
     looping.store(false, Relaxed);
     forward.suspicious.store(true, Relaxed);
     forward.doubt();
-    until(false, 5).await;
+    until(false).await;
 }
 
 #[tokio::test]

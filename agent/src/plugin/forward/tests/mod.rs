@@ -32,6 +32,18 @@ enum Reaction {
 struct Fake {
     address: SocketAddr,
     asked: Arc<AtomicU64>,
+    /// Connections that have ended.
+    ended: Arc<AtomicU64>,
+}
+
+/// Asks `condition` again and again until it holds, for so many seconds at most.
+async fn eventually(what: &str, seconds: u64, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let mut pace = tokio::time::interval(Duration::from_millis(10));
+    while !condition().await {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        pace.tick().await;
+    }
 }
 
 impl Fake {
@@ -62,7 +74,7 @@ impl Fake {
                 }
             }
         });
-        Self { address, asked }
+        Self { address, asked, ended: Arc::default() }
     }
 
     /// Answers everything with one address that ends in `last`.
@@ -84,11 +96,12 @@ impl Fake {
 async fn with_tcp(fake: &Fake, last: u8) -> Arc<AtomicU64> {
     let listener = TcpListener::bind(fake.address).await.unwrap();
     let connections = Arc::new(AtomicU64::new(0));
-    let count = Arc::clone(&connections);
+    let (count, ended) = (Arc::clone(&connections), Arc::clone(&fake.ended));
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             count.fetch_add(1, Relaxed);
+            let ended = Arc::clone(&ended);
             tokio::spawn(async move {
                 let mut held = Vec::new();
                 let mut buf = Vec::new();
@@ -107,6 +120,7 @@ async fn with_tcp(fake: &Fake, last: u8) -> Arc<AtomicU64> {
                         stream.write_all(&framed[3..]).await.unwrap();
                     }
                 }
+                ended.fetch_add(1, Relaxed);
             });
         }
     });
