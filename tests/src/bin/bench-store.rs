@@ -63,7 +63,12 @@ struct Row {
 }
 
 fn main() -> anyhow::Result<()> {
-    let mut bench = Bench::new(std::env::args().skip(1))?;
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.iter().any(|word| word == "-h" || word == "--help") {
+        println!("{USAGE}");
+        return Ok(());
+    }
+    let mut bench = Bench::new(words.into_iter())?;
     if bench.has("memory") {
         let start = "start to first complete answer";
         bench.memory("all", ["peak resident memory with two relists", start])?;
