@@ -88,11 +88,13 @@ fn churn(cluster: &Cluster, dice: &mut Dice, time: Duration, changes: &mut u64) 
 }
 
 fn change_service(cluster: &Cluster, dice: &mut Dice) {
-    let name = format!("churn-{}", dice.below(CHURN));
+    let number = dice.below(CHURN);
+    let name = format!("churn-{number}");
     if dice.below(4) == 0 {
         return cluster.delete_service(&name);
     }
-    let ip = format!("10.96.{}.{}", 201 + dice.below(20), 1 + dice.below(250));
+    // As in a cluster, no two have the same: each draws from half a net of its own.
+    let ip = format!("10.96.{}.{}", 201 + number / 2, 1 + number % 2 * 125 + dice.below(125));
     let mut service = tests::cluster::service(&name, &ip);
     service["spec"]["ports"] = some_ports(dice);
     cluster.server.put(service);
