@@ -17,6 +17,8 @@ const TURNS: usize = 4;
 const SLOW: Duration = Duration::from_millis(400);
 /// How many those are, each from a port of its own, so that every socket has some.
 const WAITING: usize = 8;
+/// The threads of an instance that answer, each with listeners of its own.
+const WORKERS: usize = 2;
 const ZONE: &str = "$ORIGIN test.\n$TTL 60\n@ IN SOA ns.test. admin.test. 1 3600 600 86400 60\n";
 const COREFILE: &str = "example.test.:@port@ {
     bind @address@
@@ -37,6 +39,7 @@ fn start(address: SocketAddr, upstream: &Upstream) -> Nodens {
         .word("port", address.port())
         .word("address", address.ip())
         .word("upstream", upstream.address())
+        .arguments(&["--workers", &WORKERS.to_string()])
         .start()
 }
 
@@ -77,7 +80,7 @@ fn change(address: SocketAddr) {
             let question = Question::new("a.example.test.", RecordType::A);
             let mut answer = if tcp { server.tcp(&question) } else { server.udp(&question) };
             // Whoever is about to connect when a listener closes is reset by the kernel, and tries again: each worker has one.
-            for _ in 0..3 {
+            for _ in 0..WORKERS {
                 if tcp && answer.is_err() {
                     answer = server.tcp(&question);
                 }

@@ -137,12 +137,14 @@ fn each_query_has_a_port_of_its_own() {
     let seen = upstream.seen();
     let ports: BTreeSet<_> = seen.iter().map(|seen| seen.from.port()).collect();
     assert!(ports.len() * 100 >= seen.len() * 95, "{} for {} queries", ports.len(), seen.len());
-    // One after the other, they need one socket for each worker that was asked; one that was late is not used again.
+    // One after the other, they need one socket for each worker that was asked, and one more where the upstream was asked again
+    // since its answer was late.
+    let again = asked(&upstream).saturating_sub(100) as f64;
     let count = |name| {
         nodens.metrics().sum(&format!("coredns_proxy_conn_cache_{name}_total"), &[("proto", "udp")])
     };
     let (hits, misses) = (count("hits"), count("misses"));
-    assert!(hits >= 50.0 && misses <= 50.0, "{hits} hits, {misses} misses");
+    assert!(hits >= 90.0 && misses <= 10.0 + again, "{hits} hits, {misses} misses, {again} again");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
+use tokio::time::MissedTickBehavior;
 
 use super::fault::{Fault, Garbage};
 use super::list::Pieces;
@@ -185,12 +186,13 @@ fn slowed(pieces: Pieces, bytes_per_second: usize) -> Pieces {
         };
         stream::iter(parts)
     });
-    split
-        .then(|part| async move {
-            tokio::time::sleep(STEP).await;
-            part
-        })
-        .boxed()
+    let mut pace = tokio::time::interval(STEP);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    stream::unfold((split.boxed(), pace), |(mut split, mut pace)| async move {
+        pace.tick().await;
+        Some((split.next().await?, (split, pace)))
+    })
+    .boxed()
 }
 
 fn cut_after(pieces: Pieces, bytes: usize) -> Pieces {

@@ -35,6 +35,8 @@ pub(crate) struct Control {
 /// A token that every connection holds; all connections up to a cut hold the same one.
 type Generation = Arc<Mutex<Arc<()>>>;
 
+/// The pause before the next try to listen.
+const AGAIN: Duration = Duration::from_millis(20);
 /// How long the server's thread may take for what a test wants of it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -131,7 +133,7 @@ impl Accept {
                 Ok(listener) => self.accept_all(&listener).await,
                 Err(error) => {
                     eprintln!("test API server cannot listen on {}: {error}", self.address);
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    let _ = tokio::time::timeout(AGAIN, self.shutdown.changed()).await;
                 }
             }
         }
