@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use nix::time::{ClockId, clock_gettime};
 use nodens::chain::{Handler, Local};
-use nodens::clock::Tick;
+use nodens::clock::CoarseInstant;
 use nodens::plugin::cache::entry::{Entry, Key, OVERHEAD};
 use nodens::plugin::cache::{Cache, Config, Store, flight::Part, rules};
 use nodens::request::{Answer, Origin, Outcome, Plugin, Request, Step, Transport};
@@ -47,7 +47,7 @@ fn main() {
     let ns = timed(ENTRIES, |number| {
         let request = request(&packets[number]);
         let question = Key { name: request.query.name(), qtype: RecordType::A, bits: 0 };
-        let hash = cache.store().hash(cache.tally(), &question);
+        let hash = cache.store().hash(cache.stats(), &question);
         match cache.store().flights().join(hash, 1, &question, true) {
             Part::Lead { leader, .. } => leader.land(&answers[number]),
             Part::Follow(_) | Part::Full | Part::Alone => {}
@@ -82,7 +82,7 @@ fn packet(number: usize) -> Vec<u8> {
 
 fn request(packet: &[u8]) -> Request<'_> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 5300));
-    let received = Tick::now();
+    let received = CoarseInstant::now();
     let origin =
         Origin { client: address, local: address, transport: Transport::Udp, worker: 0, received };
     Request { query: Query::parse(packet).unwrap_or_else(|_| panic!("a query")), origin }
@@ -103,11 +103,11 @@ fn keep(cache: &Cache, packet: &[u8], answer: &Answer) {
     let request = request(packet);
     let key = Key { name: request.query.name(), qtype: RecordType::A, bits: 0 };
     let Ok((kind, lifetime)) = rules::judge(cache.config(), &answer.message, &key) else { return };
-    let tally = Arc::clone(cache.tally());
+    let stats = Arc::clone(cache.stats());
     if let Some(entry) =
-        Entry::new(tally, 0, kind, &answer.message, lifetime, request.origin.received)
+        Entry::new(stats, 0, kind, &answer.message, lifetime, request.origin.received)
     {
-        cache.store().insert(cache.store().hash(cache.tally(), &key), Arc::new(entry));
+        cache.store().insert(cache.store().hash(cache.stats(), &key), Arc::new(entry));
     }
 }
 

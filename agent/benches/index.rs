@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use nodens::chain::{Handler, Local};
-use nodens::clock::Tick;
+use nodens::clock::CoarseInstant;
 use nodens::cluster::index::{Index, Settings};
 use nodens::cluster::object::{
     Endpoint, EndpointSlice, Event, Kind, Namespace, Object, ObjectId, Port, Protocol, Service,
@@ -30,7 +30,7 @@ static PEAK: AtomicIsize = AtomicIsize::new(0);
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: every call goes on to the system's allocator unchanged; the counters are beside it.
-#[allow(unsafe_code, reason = "an allocator can be counted only by standing in front of it")]
+#[allow(unsafe_code, reason = "an allocator can be counted only by store_health in front of it")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let now = OCTETS.fetch_add(layout.size() as isize, Relaxed) + layout.size() as isize;
@@ -272,7 +272,7 @@ fn main() {
         local,
         transport: Transport::Udp,
         worker: 0,
-        received: Tick::now(),
+        received: CoarseInstant::now(),
     };
     let kubernetes = Kubernetes::new(view, Arc::clone(&index));
     let mut bench =

@@ -23,9 +23,9 @@ use crate::plugin::cache::{self, Cache};
 use crate::plugin::dns64::Dns64;
 use crate::plugin::file::File;
 use crate::plugin::filter_aaaa::FilterAaaa;
-use crate::plugin::forward::{self, Forward, Forwarding, Surroundings};
+use crate::plugin::forward::{self, Forward, ForwardContext, Forwarding};
 use crate::plugin::header::Header;
-use crate::plugin::kubernetes::{Kubernetes, Standing};
+use crate::plugin::kubernetes::{Kubernetes, StoreHealth};
 use crate::plugin::loop_::LoopGuard;
 use crate::plugin::ready::Monitor;
 use crate::plugin::rewrite::Rewrite;
@@ -34,7 +34,7 @@ use crate::plugin::{self, Block, health, reload};
 use crate::request::Plugin;
 use crate::server::Dispatch;
 use crate::upstream::OwnAddresses;
-use crate::upstream::known::Known;
+use crate::upstream::registry::HealthRegistry;
 
 /// What outlives a reload: everything that workers and configurations share, in one place.
 pub struct Shared {
@@ -51,7 +51,7 @@ pub struct Shared {
     /// For how many seconds it keeps answers that have expired.
     pub stale: AtomicU32,
     /// What is known of upstreams: which are down, which loop, how long each takes.
-    pub known: Arc<Known>,
+    pub health_registry: Arc<HealthRegistry>,
     /// Recognises queries of ours that upstreams send back (`loop`).
     pub loops: Arc<LoopGuard>,
     /// The clusters that are watched; directives with equal settings share one.
@@ -190,7 +190,7 @@ pub fn assemble(mut blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<
     }
     let cached = blocks.iter().filter(|b| b.cache.is_some()).map(|b| cache::block_id(&b.written));
     let cached = cached.collect();
-    caches.dedup_by_key(|(server, cache)| (Arc::clone(server), cache.tally().block));
+    caches.dedup_by_key(|(server, cache)| (Arc::clone(server), cache.stats().block));
     sources.push(Arc::new(cache::CacheMetrics::new(Arc::clone(&store), caches)));
     let startup_timeout = blocks
         .iter()
@@ -245,9 +245,9 @@ impl Built {
     fn forward(
         &mut self,
         config: forward::Config,
-        surroundings: &Surroundings,
+        forward_context: &ForwardContext,
     ) -> anyhow::Result<Arc<Forwarding>> {
-        let forward = Forward::new(config, surroundings.clone())?;
+        let forward = Forward::new(config, forward_context.clone())?;
         // Ends with the forward.
         tokio::spawn(Forward::background(Arc::downgrade(&forward)));
         self.sources.push(Arc::clone(&forward) as Arc<dyn Source>);
@@ -264,11 +264,11 @@ fn build(
     own: &OwnAddresses,
 ) -> anyhow::Result<Built> {
     let mut built = Built::default();
-    let surroundings = Surroundings {
+    let forward_context = ForwardContext {
         workers: shared.workers,
         own: own.clone(),
         loops: block.loops.then(|| Arc::clone(&shared.loops)),
-        known: Arc::clone(&shared.known),
+        health_registry: Arc::clone(&shared.health_registry),
         zones: block.written.zone_names(),
     };
     if block.local {
@@ -311,17 +311,17 @@ fn build(
         let mut view = config.view.clone();
         view.own = own.addresses().iter().map(SocketAddr::ip).collect();
         view.rotate = block.loadbalance;
-        let standing = Arc::new(Standing::new(
+        let store_health = Arc::new(StoreHealth::new(
             config.zones().cloned().collect(),
             Arc::clone(store.report()),
             config.max_staleness,
         ));
-        built.sources.push(Arc::clone(&standing) as Arc<dyn Source>);
-        built.details.push(Arc::clone(&standing) as Arc<dyn Detail>);
+        built.sources.push(Arc::clone(&store_health) as Arc<dyn Source>);
+        built.details.push(Arc::clone(&store_health) as Arc<dyn Detail>);
         let mut kubernetes =
-            Kubernetes::new(view, Arc::clone(store.sink())).with_standing(standing);
+            Kubernetes::new(view, Arc::clone(store.sink())).with_store_health(store_health);
         if let Some(fallback) = config.fallback_forward() {
-            kubernetes = kubernetes.with_fallback(built.forward(fallback, &surroundings)?);
+            kubernetes = kubernetes.with_fallback(built.forward(fallback, &forward_context)?);
         }
         built.handlers.push(Arc::new(kubernetes));
         built.store = Some(store);
@@ -347,7 +347,7 @@ fn build(
         built.handlers.push(Arc::new(plugin::loop_::Loop(Arc::clone(&shared.loops))));
     }
     for config in &block.forward {
-        let forwarding = built.forward(config.clone(), &surroundings)?;
+        let forwarding = built.forward(config.clone(), &forward_context)?;
         built.handlers.push(forwarding);
     }
     if block.whoami {

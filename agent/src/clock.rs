@@ -7,9 +7,9 @@ use nix::time::{ClockId, clock_gettime};
 
 /// A moment, in milliseconds since an arbitrary start; moves on every 1 to 4 ms.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
-pub struct Tick(u64);
+pub struct CoarseInstant(u64);
 
-impl Tick {
+impl CoarseInstant {
     /// Now.
     pub fn now() -> Self {
         // The clock exists on every Linux since 2.6.32; a kernel without it would stop time, not this program.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::server::Dispatch;
 use crate::wire::reply::Ttl;
 use crate::wire::{Message, Query, Rcode, Reject, Reply, flags};
@@ -39,7 +39,7 @@ pub struct Origin {
     /// Which worker took it: 0 up to the number of workers.
     pub worker: usize,
     /// When the batch that held it was received.
-    pub received: Tick,
+    pub received: CoarseInstant,
 }
 
 /// A query on its way, borrowed from the receive buffer.

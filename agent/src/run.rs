@@ -20,7 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::admin::Admin;
 use crate::args::Serve;
 use crate::assemble::{Assembled, Shared, assemble};
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::cluster::{Clusters, WatchThread};
 use crate::control::{self, Commands, Control};
 use crate::corefile::Diagnostics;
@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::node::{self, Node, Origin};
 use crate::plugin::{self, Block, cache};
 use crate::server::pool::DRAIN;
-use crate::server::{Pool, Pulse};
+use crate::server::{Liveness, Pool};
 use crate::status::Status;
 use crate::systemd::Systemd;
 
@@ -68,7 +68,7 @@ struct Server {
     origin: Origin,
     shared: Arc<Shared>,
     pool: Pool,
-    pulse: Arc<Pulse>,
+    liveness: Arc<Liveness>,
     admin: Admin,
     status: Arc<Status>,
     _control: Option<Control>,
@@ -92,7 +92,7 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
         cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
         stale: AtomicU32::new(0),
         clusters: Clusters::default(),
-        known: Arc::default(),
+        health_registry: Arc::default(),
         watching: WatchThread::default(),
         loops: Arc::default(),
     });
@@ -133,8 +133,8 @@ async fn serve(node: &mut Node, args: &Serve, shared: Arc<Shared>) -> anyhow::Re
     node.keep();
     let systemd = Arc::new(Systemd::from_env());
     systemd.ready("serving");
-    let (watched, pulse) = (Arc::clone(&systemd), Arc::clone(&server.pulse));
-    tokio::spawn(async move { watched.watchdog(pulse).await });
+    let (watched, liveness) = (Arc::clone(&systemd), Arc::clone(&server.liveness));
+    tokio::spawn(async move { watched.watchdog(liveness).await });
     loop {
         tokio::select! {
             asked = signals.next() => match asked {
@@ -166,8 +166,8 @@ impl Server {
         let pool = Pool::start(shared.workers).context("cannot start the worker threads")?;
         shared.metrics.register(pool.metrics());
         let admin = Admin::new(Handle::current(), Arc::clone(&shared.metrics));
-        let pulse = Pulse::new(pool.workers());
-        admin.readiness().set_pulse(Arc::clone(&pulse));
+        let liveness = Liveness::new(pool.workers());
+        admin.readiness().set_liveness(Arc::clone(&liveness));
         serve_pages(&admin, &running, args);
         wait_until_known(&running, Duration::MAX).await;
         if !running.is_known() {
@@ -175,8 +175,8 @@ impl Server {
             tracing::warn!(waiting, "serving before everything is there");
         }
         pool.apply(running.listeners.clone())?;
-        pulse.set_addresses(running.listeners.keys().copied());
-        tokio::spawn(Arc::clone(&pulse).watch());
+        liveness.set_addresses(running.listeners.keys().copied());
+        tokio::spawn(Arc::clone(&liveness).watch());
         let status = Status::new(Arc::clone(&shared), Arc::clone(admin.readiness()));
         show(&admin, &status, &running, &loaded.hash);
         let control = serve_control(&args.socket, &status);
@@ -199,7 +199,7 @@ impl Server {
             origin,
             shared,
             pool,
-            pulse,
+            liveness,
             admin,
             status,
             _control: control,
@@ -227,7 +227,7 @@ impl Server {
         if let Err(error) = self.pool.apply(assembled.listeners.clone()) {
             return self.reload_failed(&error.into());
         }
-        self.pulse.set_addresses(assembled.listeners.keys().copied());
+        self.liveness.set_addresses(assembled.listeners.keys().copied());
         assembled.show(&self.shared, &loaded.hash);
         serve_pages(&self.admin, &assembled, &self.args);
         show(&self.admin, &self.status, &assembled, &loaded.hash);
@@ -292,7 +292,7 @@ async fn sweep(shared: Arc<Shared>) {
         let store = shared.cache.load_full();
         let stale = shared.stale.load(Relaxed);
         // It walks every entry: not on a thread that others wait for.
-        let _ = tokio::task::spawn_blocking(move || store.sweep(Tick::now(), stale)).await;
+        let _ = tokio::task::spawn_blocking(move || store.sweep(CoarseInstant::now(), stale)).await;
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::admin::{self, Detail, Readiness};
 use crate::assemble::{Assembled, Shared};
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::control::{Commands, Request};
 use crate::plugin::cache::inspect;
 
@@ -67,7 +67,8 @@ impl Commands for Status {
         let store = self.shared.cache.load();
         match request {
             Request::CacheShow { name } => {
-                inspect::show(&store, name.as_deref(), Tick::now()).map_err(|e| e.to_string())
+                inspect::show(&store, name.as_deref(), CoarseInstant::now())
+                    .map_err(|e| e.to_string())
             }
             Request::CacheFlush { name } => {
                 inspect::flush(&store, name.as_deref()).map_err(|e| e.to_string())

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::server::Pulse;
+use crate::server::Liveness;
 
 /// The socket of the service manager.
 #[derive(Debug, Default)]
@@ -54,13 +54,13 @@ impl Systemd {
     }
 
     /// Feeds the watchdog for as long as queries are answered; returns at once where there is none.
-    pub async fn watchdog(&self, pulse: Arc<Pulse>) {
+    pub async fn watchdog(&self, liveness: Arc<Liveness>) {
         let (Some(patience), Some(_)) = (self.watchdog, &self.socket) else { return };
         // Twice as often as needed, as sd_watchdog_enabled(3) advises.
         let mut ticks = tokio::time::interval(patience / 2);
         loop {
             ticks.tick().await;
-            match pulse.trouble() {
+            match liveness.trouble() {
                 None => self.tell("WATCHDOG=1"),
                 Some(trouble) => self.tell(&format!("STATUS={trouble}")),
             }
@@ -113,8 +113,8 @@ mod tests {
         let message = received(&manager);
         let usec = message.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
         assert!(usec.parse::<u64>().unwrap() > 0);
-        let pulse = Arc::new(Pulse::default());
-        let fed = tokio::time::timeout(Duration::from_secs(16), systemd.watchdog(pulse)).await;
+        let liveness = Arc::new(Liveness::default());
+        let fed = tokio::time::timeout(Duration::from_secs(16), systemd.watchdog(liveness)).await;
         assert!(fed.is_err(), "it goes on");
         assert_eq!(
             (received(&manager), received(&manager)),

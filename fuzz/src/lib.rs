@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use nodens::assemble::{Assembled, Shared, assemble};
 use nodens::chain::Local;
-use nodens::clock::Tick;
+use nodens::clock::CoarseInstant;
 use nodens::cluster::decode::{Decoded, Fate, Line, decode, decode_line, decode_list_metadata};
 use nodens::cluster::index::{Index, Settings};
 use nodens::cluster::object::{Event, Kind};
@@ -97,7 +97,7 @@ impl Server {
             stacktrace: Arc::default(),
             cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
             stale: AtomicU32::new(0),
-            known: Arc::default(),
+            health_registry: Arc::default(),
             loops: Arc::default(),
             clusters: Clusters::default(),
             watching: WatchThread::default(),
@@ -123,7 +123,7 @@ pub fn wire(packet: &[u8]) {
             local: ([127, 0, 0, 1], 53).into(),
             transport,
             worker: 0,
-            received: Tick::now(),
+            received: CoarseInstant::now(),
         };
         let mut out = Vec::new();
         let handled = Local::with(|local| answer(packet, origin, dispatch, local, &mut out));

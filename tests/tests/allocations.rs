@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use nodens::assemble::{Assembled, Shared, assemble};
 use nodens::chain::Local;
-use nodens::clock::Tick;
+use nodens::clock::CoarseInstant;
 use nodens::cluster::{Clusters, WatchThread};
 use nodens::metrics::Metrics;
 use nodens::plugin::{self, cache};
@@ -196,7 +196,7 @@ impl Server {
             local: ([127, 0, 0, 1], 53).into(),
             transport,
             worker: 0,
-            received: Tick::now(),
+            received: CoarseInstant::now(),
         };
         self.out.clear();
         match answer(packet, origin, dispatch, &mut self.local, &mut self.out) {

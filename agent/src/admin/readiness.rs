@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 use crate::chain::Chain;
 use crate::metrics::{Scrape, Source, names};
 use crate::plugin::ready::Monitor;
-use crate::server::Pulse;
+use crate::server::Liveness;
 
 /// Something that tells more of itself at `/ready?verbose`.
 pub trait Detail: Send + Sync {
@@ -25,7 +25,7 @@ pub struct Readiness {
     stopping: AtomicBool,
     /// With `monitor until-ready`: everything was ready once.
     latched: AtomicBool,
-    pulse: OnceLock<Arc<Pulse>>,
+    liveness: OnceLock<Arc<Liveness>>,
 }
 
 struct Running {
@@ -51,14 +51,14 @@ impl Readiness {
         self.stopping.store(true, Relaxed);
     }
 
-    /// Goes by this pulse from now on; the first one stays.
-    pub fn set_pulse(&self, pulse: Arc<Pulse>) {
-        let _ = self.pulse.set(pulse);
+    /// Goes by this liveness from now on; the first one stays.
+    pub fn set_liveness(&self, liveness: Arc<Liveness>) {
+        let _ = self.liveness.set(liveness);
     }
 
     /// Why the process is as good as dead; `None`: it is not.
     pub fn trouble(&self) -> Option<String> {
-        self.pulse.get()?.trouble()
+        self.liveness.get()?.trouble()
     }
 
     /// What is missing, a line for each; empty where everything is ready.

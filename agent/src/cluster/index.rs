@@ -31,7 +31,7 @@ use self::group::{Group, Key};
 use self::table::Table;
 use self::writer::Writer;
 use super::object::{Event, Kind, Text};
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 
 /// What an index is to keep beyond what every answer needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Index {
     /// An empty index. Nothing is synced.
     pub fn new(settings: Settings) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let epoch = now.saturating_sub(Tick::now().as_millis() / 1_000);
+        let epoch = now.saturating_sub(CoarseInstant::now().as_millis() / 1_000);
         Self {
             settings,
             hasher: foldhash::fast::RandomState::default(),
@@ -110,7 +110,7 @@ impl Index {
         // A writer that panicked has changed at most one table; what it left is as good as a missed event.
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if writer.apply(self, event) {
-            let now = self.epoch + Tick::now().as_millis() / 1_000;
+            let now = self.epoch + CoarseInstant::now().as_millis() / 1_000;
             self.changed.store(now as u32, Ordering::Release);
             self.changes.fetch_add(1, Ordering::Release);
         }
@@ -158,7 +158,7 @@ impl Index {
 
     /// The zone's serial: the second of the latest change, or the next one once that is over. Two different states that
     /// were each there for a second never bear the same serial, and it grows over restarts.
-    pub fn serial(&self, now: Tick) -> u32 {
+    pub fn serial(&self, now: CoarseInstant) -> u32 {
         let changed = self.changed.load(Ordering::Acquire);
         let now = (self.epoch + now.as_millis() / 1_000) as u32;
         changed.wrapping_add(u32::from(now > changed))

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::object::Kind;
 use super::spec::Wanted;
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 
 /// What an event said of its object; the `type` label of `nodens_kubernetes_events_total`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,7 +131,9 @@ impl Status {
             0 => self
                 .snapshot_time()
                 .map(|at| SystemTime::now().duration_since(at).unwrap_or_default()),
-            at => Some(Duration::from_millis(Tick::now().millis_since(Tick::from_millis(at)))),
+            at => Some(Duration::from_millis(
+                CoarseInstant::now().millis_since(CoarseInstant::from_millis(at)),
+            )),
         }
     }
 
@@ -212,7 +214,7 @@ pub struct KindStatus {
     wanted: bool,
     synced: AtomicBool,
     live: AtomicBool,
-    /// [`Tick`] in milliseconds; 0 for never.
+    /// [`CoarseInstant`] in milliseconds; 0 for never.
     heard: AtomicU64,
     events: [AtomicU64; EventType::ALL.len()],
     relists: AtomicU64,
@@ -271,7 +273,7 @@ impl KindStatus {
     }
 
     pub(super) fn note_heard(&self) {
-        self.heard.store(Tick::now().as_millis().max(1), Relaxed);
+        self.heard.store(CoarseInstant::now().as_millis().max(1), Relaxed);
     }
 
     pub(super) fn note_live(&self, live: bool) {

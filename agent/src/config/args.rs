@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::directive::nearest_of;
-use super::value::{self, ListenAddress, Wrong};
+use super::value::{self, ListenAddress, ValueError};
 use super::zone;
 use crate::corefile::{Diagnostic, Diagnostics, Directive, Location, Token};
 use crate::wire::name::Name;
@@ -113,14 +113,14 @@ impl<'d, 'g> Args<'d, 'g> {
     pub fn value<T>(
         &mut self,
         wanted: &str,
-        parse: impl FnOnce(&str) -> Result<T, Wrong>,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
     ) -> Option<T> {
         let word = self.required(wanted)?;
         self.read(word, parse)
     }
 
     /// The next word read by `parse`, if there is one.
-    pub fn optional<T>(&mut self, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
+    pub fn optional<T>(&mut self, parse: impl FnOnce(&str) -> Result<T, ValueError>) -> Option<T> {
         let word = self.next()?;
         self.read(word, parse)
     }
@@ -129,7 +129,7 @@ impl<'d, 'g> Args<'d, 'g> {
     pub fn read<T>(
         &mut self,
         word: &Token,
-        parse: impl FnOnce(&str) -> Result<T, Wrong>,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
     ) -> Option<T> {
         match parse(word.as_str()) {
             Ok(value) => Some(value),

@@ -1,7 +1,7 @@
 //! Every directive of CoreDNS, and where Nodens stands on it.
 
 use self::Repeats::{Freely, Once};
-use self::Standing::{Removed, Replaced, Served};
+use self::Support::{Removed, Replaced, Served};
 use crate::corefile::{Diagnostic, Diagnostics, Directive};
 
 /// One directive of CoreDNS.
@@ -10,14 +10,14 @@ pub struct Known {
     /// Its name.
     pub name: &'static str,
     /// What Nodens makes of it.
-    pub standing: Standing,
+    pub support: Support,
     /// Whether a server block may have it more than once.
     pub repeats: Repeats,
 }
 
 /// What Nodens makes of a directive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Support {
     /// There is a plugin for it, or will be.
     Served,
     /// Accepted without effect; a warning says what takes its place.
@@ -100,17 +100,15 @@ fn problem(directive: &Directive, is_served: &dyn Fn(&str) -> bool) -> Diagnosti
     let error = |what: &str, wanted: &str| {
         Diagnostic::error(at.clone(), what).wanted(wanted).directive(name)
     };
-    match find(name).map(|known| known.standing) {
-        Some(Standing::Served) => {
+    match find(name).map(|known| known.support) {
+        Some(Support::Served) => {
             error("nodens does not have this directive of CoreDNS yet", "no such line")
         }
-        Some(Standing::Replaced(by)) => {
+        Some(Support::Replaced(by)) => {
             Diagnostic::warning(at.clone(), "it has no effect in nodens").wanted(by).directive(name)
         }
-        Some(Standing::Lacking(instead)) => {
-            error("nodens lacks this directive of CoreDNS", instead)
-        }
-        Some(Standing::Removed(successor)) => {
+        Some(Support::Lacking(instead)) => error("nodens lacks this directive of CoreDNS", instead),
+        Some(Support::Removed(successor)) => {
             error("it was removed from CoreDNS long ago", successor)
         }
         None => unknown(directive, is_served),
@@ -145,12 +143,12 @@ fn unknown(directive: &Directive, is_served: &dyn Fn(&str) -> bool) -> Diagnosti
     error(what, nearest.unwrap_or("a directive of CoreDNS"))
 }
 
-const fn known(name: &'static str, standing: Standing, repeats: Repeats) -> Known {
-    Known { name, standing, repeats }
+const fn known(name: &'static str, support: Support, repeats: Repeats) -> Known {
+    Known { name, support, repeats }
 }
 
 const fn lacking(name: &'static str, instead: &'static str) -> Known {
-    known(name, Standing::Lacking(instead), Repeats::Freely)
+    known(name, Support::Lacking(instead), Repeats::Freely)
 }
 
 /// What may stand once is what CoreDNS refuses to see twice.

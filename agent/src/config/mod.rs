@@ -17,7 +17,7 @@ pub mod value;
 mod zone;
 
 pub use args::{Args, no_block};
-pub use value::{ListenAddress, Wrong};
+pub use value::{ListenAddress, ValueError};
 pub use zone::{Transport, ZoneKey, zone_names};
 
 use crate::corefile::{Diagnostic, Diagnostics, Directive, File, Location, limits};

@@ -7,7 +7,7 @@ use crate::corefile;
 fn read_text(text: &str) -> (Vec<ServerBlock>, Diagnostics) {
     let (file, mut diagnostics) = corefile::parse("Corefile", text, &|_| None);
     let is_served = |name: &str| {
-        directive::find(name).is_some_and(|known| known.standing == directive::Standing::Served)
+        directive::find(name).is_some_and(|known| known.support == directive::Support::Served)
     };
     let blocks = read(&file, 53, &is_served, &mut diagnostics);
     diagnostics.sort();

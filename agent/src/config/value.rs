@@ -11,7 +11,7 @@ use ipnet::IpNet;
 /// Why a word is not what it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}, wanted {wanted}")]
-pub struct Wrong {
+pub struct ValueError {
     /// What is wrong with it, with the word in quotes.
     pub what: String,
     /// What should stand there.
@@ -27,7 +27,7 @@ pub struct ListenAddress {
     pub port: u16,
 }
 
-impl Wrong {
+impl ValueError {
     /// Makes one; `wanted` reads on from "wanted".
     pub fn new(what: impl Into<String>, wanted: impl Into<String>) -> Self {
         Self { what: what.into(), wanted: wanted.into() }
@@ -44,20 +44,20 @@ impl std::fmt::Display for ListenAddress {
 }
 
 /// A duration as Go writes them: `5s`, `1h30m`, `0.5s`, `300ms`. A number needs a unit, but for `0`.
-pub fn duration(text: &str) -> Result<Duration, Wrong> {
+pub fn duration(text: &str) -> Result<Duration, ValueError> {
     const WANTED: &str = "a duration as in 30s, 500ms or 1h30m";
-    let wrong = || Wrong::new(format!("{text:?} is not a duration"), WANTED);
+    let wrong = || ValueError::new(format!("{text:?} is not a duration"), WANTED);
     if text == "0" {
         return Ok(Duration::ZERO);
     }
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return Err(Wrong::new(
+        return Err(ValueError::new(
             format!("{text:?} has no unit"),
             format!("{WANTED}: perhaps {text}s"),
         ));
     }
     if text.starts_with('-') {
-        return Err(Wrong::new(format!("{text:?} is negative"), WANTED));
+        return Err(ValueError::new(format!("{text:?} is negative"), WANTED));
     }
     let mut rest = text;
     let mut nanoseconds: u128 = 0;
@@ -95,63 +95,69 @@ pub fn duration(text: &str) -> Result<Duration, Wrong> {
 }
 
 /// A duration within limits, both included.
-pub fn duration_in(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Wrong> {
+pub fn duration_in(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, ValueError> {
     let found = duration(text)?;
     if range.contains(&found) {
         return Ok(found);
     }
     let (low, high) = (range.start(), range.end());
-    Err(Wrong::new(format!("{text:?} is out of range"), format!("{low:?} to {high:?}")))
+    Err(ValueError::new(format!("{text:?} is out of range"), format!("{low:?} to {high:?}")))
 }
 
 /// A whole number within limits, both included.
 pub fn integer<T: FromStr + PartialOrd + Display + Copy>(
     text: &str,
     range: RangeInclusive<T>,
-) -> Result<T, Wrong> {
+) -> Result<T, ValueError> {
     let (low, high) = (*range.start(), *range.end());
     let wanted = || format!("a whole number from {low} to {high}");
     match text.parse::<T>() {
         Ok(number) if range.contains(&number) => Ok(number),
-        Ok(_) => Err(Wrong::new(format!("{text:?} is out of range"), wanted())),
+        Ok(_) => Err(ValueError::new(format!("{text:?} is out of range"), wanted())),
         // Digits only, but more of them than the type holds.
-        Err(_) if is_digits(text) => Err(Wrong::new(format!("{text:?} is out of range"), wanted())),
-        Err(_) => Err(Wrong::new(format!("{text:?} is not a whole number"), wanted())),
+        Err(_) if is_digits(text) => {
+            Err(ValueError::new(format!("{text:?} is out of range"), wanted()))
+        }
+        Err(_) => Err(ValueError::new(format!("{text:?} is not a whole number"), wanted())),
     }
 }
 
 /// A percentage with its sign, as in `80%`.
-pub fn percentage(text: &str, range: RangeInclusive<u8>) -> Result<u8, Wrong> {
+pub fn percentage(text: &str, range: RangeInclusive<u8>) -> Result<u8, ValueError> {
     let (low, high) = (*range.start(), *range.end());
-    let wrong = |what| Wrong::new(format!("{text:?} is {what}"), format!("{low}% to {high}%"));
+    let wrong = |what| ValueError::new(format!("{text:?} is {what}"), format!("{low}% to {high}%"));
     let digits = text.strip_suffix('%').ok_or_else(|| wrong("not a percentage"))?;
     integer(digits, range).map_err(|_| wrong("not a percentage within the limits"))
 }
 
 /// `true` or `false`.
-pub fn boolean(text: &str) -> Result<bool, Wrong> {
-    text.parse()
-        .map_err(|_| Wrong::new(format!("{text:?} is neither true nor false"), "true or false"))
+pub fn boolean(text: &str) -> Result<bool, ValueError> {
+    text.parse().map_err(|_| {
+        ValueError::new(format!("{text:?} is neither true nor false"), "true or false")
+    })
 }
 
 /// One address, without a port.
-pub fn ip(text: &str) -> Result<IpAddr, Wrong> {
+pub fn ip(text: &str) -> Result<IpAddr, ValueError> {
     text.parse().map_err(|_| {
-        Wrong::new(format!("{text:?} is not an IP address"), "an address as 10.0.0.10 or fd00::a")
+        ValueError::new(
+            format!("{text:?} is not an IP address"),
+            "an address as 10.0.0.10 or fd00::a",
+        )
     })
 }
 
 /// An address with or without a port: `10.0.0.1`, `10.0.0.1:54`, `fd00::1`, `[fd00::1]:54`.
-pub fn socket_address(text: &str, default_port: u16) -> Result<SocketAddr, Wrong> {
+pub fn socket_address(text: &str, default_port: u16) -> Result<SocketAddr, ValueError> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return match address.port() {
-            0 => Err(Wrong::new(format!("{text:?} has port 0"), "a port from 1 to 65535")),
+            0 => Err(ValueError::new(format!("{text:?} has port 0"), "a port from 1 to 65535")),
             _ => Ok(address),
         };
     }
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse().map(|ip| SocketAddr::new(ip, default_port)).map_err(|_| {
-        Wrong::new(
+        ValueError::new(
             format!("{text:?} is not an IP address"),
             "IP or IP:PORT, with IPv6 as [fd00::1]:53",
         )
@@ -159,14 +165,14 @@ pub fn socket_address(text: &str, default_port: u16) -> Result<SocketAddr, Wrong
 }
 
 /// Where to listen: `:8080`, `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`.
-pub fn listen_address(text: &str) -> Result<ListenAddress, Wrong> {
+pub fn listen_address(text: &str) -> Result<ListenAddress, ValueError> {
     const WANTED: &str = "an address as :8080 or 127.0.0.1:8080";
     let Some((host, port)) = text.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')) else {
         let wanted = if is_digits(text) { format!(":{text}") } else { WANTED.into() };
-        return Err(Wrong::new(format!("{text:?} has no port after a colon"), wanted));
+        return Err(ValueError::new(format!("{text:?} has no port after a colon"), wanted));
     };
     let port = integer(port, 0..=u16::MAX).map_err(|_| {
-        Wrong::new(format!("{port:?} in {text:?} is not a port"), "a port from 1 to 65535")
+        ValueError::new(format!("{port:?} in {text:?} is not a port"), "a port from 1 to 65535")
     })?;
     let ip = match host {
         "" => None,
@@ -179,7 +185,7 @@ pub fn listen_address(text: &str) -> Result<ListenAddress, Wrong> {
                 None => host.parse().map(IpAddr::V4).ok(),
             };
             Some(parsed.ok_or_else(|| {
-                Wrong::new(format!("{host:?} in {text:?} is not an IP address"), WANTED)
+                ValueError::new(format!("{host:?} in {text:?} is not an IP address"), WANTED)
             })?)
         }
     };
@@ -187,13 +193,16 @@ pub fn listen_address(text: &str) -> Result<ListenAddress, Wrong> {
 }
 
 /// A network as `10.0.0.0/8`, or one address. Bits beyond the prefix are cleared.
-pub fn network(text: &str) -> Result<IpNet, Wrong> {
+pub fn network(text: &str) -> Result<IpNet, ValueError> {
     let parsed = match text.split_once('/') {
         Some(_) => text.parse::<IpNet>().ok(),
         None => text.parse::<IpAddr>().ok().map(IpNet::from),
     };
     parsed.map(|network| network.trunc()).ok_or_else(|| {
-        Wrong::new(format!("{text:?} is not a network"), "a network as 10.0.0.0/8 or fd00::/64")
+        ValueError::new(
+            format!("{text:?} is not a network"),
+            "a network as 10.0.0.0/8 or fd00::/64",
+        )
     })
 }
 
@@ -302,13 +311,13 @@ mod tests {
     }
 
     trait ParseWrong {
-        fn parse_wrong(&self) -> Wrong;
+        fn parse_wrong(&self) -> ValueError;
     }
 
     impl ParseWrong for str {
-        fn parse_wrong(&self) -> Wrong {
+        fn parse_wrong(&self) -> ValueError {
             let (what, wanted) = self.split_once(", wanted ").unwrap();
-            Wrong::new(what, wanted)
+            ValueError::new(what, wanted)
         }
     }
 

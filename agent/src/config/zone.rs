@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::reverse;
-use super::value::{Wrong, is_digits};
+use super::value::{ValueError, is_digits};
 use crate::corefile::{Diagnostic, Diagnostics, Location, Token};
 use crate::wire::name::Name;
 
@@ -98,15 +98,15 @@ pub(super) fn parse(key: &Token, dns_port: u16, diagnostics: &mut Diagnostics) -
 }
 
 /// The zones that one word stands for: a name, or a network as `10.0.0.0/17` for its reverse zones.
-pub fn zone_names(text: &str) -> Result<Vec<Name>, Wrong> {
+pub fn zone_names(text: &str) -> Result<Vec<Name>, ValueError> {
     let name = |text: &str| {
         Name::from_text(text)
-            .map_err(|error| Wrong::new(format!("{text:?} is not a zone: {error}"), A_ZONE))
+            .map_err(|error| ValueError::new(format!("{text:?} is not a zone: {error}"), A_ZONE))
     };
     if let Some(network) = network(text)? {
         return reverse::zones(network).iter().map(|zone| name(zone)).collect();
     }
-    let wrong = |what: &str, wanted: &str| Err(Wrong::new(format!("{text:?} {what}"), wanted));
+    let wrong = |what: &str, wanted: &str| Err(ValueError::new(format!("{text:?} {what}"), wanted));
     if text.is_empty() {
         return wrong("is not a zone", A_ZONE);
     }
@@ -132,7 +132,7 @@ pub fn zone_names(text: &str) -> Result<Vec<Name>, Wrong> {
 }
 
 /// The network of a word that has the shape of one.
-fn network(text: &str) -> Result<Option<ipnet::IpNet>, Wrong> {
+fn network(text: &str) -> Result<Option<ipnet::IpNet>, ValueError> {
     let Some((address, prefix)) = text.split_once('/') else { return Ok(None) };
     // `32/27.104.21.in-addr.arpa`, as of RFC 2317, is a name.
     let Ok(address) = address.parse::<IpAddr>() else { return Ok(None) };
@@ -140,14 +140,14 @@ fn network(text: &str) -> Result<Option<ipnet::IpNet>, Wrong> {
     let network = prefix.parse().ok().and_then(|prefix| ipnet::IpNet::new(address, prefix).ok());
     match network {
         Some(network) => Ok(Some(network)),
-        None => Err(Wrong::new(
+        None => Err(ValueError::new(
             format!("{text:?} is not a network"),
             format!("a prefix length from 0 to {longest}"),
         )),
     }
 }
 
-fn transport(key: &str) -> Result<(Transport, &str), Wrong> {
+fn transport(key: &str) -> Result<(Transport, &str), ValueError> {
     let Some((scheme, rest)) = key.split_once("://") else { return Ok((Transport::Dns, key)) };
     let transport = match scheme.to_ascii_lowercase().as_str() {
         "dns" => Transport::Dns,
@@ -155,13 +155,13 @@ fn transport(key: &str) -> Result<(Transport, &str), Wrong> {
         "https" => Transport::Https,
         "quic" => Transport::Quic,
         "grpc" | "unix" | "https3" => {
-            return Err(Wrong::new(
+            return Err(ValueError::new(
                 format!("{key:?}: nodens does not serve over {scheme}"),
                 "a zone without a scheme",
             ));
         }
         _ => {
-            return Err(Wrong::new(
+            return Err(ValueError::new(
                 format!("{key:?} has the unknown scheme {scheme:?}"),
                 "dns:// or none",
             ));
@@ -171,7 +171,7 @@ fn transport(key: &str) -> Result<(Transport, &str), Wrong> {
 }
 
 /// Cuts the port off. In `2001:db8::/32` the colons belong to the address: a port comes after the prefix length.
-fn split_port(key: &str) -> Result<(&str, Option<u16>), Wrong> {
+fn split_port(key: &str) -> Result<(&str, Option<u16>), ValueError> {
     let after_network = key
         .find('/')
         .filter(|slash| key.get(..*slash).is_some_and(|ip| ip.parse::<IpAddr>().is_ok()));
@@ -179,16 +179,19 @@ fn split_port(key: &str) -> Result<(&str, Option<u16>), Wrong> {
     let Some((_, port)) = tail.rsplit_once(':') else { return Ok((key, None)) };
     let zone = key.get(..key.len() - port.len() - 1).unwrap_or(key);
     if !is_digits(port) {
-        return Err(Wrong::new(
+        return Err(ValueError::new(
             format!("{port:?} in {key:?} is not a port"),
             "a port from 1 to 65535",
         ));
     }
     if zone.is_empty() {
-        return Err(Wrong::new(format!("{key:?} has no zone"), format!(".{key} for all names")));
+        return Err(ValueError::new(
+            format!("{key:?} has no zone"),
+            format!(".{key} for all names"),
+        ));
     }
     match port.parse() {
-        Ok(0) | Err(_) => Err(Wrong::new(
+        Ok(0) | Err(_) => Err(ValueError::new(
             format!("the port in {key:?} is out of range"),
             "a port from 1 to 65535",
         )),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::chain::{Handler, Local};
-use crate::config::{Args, Wrong, value};
+use crate::config::{Args, ValueError, value};
 use crate::corefile::{Diagnostics, Directive};
 use crate::plugin::scope::Zones;
 use crate::request::{Outcome, Plugin, Request, Step, ede};
@@ -219,9 +219,10 @@ fn within<T: Ord + Copy>(ranges: &[(T, T)], address: T) -> bool {
     after.checked_sub(1).and_then(|at| ranges.get(at)).is_some_and(|range| address <= range.1)
 }
 
-fn qtype(word: &str) -> Result<RecordType, Wrong> {
-    RecordType::from_name(word)
-        .ok_or_else(|| Wrong::new(format!("{word:?} is not a type"), "one as A, SRV or ANY, or *"))
+fn qtype(word: &str) -> Result<RecordType, ValueError> {
+    RecordType::from_name(word).ok_or_else(|| {
+        ValueError::new(format!("{word:?} is not a type"), "one as A, SRV or ANY, or *")
+    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::Ipv6Net;
 
 use crate::chain::{Handler, Local, Next, Resolving};
-use crate::config::{Args, Wrong};
+use crate::config::{Args, ValueError};
 use crate::corefile::{Diagnostics, Directive};
 use crate::metrics::{Counter, Scrape, names};
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
@@ -72,9 +72,9 @@ impl Config {
 }
 
 impl Prefix {
-    fn parse(text: &str) -> Result<Self, Wrong> {
+    fn parse(text: &str) -> Result<Self, ValueError> {
         let wrong = |what| {
-            Wrong::new(
+            ValueError::new(
                 format!("{text:?} {what}"),
                 "an IPv6 prefix of 32, 40, 48, 56, 64 or 96 bits",
             )

@@ -11,7 +11,7 @@ use regex::Regex;
 
 use crate::chain::ErrorLog;
 use crate::config::value::duration;
-use crate::config::{Args, Wrong};
+use crate::config::{Args, ValueError};
 use crate::corefile::{Diagnostics, Directive};
 use crate::request::{Outcome, Request};
 
@@ -47,7 +47,7 @@ impl Config {
         let mut args = Args::of(directive, diagnostics);
         let _ = args.optional(|text| match text {
             "stdout" => Ok(()),
-            _ => Err(Wrong::new(
+            _ => Err(ValueError::new(
                 format!("errors cannot be written to {text:?}"),
                 "stdout, or nothing",
             )),
@@ -80,7 +80,7 @@ impl Pattern {
             Regex::new(text).map_err(|error| {
                 // The library's message has several lines, of which the last one says it.
                 let why = error.to_string().lines().last().unwrap_or_default().trim().to_owned();
-                Wrong::new(
+                ValueError::new(
                     format!("{text:?} is no regular expression: {why}"),
                     "one as in `timeout$`",
                 )
@@ -97,14 +97,14 @@ impl Pattern {
     }
 }
 
-fn level(text: &str) -> Result<Level, Wrong> {
+fn level(text: &str) -> Result<Level, ValueError> {
     Ok(match text {
         "error" => Level::Error,
         "warning" => Level::Warning,
         "info" => Level::Info,
         "debug" => Level::Debug,
         _ => {
-            return Err(Wrong::new(
+            return Err(ValueError::new(
                 format!("there is no level {text:?}"),
                 "error, warning, info or debug",
             ));

@@ -2,7 +2,7 @@
 
 use regex::{Regex, RegexBuilder};
 
-use crate::config::Wrong;
+use crate::config::ValueError;
 use crate::wire::NameRef;
 
 /// The most memory that one compiled expression takes, and the most that its matching keeps, octets.
@@ -11,7 +11,7 @@ const MAX_COMPILED: usize = 1 << 20;
 const MAX_TEXT: usize = 1_020;
 
 /// Compiles an expression of Go's syntax, which is nearly this library's; both match in linear time.
-pub fn regex(text: &str) -> Result<Regex, Wrong> {
+pub fn regex(text: &str) -> Result<Regex, ValueError> {
     let compiled =
         RegexBuilder::new(text).size_limit(MAX_COMPILED).dfa_size_limit(MAX_COMPILED).build();
     compiled.map_err(|error| {
@@ -27,7 +27,7 @@ pub fn regex(text: &str) -> Result<Regex, Wrong> {
                 .trim_start_matches("error: ")
                 .to_owned(),
         };
-        Wrong::new(
+        ValueError::new(
             format!("{text:?} is not a regular expression: {reason}"),
             "one as ^(.*)\\.example\\.org\\.$",
         )

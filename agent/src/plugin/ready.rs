@@ -3,7 +3,7 @@
 //! CoreDNS stops asking a plugin once it was ready. Ours is truthful where nothing is written: it says no again when a
 //! handler can no longer do its work. `monitor until-ready` brings CoreDNS's way back.
 
-use crate::config::{Args, ListenAddress, Wrong};
+use crate::config::{Args, ListenAddress, ValueError};
 use crate::corefile::{Diagnostics, Directive};
 
 /// Where `/ready` is served where nothing is written, as in CoreDNS.
@@ -50,13 +50,14 @@ impl Config {
     }
 }
 
-fn monitor(text: &str) -> Result<Monitor, Wrong> {
+fn monitor(text: &str) -> Result<Monitor, ValueError> {
     match text {
         "continuously" => Ok(Monitor::Continuously),
         "until-ready" => Ok(Monitor::UntilReady),
-        _ => {
-            Err(Wrong::new(format!("there is no monitor {text:?}"), "until-ready or continuously"))
-        }
+        _ => Err(ValueError::new(
+            format!("there is no monitor {text:?}"),
+            "until-ready or continuously",
+        )),
     }
 }
 

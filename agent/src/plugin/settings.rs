@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::chain::Identity;
-use crate::config::{Args, Wrong, no_block, value};
+use crate::config::{Args, ValueError, no_block, value};
 use crate::corefile::{Diagnostics, Directive};
 use crate::wire::{MAX_UDP_PAYLOAD, MIN_UDP_PAYLOAD, OUR_UDP_PAYLOAD};
 
@@ -119,7 +119,7 @@ pub fn timeouts(directive: &Directive, diagnostics: &mut Diagnostics) -> Timeout
 }
 
 /// A duration from a second to a day; a number alone is seconds, as in CoreDNS for this directive.
-fn seconds(text: &str) -> Result<Duration, Wrong> {
+fn seconds(text: &str) -> Result<Duration, ValueError> {
     let range = Duration::from_secs(1)..=Duration::from_secs(86_400);
     match text.parse::<u32>() {
         Ok(number) => value::duration_in(&format!("{number}s"), range),

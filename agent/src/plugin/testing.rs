@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::chain::{Chain, Handler, Local};
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::config::ServerBlock;
 use crate::corefile::{Diagnostics, Directive};
 use crate::plugin::pattern::NameText;
@@ -80,7 +80,7 @@ pub fn request_of<T>(name: &str, qtype: RecordType, show: impl FnOnce(&Request<'
             local: "10.0.0.10:53".parse().unwrap(),
             transport: Transport::Udp,
             worker: 0,
-            received: Tick::default(),
+            received: CoarseInstant::default(),
         },
     })
 }
@@ -193,7 +193,7 @@ impl Client {
             local: "10.0.0.10:53".parse().unwrap(),
             transport: Transport::Udp,
             worker: 0,
-            received: Tick::now(),
+            received: CoarseInstant::now(),
         };
         let mut out = Vec::new();
         match answer(&packet, origin, &self.dispatch, &mut Local::new(0), &mut out) {

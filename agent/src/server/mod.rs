@@ -10,7 +10,7 @@
 //! | [`tcp`] | streams: pipelined, out of order, bounded |
 //! | [`dispatch`] | the longest zone suffix picks the server block |
 //! | [`metrics`] | what the workers count besides queries |
-//! | [`pulse`] | whether the workers still do their work |
+//! | [`liveness`] | whether the workers still do their work |
 //! | [`answer`] | one packet to one reply, now or later |
 //! | `errand` | a miss that needs no task |
 //! | `outbox` | replies that were not written in the receive loop |
@@ -20,16 +20,16 @@ mod batch;
 pub mod dispatch;
 mod errand;
 pub mod listener;
+pub mod liveness;
 pub mod metrics;
 mod outbox;
 pub mod pool;
-pub mod pulse;
 pub mod sockets;
 pub mod tcp;
 mod udp;
 pub mod worker;
 
 pub use dispatch::Dispatch;
+pub use liveness::Liveness;
 pub use pool::Pool;
-pub use pulse::Pulse;
 pub use sockets::BindError;

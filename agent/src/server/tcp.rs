@@ -18,7 +18,7 @@ use super::listener::Listener;
 use super::sockets::TCP_BACKLOG;
 use super::worker::{Worker, drained};
 use crate::chain::Local;
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::request::{Origin, Transport};
 use crate::wire::write_u16;
 
@@ -248,7 +248,7 @@ impl Session {
     /// before it can go on.
     fn serve_frames(&mut self, done: &mpsc::Sender<Vec<u8>>) -> bool {
         let mut at = 0;
-        let received = Tick::now();
+        let received = CoarseInstant::now();
         let mut full = false;
         while self.in_flight < MAX_IN_FLIGHT {
             full = self.out.len() >= FLUSH_AT;

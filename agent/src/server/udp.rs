@@ -18,7 +18,7 @@ use super::sockets::leave_group;
 use super::worker::{Worker, drained};
 use super::{Dispatch, errand};
 use crate::chain::Local;
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::request::{Origin, Transport};
 
 /// Full batches in a row before the waiting tasks of this worker get their turn.
@@ -119,7 +119,7 @@ fn answer_all(
     worker: &Arc<Worker>,
     batch: &mut Batch,
 ) {
-    let received = Tick::now();
+    let received = CoarseInstant::now();
     let dispatch = listener.dispatch.load();
     // A precise clock is dear, and only misses are timed by it.
     let mut begun = None;
@@ -140,7 +140,7 @@ fn answer_all(
 fn serve_one(
     slot: usize,
     batch: &mut Batch,
-    received: Tick,
+    received: CoarseInstant,
     dispatch: &Arc<Dispatch>,
     listener: &Listener,
     worker: &Arc<Worker>,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 
 /// How often a worker looks.
 const SWEEP: Duration = Duration::from_millis(10);
@@ -19,7 +19,7 @@ pub struct Alarms {
 #[derive(Default)]
 struct Inner {
     // A waker stays in its place when it is set again.
-    set: Vec<Option<(Tick, Waker)>>,
+    set: Vec<Option<(CoarseInstant, Waker)>>,
     free: Vec<usize>,
     armed: usize,
     sweeping: bool,
@@ -29,17 +29,17 @@ struct Inner {
 pub struct Alarm {
     alarms: Arc<Alarms>,
     place: Option<usize>,
-    at: Tick,
+    at: CoarseInstant,
 }
 
 impl Alarm {
     /// An alarm that is not set.
     pub fn new(alarms: &Arc<Alarms>) -> Self {
-        Self { alarms: Arc::clone(alarms), place: None, at: Tick::default() }
+        Self { alarms: Arc::clone(alarms), place: None, at: CoarseInstant::default() }
     }
 
     /// Wakes `waker` at `at`, or some milliseconds later. Has to be called within the worker's runtime.
-    pub fn set(&mut self, at: Tick, waker: &Waker) {
+    pub fn set(&mut self, at: CoarseInstant, waker: &Waker) {
         let mut guard = self.alarms.lock();
         let inner = &mut *guard;
         let place = match self.place {
@@ -90,7 +90,7 @@ impl Alarms {
     }
 
     /// The wakers that are due; `None` where nobody waits any more.
-    fn due(&self, now: Tick) -> Option<Vec<Waker>> {
+    fn due(&self, now: CoarseInstant) -> Option<Vec<Waker>> {
         let mut guard = self.lock();
         let inner = &mut *guard;
         if inner.armed == 0 {
@@ -101,7 +101,7 @@ impl Alarms {
         for (at, waker) in inner.set.iter_mut().flatten() {
             if *at <= now {
                 // Whoever is woken sets it again or is done.
-                *at = Tick::from_millis(u64::MAX);
+                *at = CoarseInstant::from_millis(u64::MAX);
                 due.push(waker.clone());
             }
         }
@@ -116,7 +116,7 @@ async fn sweep(alarms: Arc<Alarms>) {
     interval.tick().await;
     loop {
         interval.tick().await;
-        match sweeping.alarms.due(Tick::now()) {
+        match sweeping.alarms.due(CoarseInstant::now()) {
             Some(due) => due.into_iter().for_each(Waker::wake),
             None => break,
         }
@@ -151,9 +151,9 @@ mod tests {
         let alarms = Arc::new(Alarms::default());
         let mut alarm = Alarm::new(&alarms);
         let never = Alarm::new(&alarms);
-        let at = Tick::now().plus_millis(30);
+        let at = CoarseInstant::now().plus_millis(30);
         poll_fn(|context| {
-            if Tick::now() >= at {
+            if CoarseInstant::now() >= at {
                 return Poll::Ready(());
             }
             alarm.set(at, context.waker());
@@ -161,9 +161,9 @@ mod tests {
         })
         .await;
         drop((alarm, never));
-        let deadline = Tick::now().plus_millis(2_000);
+        let deadline = CoarseInstant::now().plus_millis(2_000);
         while alarms.lock().sweeping {
-            assert!(Tick::now() < deadline);
+            assert!(CoarseInstant::now() < deadline);
             tokio::task::yield_now().await;
             tokio::time::sleep(SWEEP).await;
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Type};
 
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::upstream::udp::Socket;
 
 /// Sockets that are kept for the next query, of one upstream and worker.
@@ -25,7 +25,7 @@ const KEPT_FOR: Duration = Duration::from_secs(5);
 /// The sockets of one upstream and worker that no query uses: without a port, and unknown to the network.
 #[derive(Default)]
 pub struct Idle {
-    sockets: Mutex<VecDeque<(Arc<Socket>, Tick)>>,
+    sockets: Mutex<VecDeque<(Arc<Socket>, CoarseInstant)>>,
     tended: AtomicBool,
 }
 
@@ -38,7 +38,7 @@ impl Idle {
     /// Keeps a socket that is not connected any more. Has to be called within the worker's runtime.
     pub fn keep(idle: &Arc<Self>, socket: Arc<Socket>) {
         let mut sockets = idle.lock();
-        sockets.push_back((socket, Tick::now()));
+        sockets.push_back((socket, CoarseInstant::now()));
         let one_too_many = if sockets.len() > KEPT { sockets.pop_front() } else { None };
         // Closing is a system call, and nobody waits for it.
         drop(sockets);
@@ -58,7 +58,7 @@ impl Idle {
         loop {
             tokio::time::sleep(KEPT_FOR).await;
             let Some(idle) = idle.upgrade() else { return };
-            let now = Tick::now();
+            let now = CoarseInstant::now();
             let mut sockets = idle.lock();
             let old = sockets.partition_point(|(_, since)| {
                 since.plus_millis(KEPT_FOR.as_millis() as u64) <= now
@@ -76,7 +76,7 @@ impl Idle {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(Arc<Socket>, Tick)>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(Arc<Socket>, CoarseInstant)>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

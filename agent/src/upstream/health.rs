@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 
 /// The state of one upstream.
 #[derive(Default)]
@@ -79,12 +79,12 @@ impl Health {
 
 /// At most one in so many milliseconds; shared by all who would do the same.
 #[derive(Default)]
-pub struct Seldom(std::sync::atomic::AtomicU64);
+pub struct Throttle(std::sync::atomic::AtomicU64);
 
-impl Seldom {
+impl Throttle {
     /// True for the first caller, and for the first in each span of `millis`.
     pub fn now(&self, millis: u64) -> bool {
-        let now = Tick::now().as_millis().max(1);
+        let now = CoarseInstant::now().as_millis().max(1);
         let last = self.0.load(Relaxed);
         (last == 0 || now.saturating_sub(last) >= millis)
             && self.0.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn seldom_is_once() {
-        let seldom = Seldom::default();
+        let seldom = Throttle::default();
         assert!(seldom.now(60_000) && !seldom.now(60_000));
     }
 }

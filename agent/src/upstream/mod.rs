@@ -17,7 +17,7 @@
 //! | [`own`] | addresses that are ours, and therefore nobody's upstream |
 //! | [`question`] | what is asked, and whether an answer is one to it |
 //! | [`health`], [`rtt`] | what the traffic says of an upstream |
-//! | [`known`] | what of that outlives a reload |
+//! | [`registry`] | what of that outlives a reload |
 //! | [`alarms`] | coarse timers |
 //! | [`fresh`] | a port of its own for each query |
 //! | [`random`] | ids that nobody can guess |
@@ -33,10 +33,10 @@ pub mod exchange;
 pub mod follow;
 pub mod fresh;
 pub mod health;
-pub mod known;
 pub mod own;
 pub mod question;
 pub mod random;
+pub mod registry;
 pub mod resolv_conf;
 pub mod rtt;
 pub mod stream;
@@ -56,7 +56,7 @@ pub use own::OwnAddresses;
 pub use question::Question;
 pub use udp::SourcePort;
 
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use counters::Counters;
 use dial::Dialer;
 use health::Health;
@@ -115,7 +115,7 @@ pub struct Received {
 
 /// How all upstreams of a forward are spoken to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Manner {
+pub struct TransportConfig {
     /// `force_tcp`: plain upstreams over TCP only.
     pub force_tcp: bool,
     /// `source_port`.
@@ -130,7 +130,7 @@ pub struct Manner {
     pub max_connections: usize,
 }
 
-impl Default for Manner {
+impl Default for TransportConfig {
     fn default() -> Self {
         Self {
             force_tcp: false,
@@ -158,7 +158,7 @@ pub struct Upstream {
     target: Target,
     label: Arc<str>,
     dialer: Arc<Dialer>,
-    manner: Manner,
+    transport: TransportConfig,
     lanes: Box<[Lane]>,
     /// What its answers say of it.
     pub health: Health,
@@ -189,7 +189,7 @@ impl Upstream {
     /// An upstream for so many workers; opens nothing yet.
     pub fn new(
         target: Target,
-        manner: Manner,
+        transport: TransportConfig,
         tls: Option<&Arc<rustls::ClientConfig>>,
         workers: usize,
     ) -> Result<Self, UpstreamError> {
@@ -200,7 +200,7 @@ impl Upstream {
         Ok(Self {
             label: target.to_string().into(),
             dialer: Arc::new(Dialer::new(&target, tls)?),
-            manner,
+            transport,
             lanes: (0..workers.max(1)).map(|_| lane()).collect(),
             health: Health::default(),
             round_trips: RoundTrips::default(),
@@ -221,7 +221,7 @@ impl Upstream {
 
     /// Over what it is asked first.
     pub fn first_over(&self) -> Over {
-        if self.target.scheme == Scheme::Plain && !self.manner.force_tcp {
+        if self.target.scheme == Scheme::Plain && !self.transport.force_tcp {
             Over::Udp
         } else {
             Over::Stream
@@ -239,13 +239,13 @@ impl Upstream {
         let mut pools = lane.pools.lock().unwrap_or_else(PoisonError::into_inner);
         match over {
             Over::Udp => {
-                let Manner { random_case, source_port, .. } = self.manner;
+                let TransportConfig { random_case, source_port, .. } = self.transport;
                 let (socket, place) =
                     pools.0.start(question, random_case, source_port, &lane.counters)?;
                 Ok(Flight { carrier: Carrier::Udp(socket), place })
             }
             Over::Stream => {
-                let limit = self.manner.max_connections;
+                let limit = self.transport.max_connections;
                 let (connection, place) = pools.1.start(
                     &self.dialer,
                     question,
@@ -260,10 +260,16 @@ impl Upstream {
 
     /// Sends a query as a datagram on behalf of `worker` on an errand, which becomes a task at `due` unless the answer has
     /// come. Only where [`Upstream::takes_errands`].
-    pub fn send_off(&self, worker: usize, question: &Question, errand: Box<dyn Errand>, due: Tick) {
+    pub fn send_off(
+        &self,
+        worker: usize,
+        question: &Question,
+        errand: Box<dyn Errand>,
+        due: CoarseInstant,
+    ) {
         let lane = self.lane(worker);
         let mut pools = lane.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let Manner { random_case, source_port, .. } = self.manner;
+        let TransportConfig { random_case, source_port, .. } = self.transport;
         pools.0.send_off(question, random_case, source_port, &lane.counters, errand, due);
     }
 
@@ -305,7 +311,7 @@ impl Upstream {
     }
 
     fn lifetime(&self) -> Lifetime {
-        Lifetime { idle: self.manner.expire, age: self.manner.max_age, connect: rtt::MAX_TRY }
+        Lifetime { idle: self.transport.expire, age: self.transport.max_age, connect: rtt::MAX_TRY }
     }
 
     fn lane(&self, worker: usize) -> &Lane {

@@ -17,7 +17,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::upstream::UpstreamError;
 use crate::upstream::counters::Counters;
 use crate::upstream::dial::{Dialed, Dialer};
@@ -64,7 +64,7 @@ pub(super) struct Shared {
     closed: AtomicBool,
     // An answer has come over it: its end is then the end of a good connection, not a refusal.
     pub(super) proven: AtomicBool,
-    // Since when, in milliseconds of `Tick`, queries have been out without anything read; 0: none is.
+    // Since when, in milliseconds of `CoarseInstant`, queries have been out without anything read; 0: none is.
     silent_since: AtomicU64,
     pub(super) counters: Arc<Counters>,
 }
@@ -180,13 +180,13 @@ impl Shared {
     /// A query goes out.
     pub(super) fn asked(&self) {
         if self.silent_since.load(Ordering::Relaxed) == 0 {
-            self.silent_since.store(Tick::now().as_millis().max(1), Ordering::Relaxed);
+            self.silent_since.store(CoarseInstant::now().as_millis().max(1), Ordering::Relaxed);
         }
     }
 
     /// Something has come, and has been handed over.
     pub(super) fn heard(&self) {
-        let since = if self.table.is_empty() { 0 } else { Tick::now().as_millis().max(1) };
+        let since = if self.table.is_empty() { 0 } else { CoarseInstant::now().as_millis().max(1) };
         self.silent_since.store(since, Ordering::Relaxed);
     }
 
@@ -197,7 +197,8 @@ impl Shared {
             let pause = match self.silent_since.load(Ordering::Relaxed) {
                 0 => MAX_TRY / 2,
                 since => {
-                    let silent = Tick::now().millis_since(Tick::from_millis(since));
+                    let silent =
+                        CoarseInstant::now().millis_since(CoarseInstant::from_millis(since));
                     let Some(left) = MAX_TRY.checked_sub(Duration::from_millis(silent)) else {
                         return;
                     };

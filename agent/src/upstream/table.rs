@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::upstream::question::{Question, Unexpected, check};
 use crate::upstream::random;
 use crate::upstream::{Flight, Received, UpstreamError};
@@ -82,7 +82,7 @@ enum Waiter {
     Nobody,
     Task(Waker),
     // Goes on as a task at that time.
-    Errand(Box<dyn Errand>, Tick),
+    Errand(Box<dyn Errand>, CoarseInstant),
 }
 
 enum State {
@@ -156,7 +156,7 @@ impl Table {
         question: &Question,
         random_case: bool,
         errand: Box<dyn Errand>,
-        due: Tick,
+        due: CoarseInstant,
     ) -> Result<(bool, bool), Box<dyn Errand>> {
         let mut guard = self.lock();
         let inner = &mut *guard;
@@ -170,7 +170,7 @@ impl Table {
     }
 
     /// The errands whose time is over, and those that have failed; and how many are left.
-    pub fn overdue(&self, now: Tick) -> (Vec<Overdue>, usize) {
+    pub fn overdue(&self, now: CoarseInstant) -> (Vec<Overdue>, usize) {
         let mut guard = self.lock();
         let inner = &mut *guard;
         let mut overdue = Vec::new();

@@ -21,7 +21,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::upstream::counters::Counters;
 use crate::upstream::fresh::{self, Idle};
 use crate::upstream::question::{Question, Unexpected};
@@ -69,7 +69,7 @@ pub struct Pool {
 struct Entry {
     socket: Arc<Socket>,
     queries: u32,
-    until: Tick,
+    until: CoarseInstant,
 }
 
 /// One connected socket with the queries that are in flight on it.
@@ -127,7 +127,7 @@ impl Pool {
         ports: SourcePort,
         counters: &Arc<Counters>,
         errand: Box<dyn Errand>,
-        due: Tick,
+        due: CoarseInstant,
     ) {
         let socket = match ports {
             SourcePort::Pool => self.socket(counters),
@@ -153,7 +153,7 @@ impl Pool {
 
     /// The socket whose turn it is.
     fn socket(&mut self, counters: &Arc<Counters>) -> Result<Arc<Socket>, UpstreamError> {
-        let now = Tick::now();
+        let now = CoarseInstant::now();
         // Drawn anew for each batch, so that its queries go out in one call: nobody outside knows it any better for that.
         let batch = Flush::batch();
         if self.batch != batch {
@@ -196,7 +196,7 @@ impl Pool {
 }
 
 impl Entry {
-    fn is_worn(&self, now: Tick) -> bool {
+    fn is_worn(&self, now: CoarseInstant) -> bool {
         self.queries >= MAX_QUERIES || self.until <= now || self.socket.io.closed.load(Relaxed)
     }
 }
@@ -265,7 +265,7 @@ impl Socket {
         question: &Question,
         random_case: bool,
         errand: Box<dyn Errand>,
-        due: Tick,
+        due: CoarseInstant,
     ) {
         match self.io.table.queue_errand(question, random_case, errand, due) {
             Ok((unsent, unwatched)) => {
@@ -503,7 +503,7 @@ impl Watch {
                 _ = interval.tick() => {}
                 () = hurry.notified() => {}
             }
-            let now = Tick::now();
+            let now = CoarseInstant::now();
             for socket in WATCHED.take() {
                 let (overdue, left) = socket.table().overdue(now);
                 if left > 0 {

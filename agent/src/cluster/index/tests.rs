@@ -305,7 +305,7 @@ fn a_relist_never_empties_the_index() {
 #[test]
 fn the_serial_grows_with_changes_and_time_only() {
     let index = Index::new(Settings::default());
-    let now = Tick::now();
+    let now = CoarseInstant::now();
     let serial = index.serial(now);
     assert_eq!(index.serial(now), serial);
     let later = now.plus_millis(5_000);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Args, Wrong, value};
+use crate::config::{Args, ValueError, value};
 use crate::corefile::{Diagnostics, Directive};
 use crate::wire::{Name, NameRef};
 
@@ -203,7 +203,7 @@ impl Config {
         let denial = args.value("success or denial", |word| match word {
             "success" => Ok(false),
             "denial" => Ok(true),
-            _ => Err(Wrong::new(
+            _ => Err(ValueError::new(
                 format!("{word:?} is neither success nor denial"),
                 "success or denial",
             )),
@@ -274,7 +274,7 @@ impl Stale {
                 match word.to_ascii_lowercase().as_str() {
                     "immediate" => Ok(Refresh::Immediate),
                     "verify" => Ok(Refresh::Verify(CLIENT_WAIT)),
-                    _ => Err(Wrong::new(
+                    _ => Err(ValueError::new(
                         format!("{word:?} is no way to refresh"),
                         "immediate or verify",
                     )),
@@ -305,9 +305,9 @@ fn seconds(time: Duration) -> u32 {
 }
 
 /// A number of bytes, with `Ki`, `Mi`, `Gi` or `k`, `M`, `G` as Kubernetes writes them.
-fn bytes(word: &str) -> Result<u64, Wrong> {
+fn bytes(word: &str) -> Result<u64, ValueError> {
     let wrong =
-        || Wrong::new(format!("{word:?} is not a number of bytes"), "1Mi to 1Ti, as in 64Mi");
+        || ValueError::new(format!("{word:?} is not a number of bytes"), "1Mi to 1Ti, as in 64Mi");
     let digits = word.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit: u64 = match word.get(digits.len()..) {
         Some("") => 1,
@@ -323,12 +323,12 @@ fn bytes(word: &str) -> Result<u64, Wrong> {
     number.checked_mul(unit).filter(|size| (MIN_SIZE..=1 << 40).contains(size)).ok_or_else(wrong)
 }
 
-fn on_off(word: &str) -> Result<bool, Wrong> {
+fn on_off(word: &str) -> Result<bool, ValueError> {
     match word {
         "on" => Ok(true),
         "off" => Ok(false),
         _ => value::boolean(word)
-            .map_err(|_| Wrong::new(format!("{word:?} is neither on nor off"), "on or off")),
+            .map_err(|_| ValueError::new(format!("{word:?} is neither on nor off"), "on or off")),
     }
 }
 

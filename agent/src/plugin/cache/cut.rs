@@ -4,28 +4,38 @@ use std::sync::Arc;
 
 use super::entry::{Entry, Key, Kind, Lifetime, bits};
 use super::{Cache, Question};
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::request::{Answer, CacheUse, Outcome, Plugin};
 use crate::wire::{Layout, Message, NameBuf, Owner, Rcode, RecordType, Section};
 
 impl Cache {
     /// Keeps an NXDOMAIN for what is below its name too. Not where a CNAME led to it: then another name is missing (RFC
     /// 8020 section 2). Not with DNSSEC: who validates wants the proof for its own name.
-    pub(super) fn keep_cut(&self, key: &Key<'_>, message: &Message, lifetime: Lifetime, now: Tick) {
+    pub(super) fn keep_cut(
+        &self,
+        key: &Key<'_>,
+        message: &Message,
+        lifetime: Lifetime,
+        now: CoarseInstant,
+    ) {
         let direct = message.layout().section(Section::Answer).next().is_none();
         if !direct || key.bits & bits::DNSSEC_OK != 0 {
             return;
         }
         let key = Key { qtype: RecordType(0), bits: key.bits | bits::CUT, ..*key };
-        let tally = Arc::clone(self.tally());
-        if let Some(entry) = Entry::new(tally, key.bits, Kind::NxDomain, message, lifetime, now) {
-            self.store.insert(self.store.hash(&self.tally, &key), Arc::new(entry));
+        let stats = Arc::clone(self.stats());
+        if let Some(entry) = Entry::new(stats, key.bits, Kind::NxDomain, message, lifetime, now) {
+            self.store.insert(self.store.hash(&self.stats, &key), Arc::new(entry));
         }
     }
 
     /// NXDOMAIN, where a name above the one asked for is known not to exist. A look at the store for each label: small
     /// beside the way to an upstream that it may save.
-    pub(super) fn answer_from_cut(&self, question: &Question<'_>, now: Tick) -> Option<Answer> {
+    pub(super) fn answer_from_cut(
+        &self,
+        question: &Question<'_>,
+        now: CoarseInstant,
+    ) -> Option<Answer> {
         if question.key.bits & bits::DNSSEC_OK != 0 {
             return None;
         }
@@ -33,7 +43,7 @@ impl Cache {
         while let Some(parent) = name.parent().filter(|parent| !parent.is_root()) {
             name = parent;
             let key = Key { name, qtype: RecordType(0), bits: question.key.bits | bits::CUT };
-            let found = self.find(self.store.hash(&self.tally, &key), &key);
+            let found = self.find(self.store.hash(&self.stats, &key), &key);
             if let Some(entry) = found.filter(|entry| entry.is_fresh(now)) {
                 return Some(write(&entry, question, now));
             }
@@ -43,7 +53,7 @@ impl Cache {
 }
 
 /// NXDOMAIN with the SOA of the entry, its names written out as the question is another one here.
-fn write(entry: &Entry, question: &Question<'_>, now: Tick) -> Answer {
+fn write(entry: &Entry, question: &Question<'_>, now: CoarseInstant) -> Answer {
     let message = entry.message();
     Answer::written(question.view, |reply| {
         reply.set_rcode(Rcode::NXDOMAIN);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::wire::message::OPTION_EDE;
 use crate::wire::reply::Ttl;
 use crate::wire::{
@@ -65,7 +65,7 @@ impl Kind {
 /// What one server block's cache holds and has done. Kept with the store, so that it survives a reload together with
 /// the block's entries.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct BlockStats {
     /// The block's identity: a hash of its text.
     pub block: u64,
     entries: [AtomicU64; 2],
@@ -82,8 +82,8 @@ pub struct Tally {
     pub turned_away: AtomicU64,
 }
 
-impl Tally {
-    /// A tally of zeros for a block.
+impl BlockStats {
+    /// A stats of zeros for a block.
     pub fn new(block: u64) -> Self {
         Self { block, ..Self::default() }
     }
@@ -131,11 +131,11 @@ struct Run {
 /// One kept answer. Immutable but for a few counters that say how it is used.
 #[derive(Debug)]
 pub struct Entry {
-    tally: Arc<Tally>,
+    stats: Arc<BlockStats>,
     // The message with its question lower-cased, then the extended errors' options, then the places of the times to
     // live as big-endian u16: one allocation for all that varies in length.
     data: Box<[u8]>,
-    stored: Tick,
+    stored: CoarseInstant,
     lifetime: u32,
     message_len: u16,
     options_len: u16,
@@ -153,12 +153,12 @@ pub struct Entry {
 impl Entry {
     /// Keeps `message`, which answers a question with these [`bits`]. `None` where it is too long.
     pub fn new(
-        tally: Arc<Tally>,
+        stats: Arc<BlockStats>,
         bits: u8,
         kind: Kind,
         message: &Message,
         lifetime: Lifetime,
-        stored: Tick,
+        stored: CoarseInstant,
     ) -> Option<Self> {
         let layout = message.layout();
         let bytes = message.as_bytes();
@@ -200,28 +200,28 @@ impl Entry {
             last_asked: AtomicU32::new(0),
             retry_at: AtomicU32::new(0),
             data: data.into_boxed_slice(),
-            tally,
+            stats,
         };
-        entry.tally.entries[usize::from(kind.is_denial())].fetch_add(1, Relaxed);
-        entry.tally.bytes.fetch_add(entry.weight(), Relaxed);
+        entry.stats.entries[usize::from(kind.is_denial())].fetch_add(1, Relaxed);
+        entry.stats.bytes.fetch_add(entry.weight(), Relaxed);
         if kind == Kind::Failure {
-            entry.tally.failures.fetch_add(1, Relaxed);
+            entry.stats.failures.fetch_add(1, Relaxed);
         }
         Some(entry)
     }
 
-    /// True where this is what is kept under `key` for `tally`'s block. The store's key is a hash; this is the proof.
-    pub fn answers(&self, tally: &Arc<Tally>, key: &Key<'_>) -> bool {
+    /// True where this is what is kept under `key` for `stats`'s block. The store's key is a hash; this is the proof.
+    pub fn answers(&self, stats: &Arc<BlockStats>, key: &Key<'_>) -> bool {
         let name_end = usize::from(self.question_end) - 4;
-        Arc::ptr_eq(&self.tally, tally)
+        Arc::ptr_eq(&self.stats, stats)
             && self.bits == key.bits
             && self.data.get(HEADER_LEN..name_end) == Some(key.name.as_bytes())
             && (key.bits & bits::CUT != 0 || self.qtype() == key.qtype)
     }
 
     /// The block that it belongs to.
-    pub fn tally(&self) -> &Arc<Tally> {
-        &self.tally
+    pub fn stats(&self) -> &Arc<BlockStats> {
+        &self.stats
     }
 
     /// The name asked for, lower-case.
@@ -258,7 +258,7 @@ impl Entry {
     }
 
     /// When it was stored.
-    pub fn stored(&self) -> Tick {
+    pub fn stored(&self) -> CoarseInstant {
         self.stored
     }
 
@@ -284,23 +284,23 @@ impl Entry {
     }
 
     /// Seconds until it is stale; zero: it is.
-    pub fn remaining(&self, now: Tick) -> u32 {
+    pub fn remaining(&self, now: CoarseInstant) -> u32 {
         self.lifetime.saturating_sub(now.seconds_since(self.stored))
     }
 
     /// True within its lifetime.
-    pub fn is_fresh(&self, now: Tick) -> bool {
+    pub fn is_fresh(&self, now: CoarseInstant) -> bool {
         self.remaining(now) > 0
     }
 
     /// True where its lifetime was over less than `seconds` ago.
-    pub fn is_stale_within(&self, now: Tick, seconds: u32) -> bool {
+    pub fn is_stale_within(&self, now: CoarseInstant, seconds: u32) -> bool {
         now.seconds_since(self.stored) < self.lifetime.saturating_add(seconds)
     }
 
     /// Counts a query and returns how many came since the last gap of `gap` seconds or more, up to `enough`. Two workers
     /// may lose a count to one another: that is cheaper than taking turns, and matters to nobody.
-    pub fn count(&self, now: Tick, gap: u32, enough: u32) -> u32 {
+    pub fn count(&self, now: CoarseInstant, gap: u32, enough: u32) -> u32 {
         let second = now.seconds_since(self.stored);
         let last = self.last_asked.load(Relaxed);
         if last != second {
@@ -326,17 +326,17 @@ impl Entry {
     }
 
     /// True until the time that [`Entry::defer`] or [`Entry::claim`] has set.
-    pub fn is_deferred(&self, now: Tick) -> bool {
+    pub fn is_deferred(&self, now: CoarseInstant) -> bool {
         now.seconds_since(self.stored) < self.retry_at.load(Relaxed)
     }
 
     /// No refresh for so many seconds from now.
-    pub fn defer(&self, now: Tick, seconds: u32) {
+    pub fn defer(&self, now: CoarseInstant, seconds: u32) {
         self.retry_at.store(now.seconds_since(self.stored).saturating_add(seconds), Relaxed);
     }
 
     /// Takes the right to refresh it for so many seconds. True for one caller.
-    pub fn claim(&self, now: Tick, seconds: u32) -> bool {
+    pub fn claim(&self, now: CoarseInstant, seconds: u32) -> bool {
         let second = now.seconds_since(self.stored);
         let until = self.retry_at.load(Relaxed);
         let later = second.saturating_add(seconds);
@@ -379,13 +379,13 @@ const CACHED_ERROR: [u8; 6] = [0, OPTION_EDE as u8, 0, 2, 0, 13];
 impl Drop for Entry {
     fn drop(&mut self) {
         let denial = usize::from(self.kind.is_denial());
-        self.tally.entries[denial].fetch_sub(1, Relaxed);
-        self.tally.bytes.fetch_sub(self.weight(), Relaxed);
+        self.stats.entries[denial].fetch_sub(1, Relaxed);
+        self.stats.bytes.fetch_sub(self.weight(), Relaxed);
         if self.kind == Kind::Failure {
-            self.tally.failures.fetch_sub(1, Relaxed);
+            self.stats.failures.fetch_sub(1, Relaxed);
         }
-        if !self.replaced.load(Relaxed) && self.is_fresh(Tick::now()) {
-            self.tally.evictions[denial].fetch_add(1, Relaxed);
+        if !self.replaced.load(Relaxed) && self.is_fresh(CoarseInstant::now()) {
+            self.stats.evictions[denial].fetch_add(1, Relaxed);
         }
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Store;
 use super::entry::{Entry, Kind, bits};
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::wire::name::NameError;
 use crate::wire::{Name, NameRef};
 
@@ -12,7 +12,7 @@ use crate::wire::{Name, NameRef};
 const MAX_SHOWN: usize = 1_000;
 
 /// What is kept for `name` and everything below it; without a name, how much is kept.
-pub fn show(store: &Store, name: Option<&str>, now: Tick) -> Result<Value, NameError> {
+pub fn show(store: &Store, name: Option<&str>, now: CoarseInstant) -> Result<Value, NameError> {
     let Some(name) = name else { return Ok(summary(store)) };
     let name = lower(name)?;
     let mut found: Vec<_> = store.iter().filter(|entry| is_shown(entry, name.as_ref())).collect();
@@ -89,11 +89,11 @@ fn is_shown(entry: &Entry, name: NameRef<'_>) -> bool {
 fn summary(store: &Store) -> Value {
     store.settle();
     let (mut success, mut denial, mut evictions, mut prefetches) = (0, 0, 0, 0);
-    for tally in store.tallies() {
-        success += tally.entries(false);
-        denial += tally.entries(true);
-        evictions += tally.evictions(false) + tally.evictions(true);
-        prefetches += tally.prefetches.load(std::sync::atomic::Ordering::Relaxed);
+    for stats in store.all_stats() {
+        success += stats.entries(false);
+        denial += stats.entries(true);
+        evictions += stats.evictions(false) + stats.evictions(true);
+        prefetches += stats.prefetches.load(std::sync::atomic::Ordering::Relaxed);
     }
     json!({
         "success": success,
@@ -106,7 +106,7 @@ fn summary(store: &Store) -> Value {
     })
 }
 
-fn describe(entry: &Entry, now: Tick) -> Value {
+fn describe(entry: &Entry, now: CoarseInstant) -> Value {
     let age = now.seconds_since(entry.stored());
     let mut flags = Vec::new();
     for (bit, name) in [(bits::DNSSEC_OK, "do"), (bits::CHECKING_DISABLED, "cd")] {
@@ -130,7 +130,7 @@ fn describe(entry: &Entry, now: Tick) -> Value {
         "ended": age.saturating_sub(entry.lifetime()),
         "lifetime": entry.lifetime(),
         "bytes": entry.weight(),
-        "block": format!("{:016x}", entry.tally().block),
+        "block": format!("{:016x}", entry.stats().block),
         "records": records(entry.message()),
     })
 }

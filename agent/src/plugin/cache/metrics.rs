@@ -23,18 +23,18 @@ impl Source for CacheMetrics {
     fn collect(&self, out: &mut Scrape) {
         for (server, cache) in &self.caches {
             let zones = cache.zones_label();
-            let tally = cache.tally();
+            let stats = cache.stats();
             for (denial, side) in [(false, "success"), (true, "denial")] {
                 let labels = [server.as_ref(), side, &zones, ""];
-                out.gauge(&names::CACHE_ENTRIES, &labels, tally.entries(denial) as f64);
-                out.count(&names::CACHE_EVICTIONS, &labels, tally.evictions(denial));
+                out.gauge(&names::CACHE_ENTRIES, &labels, stats.entries(denial) as f64);
+                out.count(&names::CACHE_EVICTIONS, &labels, stats.evictions(denial));
             }
             let labels = [server.as_ref(), &zones, ""];
-            out.count(&names::CACHE_PREFETCH, &labels, tally.prefetches.load(Relaxed));
-            out.count(&names::CACHE_DROPS, &labels, tally.drops.load(Relaxed));
-            let overflow = tally.turned_away.load(Relaxed);
+            out.count(&names::CACHE_PREFETCH, &labels, stats.prefetches.load(Relaxed));
+            out.count(&names::CACHE_DROPS, &labels, stats.drops.load(Relaxed));
+            let overflow = stats.turned_away.load(Relaxed);
             out.count(&names::NODENS_CACHE_OVERFLOW, &labels, overflow);
-            let not_admitted = tally.not_admitted.load(Relaxed);
+            let not_admitted = stats.not_admitted.load(Relaxed);
             out.count(&names::NODENS_CACHE_TURNED_AWAY, &labels, not_admitted);
         }
         out.gauge(&names::NODENS_CACHE_BYTES, &[], self.store.weight() as f64);

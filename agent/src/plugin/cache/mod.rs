@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::chain::{Detached, Handler, Local, Next, Resolving};
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::config::ServerBlock;
 use crate::corefile;
 use crate::request::{Answer, CacheUse, Outcome, OwnedRequest, Plugin, Request, Step, ede};
@@ -41,7 +41,7 @@ pub use metrics::CacheMetrics;
 pub use store::Store;
 
 use config::{Refresh, Stale};
-use entry::{Entry, Key, Kind, Tally, bits};
+use entry::{BlockStats, Entry, Key, Kind, bits};
 use flight::{Leader, Part};
 use rules::Refusal;
 
@@ -73,21 +73,21 @@ pub fn block_id(block: &ServerBlock) -> u64 {
 pub struct Cache {
     config: Arc<Config>,
     store: Arc<Store>,
-    tally: Arc<Tally>,
+    stats: Arc<BlockStats>,
     rotates: bool,
-    now: fn() -> Tick,
+    now: fn() -> CoarseInstant,
 }
 
 impl Cache {
     /// The cache of the block with the identity `block` (a hash of the block's text, so that its entries are found again
     /// after a reload that did not change it). `rotates`: addresses take turns (`loadbalance`).
     pub fn new(config: Config, store: Arc<Store>, block: u64, rotates: bool) -> Self {
-        let tally = store.tally(block);
-        Self { config: Arc::new(config), store, tally, rotates, now: Tick::now }
+        let stats = store.stats(block);
+        Self { config: Arc::new(config), store, stats, rotates, now: CoarseInstant::now }
     }
 
     /// The same by another clock, which is read when an answer comes in; hits go by the query's own time.
-    pub fn with_clock(self, now: fn() -> Tick) -> Self {
+    pub fn with_clock(self, now: fn() -> CoarseInstant) -> Self {
         Self { now, ..self }
     }
 
@@ -97,8 +97,8 @@ impl Cache {
     }
 
     /// What the block holds and has done.
-    pub fn tally(&self) -> &Arc<Tally> {
-        &self.tally
+    pub fn stats(&self) -> &Arc<BlockStats> {
+        &self.stats
     }
 
     /// The store that it shares.
@@ -119,31 +119,31 @@ impl Cache {
     }
 
     fn find(&self, hash: u64, key: &Key<'_>) -> Option<Arc<Entry>> {
-        self.store.get(hash).filter(|entry| entry.answers(&self.tally, key))
+        self.store.get(hash).filter(|entry| entry.answers(&self.stats, key))
     }
 
     /// A kept failure that is still to be believed.
-    fn find_failure(&self, key: &Key<'_>, now: Tick) -> Option<Arc<Entry>> {
-        if !self.tally.has_failures() {
+    fn find_failure(&self, key: &Key<'_>, now: CoarseInstant) -> Option<Arc<Entry>> {
+        if !self.stats.has_failures() {
             return None;
         }
         let key = Key { bits: key.bits | bits::FAILURE, ..*key };
-        self.find(self.store.hash(&self.tally, &key), &key).filter(|entry| entry.is_fresh(now))
+        self.find(self.store.hash(&self.stats, &key), &key).filter(|entry| entry.is_fresh(now))
     }
 
     /// The stale rules, where this entry falls under them now.
-    fn stale_for(&self, entry: &Entry, now: Tick) -> Option<&Stale> {
+    fn stale_for(&self, entry: &Entry, now: CoarseInstant) -> Option<&Stale> {
         self.config.stale.as_ref().filter(|stale| entry.is_stale_within(now, stale.seconds))
     }
 
     /// True where a popular entry is near its end; counts the query.
-    fn is_due(&self, entry: &Entry, now: Tick) -> bool {
+    fn is_due(&self, entry: &Entry, now: CoarseInstant) -> bool {
         let Some(prefetch) = &self.config.prefetch else { return false };
         let asked = entry.count(now, prefetch.gap, prefetch.amount);
         asked >= prefetch.amount && self.is_near_end(entry, now)
     }
 
-    fn is_near_end(&self, entry: &Entry, now: Tick) -> bool {
+    fn is_near_end(&self, entry: &Entry, now: CoarseInstant) -> bool {
         let percent = self.config.prefetch.map_or(0, |prefetch| u64::from(prefetch.percent));
         let threshold = (u64::from(entry.lifetime()) * percent).div_ceil(100).max(1);
         u64::from(entry.remaining(now)) <= threshold && !entry.is_deferred(now)
@@ -194,7 +194,7 @@ impl Cache {
         entry: &Arc<Entry>,
         stale: &Stale,
         next: Next<'_>,
-        now: Tick,
+        now: CoarseInstant,
     ) -> Answer {
         if entry.is_deferred(now) {
             return self.stale_answer(entry, stale, question.view);
@@ -202,7 +202,7 @@ impl Cache {
         match stale.refresh {
             Refresh::Immediate => {
                 if entry.claim(now, CLAIM) {
-                    self.tally.prefetches.fetch_add(1, Relaxed);
+                    self.stats.prefetches.fetch_add(1, Relaxed);
                     self.refresh(question, entry, next);
                 }
             }
@@ -246,7 +246,7 @@ impl Cache {
             return detached.next().resolve(request).await;
         };
         let question =
-            Question { request, view: &view, key: &key, hash: self.store.hash(&self.tally, &key) };
+            Question { request, view: &view, key: &key, hash: self.store.hash(&self.stats, &key) };
         let answer = self.fly(question, Some(old), detached.next()).await;
         let now = (self.now)();
         if !is_good(&answer) {
@@ -272,7 +272,7 @@ impl Cache {
         loop {
             match self.store.flights().join(
                 hash,
-                self.tally.block,
+                self.stats.block,
                 key,
                 view.query.recursion_desired(),
             ) {
@@ -290,7 +290,7 @@ impl Cache {
                     }
                 }
                 Part::Full => {
-                    self.tally.turned_away.fetch_add(1, Relaxed);
+                    self.stats.turned_away.fetch_add(1, Relaxed);
                     let error = "too many queries wait for the answer to this question";
                     let code = (Rcode::REFUSED, ede::OTHER);
                     let answer = Answer::failure(view, Plugin::Cache, code.0, code.1, error);
@@ -310,12 +310,12 @@ impl Cache {
         if self.config.nxdomain_cut {
             return None;
         }
-        let hash = self.store.hash(&self.tally, &key);
+        let hash = self.store.hash(&self.stats, &key);
         let may_have_old = self.config.stale.is_some() || self.config.prefetch.is_some();
         if may_have_old && self.find(hash, &key).is_some() {
             return None;
         }
-        let block = self.tally.block;
+        let block = self.stats.block;
         let leader = self.store.flights().lead(hash, block, &key, query.recursion_desired())?;
         Some(Lead { leader, hash })
     }
@@ -357,7 +357,7 @@ impl Cache {
         let (kind, lifetime) = match rules::judge(&self.config, &answer.message, key) {
             Ok(kept) => kept,
             Err(Refusal::NotOurs) => {
-                self.tally.drops.fetch_add(1, Relaxed);
+                self.stats.drops.fetch_add(1, Relaxed);
                 return answer;
             }
             Err(_) => return answer,
@@ -375,22 +375,22 @@ impl Cache {
         }
         let failed = if kind == Kind::Failure { bits::FAILURE } else { 0 };
         if kind != Kind::Failure && old.is_none() && !self.store.admits(question.hash) {
-            self.tally.not_admitted.fetch_add(1, Relaxed);
+            self.stats.not_admitted.fetch_add(1, Relaxed);
             if self.config.nxdomain_cut && kind == Kind::NxDomain {
                 self.keep_cut(key, &answer.message, lifetime, now);
             }
             answer.ttl = Ttl::Clamp(lifetime.floor, lifetime.cap);
             return answer;
         }
-        let tally = Arc::clone(&self.tally);
+        let stats = Arc::clone(&self.stats);
         let Some(entry) =
-            Entry::new(tally, key.bits | failed, kind, &answer.message, lifetime, now)
+            Entry::new(stats, key.bits | failed, kind, &answer.message, lifetime, now)
         else {
             return answer;
         };
         if kind == Kind::Failure {
             let key = Key { bits: entry.bits(), ..*key };
-            self.store.insert(self.store.hash(&self.tally, &key), Arc::new(entry));
+            self.store.insert(self.store.hash(&self.stats, &key), Arc::new(entry));
             return answer;
         }
         if let Some(old) = old {
@@ -407,11 +407,11 @@ impl Cache {
 
     fn serve_kept(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Step {
         let Some(key) = self.key(&request.query) else { return Step::Next };
-        let hash = self.store.hash(&self.tally, &key);
+        let hash = self.store.hash(&self.stats, &key);
         let now = request.origin.received;
         let first = if self.rotates { local.rotate() } else { 0 };
         if let Some(entry) = local.hot.find(&self.store, hash)
-            && entry.answers(&self.tally, &key)
+            && entry.answers(&self.stats, &key)
             && entry.is_fresh(now)
         {
             if self.is_due(entry, now) {
@@ -442,7 +442,7 @@ impl Cache {
     }
 
     /// True where `prefer_positive` keeps `old` although a denial has come.
-    fn outranks(&self, old: &Entry, kind: Kind, now: Tick) -> bool {
+    fn outranks(&self, old: &Entry, kind: Kind, now: CoarseInstant) -> bool {
         let usable = old.is_fresh(now) || self.stale_for(old, now).is_some();
         kind.is_denial() && kind != Kind::Failure && old.kind() == Kind::Success && usable
     }
@@ -474,14 +474,14 @@ impl Handler for Cache {
                 request,
                 view: &view,
                 key: &key,
-                hash: self.store.hash(&self.tally, &key),
+                hash: self.store.hash(&self.stats, &key),
             };
             let may_have_old = self.config.stale.is_some() || self.config.prefetch.is_some();
             if let Some(entry) = may_have_old.then(|| self.find(question.hash, &key)).flatten() {
                 let now = (self.now)();
                 if entry.is_fresh(now) {
                     if self.is_near_end(&entry, now) && entry.claim(now, CLAIM) {
-                        self.tally.prefetches.fetch_add(1, Relaxed);
+                        self.stats.prefetches.fetch_add(1, Relaxed);
                         self.refresh(question, &entry, next);
                     }
                     return self.fresh_answer(&entry, &view);

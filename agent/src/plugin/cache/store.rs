@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::door::Door;
-use super::entry::{Entry, Key, Tally};
+use super::entry::{BlockStats, Entry, Key};
 use super::filter::Filter;
 use super::flight::Flights;
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 
 /// Entries of which moka can be told at a time: as many as a worker's hot set holds.
 const TOUCHED: usize = 4_096;
@@ -23,7 +23,7 @@ pub struct Store {
     cache: moka::sync::Cache<u64, Arc<Entry>, BuildHasherDefault<Identity>>,
     seed: foldhash::fast::RandomState,
     generation: AtomicU64,
-    tallies: RwLock<Vec<Arc<Tally>>>,
+    all_stats: RwLock<Vec<Arc<BlockStats>>>,
     flights: Arc<Flights>,
     door: Door,
     filter: Filter,
@@ -49,7 +49,7 @@ impl Store {
             cache,
             seed,
             generation,
-            tallies: RwLock::new(Vec::new()),
+            all_stats: RwLock::new(Vec::new()),
             flights: Arc::default(),
             door: Door::new(limit),
             filter: Filter::new(limit),
@@ -62,7 +62,7 @@ impl Store {
     /// A store of another size with the same entries, as far as they fit.
     pub fn resized(&self, limit: u64) -> Self {
         let other = Self::new(limit);
-        *other.write_tallies() = self.read_tallies().clone();
+        *other.write_all_stats() = self.read_all_stats().clone();
         for entry in self.iter() {
             let hash = other.hash_of(&entry);
             other.insert(hash, entry);
@@ -70,22 +70,22 @@ impl Store {
         other
     }
 
-    /// The tally of a block: the one it had before, where the block was known.
-    pub fn tally(&self, block: u64) -> Arc<Tally> {
-        let mut tallies = self.write_tallies();
-        if let Some(tally) = tallies.iter().find(|tally| tally.block == block) {
-            return Arc::clone(tally);
+    /// The stats of a block: the one it had before, where the block was known.
+    pub fn stats(&self, block: u64) -> Arc<BlockStats> {
+        let mut all_stats = self.write_all_stats();
+        if let Some(stats) = all_stats.iter().find(|stats| stats.block == block) {
+            return Arc::clone(stats);
         }
-        let tally = Arc::new(Tally::new(block));
-        tallies.push(Arc::clone(&tally));
-        tally
+        let stats = Arc::new(BlockStats::new(block));
+        all_stats.push(Arc::clone(&stats));
+        stats
     }
 
     /// The hash of a question of a block.
-    pub fn hash(&self, tally: &Tally, key: &Key<'_>) -> u64 {
+    pub fn hash(&self, stats: &BlockStats, key: &Key<'_>) -> u64 {
         let mut hasher = self.seed.build_hasher();
         hasher.write(key.name.as_bytes());
-        hasher.write_u64(tally.block ^ (u64::from(key.qtype.0) << 8 | u64::from(key.bits)));
+        hasher.write_u64(stats.block ^ (u64::from(key.qtype.0) << 8 | u64::from(key.bits)));
         hasher.finish()
     }
 
@@ -166,13 +166,13 @@ impl Store {
 
     /// Removes everything of blocks that are no longer served.
     pub fn retain_blocks(&self, blocks: &[u64]) {
-        self.write_tallies().retain(|tally| blocks.contains(&tally.block));
-        self.remove_if(|entry| !blocks.contains(&entry.tally().block));
+        self.write_all_stats().retain(|stats| blocks.contains(&stats.block));
+        self.remove_if(|entry| !blocks.contains(&entry.stats().block));
     }
 
     /// Removes what was stale for longer than `stale` seconds and serves nobody any more. For a task that runs now and
     /// then: without it such entries stay until their room is wanted.
-    pub fn sweep(&self, now: Tick, stale: u32) -> usize {
+    pub fn sweep(&self, now: CoarseInstant, stale: u32) -> usize {
         let mut removed = 0;
         let _one_at_a_time = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         self.filter.sweep();
@@ -197,19 +197,19 @@ impl Store {
     /// Where an entry belongs in this store.
     pub fn hash_of(&self, entry: &Entry) -> u64 {
         self.hash(
-            entry.tally(),
+            entry.stats(),
             &Key { name: entry.name(), qtype: entry.qtype(), bits: entry.bits() },
         )
     }
 
     /// Octets held by entries, their overhead included.
     pub fn weight(&self) -> u64 {
-        self.read_tallies().iter().map(|tally| tally.bytes()).sum()
+        self.read_all_stats().iter().map(|stats| stats.bytes()).sum()
     }
 
     /// What each block holds and has done.
-    pub fn tallies(&self) -> Vec<Arc<Tally>> {
-        self.read_tallies().clone()
+    pub fn all_stats(&self) -> Vec<Arc<BlockStats>> {
+        self.read_all_stats().clone()
     }
 
     /// Octets that may be held.
@@ -237,12 +237,12 @@ impl Store {
         self.cache.run_pending_tasks();
     }
 
-    fn read_tallies(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<Tally>>> {
-        self.tallies.read().unwrap_or_else(PoisonError::into_inner)
+    fn read_all_stats(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<BlockStats>>> {
+        self.all_stats.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_tallies(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Arc<Tally>>> {
-        self.tallies.write().unwrap_or_else(PoisonError::into_inner)
+    fn write_all_stats(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Arc<BlockStats>>> {
+        self.all_stats.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

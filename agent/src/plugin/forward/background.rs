@@ -195,7 +195,7 @@ impl State {
     }
 
     async fn look_for_loops(&mut self, forward: &Forward) {
-        let Some(guard) = &forward.surroundings.loops else { return };
+        let Some(guard) = &forward.context.loops else { return };
         let set = forward.set.load_full();
         let due = self.looked_for_loops.is_none_or(|at| at.elapsed() >= self.look_again(&set));
         if !due && !forward.suspicious.load(Relaxed) {

@@ -76,12 +76,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::upstream::{Manner, Target};
+    use crate::upstream::{Target, TransportConfig};
 
     fn upstreams(n: u8) -> Vec<Arc<Upstream>> {
         let target = |i| Target::plain(([192, 0, 2, i], 53).into());
         (0..n)
-            .map(|i| Arc::new(Upstream::new(target(i), Manner::default(), None, 1).unwrap()))
+            .map(|i| {
+                Arc::new(Upstream::new(target(i), TransportConfig::default(), None, 1).unwrap())
+            })
             .collect()
     }
 

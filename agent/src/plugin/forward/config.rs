@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::{Args, Wrong, value, zone_names};
+use crate::config::{Args, ValueError, value, zone_names};
 use crate::corefile::{Diagnostics, Directive, Token};
 use crate::upstream::address::{Scheme, Target, TargetError};
 use crate::upstream::follow::RESOLVED_CONF;
 use crate::upstream::tls::TlsFiles;
-use crate::upstream::{Manner, SourcePort};
+use crate::upstream::{SourcePort, TransportConfig};
 use crate::wire::{Name, Rcode};
 
 /// Upstreams and files on one line. CoreDNS takes 15.
@@ -60,7 +60,7 @@ pub struct Config {
     /// To whom.
     pub to: Vec<To>,
     /// How they are spoken to.
-    pub manner: Manner,
+    pub transport: TransportConfig,
     /// How one is chosen.
     pub policy: Policy,
     /// Failures in a row that make an upstream count as down; 0: it never does.
@@ -93,7 +93,7 @@ impl Default for Config {
             from: vec![Name::root()],
             except: Vec::new(),
             to: Vec::new(),
-            manner: Manner::default(),
+            transport: TransportConfig::default(),
             policy: Policy::default(),
             max_fails: 2,
             max_connect_attempts: 0,
@@ -207,16 +207,16 @@ impl Config {
                 }
                 self.except.extend(args.zones_or(&[]));
             }
-            "force_tcp" => self.manner.force_tcp = true,
+            "force_tcp" => self.transport.force_tcp = true,
             // What CoreDNS does with it is what we do anyway.
             "prefer_udp" => {}
-            "expire" => set(&mut self.manner.expire, args.duration_in("a duration", spans)),
+            "expire" => set(&mut self.transport.expire, args.duration_in("a duration", spans)),
             "max_age" => {
                 let age = args.duration_in("a duration", spans);
-                self.manner.max_age = age.filter(|age| !age.is_zero());
+                self.transport.max_age = age.filter(|age| !age.is_zero());
             }
             "max_idle_conns" => {
-                set(&mut self.manner.max_connections, args.integer("a number", 0..=1_000_000))
+                set(&mut self.transport.max_connections, args.integer("a number", 0..=1_000_000))
             }
             "max_fails" => set(&mut self.max_fails, args.integer("a number", 0..=1_000_000)),
             "max_connect_attempts" => {
@@ -233,9 +233,11 @@ impl Config {
             "next_on_nodata" => self.next_on_nodata = true,
             "failover" => self.failover.extend(rcodes(args, false)),
             "hedge" => set(&mut self.hedge, args.value("on or off", on_off)),
-            "case_randomization" => self.manner.random_case = args.optional(on_off).unwrap_or(true),
+            "case_randomization" => {
+                self.transport.random_case = args.optional(on_off).unwrap_or(true)
+            }
             "source_port" => {
-                set(&mut self.manner.source_port, args.value("pool or fresh", source_port))
+                set(&mut self.transport.source_port, args.value("pool or fresh", source_port))
             }
             "resolved_conf" => {
                 if let Some(path) = args.required("the path of systemd-resolved's own resolv.conf")
@@ -268,7 +270,10 @@ impl Config {
                 "domain" => {
                     let name = args.value("a domain name", |text| {
                         Name::from_text(text).map_err(|error| {
-                            Wrong::new(format!("{text:?} is no name: {error}"), "a domain name")
+                            ValueError::new(
+                                format!("{text:?} is no name: {error}"),
+                                "a domain name",
+                            )
                         })
                     });
                     set(&mut self.health_check.domain, name);
@@ -359,42 +364,43 @@ fn set<T>(slot: &mut T, value: Option<T>) {
     }
 }
 
-fn policy(word: &str) -> Result<Policy, Wrong> {
+fn policy(word: &str) -> Result<Policy, ValueError> {
     match word {
         "random" => Ok(Policy::Random),
         "round_robin" => Ok(Policy::RoundRobin),
         "sequential" => Ok(Policy::Sequential),
         "fastest" => Ok(Policy::Fastest),
-        _ => Err(Wrong::new(
+        _ => Err(ValueError::new(
             format!("there is no policy {word:?}"),
             "random, round_robin, sequential or fastest",
         )),
     }
 }
 
-fn on_off(word: &str) -> Result<bool, Wrong> {
+fn on_off(word: &str) -> Result<bool, ValueError> {
     match word {
         "on" => Ok(true),
         "off" => Ok(false),
-        _ => value::boolean(word).map_err(|wrong| Wrong::new(wrong.what, "on or off")),
+        _ => value::boolean(word).map_err(|wrong| ValueError::new(wrong.what, "on or off")),
     }
 }
 
-fn doh_method(word: &str) -> Result<(), Wrong> {
+fn doh_method(word: &str) -> Result<(), ValueError> {
     match word.to_ascii_uppercase().as_str() {
         "POST" => Ok(()),
-        "GET" => {
-            Err(Wrong::new("https:// upstreams are asked by POST only", "POST, or no such line"))
-        }
-        _ => Err(Wrong::new(format!("there is no method {word:?}"), "POST")),
+        "GET" => Err(ValueError::new(
+            "https:// upstreams are asked by POST only",
+            "POST, or no such line",
+        )),
+        _ => Err(ValueError::new(format!("there is no method {word:?}"), "POST")),
     }
 }
 
-fn source_port(word: &str) -> Result<SourcePort, Wrong> {
+fn source_port(word: &str) -> Result<SourcePort, ValueError> {
     match word {
         "pool" => Ok(SourcePort::Pool),
         "fresh" => Ok(SourcePort::Fresh),
-        _ => Err(Wrong::new(format!("{word:?} is no way to choose ports"), "pool or fresh")),
+        _ => Err(ValueError::new(format!("{word:?} is no way to choose ports"), "pool or fresh")),
     }
 }
 
@@ -460,7 +466,7 @@ mod tests {
         let quad9 = Target::parse("tls://9.9.9.9%dns.quad9.net").unwrap();
         assert_eq!(config.to[2..], [To::Target(quad9), To::File("/etc/resolv.conf".into())]);
         assert_eq!(config.except.len(), 2);
-        let manner = Manner {
+        let transport = TransportConfig {
             force_tcp: true,
             source_port: SourcePort::Fresh,
             random_case: true,
@@ -468,7 +474,7 @@ mod tests {
             max_age: Some(Duration::from_secs(60)),
             max_connections: 3,
         };
-        assert_eq!(config.manner, manner);
+        assert_eq!(config.transport, transport);
         assert_eq!(
             (config.max_fails, config.max_connect_attempts, config.policy),
             (3, 4, Policy::Sequential)

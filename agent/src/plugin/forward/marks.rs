@@ -7,7 +7,7 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::choose::Order;
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::upstream::Upstream;
 use crate::wire::Query;
 
@@ -142,13 +142,13 @@ impl Failures {
 }
 
 fn now() -> u32 {
-    (Tick::now().as_millis() / 1_000) as u32
+    (CoarseInstant::now().as_millis() / 1_000) as u32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::{Manner, Target};
+    use crate::upstream::{Target, TransportConfig};
 
     #[test]
     fn many_of_the_same_question_are_suspicious_once() {
@@ -174,7 +174,7 @@ mod tests {
     fn who_has_failed_at_a_question_is_asked_last_for_it() {
         let upstream = |last| {
             let target = Target::plain(([192, 0, 2, last], 53).into());
-            Upstream::new(target, Manner::default(), None, 1).unwrap()
+            Upstream::new(target, TransportConfig::default(), None, 1).unwrap()
         };
         let upstreams = [upstream(1), upstream(2), upstream(3)];
         let failures = Failures::new();

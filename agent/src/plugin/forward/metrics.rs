@@ -16,7 +16,7 @@ impl Source for Forward {
         out.count(&names::FORWARD_MAX_CONCURRENT_REJECTS, &[], self.rejected.value());
         for upstream in &self.set.load().upstreams {
             collect(upstream, out);
-            if self.surroundings.loops.is_some() {
+            if self.context.loops.is_some() {
                 let looping = f64::from(u8::from(upstream.health.is_looping()));
                 out.gauge(&names::LOOP_UPSTREAM, &[upstream.label()], looping);
             }

@@ -40,8 +40,8 @@ use crate::plugin::loop_::LoopGuard;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
 use crate::upstream::alarms::Alarms;
 use crate::upstream::follow::Reading;
-use crate::upstream::health::Seldom;
-use crate::upstream::known::{Known, Ways};
+use crate::upstream::health::Throttle;
+use crate::upstream::registry::{HealthRegistry, UpstreamKey};
 use crate::upstream::{OwnAddresses, Question, Target, Upstream, UpstreamError};
 use crate::wire::{Message, Name, NameRef, Rcode, Reply, Section};
 use marks::{Failures, Identify, Rates};
@@ -68,7 +68,7 @@ pub enum ForwardError {
 
 /// What a forward stands in: what all of a process share, and its server block.
 #[derive(Clone, Default)]
-pub struct Surroundings {
+pub struct ForwardContext {
     /// Threads that answer.
     pub workers: usize,
     /// What is nobody's upstream.
@@ -76,7 +76,7 @@ pub struct Surroundings {
     /// Recognises queries of our own that come back; `None` without `loop` in the server block.
     pub loops: Option<Arc<LoopGuard>>,
     /// What is known of upstreams from the configuration before.
-    pub known: Arc<Known>,
+    pub health_registry: Arc<HealthRegistry>,
     /// The zones of the server block: only names within them reach the forward. Empty: all names.
     pub zones: Vec<Name>,
 }
@@ -84,15 +84,15 @@ pub struct Surroundings {
 /// A `forward` that runs.
 pub struct Forward {
     config: Config,
-    surroundings: Surroundings,
+    context: ForwardContext,
     tls: Option<Arc<rustls::ClientConfig>>,
     set: ArcSwap<Set>,
     lanes: Box<[Lane]>,
     turn: AtomicUsize,
     in_flight: AtomicUsize,
     in_doubt: Arc<Notify>,
-    suspected: Seldom,
-    fallen: Seldom,
+    suspected: Throttle,
+    fallen: Throttle,
     suspicious: std::sync::atomic::AtomicBool,
     identify: Identify,
     rates: Rates,
@@ -118,17 +118,17 @@ struct Lane {
 impl Forward {
     /// Sets up what `config` says. Files are read at once; that they name nobody is no error: it is logged, and forwarded
     /// names are SERVFAIL until they do.
-    pub fn new(config: Config, surroundings: Surroundings) -> Result<Arc<Self>, ForwardError> {
+    pub fn new(config: Config, context: ForwardContext) -> Result<Arc<Self>, ForwardError> {
         let tls = if config.needs_tls() { Some(config.tls.load()?) } else { None };
         let lane = || Lane { alarms: Arc::default(), hedges: AtomicI32::new(HEDGES_SAVED * 100) };
         let forward = Self {
-            lanes: (0..surroundings.workers.max(1)).map(|_| lane()).collect(),
+            lanes: (0..context.workers.max(1)).map(|_| lane()).collect(),
             set: ArcSwap::from_pointee(Set { upstreams: Vec::new(), trouble: "".into() }),
             turn: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             in_doubt: Arc::default(),
-            suspected: Seldom::default(),
-            fallen: Seldom::default(),
+            suspected: Throttle::default(),
+            fallen: Throttle::default(),
             suspicious: std::sync::atomic::AtomicBool::new(true),
             identify: Identify::default(),
             rates: Rates::new(),
@@ -137,7 +137,7 @@ impl Forward {
             rejected: Counter::new(),
             first: Mutex::default(),
             config,
-            surroundings,
+            context,
             tls,
         };
         let (targets, reading) = forward.targets();
@@ -172,7 +172,7 @@ impl Forward {
     /// Where probes for loops have their names: in a zone that is both the server block's and forwarded, since other names
     /// that come back do not reach this block.
     fn probed_zone(&self) -> Option<&Name> {
-        let zones = &self.surroundings.zones;
+        let zones = &self.context.zones;
         let both = self.config.from.iter().find_map(|from| {
             zones.iter().find_map(|zone| {
                 let narrower = if zone.as_ref().is_within(from.as_ref()) { zone } else { from };
@@ -185,7 +185,7 @@ impl Forward {
 
     /// Who is to be asked by what is written and what the files say now.
     fn targets(&self) -> (Vec<Target>, Reading) {
-        targets::of(&self.config, &self.surroundings.own)
+        targets::of(&self.config, &self.context.own)
     }
 
     /// A set of these upstreams. Those that are in the present set go on with all that is known of them.
@@ -195,11 +195,12 @@ impl Forward {
             if let Some(known) = present.upstreams.iter().find(|known| known.target() == target) {
                 return Ok(Arc::clone(known));
             }
-            let manner = self.config.manner.clone();
-            let made = Upstream::new(target.clone(), manner, self.tls.as_ref(), self.lanes.len())?;
+            let transport = self.config.transport.clone();
+            let made =
+                Upstream::new(target.clone(), transport, self.tls.as_ref(), self.lanes.len())?;
             let made = Arc::new(made);
             let may_be_down = self.config.max_fails != 0;
-            self.surroundings.known.take_over(&made, self.ways(target), may_be_down);
+            self.context.health_registry.take_over(&made, self.key(target), may_be_down);
             Ok(made)
         });
         let trouble = if targets.is_empty() { targets::trouble(reading).into() } else { "".into() };
@@ -207,11 +208,11 @@ impl Forward {
     }
 
     /// What has to be the same for what is known of an upstream to hold for another.
-    fn ways(&self, target: &Target) -> Ways {
-        let guarded = self.surroundings.loops.is_some();
-        Ways {
+    fn key(&self, target: &Target) -> UpstreamKey {
+        let guarded = self.context.loops.is_some();
+        UpstreamKey {
             target: target.clone(),
-            force_tcp: self.config.manner.force_tcp,
+            force_tcp: self.config.transport.force_tcp,
             tls: self.config.tls.clone(),
             zone: self.probed_zone().filter(|_| guarded).cloned(),
         }
@@ -274,8 +275,8 @@ impl Forward {
         self.look_for_loops(&self.fallen, AGAIN_MS);
     }
 
-    fn look_for_loops(&self, seldom: &Seldom, millis: u64) {
-        if self.surroundings.loops.is_some() && seldom.now(millis) {
+    fn look_for_loops(&self, seldom: &Throttle, millis: u64) {
+        if self.context.loops.is_some() && seldom.now(millis) {
             self.suspicious.store(true, Relaxed);
             self.doubt();
         }
@@ -284,7 +285,7 @@ impl Forward {
     /// Looks for loops where a question looks like one that goes round: the client is an upstream, so that it may be what we
     /// have asked it, or it is asked too often.
     fn look_out(&self, client: IpAddr, identity: u64) {
-        let has_loops = self.surroundings.loops.is_some();
+        let has_loops = self.context.loops.is_some();
         if has_loops && (self.rates.is_suspicious(identity) || self.is_upstream(client)) {
             self.suspect();
         }

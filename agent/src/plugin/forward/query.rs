@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use super::choose::{Fitness, Order, order};
 use super::trip::Trip;
 use super::{Forward, Policy, Set};
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::upstream::alarms::Alarm;
 use crate::upstream::question::Unexpected;
 use crate::upstream::rtt::MAX_TRY;
@@ -71,7 +71,7 @@ struct Attempt {
     upstream: Arc<Upstream>,
     flight: Flight,
     over: Over,
-    begun: Tick,
+    begun: CoarseInstant,
     timeout: Duration,
     timed_out: bool,
     // Late answers of the upstream when the try began: one more means that it lives.
@@ -91,9 +91,9 @@ pub(super) struct Asking<'a> {
     tries: usize,
     max_tries: usize,
     attempts: SmallVec<[Attempt; 2]>,
-    begun: Tick,
+    begun: CoarseInstant,
     // When it is later than usual; only where there is another upstream to ask.
-    look_at: Option<Tick>,
+    look_at: Option<CoarseInstant>,
     // An answer that is better than none: cut off, or with a code of `failover`.
     second_best: Option<Message>,
     error: Option<Failure>,
@@ -134,7 +134,7 @@ impl<'a> Asking<'a> {
             tries: 0,
             max_tries: 0,
             attempts: SmallVec::new(),
-            begun: Tick::now(),
+            begun: CoarseInstant::now(),
             look_at: None,
             second_best: None,
             error: None,
@@ -205,7 +205,7 @@ impl<'a> Asking<'a> {
                         return Poll::Ready(Event::Done(n, result));
                     }
                 }
-                if Tick::now() >= wake_at {
+                if CoarseInstant::now() >= wake_at {
                     return Poll::Ready(Event::Due);
                 }
                 alarm.set(wake_at, context.waker());
@@ -225,7 +225,8 @@ impl<'a> Asking<'a> {
                     }
                 }
                 Event::Due => {
-                    if Tick::now().millis_since(self.begun) >= DEADLINE.as_millis() as u64 {
+                    if CoarseInstant::now().millis_since(self.begun) >= DEADLINE.as_millis() as u64
+                    {
                         self.attempts.clear();
                     } else {
                         self.due();
@@ -311,7 +312,7 @@ impl<'a> Asking<'a> {
                 // Each further try of a question is given twice as long: the name itself may be slow to resolve.
                 let timeout = (usual * (1 << (self.tries - 1).min(4) as u32)).min(MAX_TRY);
                 let late_before = upstream.counters(self.worker).unexpected_count(Unexpected::Late);
-                let begun = Tick::now();
+                let begun = CoarseInstant::now();
                 self.attempts.push(Attempt {
                     upstream,
                     flight,
@@ -332,7 +333,7 @@ impl<'a> Asking<'a> {
         }
     }
 
-    fn wake_at(&self) -> Tick {
+    fn wake_at(&self) -> CoarseInstant {
         let deadline = self.begun.plus_millis(DEADLINE.as_millis() as u64);
         let tries = self.attempts.iter().filter(|attempt| !attempt.timed_out);
         let tries =
@@ -441,7 +442,7 @@ impl<'a> Asking<'a> {
 
     /// A try or the hedge is due.
     fn due(&mut self) {
-        let now = Tick::now();
+        let now = CoarseInstant::now();
         let mut ended = false;
         // Where all are down there is nobody better to turn to: each try then has its time.
         let others = self.order.iter().any(|&at| {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Forward;
 use super::choose::{Fitness, order};
 use super::query::{Asking, First};
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::request::{Answer, OwnedRequest, Request};
 use crate::upstream::question::Unexpected;
 use crate::upstream::table::{Answered, Errand};
@@ -22,7 +22,7 @@ pub struct Trip {
     upstream: Arc<Upstream>,
     worker: usize,
     identity: u64,
-    pub(super) begun: Tick,
+    pub(super) begun: CoarseInstant,
     due: Duration,
     pub(super) late_before: u64,
 }
@@ -70,7 +70,7 @@ impl Trip {
             upstream: Arc::clone(upstream),
             worker,
             identity,
-            begun: Tick::now(),
+            begun: CoarseInstant::now(),
             due,
             late_before: upstream.counters(worker).unexpected_count(Unexpected::Late),
         };

@@ -8,7 +8,7 @@ use super::{Exposed, Fallthrough, Pods, View};
 use crate::cluster::index::Settings;
 use crate::cluster::object::Text;
 use crate::cluster::{self, Endpoints, SnapshotSpec, Source, Spec, Tls};
-use crate::config::value::Wrong;
+use crate::config::value::ValueError;
 use crate::config::{Args, zone_names};
 use crate::corefile::{Diagnostics, Directive};
 use crate::plugin::forward::{self, config::To};
@@ -301,9 +301,10 @@ impl Written {
     }
 }
 
-fn url(text: &str) -> Result<String, Wrong> {
-    let wrong =
-        || Wrong::new(format!("{text:?} is not a URL"), "http://HOST:PORT or https://HOST:PORT");
+fn url(text: &str) -> Result<String, ValueError> {
+    let wrong = || {
+        ValueError::new(format!("{text:?} is not a URL"), "http://HOST:PORT or https://HOST:PORT")
+    };
     let uri: http::Uri = text.parse().map_err(|_| wrong())?;
     match uri.scheme_str() {
         Some("http" | "https") if uri.host().is_some_and(|host| !host.is_empty()) => {
@@ -313,40 +314,40 @@ fn url(text: &str) -> Result<String, Wrong> {
     }
 }
 
-fn namespace(text: &str) -> Result<Text, Wrong> {
+fn namespace(text: &str) -> Result<Text, ValueError> {
     let lower = text.to_ascii_lowercase();
     let good = lower.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-');
     if good && (1..=63).contains(&lower.len()) {
         return Ok(lower.into());
     }
-    Err(Wrong::new(
+    Err(ValueError::new(
         format!("{text:?} is not a namespace"),
         "letters, digits and dashes, at most 63",
     ))
 }
 
-fn pods(text: &str) -> Result<Pods, Wrong> {
+fn pods(text: &str) -> Result<Pods, ValueError> {
     match text {
         "disabled" => Ok(Pods::Disabled),
         "insecure" => Ok(Pods::Insecure),
         "verified" => Ok(Pods::Verified),
-        _ => Err(Wrong::new(format!("{text:?} is no mode"), "disabled, insecure or verified")),
+        _ => Err(ValueError::new(format!("{text:?} is no mode"), "disabled, insecure or verified")),
     }
 }
 
-fn endpoints(text: &str) -> Result<Endpoints, Wrong> {
+fn endpoints(text: &str) -> Result<Endpoints, ValueError> {
     match text {
         "all" => Ok(Endpoints::All),
         "headless" => Ok(Endpoints::Headless),
         "none" => Ok(Endpoints::None),
-        _ => Err(Wrong::new(format!("{text:?} is not known here"), "all, headless or none")),
+        _ => Err(ValueError::new(format!("{text:?} is not known here"), "all, headless or none")),
     }
 }
 
-fn empty_service(text: &str) -> Result<(), Wrong> {
+fn empty_service(text: &str) -> Result<(), ValueError> {
     match text {
         "empty_service" => Ok(()),
-        _ => Err(Wrong::new(format!("{text:?} cannot be ignored"), "empty_service")),
+        _ => Err(ValueError::new(format!("{text:?} cannot be ignored"), "empty_service")),
     }
 }
 

@@ -26,7 +26,7 @@ mod naming;
 mod pod;
 mod reverse;
 mod service;
-pub mod standing;
+pub mod store_health;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use std::sync::Arc;
 use self::ask::Ask;
 pub use self::config::Config;
 use self::naming::Naming;
-pub use self::standing::Standing;
+pub use self::store_health::StoreHealth;
 use crate::chain::{Handler, Local, Next, Resolving};
 use crate::cluster::index::Index;
 use crate::cluster::object::{Kind, Text};
@@ -113,7 +113,7 @@ pub struct Kubernetes {
     zones: Vec<Zone>,
     kinds: Vec<Kind>,
     fallback: Option<Arc<dyn Handler>>,
-    standing: Option<Arc<Standing>>,
+    store_health: Option<Arc<StoreHealth>>,
 }
 
 /// A zone that is served.
@@ -189,7 +189,7 @@ impl Kubernetes {
         let reverse = view.reverse_zones.iter().map(|name| zone(name, Content::Addresses));
         let mut zones: Vec<Zone> = forward.chain(reverse).collect();
         zones.sort_by_key(|zone| std::cmp::Reverse(zone.name.as_ref().len()));
-        Self { index, view, zones, kinds, fallback: None, standing: None }
+        Self { index, view, zones, kinds, fallback: None, store_health: None }
     }
 
     /// `fallback`: who is asked until the index has been filled for the first time, instead of answering SERVFAIL.
@@ -199,8 +199,8 @@ impl Kubernetes {
     }
 
     /// Lets `not_ready` tell what goes wrong, and of knowledge that is older than `max_staleness`.
-    pub fn with_standing(mut self, standing: Arc<Standing>) -> Self {
-        self.standing = Some(standing);
+    pub fn with_store_health(mut self, store_health: Arc<StoreHealth>) -> Self {
+        self.store_health = Some(store_health);
         self
     }
 
@@ -355,13 +355,13 @@ impl Handler for Kubernetes {
     fn not_ready(&self) -> Option<String> {
         let missing = self.kinds.iter().copied().filter(|&kind| !self.index.synced(&[kind]));
         let missing: Vec<Kind> = missing.collect();
-        let standing = self.standing.as_ref();
+        let store_health = self.store_health.as_ref();
         if missing.is_empty() {
-            return standing?.stale();
+            return store_health?.stale();
         }
-        let trouble = standing.and_then(|standing| standing.trouble());
+        let trouble = store_health.and_then(|store_health| store_health.trouble());
         let trouble = trouble.map_or(String::new(), |trouble| format!(" ({trouble})"));
-        Some(format!("{}{trouble}", standing::first_lists(&missing)))
+        Some(format!("{}{trouble}", store_health::first_lists(&missing)))
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::chain::Chain;
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::cluster::index::Settings;
 use crate::cluster::object::{
     self, Endpoint, EndpointSlice, Event, Namespace, Object, ObjectId, Pod, Port, Protocol,
@@ -216,7 +216,7 @@ impl Server {
             local,
             transport: Transport::Tcp,
             worker: 0,
-            received: Tick::now(),
+            received: CoarseInstant::now(),
         };
         let request = OwnedRequest::new(&Request { query, origin }, Arc::clone(&self.dispatch));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -457,8 +457,13 @@ fn large_services_go_round_as_far_as_the_message_holds_them() {
             Some((1232, false)),
         );
         let query = crate::wire::Query::parse(&packet).unwrap();
-        let origin =
-            Origin { client: address, local: address, transport, worker: 0, received: Tick::now() };
+        let origin = Origin {
+            client: address,
+            local: address,
+            transport,
+            worker: 0,
+            received: CoarseInstant::now(),
+        };
         let limit = if transport == Transport::Tcp { 65_535 } else { 1_232 };
         let mut seen = BTreeSet::new();
         for _ in 0..2_000 {

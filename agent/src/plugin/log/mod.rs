@@ -10,7 +10,7 @@ use std::time::Duration;
 use self::format::{Exchange, Template};
 use crate::chain::QueryLog;
 use crate::config::value::duration;
-use crate::config::{Args, ServerBlock, Wrong, zone_names};
+use crate::config::{Args, ServerBlock, ValueError, zone_names};
 use crate::corefile::{Diagnostics, Directive, Token};
 use crate::logging::Format;
 use crate::request::{Outcome, Request};
@@ -125,7 +125,9 @@ impl Rule {
                     "denial" => classes.denial = true,
                     "error" => classes.error = true,
                     "all" => *classes = Classes::ALL,
-                    _ => return Err(Wrong::new(format!("there is no class {text:?}"), WANTED)),
+                    _ => {
+                        return Err(ValueError::new(format!("there is no class {text:?}"), WANTED));
+                    }
                 }
                 Ok(())
             });

@@ -1,7 +1,7 @@
 //! What is logged, and how it looks.
 
 use super::*;
-use crate::clock::Tick;
+use crate::clock::CoarseInstant;
 use crate::logging::test::captured;
 use crate::plugin::testing::{block, read};
 use crate::request::{Origin, Plugin, Transport};
@@ -48,7 +48,7 @@ fn logged(
             local: "10.0.0.10:53".parse().unwrap(),
             transport: Transport::Udp,
             worker: 0,
-            received: Tick::default(),
+            received: CoarseInstant::default(),
         },
     };
     let mut reply = Vec::new();

@@ -6,7 +6,7 @@ use regex::Regex;
 
 use super::edns;
 use super::matcher::{Matcher, Replacement};
-use crate::config::{Args, Wrong, value};
+use crate::config::{Args, ValueError, value};
 use crate::corefile::{Diagnostics, Directive};
 use crate::plugin::pattern;
 use crate::wire::{Class, Name, Rcode, RecordType, text};
@@ -162,13 +162,13 @@ fn name(args: &mut Args<'_, '_>) -> Option<Rule> {
 fn pair<T>(
     args: &mut Args<'_, '_>,
     wanted: &str,
-    parse: fn(&str) -> Result<T, Wrong>,
+    parse: fn(&str) -> Result<T, ValueError>,
 ) -> Option<(T, T)> {
     Some((args.value(wanted, parse)?, args.value(wanted, parse)?))
 }
 
 /// `30`, `30-300`, `30-` or `-300`.
-fn ttl(word: &str) -> Result<RangeInclusive<u32>, Wrong> {
+fn ttl(word: &str) -> Result<RangeInclusive<u32>, ValueError> {
     // RFC 2181 section 8: 31 bits.
     const MOST: u32 = i32::MAX as u32;
     let number = |text: &str, default| {
@@ -179,7 +179,7 @@ fn ttl(word: &str) -> Result<RangeInclusive<u32>, Wrong> {
     };
     let (low, high) = (number(low, 0)?, number(high, MOST)?);
     if low > high || word == "-" {
-        return Err(Wrong::new(
+        return Err(ValueError::new(
             format!("{word:?} is not a range"),
             "the lower number first, as 30-300",
         ));
@@ -187,19 +187,19 @@ fn ttl(word: &str) -> Result<RangeInclusive<u32>, Wrong> {
     Ok(low..=high)
 }
 
-fn qtype(word: &str) -> Result<RecordType, Wrong> {
+fn qtype(word: &str) -> Result<RecordType, ValueError> {
     RecordType::from_name(word)
-        .ok_or_else(|| Wrong::new(format!("{word:?} is not a type"), "one as A, SRV or ANY"))
+        .ok_or_else(|| ValueError::new(format!("{word:?} is not a type"), "one as A, SRV or ANY"))
 }
 
-fn class(word: &str) -> Result<Class, Wrong> {
+fn class(word: &str) -> Result<Class, ValueError> {
     text::class_of(word)
-        .ok_or_else(|| Wrong::new(format!("{word:?} is not a class"), "IN, CH or HS"))
+        .ok_or_else(|| ValueError::new(format!("{word:?} is not a class"), "IN, CH or HS"))
 }
 
-fn rcode(word: &str) -> Result<Rcode, Wrong> {
+fn rcode(word: &str) -> Result<Rcode, ValueError> {
     let number = word.parse().ok().filter(|number| *number < 4_096).map(Rcode);
     number.or_else(|| Rcode::from_name(word)).ok_or_else(|| {
-        Wrong::new(format!("{word:?} is not a response code"), "one as NXDOMAIN, or a number")
+        ValueError::new(format!("{word:?} is not a response code"), "one as NXDOMAIN, or a number")
     })
 }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::config::{Args, Wrong, value};
+use crate::config::{Args, ValueError, value};
 use crate::request::Request;
 use crate::wire::{Layout, read_u16};
 
@@ -212,28 +212,29 @@ fn has_option(request: &Request<'_>, code: u16) -> bool {
     false
 }
 
-fn action(word: &str) -> Result<Action, Wrong> {
+fn action(word: &str) -> Result<Action, ValueError> {
     match word.to_ascii_lowercase().as_str() {
         "set" => Ok(Action::Set),
         "append" => Ok(Action::Append),
         "replace" => Ok(Action::Replace),
         "unset" => Ok(Action::Unset),
-        _ => {
-            Err(Wrong::new(format!("there is no action {word:?}"), "set, append, replace or unset"))
-        }
+        _ => Err(ValueError::new(
+            format!("there is no action {word:?}"),
+            "set, append, replace or unset",
+        )),
     }
 }
 
-fn code(word: &str) -> Result<u16, Wrong> {
+fn code(word: &str) -> Result<u16, ValueError> {
     match word.strip_prefix("0x").or_else(|| word.strip_prefix("0X")) {
         Some(digits) => u16::from_str_radix(digits, 16).map_err(|_| {
-            Wrong::new(format!("{word:?} is no option code"), "0 to 65535, or 0x0 to 0xffff")
+            ValueError::new(format!("{word:?} is no option code"), "0 to 65535, or 0x0 to 0xffff")
         }),
         None => value::integer(word, 0..=u16::MAX),
     }
 }
 
-fn data(word: &str) -> Result<Data, Wrong> {
+fn data(word: &str) -> Result<Data, ValueError> {
     const VARIABLES: &str =
         "{qname}, {qtype}, {client_ip}, {client_port}, {protocol}, {server_ip} or {server_port}";
     if let Some(variable) = word.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')) {
@@ -247,20 +248,23 @@ fn data(word: &str) -> Result<Data, Wrong> {
             "server_port" => Data::ServerPort,
             label if label.contains('/') => {
                 let what = format!("{word:?} is metadata, which nodens does not have");
-                return Err(Wrong::new(what, VARIABLES));
+                return Err(ValueError::new(what, VARIABLES));
             }
-            _ => return Err(Wrong::new(format!("there is no variable {word:?}"), VARIABLES)),
+            _ => return Err(ValueError::new(format!("there is no variable {word:?}"), VARIABLES)),
         });
     }
     let octets = match word.strip_prefix("0x").or_else(|| word.strip_prefix("0X")) {
         None => word.as_bytes().to_vec(),
         Some(digits) => hexadecimal(digits).ok_or_else(|| {
-            Wrong::new(format!("{word:?} is not hexadecimal"), "0x and an even number of digits")
+            ValueError::new(
+                format!("{word:?} is not hexadecimal"),
+                "0x and an even number of digits",
+            )
         })?,
     };
     if octets.len() > MAX_DATA {
         let what = format!("the option has {} octets", octets.len());
-        return Err(Wrong::new(what, format!("{MAX_DATA} at most")));
+        return Err(ValueError::new(what, format!("{MAX_DATA} at most")));
     }
     Ok(Data::Octets(octets.into()))
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use regex::Regex;
 
-use crate::config::{Args, Wrong};
+use crate::config::{Args, ValueError};
 use crate::plugin::pattern;
 
 /// Which names a rule is for.
@@ -109,7 +109,7 @@ impl Replacement {
     }
 
     /// Text in which `{1}` is the first group of `regex`.
-    pub(super) fn of(text: &str, regex: &Regex) -> Result<Self, Wrong> {
+    pub(super) fn of(text: &str, regex: &Regex) -> Result<Self, ValueError> {
         let mut pieces = Vec::new();
         let mut literal = String::new();
         let mut rest = text;
@@ -121,7 +121,7 @@ impl Replacement {
                 Some((number, after)) => {
                     if number >= regex.captures_len() {
                         let what = format!("the expression has no group {number} for {text:?}");
-                        return Err(Wrong::new(
+                        return Err(ValueError::new(
                             what,
                             format!("{{0}} to {{{}}}", regex.captures_len() - 1),
                         ));

@@ -3,7 +3,7 @@
 use regex::Regex;
 
 use super::expand::{Piece, Text, Value};
-use crate::config::{Args, Wrong, value};
+use crate::config::{Args, ValueError, value};
 use crate::corefile::{Diagnostics, Directive, Location};
 use crate::metrics::Counter;
 use crate::plugin::pattern;
@@ -123,7 +123,7 @@ impl Config {
 }
 
 impl Entry {
-    fn parse(source: &str) -> Result<(Self, Option<String>), Wrong> {
+    fn parse(source: &str) -> Result<(Self, Option<String>), ValueError> {
         let text = Text::parse(source)?;
         let mut warning = None;
         let mut prepared = None;
@@ -210,18 +210,18 @@ fn check_groups(args: &mut Args<'_, '_>, matches: &[Regex], entry: &Entry) {
     }
 }
 
-fn class(word: &str) -> Result<Class, Wrong> {
+fn class(word: &str) -> Result<Class, ValueError> {
     text::class_of(word)
-        .ok_or_else(|| Wrong::new(format!("{word:?} is not a class"), "IN, CH, HS or ANY"))
+        .ok_or_else(|| ValueError::new(format!("{word:?} is not a class"), "IN, CH, HS or ANY"))
 }
 
-fn qtype(word: &str) -> Result<RecordType, Wrong> {
+fn qtype(word: &str) -> Result<RecordType, ValueError> {
     RecordType::from_name(word)
-        .ok_or_else(|| Wrong::new(format!("{word:?} is not a type"), "one as A, SRV or ANY"))
+        .ok_or_else(|| ValueError::new(format!("{word:?} is not a type"), "one as A, SRV or ANY"))
 }
 
-pub(crate) fn rcode(word: &str) -> Result<Rcode, Wrong> {
+pub(crate) fn rcode(word: &str) -> Result<Rcode, ValueError> {
     Rcode::from_name(word).ok_or_else(|| {
-        Wrong::new(format!("{word:?} is not a response code"), "one as NXDOMAIN or REFUSED")
+        ValueError::new(format!("{word:?} is not a response code"), "one as NXDOMAIN or REFUSED")
     })
 }

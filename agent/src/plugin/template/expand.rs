@@ -1,6 +1,6 @@
 //! The part of Go's templates that Corefiles use: text with `{{ ... }}` in it.
 
-use crate::config::Wrong;
+use crate::config::ValueError;
 
 /// A template, read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,14 +74,14 @@ pub enum ExpandError {
 
 impl Text {
     /// Reads a template. What is not supported is an error that says so.
-    pub fn parse(text: &str) -> Result<Self, Wrong> {
+    pub fn parse(text: &str) -> Result<Self, ValueError> {
         let mut pieces = Vec::new();
         let mut rest = text;
         while let Some(start) = rest.find("{{") {
             let (literal, after) =
                 (rest.get(..start).unwrap_or_default(), rest.get(start + 2..).unwrap_or_default());
             let end = action_end(after).ok_or_else(|| {
-                Wrong::new(
+                ValueError::new(
                     format!("{{{{ is not closed in {text:?}"),
                     "}}, and quotes around the whole record",
                 )
@@ -197,10 +197,10 @@ fn action_end(text: &str) -> Option<usize> {
     None
 }
 
-fn value(action: &str) -> Result<Value, Wrong> {
+fn value(action: &str) -> Result<Value, ValueError> {
     const WANTED: &str = "one of .Name, .Zone, .Class, .Type, .Remote, index .Match N, .Group.NAME, index .Group \"NAME\", \
                           .Question.Name, .Message.Id, parseInt VALUE BASE BITS";
-    let wrong = |what: String| Wrong::new(what, WANTED);
+    let wrong = |what: String| ValueError::new(what, WANTED);
     let words = words(action)
         .ok_or_else(|| wrong(format!("a quote or a parenthesis is not closed in {action:?}")))?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();

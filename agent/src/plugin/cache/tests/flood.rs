@@ -15,13 +15,13 @@ fn keep(cache: &Cache, name: &Name) {
     let key = cache.key(&view.query).unwrap();
     let (kind, lifetime) = rules::judge(&cache.config, &answer.message, &key).unwrap();
     let entry =
-        Entry::new(Arc::clone(&cache.tally), 0, kind, &answer.message, lifetime, now()).unwrap();
-    cache.store.insert(cache.store.hash(&cache.tally, &key), Arc::new(entry));
+        Entry::new(Arc::clone(&cache.stats), 0, kind, &answer.message, lifetime, now()).unwrap();
+    cache.store.insert(cache.store.hash(&cache.stats, &key), Arc::new(entry));
 }
 
 fn holds(cache: &Cache, name: &Name) -> bool {
     let key = Key { name: name.as_ref(), qtype: RecordType::A, bits: 0 };
-    cache.find(cache.store.hash(&cache.tally, &key), &key).is_some()
+    cache.find(cache.store.hash(&cache.stats, &key), &key).is_some()
 }
 
 fn name(kind: &str, number: usize) -> Name {
@@ -32,7 +32,7 @@ fn name(kind: &str, number: usize) -> Name {
 fn the_hot_survive_a_flood_within_the_budget() {
     const LIMIT: u64 = 2 << 20;
     // What is evicted is compared with the real clock.
-    NOW.set(Tick::now());
+    NOW.set(CoarseInstant::now());
     let store = Arc::new(Store::new(LIMIT));
     let rig = Rig::with_store("", Arc::clone(&store), false);
     let hot: Vec<Name> = (0..1_000).map(|number| name("hot", number)).collect();
@@ -62,12 +62,12 @@ fn the_hot_survive_a_flood_within_the_budget() {
     // middle of something, it may be late for a moment.
     assert!(over < 5_000, "over the limit {over} times");
     store.settle();
-    assert!(rig.cache.tally().evictions(false) > 90_000);
+    assert!(rig.cache.stats().evictions(false) > 90_000);
 }
 
 #[tokio::test]
 async fn a_full_cache_keeps_what_is_asked_for_twice() {
-    NOW.set(Tick::now());
+    NOW.set(CoarseInstant::now());
     let store = Arc::new(Store::new(256 << 10));
     let mut rig = Rig::with_store("", Arc::clone(&store), false);
     rig.says(answers(vec![a("www.example.org", 300, 1)]));
@@ -81,7 +81,7 @@ async fn a_full_cache_keeps_what_is_asked_for_twice() {
         store.settle();
     }
     assert_eq!(rig.asked(), 2, "kept when it was asked for the second time");
-    assert_eq!(rig.cache.tally().not_admitted.load(Relaxed), 1);
+    assert_eq!(rig.cache.stats().not_admitted.load(Relaxed), 1);
     // Its time is over: the next answer is kept at once.
     advance(301_000);
     rig.ask("www.example.org").await;

@@ -143,7 +143,7 @@ async fn what_does_not_belong_is_counted_as_dropped() {
     let mut rig = Rig::new("");
     rig.says(answers(vec![a("bank.example", 300, 6)]));
     rig.ask("www.example.org").await;
-    assert_eq!(rig.cache.tally().drops.load(Relaxed), 1);
+    assert_eq!(rig.cache.stats().drops.load(Relaxed), 1);
 }
 
 #[tokio::test]
@@ -313,7 +313,7 @@ async fn blocks_are_told_apart_and_found_again() {
     reloaded.cache = Cache::new(Config::new(vec![Name::root()]), Arc::clone(&store), 8, false);
     let name = Name::from_text("www.example.org").unwrap();
     let key = Key { name: name.as_ref(), qtype: RecordType::A, bits: 0 };
-    assert!(reloaded.cache.find(store.hash(reloaded.cache.tally(), &key), &key).is_none());
+    assert!(reloaded.cache.find(store.hash(reloaded.cache.stats(), &key), &key).is_none());
     store.retain_blocks(&[8]);
     assert_eq!(store.iter().count(), 0);
     assert!(

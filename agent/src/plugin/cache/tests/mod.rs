@@ -19,10 +19,10 @@ use crate::wire::query::write_query;
 use crate::wire::{Layout, Message, Name, Owner, Section};
 
 thread_local! {
-    static NOW: Cell<Tick> = const { Cell::new(Tick::from_millis(1_000_000)) };
+    static NOW: Cell<CoarseInstant> = const { Cell::new(CoarseInstant::from_millis(1_000_000)) };
 }
 
-fn now() -> Tick {
+fn now() -> CoarseInstant {
     NOW.get()
 }
 

@@ -70,9 +70,9 @@ proptest! {
         let Ok(message) = Message::from_received(bytes) else { return Ok(()) };
         let key = rig.cache.key(&view.query).unwrap();
         if let Ok((kind, lifetime)) = rules::judge(&rig.cache.config, &message, &key)
-            && let Some(entry) = Entry::new(Arc::clone(&rig.cache.tally), 0, kind, &message, lifetime, now())
+            && let Some(entry) = Entry::new(Arc::clone(&rig.cache.stats), 0, kind, &message, lifetime, now())
         {
-            prop_assert!(entry.answers(&rig.cache.tally, &key));
+            prop_assert!(entry.answers(&rig.cache.stats, &key));
             let mut out = Vec::new();
             let mut reply = Reply::begin(&mut out, &view.query, true);
             entry.write(&mut reply, Ttl::Minus(3, 1), 2);

@@ -19,7 +19,7 @@ async fn stale_answers_are_given_at_once_and_refreshed() {
         (CacheUse::Success, vec![2], vec![60])
     );
     assert_eq!(rig.asked(), 2);
-    assert_eq!(rig.cache.tally().prefetches.load(Relaxed), 1);
+    assert_eq!(rig.cache.stats().prefetches.load(Relaxed), 1);
 }
 
 #[tokio::test]
@@ -152,7 +152,7 @@ async fn the_popular_is_fetched_before_its_end() {
     }
     settle().await;
     assert_eq!(rig.asked(), 2);
-    assert_eq!(rig.cache.tally().prefetches.load(Relaxed), 1);
+    assert_eq!(rig.cache.stats().prefetches.load(Relaxed), 1);
     advance(20_001);
     let got = rig.ask("www.example.org").await;
     assert_eq!((got.waited, got.ttls()), (false, vec![80, 80]));

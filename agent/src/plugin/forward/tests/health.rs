@@ -104,8 +104,8 @@ async fn probes_for_loops_stay_within_the_block() {
     let zones = |names: &[&str]| names.iter().map(|name| Name::from_text(name).unwrap()).collect();
     let probed = |line: &str, names: &[&str]| {
         let (config, _) = read(line, Config::parse);
-        let surroundings = Surroundings { zones: zones(names), ..Surroundings::default() };
-        Forward::new(config, surroundings).unwrap().probed_zone().unwrap().to_string()
+        let context = ForwardContext { zones: zones(names), ..ForwardContext::default() };
+        Forward::new(config, context).unwrap().probed_zone().unwrap().to_string()
     };
     let trimmed = |line, names: &[&str]| probed(line, names).trim_end_matches('.').to_owned();
     assert_eq!(trimmed("forward . 192.0.2.1", &["corp.internal"]), "corp.internal");

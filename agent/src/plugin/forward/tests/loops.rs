@@ -28,8 +28,8 @@ async fn a_loop_is_set_aside_and_returns_when_it_is_gone() {
     let good = Fake::good(1).await;
     let to = format!("forward . {} {}", other.address, good.address);
     let (config, _) = read(&to, Config::parse);
-    let surroundings = Surroundings { workers: 1, loops: Some(guard), ..Surroundings::default() };
-    let forward = Forward::new(config, surroundings).unwrap();
+    let context = ForwardContext { workers: 1, loops: Some(guard), ..ForwardContext::default() };
+    let forward = Forward::new(config, context).unwrap();
     tokio::spawn(Forward::background(Arc::downgrade(&forward)));
     let until = async |wanted: bool| {
         let is_so = async || forward.upstreams()[0].health.is_looping() == wanted;

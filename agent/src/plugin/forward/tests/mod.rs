@@ -157,8 +157,8 @@ fn fixture(lines: &[String]) -> Fixture {
     for line in lines {
         let (config, said) = read(line, Config::parse);
         assert_eq!(said, "");
-        let surroundings = Surroundings { workers: 2, ..Surroundings::default() };
-        let forward = Forward::new(config, surroundings).unwrap();
+        let context = ForwardContext { workers: 2, ..ForwardContext::default() };
+        let forward = Forward::new(config, context).unwrap();
         tokio::spawn(Forward::background(Arc::downgrade(&forward)));
         handlers.push(Arc::new(Forwarding(Arc::clone(&forward))));
         first.get_or_insert(forward);

@@ -12,13 +12,13 @@ use crate::metrics::{Scrape, Source, names};
 use crate::wire::Name;
 
 /// What one `kubernetes` directive tells of itself in `/ready`, in `nodens status` and in metrics.
-pub struct Standing {
+pub struct StoreHealth {
     zones: Vec<Name>,
     report: Arc<Report>,
     max_staleness: Option<Duration>,
 }
 
-impl Standing {
+impl StoreHealth {
     /// For a directive that serves `zones` from the store with this report.
     pub fn new(zones: Vec<Name>, report: Arc<Report>, max_staleness: Option<Duration>) -> Self {
         Self { zones, report, max_staleness }
@@ -71,7 +71,7 @@ impl Standing {
     }
 }
 
-impl Detail for Standing {
+impl Detail for StoreHealth {
     fn name(&self) -> &str {
         "kubernetes"
     }
@@ -107,7 +107,7 @@ impl Detail for Standing {
     }
 }
 
-impl Source for Standing {
+impl Source for StoreHealth {
     fn collect(&self, out: &mut Scrape) {
         if self.max_staleness.is_some() {
             let stale = f64::from(u8::from(self.stale().is_some()));

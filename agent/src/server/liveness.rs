@@ -32,13 +32,13 @@ const MISSED: u64 = 10;
 
 /// The judgement, and what it is made of.
 #[derive(Default)]
-pub struct Pulse {
+pub struct Liveness {
     workers: Vec<Arc<Worker>>,
     addresses: Mutex<Vec<SocketAddr>>,
     trouble: ArcSwapOption<String>,
 }
 
-impl Pulse {
+impl Liveness {
     /// Of these workers, with no address to ask yet.
     pub fn new(workers: &[Arc<Worker>]) -> Arc<Self> {
         Arc::new(Self { workers: workers.to_vec(), ..Self::default() })
