@@ -1,34 +1,12 @@
 //! NXDOMAIN for a name holds for every name below it (RFC 8020), where `nxdomain_cut` is on.
 
-use std::sync::Arc;
-
-use super::entry::{Entry, Key, Kind, Lifetime, bits};
+use super::entry::{Entry, Key, bits};
 use super::{Cache, Question};
 use crate::clock::CoarseInstant;
 use crate::request::{Answer, CacheUse, Outcome, Plugin};
-use crate::wire::{Layout, Message, NameBuf, Owner, Rcode, RecordType, Section};
+use crate::wire::{Layout, NameBuf, Owner, Rcode, RecordType, Section};
 
 impl Cache {
-    /// Keeps an NXDOMAIN for what is below its name too. Not where a CNAME led to it: then another name is missing (RFC
-    /// 8020 section 2). Not with DNSSEC: who validates wants the proof for its own name.
-    pub(super) fn keep_cut(
-        &self,
-        key: &Key<'_>,
-        message: &Message,
-        lifetime: Lifetime,
-        now: CoarseInstant,
-    ) {
-        let direct = message.layout().section(Section::Answer).next().is_none();
-        if !direct || key.bits & bits::DNSSEC_OK != 0 {
-            return;
-        }
-        let key = Key { qtype: RecordType(0), bits: key.bits | bits::CUT, ..*key };
-        let stats = Arc::clone(self.stats());
-        if let Some(entry) = Entry::new(stats, key.bits, Kind::NxDomain, message, lifetime, now) {
-            self.store.insert(self.store.hash(&self.stats, &key), Arc::new(entry));
-        }
-    }
-
     /// NXDOMAIN, where a name above the one asked for is known not to exist. A look at the store for each label: small
     /// beside the way to an upstream that it may save.
     pub(super) fn answer_from_cut(

@@ -14,6 +14,7 @@ pub mod config;
 mod cut;
 mod door;
 pub mod entry;
+mod fill;
 mod filter;
 pub mod flight;
 mod hot;
@@ -41,9 +42,8 @@ pub use metrics::CacheMetrics;
 pub use store::Store;
 
 use config::{Refresh, Stale};
-use entry::{BlockStats, Entry, Key, Kind, bits};
+use entry::{BlockStats, Entry, Key, bits};
 use flight::{Leader, Part};
-use rules::Refusal;
 
 /// How long one refresh has the right to be the only one, seconds: longer than an upstream's last time-out, so that it
 /// ends only with a refresh that has died.
@@ -343,68 +343,6 @@ impl Cache {
         is_news.then(|| self.fresh_answer(&entry, question.view))
     }
 
-    /// Keeps an answer by the rules and hands it on with its times to live within bounds.
-    fn keep(&self, question: &Question<'_>, old: Option<&Arc<Entry>>, answer: Answer) -> Answer {
-        let mut answer = Answer { outcome: answer.outcome.with_cache(CacheUse::Miss), ..answer };
-        // Without recursion the answer is whatever the upstream happened to know.
-        if !question.view.query.recursion_desired() || answer.outcome.silent {
-            return answer;
-        }
-        if answer.is_passing && answer.outcome.rcode == Rcode::SERVFAIL {
-            return answer;
-        }
-        let key = question.key;
-        let (kind, lifetime) = match rules::judge(&self.config, &answer.message, key) {
-            Ok(kept) => kept,
-            Err(Refusal::NotOurs) => {
-                self.stats.drops.fetch_add(1, Relaxed);
-                return answer;
-            }
-            Err(_) => return answer,
-        };
-        let now = (self.now)();
-        if let Some(old) =
-            old.filter(|old| self.config.prefer_positive && self.outranks(old, kind, now))
-        {
-            let stale = self.config.stale.unwrap_or(Stale::DEFAULT);
-            old.defer(now, stale.recheck.max(1));
-            return match old.is_fresh(now) {
-                true => self.fresh_answer(old, question.view),
-                false => self.stale_answer(old, &stale, question.view),
-            };
-        }
-        let failed = if kind == Kind::Failure { bits::FAILURE } else { 0 };
-        if kind != Kind::Failure && old.is_none() && !self.store.admits(question.hash) {
-            self.stats.not_admitted.fetch_add(1, Relaxed);
-            if self.config.nxdomain_cut && kind == Kind::NxDomain {
-                self.keep_cut(key, &answer.message, lifetime, now);
-            }
-            answer.ttl = Ttl::Clamp(lifetime.floor, lifetime.cap);
-            return answer;
-        }
-        let stats = Arc::clone(&self.stats);
-        let Some(entry) =
-            Entry::new(stats, key.bits | failed, kind, &answer.message, lifetime, now)
-        else {
-            return answer;
-        };
-        if kind == Kind::Failure {
-            let key = Key { bits: entry.bits(), ..*key };
-            self.store.insert(self.store.hash(&self.stats, &key), Arc::new(entry));
-            return answer;
-        }
-        if let Some(old) = old {
-            entry.inherit(old);
-            old.set_replaced();
-        }
-        self.store.insert(question.hash, Arc::new(entry));
-        if self.config.nxdomain_cut && kind == Kind::NxDomain {
-            self.keep_cut(key, &answer.message, lifetime, now);
-        }
-        answer.ttl = Ttl::Clamp(lifetime.floor, lifetime.cap);
-        answer
-    }
-
     fn serve_kept(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Step {
         let Some(key) = self.key(&request.query) else { return Step::Next };
         let hash = self.store.hash(&self.stats, &key);
@@ -439,12 +377,6 @@ impl Cache {
             Some(failure) => Step::Done(self.write_fresh(&failure, request, reply, 0)),
             None => Step::Wait,
         }
-    }
-
-    /// True where `prefer_positive` keeps `old` although a denial has come.
-    fn outranks(&self, old: &Entry, kind: Kind, now: CoarseInstant) -> bool {
-        let usable = old.is_fresh(now) || self.stale_for(old, now).is_some();
-        kind.is_denial() && kind != Kind::Failure && old.kind() == Kind::Success && usable
     }
 }
 
