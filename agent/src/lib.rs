@@ -17,6 +17,7 @@
 //! ```
 
 pub mod admin;
+pub mod admission;
 pub mod args;
 pub mod assemble;
 pub mod chain;
