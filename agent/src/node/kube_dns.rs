@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::config::zone_names;
 use crate::corefile::{Directive, Location, ServerBlock, Token};
+use crate::file_watch;
 
 /// For how many seconds answers of stub domains are kept at most, as in NodeLocal DNSCache.
 const CACHE_SECONDS: &str = "30";
@@ -100,17 +101,11 @@ fn json<T: DeserializeOwned + Default>(
     file: &Path,
     wanted: &'static str,
 ) -> Result<T, KubeDnsError> {
-    let failed = |error| KubeDnsError::Read(file.to_owned(), error);
-    match std::fs::metadata(file) {
+    let text = match file_watch::read(file, MAX_BYTES) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
-        Err(error) => return Err(failed(error)),
-        Ok(meta) if !meta.is_file() => return Err(failed(io::Error::other("it is not a file"))),
-        Ok(meta) if meta.len() > MAX_BYTES => {
-            return Err(failed(io::Error::other("it is too long")));
-        }
-        Ok(_) => {}
-    }
-    let text = std::fs::read_to_string(file).map_err(failed)?;
+        read => read.and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other)),
+    };
+    let text = text.map_err(|error| KubeDnsError::Read(file.to_owned(), error))?;
     if text.trim().is_empty() {
         return Ok(T::default());
     }

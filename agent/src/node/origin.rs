@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use super::template::{self, Values};
 use super::{Counts, FlagError};
 use crate::args::Serve;
 use crate::corefile::{self, Diagnostic, Diagnostics, File, Location, process_environment};
+use crate::file_watch::{FileVersions, FileWatch};
 
 /// The template of the Kubernetes add-on's DaemonSet, which names none.
 const DEFAULT_TEMPLATE: &str = "/etc/coredns/Corefile.base";
@@ -19,8 +20,8 @@ const DEFAULT_TEMPLATE: &str = "/etc/coredns/Corefile.base";
 const DEFAULT_KUBE_DNS: &str = "/etc/kube-dns";
 /// The default of `-conf`, which is never overwritten.
 const DEFAULT_CONF: &str = "Corefile";
-/// How often template and ConfigMap are looked at. A look costs three stat(2).
-const LOOK: Duration = Duration::from_secs(2);
+/// How often template and ConfigMap are polled. A poll costs three stat(2).
+const POLL: Duration = Duration::from_secs(2);
 
 /// The place of the configuration.
 #[derive(Debug)]
@@ -37,19 +38,18 @@ struct Template {
     values: Values,
     counts: Arc<Counts>,
     state: Mutex<State>,
+    /// Made by the first [`Origin::changed`], which runs within a runtime.
+    watch: tokio::sync::Mutex<Option<FileWatch>>,
 }
 
-/// What the last look saw.
+/// What the last load saw.
 #[derive(Debug, Default)]
 struct State {
     /// The last ConfigMap that was good.
     kube_dns: KubeDns,
-    seen: Vec<Option<Stamp>>,
+    seen: FileVersions,
     warned: bool,
 }
-
-/// Which version of a file it is. A mounted ConfigMap changes by another inode behind a symlink.
-type Stamp = (u64, u64, i64, i64);
 
 impl Origin {
     /// Reads the flags.
@@ -79,6 +79,7 @@ impl Origin {
             },
             counts,
             state: Mutex::default(),
+            watch: tokio::sync::Mutex::default(),
         });
         Ok(Self { conf: args.conf.clone(), template })
     }
@@ -94,11 +95,10 @@ impl Origin {
     /// Returns when the template or the ConfigMap has changed since the last [`Origin::load`]; never without a template.
     pub async fn changed(&self) {
         let Some(template) = &self.template else { return std::future::pending().await };
-        loop {
-            tokio::time::sleep(LOOK).await;
-            if template.stamps() != template.state().seen {
-                return;
-            }
+        let mut watch = template.watch.lock().await;
+        let watch = watch.get_or_insert_with(|| FileWatch::new(template.paths(), POLL));
+        while template.versions() == template.state().seen {
+            watch.due().await;
         }
     }
 }
@@ -108,7 +108,7 @@ impl Template {
         let mut diagnostics = Diagnostics::default();
         let mut state = self.state();
         // Before reading, so that a change meanwhile is seen as one the next time.
-        state.seen = self.stamps();
+        state.seen = self.versions();
         match KubeDns::read(&self.kube_dns) {
             Ok(good) => state.kube_dns = good,
             Err(error) => {
@@ -153,14 +153,13 @@ impl Template {
     }
 
     /// The versions of the files that matter, as they are now.
-    fn stamps(&self) -> Vec<Option<Stamp>> {
+    fn versions(&self) -> FileVersions {
+        FileVersions::of(self.paths())
+    }
+
+    fn paths(&self) -> [PathBuf; 3] {
         let [stubs, upstreams] = kube_dns::files(&self.kube_dns);
-        [&self.path, &stubs, &upstreams]
-            .map(|path| {
-                let meta = fs::metadata(path).ok()?;
-                Some((meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
-            })
-            .into()
+        [self.path.clone(), stubs, upstreams]
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -238,7 +237,7 @@ mod tests {
 
         fn changed(&self) -> bool {
             let template = self.origin.template.as_ref().unwrap();
-            template.stamps() != template.state().seen
+            template.versions() != template.state().seen
         }
     }
 

@@ -14,16 +14,10 @@ mod read;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::StreamExt;
 use hashbrown::HashMap;
-use inotify::{Inotify, WatchMask};
-use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
 use self::read::{Complaint, Contents, MAX_FILE};
@@ -32,13 +26,10 @@ use super::interner::Interner;
 use super::object::{Event, Kind, Namespace, Object, ObjectId};
 use super::spec::Wanted;
 use super::status::{EventType, Status};
+use crate::file_watch::{self, FileVersion, FileWatch};
 
-/// How long after the last change the folder is read: editors write in several steps.
-const SETTLE: Duration = Duration::from_millis(50);
-/// How long a folder that never comes to rest is waited for.
-const SETTLE_MOST: Duration = Duration::from_millis(500);
-/// How often the folder is looked at without being told of a change.
-const POLL: Duration = Duration::from_secs(5);
+/// What happens to an object that does not read.
+const STAYS: &str = "; what was known of it stays";
 /// Folders within folders that are entered.
 const DEPTH: usize = 4;
 /// Files that are read at most.
@@ -60,18 +51,16 @@ pub(super) struct Folder {
 
 /// What is known of a file.
 struct File {
-    stamp: Stamp,
+    version: FileVersion,
     objects: Vec<Object>,
 }
 
-/// What tells that a file is not the one that was read. Files that are replaced within a clock tick, at the same size, have
-/// another inode.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    changed: (i64, i64),
-    modified: (i64, i64),
-    inode: u64,
-    len: u64,
+/// What [`collect`] finds.
+#[derive(Default)]
+struct Found {
+    /// Folders, and links among the files: what has to be watched.
+    watched: Vec<PathBuf>,
+    files: BTreeMap<PathBuf, FileVersion>,
 }
 
 impl Folder {
@@ -88,48 +77,24 @@ impl Folder {
 
     /// Runs until it is dropped.
     pub(super) async fn run(mut self) {
-        let mut buffer = vec![0; 4_096];
-        let mut events = match Inotify::init()
-            .and_then(|inotify| inotify.into_event_stream(&mut buffer))
-        {
-            Ok(events) => Some(events),
-            Err(error) => {
-                warn!(
-                    "cannot use inotify ({error}); the folder of objects is looked at every {} s",
-                    POLL.as_secs()
-                );
-                None
-            }
-        };
+        let mut watch = FileWatch::new([], file_watch::POLL);
+        let mut watched = Vec::new();
         loop {
-            let dirs = self.scan();
-            if let Some(events) = &mut events {
-                for dir in dirs {
-                    // Adding a watch again is no harm. A folder that cannot be watched is polled.
-                    let _ = events.watches().add(&dir, mask());
-                }
-            }
-            let poll = Instant::now() + POLL;
-            match &mut events {
-                None => sleep(POLL).await,
-                Some(events) => {
-                    if timeout_at(poll, events.next()).await.is_ok_and(|event| event.is_some()) {
-                        let most = Instant::now() + SETTLE_MOST;
-                        while timeout_at((Instant::now() + SETTLE).min(most), events.next())
-                            .await
-                            .is_ok()
-                        {}
-                    }
-                }
+            let found = self.scan();
+            if found == watched {
+                watch.due().await;
+            } else {
+                // What is new may have changed since it was read.
+                watch.follow(found.iter().cloned());
+                watched = found;
             }
         }
     }
 
-    /// Reads what has changed and tells the sink; returns the folders that there are.
+    /// Reads what has changed and sends the differences to the sink; returns what has to be watched.
     pub(super) fn scan(&mut self) -> Vec<PathBuf> {
-        let (mut dirs, mut found) = (Vec::new(), BTreeMap::new());
-        let listed = collect(&self.dir, DEPTH, &mut dirs, &mut found);
-        if let Err(error) = listed {
+        let mut found = Found::default();
+        if let Err(error) = collect(&self.dir, DEPTH, &mut found) {
             self.failed(format!("cannot read the folder {}: {error}", self.dir.display()));
             // It may be on its way back; until then everything known stays.
             return vec![self.dir.clone()];
@@ -139,13 +104,13 @@ impl Folder {
         }
         let mut changed = false;
         self.files.retain(|path, _| {
-            let there = found.contains_key(path);
+            let there = found.files.contains_key(path);
             changed |= !there;
             there
         });
-        for (path, stamp) in found {
-            if self.files.get(&path).is_none_or(|file| file.stamp != stamp) {
-                self.load(path, stamp);
+        for (path, version) in found.files {
+            if self.files.get(&path).is_none_or(|file| file.version != version) {
+                self.load(path, version);
                 changed = true;
             }
         }
@@ -157,7 +122,7 @@ impl Folder {
             status.note_live(true);
             status.note_heard();
         }
-        dirs
+        found.watched
     }
 
     fn failed(&mut self, error: String) {
@@ -170,34 +135,42 @@ impl Folder {
         }
     }
 
-    fn load(&mut self, path: PathBuf, stamp: Stamp) {
+    fn load(&mut self, path: PathBuf, version: FileVersion) {
         let before = self.files.remove(&path).map(|file| file.objects).unwrap_or_default();
         let contents = text(&path).and_then(|text| read::read(&path, &text, &self.interner));
         let objects = match contents {
-            Ok(Contents { mut objects, complaints }) => {
-                for complaint in complaints {
-                    self.complain(&path, &complaint);
-                    let was = before
-                        .iter()
-                        .find(|o| Some(o.kind()) == complaint.kind && Some(o.id()) == complaint.id);
-                    objects.extend(was.cloned());
+            Ok(Contents { mut objects, complaints, unnamed }) => {
+                for complaint in &unnamed {
+                    self.complain(&path, complaint, "");
+                }
+                for complaint in &complaints {
+                    self.complain(&path, complaint, STAYS);
+                    // A slice may be that of a Service and of a ServiceImport.
+                    let is_it = |object: &&Object| {
+                        let kind = match object.kind() {
+                            Kind::ImportedSlice => Kind::EndpointSlice,
+                            kind => kind,
+                        };
+                        Some(kind) == complaint.kind && Some(object.id()) == complaint.id
+                    };
+                    objects.extend(before.iter().filter(is_it).cloned());
                 }
                 objects
             }
             Err(complaint) => {
-                self.complain(&path, &complaint);
+                self.complain(&path, &complaint, STAYS);
                 before
             }
         };
-        self.files.insert(path, File { stamp, objects });
+        self.files.insert(path, File { version, objects });
     }
 
-    fn complain(&self, path: &Path, complaint: &Complaint) {
+    fn complain(&self, path: &Path, complaint: &Complaint, stays: &str) {
         let Complaint { line, kind, id, text } = complaint;
         let what = kind.map_or("", Kind::name);
         let who = id.as_ref().map_or(String::new(), |id| format!(" {}/{}", id.namespace, id.name));
         let colon = if what.is_empty() { "" } else { ": " };
-        warn!("{}:{line}: {what}{who}{colon}{text}; what was known of it stays", path.display());
+        warn!("{}:{line}: {what}{who}{colon}{text}{stays}", path.display());
         match kind {
             Some(kind) => self.status.kind(*kind).note_skipped(),
             None => self.status.kind(Kind::Service).note_skipped(),
@@ -266,28 +239,13 @@ impl Folder {
     }
 }
 
-fn mask() -> WatchMask {
-    WatchMask::CREATE
-        | WatchMask::DELETE
-        | WatchMask::MODIFY
-        | WatchMask::CLOSE_WRITE
-        | WatchMask::MOVE
-        | WatchMask::ATTRIB
-        | WatchMask::DELETE_SELF
-        | WatchMask::ONLYDIR
-}
-
 /// Finds the files and folders below `dir`. Only `dir` itself has to be readable.
-fn collect(
-    dir: &Path,
-    depth: usize,
-    dirs: &mut Vec<PathBuf>,
-    files: &mut BTreeMap<PathBuf, Stamp>,
-) -> std::io::Result<()> {
-    dirs.push(dir.to_owned());
+fn collect(dir: &Path, depth: usize, found: &mut Found) -> std::io::Result<()> {
+    found.watched.push(dir.to_owned());
     for entry in fs::read_dir(dir)? {
         let Ok(entry) = entry else { continue };
-        if entry.file_name().as_encoded_bytes().starts_with(b".") || files.len() >= MAX_FILES {
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if hidden || found.files.len() >= MAX_FILES || found.watched.len() >= MAX_FILES {
             continue;
         }
         let path = entry.path();
@@ -295,18 +253,15 @@ fn collect(
         let Ok(metadata) = fs::metadata(&path) else { continue };
         if metadata.is_dir() {
             if depth > 0 {
-                let _ = collect(&path, depth - 1, dirs, files);
+                let _ = collect(&path, depth - 1, found);
             }
         } else if metadata.is_file()
             && path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
         {
-            let stamp = Stamp {
-                changed: (metadata.ctime(), metadata.ctime_nsec()),
-                modified: (metadata.mtime(), metadata.mtime_nsec()),
-                inode: metadata.ino(),
-                len: metadata.len(),
-            };
-            files.insert(path, stamp);
+            if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+                found.watched.push(path.clone());
+            }
+            found.files.insert(path, FileVersion::from(&metadata));
         }
     }
     Ok(())
@@ -314,15 +269,9 @@ fn collect(
 
 fn text(path: &Path) -> Result<String, Complaint> {
     let complaint = |text: String| Complaint { line: 1, kind: None, id: None, text };
-    let file =
-        fs::File::open(path).map_err(|error| complaint(format!("cannot be read: {error}")))?;
-    let mut text = String::new();
-    let read = file.take(MAX_FILE + 1).read_to_string(&mut text);
-    let len = read.map_err(|error| complaint(format!("cannot be read: {error}")))?;
-    if len as u64 > MAX_FILE {
-        return Err(complaint(format!("is longer than {} MiB", MAX_FILE >> 20)));
-    }
-    Ok(text)
+    let read = file_watch::read(path, MAX_FILE)
+        .and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other));
+    read.map_err(|error| complaint(format!("cannot be read: {error}")))
 }
 
 #[cfg(test)]

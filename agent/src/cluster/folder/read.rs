@@ -28,7 +28,10 @@ pub(super) struct Complaint {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Contents {
     pub objects: Vec<Object>,
+    /// Objects that do not read; what they were before still counts.
     pub complaints: Vec<Complaint>,
+    /// Objects that read, but have no name in DNS, or none any more; what they were before is over.
+    pub unnamed: Vec<Complaint>,
 }
 
 /// Reads a file's text. An `Err` is a file that does not even parse; what it held before is kept then.
@@ -131,9 +134,8 @@ fn take_one(kind: &str, value: &Value, line: usize, interner: &Interner, content
     match fate {
         Fate::Serve(object) => contents.objects.push(object),
         Fate::Pass => {
-            let text =
-                "it is not served: it has no address, or no label that says whose it is".to_owned();
-            contents.complaints.push(Complaint { line, kind: Some(kind), id, text });
+            let text = format!("{}: it has no name", why_unnamed(kind, value));
+            contents.unnamed.push(Complaint { line, kind: Some(kind), id, text });
         }
         Fate::Skip(bad) => contents.complaints.push(Complaint {
             line,
@@ -141,6 +143,33 @@ fn take_one(kind: &str, value: &Value, line: usize, interner: &Interner, content
             id,
             text: bad.to_string(),
         }),
+    }
+}
+
+/// Why an object of this kind that reads has no name.
+fn why_unnamed(kind: Kind, value: &Value) -> String {
+    let at = |path: &str| value.pointer(path).and_then(Value::as_str).unwrap_or_default();
+    match kind {
+        Kind::Service if at("/spec/type") == "ExternalName" => {
+            let text = at("/spec/externalName");
+            format!("spec.externalName `{text}` is an address, and a CNAME can only lead to a name")
+        }
+        Kind::Service => "spec.clusterIP is empty".into(),
+        Kind::Pod if value.pointer("/metadata/deletionTimestamp").is_some() => {
+            "it is being deleted".into()
+        }
+        Kind::Pod if matches!(at("/status/phase"), "Succeeded" | "Failed" | "Unknown") => {
+            format!("its phase is {}", at("/status/phase"))
+        }
+        Kind::Pod => "status.podIP is empty".into(),
+        Kind::EndpointSlice | Kind::ImportedSlice if at("/addressType") == "FQDN" => {
+            "its addressType is FQDN".into()
+        }
+        Kind::EndpointSlice | Kind::ImportedSlice => {
+            "it has no label kubernetes.io/service-name".into()
+        }
+        Kind::ServiceImport => "spec.ips is empty".into(),
+        Kind::Namespace => "it is empty".into(),
     }
 }
 

@@ -1,4 +1,6 @@
 use super::*;
+use std::time::Duration;
+
 use crate::cluster::test_sink::Recorder;
 
 fn folder(dir: &Path) -> (Folder, Arc<Recorder>, Arc<Status>) {
@@ -91,4 +93,42 @@ async fn a_change_is_seen_within_a_second() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     task.abort();
+}
+
+#[test]
+fn an_object_that_loses_its_name_loses_it_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.yaml");
+    let pod = |phase: &str| {
+        format!(
+            "kind: Pod\nmetadata: {{name: job, namespace: shop}}\nstatus: {{podIP: 10.1.0.1, phase: {phase}}}\n---\n"
+        )
+    };
+    let slice = |label: &str| {
+        format!(
+            "kind: EndpointSlice\nmetadata: {{name: s, namespace: shop, labels: {{{label}: web}}}}\n\
+             addressType: IPv4\nendpoints: [{{addresses: [10.1.0.2]}}]\n---\n"
+        )
+    };
+    let write = |phase: &str, label: &str, service: &str| {
+        fs::write(&file, pod(phase) + &slice(label) + service).unwrap();
+    };
+    let wanted = Wanted { pods: crate::cluster::spec::Pods::All, ..Wanted::default() };
+    let status = Arc::new(Status::new(&wanted));
+    let sink = Arc::new(Recorder::default());
+    let mut folder = Folder::new(dir.path().into(), &wanted, sink.clone(), status, Arc::default());
+    write("Running", "kubernetes.io/service-name", &service("web", "10.0.0.1"));
+    folder.scan();
+    let all = ["EndpointSlice shop/s", "Namespace /shop", "Pod shop/job", "Service shop/web"];
+    assert_eq!(sink.names(), all);
+    let external = "kind: Service\nmetadata: {name: web, namespace: shop}\n\
+        spec: {type: ExternalName, externalName: 10.0.0.9}\n";
+    fs::write(dir.path().join("b.yaml"), service("other", "None")).unwrap();
+    write("Succeeded", "other", external);
+    folder.scan();
+    assert_eq!(sink.names(), ["Namespace /shop", "Service shop/other"]);
+    write("Running", "kubernetes.io/service-name", &service("web", "10.0.0.1"));
+    fs::remove_file(dir.path().join("b.yaml")).unwrap();
+    folder.scan();
+    assert_eq!(sink.names(), all);
 }

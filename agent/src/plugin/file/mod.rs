@@ -7,7 +7,7 @@ mod zone;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
@@ -17,6 +17,7 @@ pub use zone::{LineError, Zone, ZoneError};
 use crate::chain::{Handler, Local, Next, Resolving};
 use crate::config::{Args, value};
 use crate::corefile::{Diagnostics, Directive};
+use crate::file_watch::{FileVersions, FileWatch};
 use crate::plugin::lookup::follow;
 use crate::plugin::scope::Fallthrough;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
@@ -57,8 +58,8 @@ struct Source {
     reload: Option<Duration>,
     fallthrough: Fallthrough,
     zone: ArcSwapOption<Zone>,
-    /// Length and time of the file that was read last, good or not.
-    seen: Mutex<Option<(u64, SystemTime)>>,
+    /// The files that were read last, good or not; none before the first time.
+    seen: Mutex<FileVersions>,
 }
 
 /// What the writing of an answer comes to.
@@ -122,7 +123,7 @@ impl File {
                     reload: config.reload,
                     fallthrough: config.fallthrough.clone(),
                     zone: ArcSwapOption::empty(),
-                    seen: Mutex::new(None),
+                    seen: Mutex::default(),
                 });
             }
         }
@@ -131,27 +132,42 @@ impl File {
         Self { sources }
     }
 
-    /// Looks at the files as often as they want, until the handler is gone. One task for the handler, on any runtime with
-    /// time.
+    /// Follows the files until the handler is gone. One task for the handler, on any runtime with time and I/O.
     pub async fn follow(this: Weak<Self>) {
+        let mut watch: Option<FileWatch> = None;
         loop {
-            let every = this
-                .upgrade()
-                .and_then(|this| this.sources.iter().filter_map(Source::interval).min());
-            let Some(every) = every else { return };
-            tokio::time::sleep(every).await;
-            let Some(this) = this.upgrade() else { return };
-            let refreshed = tokio::task::spawn_blocking(move || {
-                this.sources
-                    .iter()
-                    .filter(|source| source.interval().is_some())
-                    .for_each(Source::refresh);
-            });
-            if let Err(error) = refreshed.await {
-                tracing::error!(%error, "zone files are no longer looked at");
+            let Some(strong) = this.upgrade() else { return };
+            let Some(every) = strong.sources.iter().filter_map(Source::interval).min() else {
                 return;
+            };
+            let paths = strong.paths();
+            let watch = watch.get_or_insert_with(|| FileWatch::new([], every));
+            watch.follow(paths.iter().cloned());
+            let refreshed = tokio::task::spawn_blocking(move || {
+                let followed = strong.sources.iter().filter(|source| source.interval().is_some());
+                followed.for_each(Source::refresh);
+                strong.paths() == paths
+            });
+            match refreshed.await {
+                Ok(true) => watch.due().await,
+                // What it includes now is not watched yet.
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(%error, "zone files are no longer looked at");
+                    return;
+                }
             }
         }
+    }
+
+    /// The zone files and all that they include.
+    fn paths(&self) -> Vec<PathBuf> {
+        let of = |source: &Source| {
+            let seen = source.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let seen: Vec<_> = seen.paths().map(Path::to_path_buf).collect();
+            seen
+        };
+        self.sources.iter().flat_map(of).collect()
     }
 
     /// Looks at the files once, now.
@@ -169,19 +185,16 @@ impl Source {
         self.reload.or_else(|| self.zone.load().is_none().then_some(RETRY))
     }
 
-    /// Reads the file if it has changed since it was read last.
+    /// Reads the file if it, or one that it includes, has changed since it was read last.
     fn refresh(&self) {
-        let now = std::fs::metadata(&self.path)
-            .ok()
-            .and_then(|meta| Some((meta.len(), meta.modified().ok()?)));
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = self.zone.load().is_none() && seen.is_none();
-        if !first && *seen == now {
+        let first = seen.paths().next().is_none();
+        if !first && !seen.has_changed() {
             return;
         }
-        *seen = now;
+        *seen = FileVersions::default();
         let (path, zone) = (self.path.display(), &self.origin);
-        match Zone::load(&self.path, zone) {
+        match Zone::load(&self.path, zone, &mut seen) {
             Ok(read) => {
                 if read.left_out > 0 {
                     tracing::warn!(%path, %zone, records = read.left_out, "records of DNSSEC, of other classes or outside the zone are left out");

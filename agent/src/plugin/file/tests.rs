@@ -144,7 +144,8 @@ fn what_is_wrong_is_said() {
     let origin = Name::from_text("example.org").unwrap();
     let load = |text: &str| {
         std::fs::write(&path, text).unwrap();
-        let error = Zone::load(&path, &origin).unwrap_err().to_string();
+        let error =
+            Zone::load(&path, &origin, &mut FileVersions::default()).unwrap_err().to_string();
         error.replace(&path.display().to_string(), "db")
     };
     assert_eq!(load("a A 1.1.1.1"), "db has no SOA record for example.org.");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use smallvec::SmallVec;
 
+use crate::file_watch::{self, FileVersions};
 use crate::wire::text::{Context, Lines, TextError, parse_ttl};
 use crate::wire::{Class, Name, NameBuf, NameRef, Record, RecordType, read_u32};
 
@@ -103,11 +104,16 @@ impl Node {
 }
 
 impl Zone {
-    /// Reads the zone `origin` from a file.
-    pub fn load(path: &Path, origin: &Name) -> Result<Self, ZoneError> {
+    /// Reads the zone `origin` from a file. The versions of this file and of those that it includes are added to `versions`,
+    /// each before it is read.
+    pub fn load(
+        path: &Path,
+        origin: &Name,
+        versions: &mut FileVersions,
+    ) -> Result<Self, ZoneError> {
         let mut zone =
             Self { origin: origin.clone(), serial: 0, nodes: HashMap::new(), left_out: 0 };
-        zone.read(path, &mut Context::new(origin.clone()), 0)?;
+        zone.read(path, &mut Context::new(origin.clone()), 0, versions)?;
         let soa = zone.nodes.get(origin).and_then(|node| node.set(RecordType::SOA));
         let Some(data) = soa.and_then(|set| set.data.first()) else {
             return Err(ZoneError::NoSoa { path: path.to_owned(), zone: origin.clone() });
@@ -168,13 +174,16 @@ impl Zone {
         }
     }
 
-    fn read(&mut self, path: &Path, context: &mut Context, depth: usize) -> Result<(), ZoneError> {
+    fn read(
+        &mut self,
+        path: &Path,
+        context: &mut Context,
+        depth: usize,
+        versions: &mut FileVersions,
+    ) -> Result<(), ZoneError> {
+        versions.add(path);
         let unreadable = |source| ZoneError::Read { path: path.to_owned(), source };
-        let length = std::fs::metadata(path).map_err(unreadable)?.len();
-        if length > MAX_FILE {
-            return Err(unreadable(std::io::Error::other("it is longer than 256 MiB")));
-        }
-        let bytes = std::fs::read(path).map_err(unreadable)?;
+        let bytes = file_watch::read(path, MAX_FILE).map_err(unreadable)?;
         let text = String::from_utf8_lossy(&bytes);
         for line in Lines::of(&text) {
             let wrong = |line, source| ZoneError::Line { path: path.to_owned(), line, source };
@@ -200,7 +209,7 @@ impl Zone {
                             context.name(origin).map_err(|error| control(error.into()))?;
                     }
                     let file = path.parent().unwrap_or(Path::new("")).join(file);
-                    self.read(&file, &mut inner, depth + 1)?;
+                    self.read(&file, &mut inner, depth + 1, versions)?;
                 }
                 [first, ..] if first.starts_with('$') => {
                     return Err(control(LineError::Control((*first).to_owned())));

@@ -8,8 +8,9 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
 use super::{Forward, Set};
+use crate::file_watch::{self, FileWatch};
 use crate::plugin::loop_::{LoopGuard, Verdict};
-use crate::upstream::follow::{Reading, Watch};
+use crate::upstream::follow::Reading;
 use crate::upstream::{Over, Question, Received, Target, Upstream, UpstreamError};
 use crate::wire::RecordType;
 
@@ -37,7 +38,7 @@ impl Forward {
             let pause = state.step(&strong).await;
             drop(strong);
             tokio::select! {
-                () = state.watch.changed(), if follows => state.read = true,
+                () = state.watch.due(), if follows => state.read = true,
                 () = in_doubt.notified() => tokio::time::sleep(DOUBT).await,
                 () = tokio::time::sleep(pause) => {}
             }
@@ -65,7 +66,7 @@ impl Forward {
 
 /// Where the background work stands.
 struct State {
-    watch: Watch,
+    watch: FileWatch,
     // The files may have changed.
     read: bool,
     // What the files said last, and what was logged of it.
@@ -84,7 +85,7 @@ impl State {
         let mut first = forward.first.lock().unwrap_or_else(PoisonError::into_inner);
         let (targets, known) = std::mem::take(&mut *first);
         // Watched first and read after that, so that no change falls between.
-        let watch = Watch::new(&known.files);
+        let watch = FileWatch::new(known.files.iter().cloned(), file_watch::POLL);
         Self {
             watch,
             read: true,
@@ -112,8 +113,8 @@ impl State {
 
     fn read_again(&mut self, forward: &Forward) {
         let (targets, reading) = forward.targets();
-        if reading.files != self.known.files || reading.servers != self.known.servers {
-            self.watch = Watch::new(&reading.files);
+        if reading.files != self.known.files {
+            self.watch.follow(reading.files.iter().cloned());
         }
         if reading == self.known && targets == self.targets {
             return;
@@ -123,8 +124,6 @@ impl State {
                 tracing::warn!("forward: {note}");
             }
         }
-        // An editor's rename leaves the same watches behind on other files.
-        self.watch = Watch::new(&reading.files);
         if targets != self.targets {
             let gone = missing(&self.targets, &targets);
             let new = missing(&targets, &self.targets);

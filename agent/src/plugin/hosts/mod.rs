@@ -15,11 +15,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
-use self::source::{Stamp, read_if_changed};
+use self::source::read_if_changed;
 use self::table::{Builder, Table};
 use crate::chain::{Handler, Local};
 use crate::config::{Args, ServerBlock};
 use crate::corefile::{Diagnostics, Directive};
+use crate::file_watch::{FileVersion, FileWatch};
 use crate::metrics::{Scrape, Source, names};
 use crate::request::{Outcome, Plugin, Request, Step};
 use crate::wire::{Name, NameRef, Owner, Rcode, RecordType, Reply, Section, flags};
@@ -101,20 +102,22 @@ impl Config {
         args.end();
     }
 
-    /// The handler, with the file read; `rotate` makes addresses go round (`loadbalance`). On `runtime` the file is looked
-    /// at for as long as the handler lives.
+    /// The handler, with the file read; `rotate` makes addresses go round (`loadbalance`). A task on `runtime` follows the
+    /// file for as long as the handler lives.
     pub fn build(self, rotate: bool, runtime: &Handle) -> Arc<Hosts> {
         let period = self.reload;
+        let path = self.file.clone();
         let hosts = Arc::new(Hosts::new(self, rotate));
         hosts.refresh();
         if !period.is_zero() {
             let hosts = Arc::downgrade(&hosts);
             runtime.spawn(async move {
+                let mut watch = FileWatch::new([path], period);
                 loop {
-                    tokio::time::sleep(period).await;
-                    let Some(hosts) = hosts.upgrade() else { return };
+                    let Some(strong) = hosts.upgrade() else { return };
                     // Big files take their time. An error here is a panic there, which has been reported.
-                    let _ = tokio::task::spawn_blocking(move || hosts.refresh()).await;
+                    let _ = tokio::task::spawn_blocking(move || strong.refresh()).await;
+                    watch.due().await;
                 }
             });
         }
@@ -132,7 +135,7 @@ pub struct Hosts {
 
 #[derive(Default)]
 struct FileState {
-    stamp: Option<Stamp>,
+    version: Option<FileVersion>,
     /// The error was logged; it is not said again every five seconds.
     failed: bool,
     /// Seconds since 1970.
@@ -151,7 +154,7 @@ impl Hosts {
     fn refresh(&self) {
         let path = &self.config.file;
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let (text, stamp) = match read_if_changed(path, file.stamp) {
+        let (text, version) = match read_if_changed(path, file.version) {
             Ok(Some(read)) => read,
             Ok(None) => return,
             Err(error) => {
@@ -174,7 +177,7 @@ impl Hosts {
         tracing::debug!(target: "hosts", "{} has {} entries", path.display(), table.entries);
         self.table.store(Arc::new(table));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        *file = FileState { stamp: Some(stamp), failed: false, read_at: now.as_secs_f64() };
+        *file = FileState { version: Some(version), failed: false, read_at: now.as_secs_f64() };
     }
 
     fn serve_pointer(&self, asked: NameRef<'_>, reply: &mut Reply<'_>) -> Step {
