@@ -267,7 +267,7 @@ fn assemble_text(text: &str) -> Assembled {
         stacktrace: Arc::default(),
         cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
         stale: AtomicU32::new(0),
-        known: Arc::default(),
+        health_registry: Arc::default(),
         loops: Arc::default(),
         clusters: Clusters::default(),
         watching: WatchThread::default(),
