@@ -27,6 +27,7 @@ pub mod cluster;
 pub mod config;
 pub mod control;
 pub mod corefile;
+pub mod descriptors;
 pub mod file_watch;
 pub mod logging;
 pub mod metrics;

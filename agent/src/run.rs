@@ -24,6 +24,7 @@ use crate::clock::CoarseInstant;
 use crate::cluster::{Clusters, WatchThread};
 use crate::control::{self, Commands, Control};
 use crate::corefile::Diagnostics;
+use crate::descriptors;
 use crate::logging::{self, Logs};
 use crate::metrics::Metrics;
 use crate::node::{self, Node, Origin};
@@ -96,6 +97,9 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
         watching: WatchThread::default(),
         loops: Arc::default(),
     });
+    if let Err(error) = descriptors::raise_limit() {
+        tracing::warn!(%error, "cannot raise the limit of file descriptors");
+    }
     let result = run_on(&mut node, args, shared);
     logs.finish(Duration::from_secs(1));
     result

@@ -19,6 +19,7 @@ use super::sockets::TCP_BACKLOG;
 use super::worker::{Worker, drained};
 use crate::chain::Local;
 use crate::clock::CoarseInstant;
+use crate::descriptors;
 use crate::request::{Origin, Transport};
 use crate::wire::write_u16;
 
@@ -46,7 +47,7 @@ impl Connections {
         let mut clients = self.by_client.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = clients.values().sum();
         let mine = clients.get(&client).copied().unwrap_or(0);
-        if all >= MAX_CONNECTIONS || mine >= MAX_PER_CLIENT {
+        if all >= MAX_CONNECTIONS.min(descriptors::for_clients()) || mine >= MAX_PER_CLIENT {
             return None;
         }
         *clients.entry(client).or_default() += 1;
