@@ -16,6 +16,18 @@
 //!  -> server::udp       the batch of replies leaves from the addresses that were asked
 //! ```
 
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "a test fails by a panic"
+    )
+)]
+
 pub mod admin;
 pub mod admission;
 pub mod args;

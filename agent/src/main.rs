@@ -1,5 +1,17 @@
 //! The binary: command line to exit code. Everything else is in the library.
 
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "a test fails by a panic"
+    )
+)]
+
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,5 +1,5 @@
 //! A node's DNS network: the dummy link that carries the local addresses, the addresses themselves
-//! and, where they are wanted, the rules that keep DNS out of connection tracking.
+//! and, if they are desired, the rules that keep DNS out of connection tracking.
 //!
 //! Everything goes one way, for set-up, repair and tear-down alike:
 //!
@@ -9,7 +9,7 @@
 //! Observed ─┘      (pure)               (one netlink request each)
 //! ```
 //!
-//! * [`spec`]: what is wanted ([`Desired`]); the types refuse what the kernel or common sense
+//! * [`spec`]: the desired state ([`Desired`]); the types refuse what the kernel or common sense
 //!   would.
 //! * [`observed`]: what the kernel has ([`Observed`]).
 //! * [`plan`](mod@plan): the difference, as idempotent [`Operation`]s. Pure, so all the decisions
@@ -17,16 +17,28 @@
 //! * [`kernel`]: reading and writing over netlink. Nothing is executed: no `ip`, no `nft`, no
 //!   `iptables`.
 //! * [`nft`]: the nftables table `inet nodens`, its rules and their wire form.
-//! * [`reconcile`]: keeps it so: each interval, and at once when a notification says that something
-//!   of ours changed.
+//! * [`reconcile`]: keeps it so: each interval, and at once when a notification reports a change of
+//!   something that Nodens owns.
 //! * [`privileges`]: gives away what the process does not need.
 //!
 //! # Ownership
 //!
-//! A link is ours if its alias begins with `nodens`. One that is ours is adopted whatever state a
+//! Nodens owns a link if its alias begins with `nodens`. Such a link is adopted whatever state a
 //! crash left it in. One of the right name without any alias is adopted if it looks as NodeLocal
-//! DNSCache leaves it (see [`plan`](mod@plan)); any other is somebody else's and is refused. The
-//! table is ours by its name.
+//! DNSCache leaves it (see [`plan`](mod@plan)); any other is foreign and is refused. The
+//! table is Nodens' by its name.
+
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "a test fails by a panic"
+    )
+)]
 
 pub mod error;
 pub mod kernel;

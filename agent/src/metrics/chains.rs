@@ -1,4 +1,8 @@
 //! `coredns_dns_*` and what the cache counts on the hot path, summed up over the workers of a server block.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "arrays of fixed length, indexed by enumerations and by loops over that length"
+)]
 
 use std::sync::Arc;
 

@@ -314,8 +314,8 @@ impl Upstream {
         Lifetime { idle: self.transport.expire, age: self.transport.max_age, connect: rtt::MAX_TRY }
     }
 
+    #[expect(clippy::indexing_slicing, reason = "there is at least one lane, by construction")]
     fn lane(&self, worker: usize) -> &Lane {
-        // There is at least one lane, by construction.
         &self.lanes[worker % self.lanes.len()]
     }
 }

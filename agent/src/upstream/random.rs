@@ -16,12 +16,13 @@ thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool { octets: [0; BATCH], used: BATCH }) };
 }
 
-/// Octets that nobody can guess.
+/// Octets that cannot be predicted.
+#[expect(clippy::panic, reason = "without random numbers every answer could be forged")]
 pub fn octets<const N: usize>() -> [u8; N] {
     const { assert!(N <= BATCH) };
     POOL.with_borrow_mut(|pool| {
         if pool.used + N > BATCH {
-            // Without random numbers every answer could be forged: going on is no option, and no Linux since 3.17 fails.
+            // No Linux since 3.17 fails.
             if getrandom::fill(&mut pool.octets).is_err() {
                 panic!("the kernel has no random numbers: /dev/urandom is missing and getrandom is forbidden");
             }

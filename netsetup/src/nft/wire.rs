@@ -49,7 +49,9 @@ impl Request {
         message.finalize();
         let start = buffer.len();
         buffer.resize(start + message.buffer_len().next_multiple_of(4), 0);
-        message.serialize(&mut buffer[start..]);
+        if let Some(end) = buffer.get_mut(start..) {
+            message.serialize(end);
+        }
     }
 }
 
@@ -219,7 +221,8 @@ fn decode_hook(attributes: &[HookAttribute]) -> Option<(Hook, i32)> {
 /// A comment is user data that the kernel only keeps; this is nft's layout: type 0, length, text
 /// with its NUL.
 fn encode_comment(comment: &str) -> Vec<u8> {
-    let text = &comment.as_bytes()[..comment.len().min(254)];
+    let text = comment.as_bytes();
+    let text = text.get(..254).unwrap_or(text);
     let mut data = vec![0, text.len() as u8 + 1];
     data.extend_from_slice(text);
     data.push(0);

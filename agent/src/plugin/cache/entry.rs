@@ -90,12 +90,12 @@ impl BlockStats {
 
     /// `coredns_cache_entries`: what is held, expired answers included; `denial` chooses the side.
     pub fn entries(&self, denial: bool) -> u64 {
-        self.entries[usize::from(denial)].load(Relaxed)
+        side(&self.entries, denial).load(Relaxed)
     }
 
     /// `coredns_cache_evictions_total`: answers that went before their time, for want of room.
     pub fn evictions(&self, denial: bool) -> u64 {
-        self.evictions[usize::from(denial)].load(Relaxed)
+        side(&self.evictions, denial).load(Relaxed)
     }
 
     /// True while a failure is held.
@@ -202,7 +202,7 @@ impl Entry {
             data: data.into_boxed_slice(),
             stats,
         };
-        entry.stats.entries[usize::from(kind.is_denial())].fetch_add(1, Relaxed);
+        side(&entry.stats.entries, kind.is_denial()).fetch_add(1, Relaxed);
         entry.stats.bytes.fetch_add(entry.weight(), Relaxed);
         if kind == Kind::Failure {
             entry.stats.failures.fetch_add(1, Relaxed);
@@ -378,16 +378,21 @@ const CACHED_ERROR: [u8; 6] = [0, OPTION_EDE as u8, 0, 2, 0, 13];
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let denial = usize::from(self.kind.is_denial());
-        self.stats.entries[denial].fetch_sub(1, Relaxed);
+        let denial = self.kind.is_denial();
+        side(&self.stats.entries, denial).fetch_sub(1, Relaxed);
         self.stats.bytes.fetch_sub(self.weight(), Relaxed);
         if self.kind == Kind::Failure {
             self.stats.failures.fetch_sub(1, Relaxed);
         }
         if !self.replaced.load(Relaxed) && self.is_fresh(CoarseInstant::now()) {
-            self.stats.evictions[denial].fetch_add(1, Relaxed);
+            side(&self.stats.evictions, denial).fetch_add(1, Relaxed);
         }
     }
+}
+
+/// The one of two counters that is for denials, or for everything else.
+fn side([other, denials]: &[AtomicU64; 2], denial: bool) -> &AtomicU64 {
+    if denial { denials } else { other }
 }
 
 /// The addresses at the end of the answer section that have one owner, spelled the same way, and one length.

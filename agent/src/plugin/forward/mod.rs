@@ -218,8 +218,8 @@ impl Forward {
         }
     }
 
+    #[expect(clippy::indexing_slicing, reason = "there is at least one lane, by construction")]
     fn lane(&self, worker: usize) -> &Lane {
-        // There is at least one lane, by construction.
         &self.lanes[worker % self.lanes.len()]
     }
 
