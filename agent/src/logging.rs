@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use netsetup::privileges::drop_capabilities;
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -83,7 +84,11 @@ impl Logs {
         metrics.register(Arc::clone(&queue.dropped) as Arc<dyn Source>);
         thread::Builder::new()
             .name("log".into())
-            .spawn(move || write_lines(&lines, io::stdout()))
+            .spawn(move || {
+                // It only writes. If the kernel refuses, it has what the process has, as every other thread.
+                let _ = drop_capabilities(&[], &[]);
+                write_lines(&lines, io::stdout());
+            })
             .map_err(LoggingError::Thread)?;
         tracing::subscriber::set_global_default(subscriber(format, filter, queue.clone()))
             .map_err(|_| LoggingError::Twice)?;

@@ -1,14 +1,20 @@
-//! Gives away what the process does not need.
+//! Drops the privileges that the process does not need.
 //!
 //! Capabilities, `no_new_privs` and the ambient set belong to a *thread* and are inherited by the
-//! threads that it starts. So call these functions first thing in `main`, before any runtime or
+//! threads that it starts. So call these functions first in `main`, before any runtime or
 //! thread is started; a thread that is already running keeps what it has.
-#![allow(unsafe_code)] // capset(2), prctl(2), sched_setattr(2): libc and nix have no safe form
+#![allow(unsafe_code, reason = "sched_setattr(2) has no safe form in rustix, nix or libc")]
 
 use std::io;
 use std::time::Duration;
 
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use rustix::io::Errno;
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
+    clear_ambient_capability_set, no_new_privs, remove_capability_from_bounding_set,
+    set_capabilities, set_keep_capabilities, set_no_new_privs,
+};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -19,19 +25,19 @@ pub enum Capability {
     NetBindService,
     /// CAP_NET_ADMIN: to set up and mend link, addresses and rules.
     NetAdmin,
-    /// CAP_SETUID: to become another user; good for nothing afterwards.
+    /// CAP_SETUID: to become another user; not needed afterwards.
     SetUid,
     /// CAP_SETGID: the same for the groups.
     SetGid,
 }
 
 impl Capability {
-    fn bit(self) -> u64 {
+    fn set(self) -> CapabilitySet {
         match self {
-            Self::NetBindService => 1 << 10,
-            Self::NetAdmin => 1 << 12,
-            Self::SetUid => 1 << 7,
-            Self::SetGid => 1 << 6,
+            Self::NetBindService => CapabilitySet::NET_BIND_SERVICE,
+            Self::NetAdmin => CapabilitySet::NET_ADMIN,
+            Self::SetUid => CapabilitySet::SETUID,
+            Self::SetGid => CapabilitySet::SETGID,
         }
     }
 }
@@ -54,44 +60,31 @@ pub struct Privileges {
 }
 
 impl Privileges {
-    /// Those of the calling thread. Asked of the kernel, not read from `/proc`, which may be
-    /// hidden.
+    /// Those of the calling thread. They come from system calls, since `/proc` may be hidden.
     ///
     /// # Errors
     ///
     /// The kernel refuses, which it never does for the calling thread.
     pub fn current() -> Result<Self, PrivilegeError> {
-        let mut header = Header { version: LINUX_CAPABILITY_VERSION_3, pid: 0 };
-        let mut data = [Data::default(); 2];
-        // SAFETY: both pointers are to live, writable values of the layout that version 3 of
-        // capget(2) uses: a header and two data records.
-        let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
-        if result != 0 {
-            let source = io::Error::last_os_error();
-            return Err(PrivilegeError { action: "read the capabilities", source });
-        }
-        let [low, high] = data;
-        let join = |field: fn(Data) -> u32| u64::from(field(high)) << 32 | u64::from(field(low));
-        // Beyond the last capability that the kernel knows it answers EINVAL.
-        let bounded = |capability| prctl(libc::PR_CAPBSET_READ, capability) == Ok(1);
-        let bounding = (0..64).filter(|c| bounded(*c)).fold(0, |bits, c| bits | 1 << c);
+        let sets = capabilities(None).map_err(PrivilegeError::failed("read the capabilities"))?;
+        let bounding = all_bits().filter(|bit| is_bounded(*bit)).collect::<CapabilitySet>();
         Ok(Self {
             uid: Uid::effective().as_raw(),
-            effective: join(|data| data.effective),
-            permitted: join(|data| data.permitted),
-            inheritable: join(|data| data.inheritable),
-            bounding,
-            no_new_privs: prctl(libc::PR_GET_NO_NEW_PRIVS, 0) == Ok(1),
+            effective: sets.effective.bits(),
+            permitted: sets.permitted.bits(),
+            inheritable: sets.inheritable.bits(),
+            bounding: bounding.bits(),
+            no_new_privs: no_new_privs() == Ok(true),
         })
     }
 
     /// Whether `capability` is in force.
     pub fn has(&self, capability: Capability) -> bool {
-        self.effective & capability.bit() != 0
+        self.effective & capability.set().bits() != 0
     }
 }
 
-/// A privilege could not be given away.
+/// A privilege could not be dropped.
 #[derive(Debug, Error)]
 #[error("cannot {action}: {source}")]
 pub struct PrivilegeError {
@@ -100,63 +93,68 @@ pub struct PrivilegeError {
 }
 
 impl PrivilegeError {
-    fn failed(action: &'static str) -> impl FnOnce(nix::Error) -> Self {
+    fn failed<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
         move |errno| Self { action, source: errno.into() }
     }
 }
 
 /// Keeps of the capabilities only those in `keep` that the thread has, and sets `no_new_privs`.
+/// The bounding set, which limits programs that are started later, is reduced to `bounding`.
 ///
-/// The bounding set can be reduced only with CAP_SETPCAP; without it, it stays as the container
-/// runtime made it, which grants nothing once `no_new_privs` is set.
+/// The bounding set can be reduced only with CAP_SETPCAP. Without it, it stays as the container
+/// runtime made it, which grants nothing once `no_new_privs` is set. CAP_SETPCAP is not in `keep`,
+/// so the first call decides the bounding set.
 ///
 /// # Errors
 ///
-/// The kernel refuses; nothing is then worse than before.
-pub fn drop_capabilities(keep: &[Capability]) -> Result<(), PrivilegeError> {
-    let keep = mask(keep);
-    let now = Privileges::current()?;
-    if now.effective & CAP_SETPCAP != 0 {
-        for capability in (0..64).filter(|c| now.bounding & (1 << c) != 0 && keep & (1 << c) == 0) {
-            prctl(libc::PR_CAPBSET_DROP, capability)
-                .map_err(PrivilegeError::failed("reduce the capability bounding set"))?;
-        }
-    }
-    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong)
+/// The kernel refuses. The thread has then no more privileges than before.
+pub fn drop_capabilities(
+    keep: &[Capability],
+    bounding: &[Capability],
+) -> Result<(), PrivilegeError> {
+    reduce_bounding_set(bounding)?;
+    let now = capabilities(None).map_err(PrivilegeError::failed("read the capabilities"))?;
+    clear_ambient_capability_set()
         .map_err(PrivilegeError::failed("clear the ambient capabilities"))?;
-    set_capabilities(now.permitted & keep, now.inheritable & keep)?;
-    prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(PrivilegeError::failed("set no_new_privs"))?;
+    let keep = union(keep);
+    let permitted = now.permitted & keep;
+    let sets =
+        CapabilitySets { effective: permitted, permitted, inheritable: now.inheritable & keep };
+    set_capabilities(None, sets).map_err(PrivilegeError::failed("drop capabilities"))?;
+    set_no_new_privs(true).map_err(PrivilegeError::failed("set no_new_privs"))?;
     Ok(())
 }
 
 /// Becomes `uid` and `gid`, without other groups, and keeps of the capabilities those in `keep`
 /// that the thread has.
 ///
-/// Keep [`Capability::NetAdmin`] only if the network is to be mended later. Reloads that bind new
+/// Keep [`Capability::NetAdmin`] only if the network is to be repaired later. Reloads that bind new
 /// addresses on port 53 need [`Capability::NetBindService`].
 ///
 /// # Errors
 ///
-/// The kernel refuses: CAP_SETUID or CAP_SETGID is missing. The process should then end, since it
-/// may be half changed.
+/// The kernel refuses: CAP_SETUID or CAP_SETGID is missing. The process should then end, since the
+/// change may be incomplete.
 pub fn become_user(uid: u32, gid: u32, keep: &[Capability]) -> Result<(), PrivilegeError> {
-    prctl(libc::PR_SET_KEEPCAPS, 1)
+    // Before the change of user, which empties the effective set and CAP_SETPCAP with it.
+    reduce_bounding_set(keep)?;
+    set_keep_capabilities(true)
         .map_err(PrivilegeError::failed("keep capabilities over the change of user"))?;
     let gid = Gid::from_raw(gid);
-    setgroups(&[gid]).map_err(PrivilegeError::failed("give up the supplementary groups"))?;
+    setgroups(&[gid]).map_err(PrivilegeError::failed("drop the supplementary groups"))?;
     setresgid(gid, gid, gid).map_err(PrivilegeError::failed("change the group"))?;
     let uid = Uid::from_raw(uid);
     setresuid(uid, uid, uid).map_err(PrivilegeError::failed("change the user"))?;
-    prctl(libc::PR_SET_KEEPCAPS, 0)
+    set_keep_capabilities(false)
         .map_err(PrivilegeError::failed("end the keeping of capabilities"))?;
     // The change of user emptied the effective set but left the permitted one; dropping also puts
     // it in force again.
-    drop_capabilities(keep)
+    drop_capabilities(keep, keep)
 }
 
-/// Says that the calling thread runs for no longer than `slice` (100 us or more) at a time: from Linux
-/// 6.12 on it then goes before threads of longer slices, which are 3 ms by default, as soon as it has
-/// something to do. Its share of the processor stays the same. Older kernels take note of nothing.
+/// Asks the scheduler for time slices of `slice` (100 us or more) for the calling thread. From Linux 6.12
+/// on, a thread that wakes up then preempts threads with longer slices (3 ms by default). Its share of the
+/// processor stays the same. Older kernels ignore the slice.
 ///
 /// # Errors
 ///
@@ -173,7 +171,7 @@ pub fn run_in_slices(slice: Duration) -> Result<(), PrivilegeError> {
     if unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) } != 0 {
         return Err(failed());
     }
-    // Whoever gave it another policy knows better.
+    // Another policy was chosen on purpose: it stays.
     if attributes.policy != libc::SCHED_OTHER as u32 {
         return Ok(());
     }
@@ -185,36 +183,34 @@ pub fn run_in_slices(slice: Duration) -> Result<(), PrivilegeError> {
     Ok(())
 }
 
-fn mask(capabilities: &[Capability]) -> u64 {
-    capabilities.iter().fold(0, |mask, capability| mask | capability.bit())
-}
-
-fn prctl(option: libc::c_int, argument: libc::c_ulong) -> nix::Result<libc::c_int> {
-    let zero: libc::c_ulong = 0;
-    // SAFETY: none of the options used here takes a pointer; the unused arguments are zero as
-    // prctl(2) demands.
-    nix::errno::Errno::result(unsafe { libc::prctl(option, argument, zero, zero, zero) })
-}
-
-/// Puts `permitted` in force, too.
-fn set_capabilities(permitted: u64, inheritable: u64) -> Result<(), PrivilegeError> {
-    let header = Header { version: LINUX_CAPABILITY_VERSION_3, pid: 0 };
-    let half = |shift: u32| Data {
-        effective: (permitted >> shift) as u32,
-        permitted: (permitted >> shift) as u32,
-        inheritable: (inheritable >> shift) as u32,
-    };
-    let data = [half(0), half(32)];
-    // SAFETY: both pointers are to live values of the layout that version 3 of capset(2) reads (a
-    // header and two data records); the kernel writes to neither, except the header's version if it
-    // does not know it.
-    let result =
-        unsafe { libc::syscall(libc::SYS_capset, &header as *const Header, data.as_ptr()) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(PrivilegeError { action: "drop capabilities", source: io::Error::last_os_error() })
+/// Removes from the bounding set what is not in `keep`, if the thread has CAP_SETPCAP.
+fn reduce_bounding_set(keep: &[Capability]) -> Result<(), PrivilegeError> {
+    let now = capabilities(None).map_err(PrivilegeError::failed("read the capabilities"))?;
+    if !now.effective.contains(CapabilitySet::SETPCAP) {
+        return Ok(());
     }
+    let keep = union(keep);
+    for bit in all_bits().filter(|bit| !keep.contains(*bit) && is_bounded(*bit)) {
+        remove_capability_from_bounding_set(bit)
+            .map_err(PrivilegeError::failed("reduce the capability bounding set"))?;
+    }
+    Ok(())
+}
+
+fn union(capabilities: &[Capability]) -> CapabilitySet {
+    capabilities.iter().map(|capability| capability.set()).collect()
+}
+
+/// Every capability that there can be, each by itself. Those that the kernel does not know are in
+/// no set.
+fn all_bits() -> impl Iterator<Item = CapabilitySet> {
+    (0..64).map(|bit| CapabilitySet::from_bits_retain(1 << bit))
+}
+
+fn is_bounded(bit: CapabilitySet) -> bool {
+    // The kernel answers EINVAL for a capability that it does not know.
+    let known: Result<bool, Errno> = capability_is_in_bounding_set(bit);
+    known == Ok(true)
 }
 
 /// `struct sched_attr` of Linux 3.14.
@@ -230,23 +226,6 @@ struct SchedulerAttributes {
     deadline: u64,
     period: u64,
 }
-
-#[repr(C)]
-struct Header {
-    version: u32,
-    pid: libc::c_int,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Data {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
-
-const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
-const CAP_SETPCAP: u64 = 1 << 8;
 
 #[cfg(test)]
 mod tests {

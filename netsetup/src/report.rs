@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use crate::error::Error;
 use crate::plan::{Operation, Refusal, What};
 
-/// The outcome of bringing the kernel to what is wanted, or of taking it all away.
+/// The outcome of bringing the kernel to the desired state, or of removing it all.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
     /// Each operation with its result, in order. Empty if there was nothing to do.
@@ -27,7 +27,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether the kernel now is as wanted.
+    /// Whether the kernel is now in the desired state.
     pub fn is_ok(&self) -> bool {
         self.problems().is_empty()
     }
@@ -46,6 +46,15 @@ impl Report {
             }
         }
         kinds
+    }
+
+    /// Whether the link was not there before and was made.
+    pub fn created_link(&self) -> bool {
+        let created = |step: &Step| {
+            matches!(step.operation, Operation::CreateLink { .. })
+                && matches!(step.outcome, Outcome::Done)
+        };
+        self.steps.iter().any(created)
     }
 
     /// Everything that went wrong, each with the `errortype` that NodeLocal DNSCache's metric has
@@ -87,10 +96,10 @@ impl fmt::Display for Report {
                 Outcome::Skipped { because } => writeln!(f, "skipped  {operation}: {because}")?,
             }
         }
-        let told = |problem: &&Problem| {
-            !self.steps.iter().any(|step| step.outcome.tells(&problem.message))
+        let listed = |problem: &&Problem| {
+            !self.steps.iter().any(|step| step.outcome.reports(&problem.message))
         };
-        for problem in self.problems().iter().filter(told) {
+        for problem in self.problems().iter().filter(listed) {
             writeln!(f, "FAILED   {}", problem.message)?;
         }
         self.notes.iter().try_for_each(|note| writeln!(f, "note     {note}"))
@@ -114,7 +123,7 @@ pub struct Step {
 pub enum Outcome {
     /// The kernel has it now.
     Done,
-    /// The kernel said no.
+    /// The kernel refused.
     Failed {
         /// Its reason, explained.
         #[serde(serialize_with = "text")]
@@ -132,7 +141,7 @@ impl Outcome {
         !matches!(self, Self::Done)
     }
 
-    fn tells(&self, message: &str) -> bool {
+    fn reports(&self, message: &str) -> bool {
         matches!(self, Self::Failed { error } if error.to_string() == message)
     }
 }

@@ -41,6 +41,11 @@ fn guest_without_the_capability_the_error_explains() {
 }
 
 #[test]
+fn guest_a_failed_set_up_leaves_nothing() {
+    in_the_guest(node::a_failed_set_up_leaves_nothing);
+}
+
+#[test]
 fn guest_an_ipvs_node_is_told_why() {
     in_the_guest(node::an_ipvs_node_is_told_why);
 }

@@ -33,6 +33,11 @@ fn netns_without_the_capability_the_error_explains() {
 }
 
 #[test]
+fn netns_a_failed_set_up_leaves_nothing() {
+    node::a_failed_set_up_leaves_nothing();
+}
+
+#[test]
 fn netns_an_ipvs_node_is_told_why() {
     node::an_ipvs_node_is_told_why();
 }

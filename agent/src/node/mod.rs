@@ -74,13 +74,13 @@ impl Node {
         Arc::clone(&self.counts)
     }
 
-    /// Gives away every capability that is not needed. To be called while there is one thread, since privileges are a
-    /// thread's own.
+    /// Drops every capability that is not needed. To be called while there is one thread: a running thread keeps its
+    /// privileges.
     ///
     /// # Errors
     /// The kernel refuses, which it never does to a process that has little to give away.
     pub fn drop_privileges(&self) -> anyhow::Result<()> {
-        drop_capabilities(&self.wanted.capabilities_before())?;
+        drop_capabilities(&self.wanted.capabilities_before(), &self.wanted.capabilities_after())?;
         Ok(())
     }
 
@@ -101,7 +101,7 @@ impl Node {
                 .with_context(|| format!("cannot become user {user}"))?;
             tracing::info!(%user, "changed the user");
         } else if !self.wanted.reconcile {
-            drop_capabilities(&after)?;
+            drop_capabilities(&after, &after)?;
         }
         Ok(())
     }
@@ -112,13 +112,18 @@ impl Node {
             true => self.wanted.without_rules(),
             false => self.wanted.desired.clone(),
         };
-        let report = Kernel::connect()?.apply(&first).await;
+        let kernel = Kernel::connect()?;
+        let report = kernel.apply(&first).await;
         let problems = report.problems();
         // Without rules everything can be listened on, and the reconciler tries them again.
         let (rules, fatal): (Vec<_>, Vec<_>) =
             problems.into_iter().partition(|problem| problem.errortype == "iptables");
         self.counts.problems(&rules);
         if !fatal.is_empty() {
+            // What this start has made goes again. A link that was there before may serve another instance.
+            if report.created_link() {
+                kernel.teardown(&self.wanted.desired).await;
+            }
             return Err(SetUpError(fatal.into_iter().map(|p| p.message).collect()).into());
         }
         Ok(())

@@ -132,7 +132,13 @@ fn a_failure_is_told_and_ends_when_its_cause_does() {
         // Somebody takes the name while ours is gone.
         sh("ip link del nodelocaldns; ip link add nodelocaldns type bridge");
         eventually(limit(), || {
-            running.told.lock().unwrap().errors.iter().any(|e| e.contains("somebody else's"))
+            running
+                .told
+                .lock()
+                .unwrap()
+                .errors
+                .iter()
+                .any(|e| e.contains("does not belong to Nodens"))
         })
         .await;
         let before = running.repairs(What::Link);

@@ -133,7 +133,7 @@ fn refuses_the_links_of_others_and_touches_nothing() {
             let report = kernel.apply(&desired).await;
             let problems = report.problems();
             assert_eq!(problems.len(), 1, "{report}");
-            assert!(problems[0].message.contains("somebody else's"), "{report}");
+            assert!(problems[0].message.contains("does not belong to Nodens"), "{report}");
             assert_eq!(problems[0].errortype, "interface_add");
             assert!(kernel.teardown(&desired).await.steps.is_empty());
             assert_eq!(snapshot(), before, "{make}");
@@ -227,7 +227,8 @@ fn explains_missing_privileges_and_reports_every_failure() {
         let before = snapshot();
         // Capabilities are a thread's, as is the namespace, which the thread inherits.
         let worker = thread::spawn(move || {
-            drop_capabilities(&[Capability::NetBindService]).unwrap();
+            let keep = [Capability::NetBindService];
+            drop_capabilities(&keep, &keep).unwrap();
             let now = Privileges::current().unwrap();
             assert!(
                 now.has(Capability::NetBindService)

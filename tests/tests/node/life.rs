@@ -96,9 +96,9 @@ pub fn a_crash_is_adopted_and_a_stop_leaves_nothing() {
         let mut nodens = setup(&[]).start();
         ask_all("the node", &["169.254.20.10", "fd00::10"]);
         assert_eq!(link_index(), index, "the link was made anew");
-        assert!(!nodens.log().contains("create"), "{}", nodens.log());
-        nodens.stop(tests_deadline());
-        assert_eq!(snapshot(), before, "something is left; log:\n{}", nodens.log());
+        let log = nodens.stop_for_log(tests_deadline());
+        assert!(!log.contains("create"), "{log}");
+        assert_eq!(snapshot(), before, "something is left; log:\n{log}");
 
         let mut nodens = started(&["-skipteardown"]);
         nodens.stop(tests_deadline());
@@ -114,11 +114,12 @@ pub fn without_the_capability_the_error_explains() {
     on_a_node(|| {
         let explained = std::thread::scope(|scope| {
             let without = scope.spawn(|| {
-                drop_capabilities(&[Capability::NetBindService]).unwrap();
+                let keep = [Capability::NetBindService];
+                drop_capabilities(&keep, &keep).unwrap();
                 let mut nodens = setup(&[]).spawn();
                 let status = nodens.wait_exit(tests_deadline());
                 assert!(!status.success());
-                nodens.log()
+                nodens.complete_log()
             });
             without.join().unwrap()
         });
@@ -140,8 +141,31 @@ pub fn an_ipvs_node_is_told_why() {
         let before = snapshot();
         let mut nodens = setup(&[]).spawn();
         assert!(!nodens.wait_exit(tests_deadline()).success());
-        assert!(nodens.log().contains("kube-proxy runs in IPVS mode"), "{}", nodens.log());
+        let log = nodens.complete_log();
+        assert!(log.contains("kube-proxy runs in IPVS mode"), "{log}");
         assert_eq!(snapshot(), before);
+    });
+}
+
+/// IPv6 is switched off and one of the addresses is of IPv6: the start fails, and takes the link away that it has made. One
+/// that was there before stays, since another instance may use it.
+pub fn a_failed_set_up_leaves_nothing() {
+    on_a_node(|| {
+        sh("echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6");
+        let before = snapshot();
+        let mut nodens = setup(&[]).spawn();
+        assert!(!nodens.wait_exit(tests_deadline()).success());
+        let log = nodens.complete_log();
+        assert!(log.contains("fd00::10"), "{log}");
+        assert_eq!(snapshot(), before, "something is left; log:\n{log}");
+
+        let (made, _, said) = nodens_net("apply");
+        assert!(made, "{said}");
+        let link = link_index();
+        assert!(link.is_some());
+        let mut nodens = setup(&[]).spawn();
+        assert!(!nodens.wait_exit(tests_deadline()).success());
+        assert_eq!(link_index(), link, "the link was there before; log:\n{}", nodens.log());
     });
 }
 
@@ -160,8 +184,10 @@ pub fn privileges_are_given_away() {
             values.dedup();
             values
         };
+        // The thread that writes the log has none.
+        let none = "0000000000000000";
         let mut nodens = started(&[]);
-        assert_eq!(threads(nodens.pid(), "CapEff:"), ["0000000000001400"]);
+        assert_eq!(threads(nodens.pid(), "CapEff:"), [none, "0000000000001400"]);
         assert_eq!(threads(nodens.pid(), "CapBnd:"), ["0000000000001400"]);
         assert_eq!(threads(nodens.pid(), "NoNewPrivs:"), ["1"]);
         nodens.stop(tests_deadline());
@@ -174,6 +200,16 @@ pub fn privileges_are_given_away() {
             effective.iter().all(|caps| caps == "0000000000000400" || caps == "0000000000000000"),
             "{effective:?}"
         );
+        assert_eq!(threads(nodens.pid(), "CapBnd:"), ["0000000000000400"]);
+        ask_all("the node", &["169.254.20.10", "fd00::10"]);
+        drop(nodens);
+
+        // Without a change of user, too: no thread keeps the right to change the network.
+        let nodens = setup(&["--reconcile=false", "-skipteardown"]).start();
+        for field in ["CapEff:", "CapPrm:"] {
+            assert_eq!(threads(nodens.pid(), field), [none, "0000000000000400"]);
+        }
+        assert_eq!(threads(nodens.pid(), "CapBnd:"), ["0000000000000400"]);
         ask_all("the node", &["169.254.20.10", "fd00::10"]);
     });
 }
