@@ -142,7 +142,7 @@ pub fn wire(packet: &[u8]) {
                 }
                 let question = 12..query.question_end();
                 assert_eq!(out.get(question.clone()), packet.get(question));
-                let message = Message::from_received(out).expect("an answer of ours is sound");
+                let message = Message::from_received(out).expect("our answer is sound");
                 Record::all_of(&message).expect("its names are sound");
             }
         }
@@ -169,7 +169,7 @@ fn hand_on(message: &Message) {
     for edns in [None, Some((0, false)), Some((1_232, true)), Some((u16::MAX, false))] {
         let mut packet = Vec::new();
         write_query(&mut packet, 7, flags::RD, name, layout.qtype, layout.qclass, edns);
-        let query = Query::parse(&packet).expect("a query of ours is sound");
+        let query = Query::parse(&packet).expect("our query is sound");
         for (over_tcp, ttl) in
             [(false, Ttl::Keep), (true, Ttl::Minus(5, 1)), (true, Ttl::Clamp(5, 60))]
         {
@@ -226,7 +226,7 @@ pub fn corefile(bytes: &[u8]) {
     let _ = diagnostics.to_string();
 }
 
-/// An object as the API server sends it; the first octet says of which kind. What can be served is taken into an index,
+/// An object as the API server sends it; the first octet selects its kind. What can be served is taken into an index,
 /// and out again.
 pub fn objects(bytes: &[u8]) {
     let Some((kind, json)) = bytes.split_first() else { return };

@@ -56,7 +56,7 @@ impl Contents {
     /// Reads an archive.
     ///
     /// # Errors
-    /// No OCI archive, or something in it is not what its digest says.
+    /// No OCI archive, or a part of it that does not have its digest.
     pub fn read(octets: &[u8]) -> anyhow::Result<Self> {
         let files: BTreeMap<String, Vec<u8>> =
             untar(octets)?.into_iter().map(|entry| (entry.path, entry.content)).collect();

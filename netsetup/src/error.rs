@@ -1,4 +1,4 @@
-//! What can go wrong between us and the kernel, said so that an operator knows what to do.
+//! Errors of the kernel, with what an operator can do about them.
 
 use std::io;
 

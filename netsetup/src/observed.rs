@@ -56,7 +56,7 @@ pub struct ObservedLink {
 }
 
 impl ObservedLink {
-    /// Whether the alias says that the link is ours.
+    /// Whether the alias marks the link as Nodens'.
     pub fn is_ours(&self) -> bool {
         let detail = self.alias.as_deref().and_then(|alias| alias.strip_prefix(OWNER));
         detail.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
@@ -87,7 +87,7 @@ impl ObservedAddress {
     }
 }
 
-/// The nftables table of ours.
+/// The nftables table of Nodens.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ObservedTable {

@@ -1,19 +1,19 @@
-//! The difference between what is wanted and what there is, as operations in the order in which
+//! The difference between the desired and the observed state, as operations in the order in which
 //! they are to be done.
 //!
 //! # Whose link is it?
 //!
 //! | alias | kind | addresses | the link is |
 //! | --- | --- | --- | --- |
-//! | begins with `nodens` | as wanted | any | ours: adopted, mended |
-//! | begins with `nodens` | another | any | ours: deleted and made anew (the configuration changed) |
-//! | none | as wanted | only wanted ones | adopted: a crash between making and marking it |
-//! | none | as wanted, name `nodelocaldns` | only /32 and /128 | adopted: NodeLocal DNSCache left it |
-//! | any other combination | | | somebody else's: refused |
+//! | begins with `nodens` | as desired | any | Nodens': adopted, repaired |
+//! | begins with `nodens` | another | any | Nodens': deleted and made anew (the configuration changed) |
+//! | none | as desired | only desired ones | adopted: a crash between making and marking it |
+//! | none | as desired, name `nodelocaldns` | only /32 and /128 | adopted: NodeLocal DNSCache left it |
+//! | any other combination | | | foreign: refused |
 //!
-//! The kernel's own `fe80::/64` address counts nowhere. On a link of ours /32 and /128 addresses
-//! that are not wanted are strays of an earlier configuration and go; addresses with shorter
-//! prefixes are somebody's and stay.
+//! The kernel's own `fe80::/64` address is ignored. On a link that Nodens owns, /32 and /128 addresses
+//! that are not desired are left over from an earlier configuration and go; addresses with shorter
+//! prefixes are foreign and stay.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -31,12 +31,12 @@ use crate::spec::{DEFAULT_LINK_NAME, Desired, LinkKind, LinkName, LinkSpec, Mode
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "operation", rename_all = "snake_case")]
 pub enum Operation {
-    /// Makes the link, marked as ours, up and without ARP.
+    /// Makes the link, marked as Nodens', up and without ARP.
     CreateLink {
         /// What it is to be.
         spec: LinkSpec,
     },
-    /// Marks a link that is there as ours.
+    /// Marks an existing link as Nodens'.
     MarkLink {
         /// Its name.
         link: String,
@@ -154,14 +154,14 @@ impl What {
     }
 }
 
-/// Why the network is left as it is: going on would harm somebody else.
+/// Why the network is left as it is: a change would harm other software.
 #[derive(Debug, Clone, PartialEq, Eq, Error, Serialize)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum Refusal {
     /// The name is taken.
     #[error(
-        "link {link} is somebody else's ({why}): choose another interface name, or delete it (ip \
-         link delete {link}) if nothing uses it"
+        "link {link} does not belong to Nodens ({why}): choose another interface name, or delete it \
+         (ip link delete {link}) if nothing uses it"
     )]
     ForeignLink {
         /// Its name.
@@ -205,7 +205,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Operation>, Re
     Ok(operations)
 }
 
-/// What is to be done so that nothing of ours remains. The rules go first: while they stand without
+/// The operations after which nothing of Nodens remains. The rules go first: while they exist without
 /// a listener they do no harm, but so a tear-down that is cut short leaves the less surprising
 /// half.
 pub fn plan_teardown(desired: &Desired, observed: &Observed) -> Vec<Operation> {
@@ -333,12 +333,12 @@ fn plan_table(desired: &Desired, observed: &Observed, operations: &mut Vec<Opera
         ObservedTable::Present(table) => Some(table),
         ObservedTable::Absent | ObservedTable::Unknown(_) => None,
     };
-    let wanted = match spec.mode {
+    let desired = match spec.mode {
         Mode::On => true,
         Mode::Off => false,
         Mode::Auto => present.is_some() || observed.conntrack == Conntrack::InUse,
     };
-    if !wanted || spec.addresses.is_empty() {
+    if !desired || spec.addresses.is_empty() {
         operations.extend(present.map(|_| Operation::RemoveTable));
         return;
     }

@@ -124,7 +124,7 @@ fn links_of_others_are_refused() {
     assert!(text.contains("192.0.2.1/24"), "{text}");
     let text = refused(&desired(), &|link| link.kind = Some("veth".into()));
     assert!(text.contains("veth"), "{text}");
-    // Service addresses on a dummy of some other name are somebody's, though they are /32.
+    // Service addresses on a dummy of some other name are foreign, though they are /32.
     let mut want = desired();
     want.link.as_mut().unwrap().name = "dummy0".parse().unwrap();
     let text = refused(&want, &|link| {

@@ -1,5 +1,5 @@
-//! Keeps the network as it is wanted: each interval, and at once when the kernel says that
-//! something of ours changed.
+//! Keeps the network in the desired state: each interval, and at once when the kernel reports a change
+//! of something that Nodens owns.
 
 mod watch;
 
@@ -17,7 +17,7 @@ use crate::spec::Desired;
 /// What a round of the reconciler found.
 #[derive(Debug)]
 pub enum Event {
-    /// What is wanted, at the start or since it changed, is there: made, or adopted.
+    /// The desired state, at the start or since it changed, is there: made, or adopted.
     SetUp(Report),
     /// Something had gone and is back; counted in `nodens_netsetup_repairs_total{what}`.
     Repaired {
@@ -26,7 +26,7 @@ pub enum Event {
         /// What was done.
         report: Report,
     },
-    /// Something is not as wanted; each problem is counted in
+    /// Something is not as desired; each problem is counted in
     /// `coredns_nodecache_setup_errors_total{errortype}`. Comes again with every try.
     Failed {
         /// What is wrong.
@@ -58,12 +58,12 @@ impl Reconciler {
     /// # Errors
     ///
     /// There is no netlink at all.
-    pub async fn run(mut self, mut tell: impl FnMut(Event)) -> Result<(), Error> {
+    pub async fn run(mut self, mut report_event: impl FnMut(Event)) -> Result<(), Error> {
         let kernel = Kernel::connect()?;
         let mut watch = match watch::Watch::open() {
             Ok(watch) => Some(watch),
             Err(error) => {
-                tell(Event::Blind(error));
+                report_event(Event::Blind(error));
                 None
             }
         };
@@ -76,10 +76,10 @@ impl Reconciler {
             if let Some(watch) = &mut watch {
                 watch.follow(&desired);
             }
-            // Fulfilling a wish for the first time is no repair.
+            // Reaching a desired state for the first time is no repair.
             let new = fulfilled.as_ref() != Some(&desired);
             if let Some(event) = event(report, new) {
-                tell(event);
+                report_event(event);
             }
             if !failed {
                 fulfilled = Some(desired.clone());
@@ -88,14 +88,14 @@ impl Reconciler {
             let pause = if failed { self.interval.min(RETRY) } else { self.interval };
             tokio::select! {
                 () = sleep_until(done + pause) => {}
-                // Without a sender the last wish stands.
+                // Without a sender the last desired state stays.
                 change = self.desired.changed(), if following => following = change.is_ok(),
                 () = heard(&mut watch, &desired) => {
-                    // Whoever changes one thing changes several; and a fight with somebody over an
-                    // address shall not spin.
+                    // One change is followed by others, and a fight with other software over an
+                    // address must not spin.
                     sleep_until((Instant::now() + SETTLE).max(done + GAP)).await;
                     if let Some(watch) = &mut watch {
-                        // What is queued by now is about the past.
+                        // What is queued by now is covered by the next round.
                         while timeout(Duration::ZERO, watch.changed(&desired)).await.is_ok() {}
                     }
                 }
@@ -126,7 +126,7 @@ fn event(report: Report, new: bool) -> Option<Event> {
 
 /// How long to wait for the rest after the first notification.
 const SETTLE: Duration = Duration::from_millis(50);
-/// The least time between two rounds that notifications cause: "back within a second" with room to
+/// The least time between two rounds that notifications cause: "back within a second" with time to
 /// spare.
 const GAP: Duration = Duration::from_millis(250);
 /// When to try again after a failure that no notification ends (no driver yet, no permission).

@@ -1,4 +1,4 @@
-//! What is wanted: the link, its addresses and the notrack rules.
+//! The desired state: the link, its addresses and the notrack rules.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use thiserror::Error;
 /// it.
 pub const DEFAULT_LINK_NAME: &str = "nodelocaldns";
 
-/// What the alias of every link of ours begins with.
+/// How the alias of every link that Nodens owns begins.
 pub const OWNER: &str = "nodens";
 
 /// Everything the node's network should have for DNS.
@@ -164,7 +164,7 @@ impl FromStr for LinkKind {
 pub enum Mode {
     /// Always.
     On,
-    /// Never, and a table of ours is removed.
+    /// Never, and a table of Nodens is removed.
     Off,
     /// Only where connection tracking is in use in this network namespace. A table that is there
     /// stays, so that the rules do not come and go with the load.

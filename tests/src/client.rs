@@ -21,7 +21,7 @@ pub enum AskError {
     /// The deadline passed.
     #[error("no answer from {0} within {1:?}")]
     Silence(SocketAddr, Duration),
-    /// The transport failed, as when nobody listens on a TCP port.
+    /// The transport failed, as with a closed TCP port.
     #[error("cannot ask {0}: {1}")]
     Transport(SocketAddr, #[source] io::Error),
     /// The answer is not a DNS message, or not to this question.
@@ -190,7 +190,7 @@ impl Client {
         let socket = self.socket()?;
         let mut problem = None;
         while Instant::now() < end {
-            // Nobody listening shows as an error on the next call; the server may only be starting.
+            // A closed port shows as an error on the next call; the server may still be starting.
             let _ = socket.send(&bytes);
             let again = (Instant::now() + self.retry).min(end);
             while let Some(received) = receive(&socket, again) {

@@ -168,7 +168,7 @@ impl Cluster {
         let mut differences = Vec::new();
         let client = nodens.client();
         let level = poll::until(deadline, || {
-            // The longest look first: what differs usually goes on differing.
+            // The last difference first: it usually persists.
             differences = self.known().iter().filter_map(|known| known.check(&client)).collect();
             differences.is_empty()
         });
@@ -218,7 +218,7 @@ impl Asker {
         Self { stop, thread }
     }
 
-    /// Stops, and says what was seen.
+    /// Stops, and returns what was seen.
     ///
     /// # Panics
     /// When the thread did.

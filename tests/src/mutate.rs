@@ -69,8 +69,8 @@ pub fn mutate(random: &mut Random, message: &mut Vec<u8>) {
                 message.extend(part);
             }
             12 => {
-                let room = random.below(64);
-                let more = random.bytes(room);
+                let length = random.below(64);
+                let more = random.bytes(length);
                 message.extend(more);
             }
             13 => set(message, at, &[63]),
@@ -89,8 +89,8 @@ pub fn mutate(random: &mut Random, message: &mut Vec<u8>) {
 fn add_options(random: &mut Random, message: &mut Vec<u8>) {
     let count = 1 + random.below(5);
     for _ in 0..count {
-        let room = random.below(40);
-        let options = random.bytes(room);
+        let length = random.below(40);
+        let options = random.bytes(length);
         let version = if random.one_in(3) { random.octet() } else { 0 };
         message.extend([0, 0, 41]);
         message.extend(random.bytes(2));
@@ -136,8 +136,8 @@ pub fn answer_to(random: &mut Random, query: &[u8]) -> Vec<u8> {
             3 => (5, vec![4, b'n', b'e', b'x', b't', 0xc0, 12]),
             4 => (6, [vec![0xc0, 12, 0xc0, 12], random.bytes(20)].concat()),
             _ => {
-                let room = random.below(80);
-                (random.octet(), random.bytes(room))
+                let length = random.below(80);
+                (random.octet(), random.bytes(length))
             }
         };
         message.extend([0, kind, 0, 1]);

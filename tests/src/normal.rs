@@ -3,7 +3,7 @@
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
-/// What a response says, ready to be compared.
+/// The content of a response, ready to be compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Normal {
     /// `NOERROR`, `NXDOMAIN` and so on; the number where there is no name.

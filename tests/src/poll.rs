@@ -19,7 +19,7 @@ pub fn until_some<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) ->
     }
 }
 
-/// Calls `look` until it is true or `deadline` has passed; says which.
+/// Calls `look` until it is true or `deadline` has passed; returns whether it became true.
 pub fn until(deadline: Duration, mut look: impl FnMut() -> bool) -> bool {
     until_some(deadline, || look().then_some(())).is_some()
 }
@@ -30,7 +30,7 @@ pub fn until(deadline: Duration, mut look: impl FnMut() -> bool) -> bool {
 /// When `look` stays false.
 #[track_caller]
 pub fn wait_for(what: &str, deadline: Duration, look: impl FnMut() -> bool) {
-    assert!(until(deadline, look), "waited {deadline:?} in vain for: {what}");
+    assert!(until(deadline, look), "waited {deadline:?} for: {what}");
 }
 
 /// Lets time pass: for polls, and for what is slow on purpose. Never to wait for something that can be looked at.

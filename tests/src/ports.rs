@@ -7,11 +7,24 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
-use crate::process::Ports;
-
 /// Below 32768, where Linux begins with ephemeral ports, and above what services use.
 const FIRST: u16 = 20_000;
 const COUNT: u64 = 12_000;
+
+/// The ports of one process; `@dns@`, `@metrics@`, `@health@` and `@ready@` stand for them in Corefiles.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    /// DNS, UDP and TCP.
+    pub dns: u16,
+    /// A second DNS port, for Corefiles with blocks on two (`@dns2@`).
+    pub dns2: u16,
+    /// `prometheus`.
+    pub metrics: u16,
+    /// `health`.
+    pub health: u16,
+    /// `ready`.
+    pub ready: u16,
+}
 
 /// Ports for one process, all different, free for UDP and TCP on 127.0.0.1 when this returns.
 #[must_use]

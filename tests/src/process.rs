@@ -1,12 +1,10 @@
 //! The real binary, run in a folder of its own: ports, Corefile, logs, readiness, metrics, signals, memory.
 
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hickory_proto::rr::RecordType;
@@ -15,7 +13,9 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::ports::Ports;
 use crate::{http, poll, ports};
 
 /// How long a process may take to become ready, on a machine under load.
@@ -23,21 +23,6 @@ const READY: Duration = Duration::from_secs(20);
 
 /// How often a start is tried again with other ports when one was taken meanwhile.
 const TRIES: usize = 5;
-
-/// The ports of one process; `@dns@`, `@metrics@`, `@health@` and `@ready@` stand for them in Corefiles.
-#[derive(Debug, Clone, Copy)]
-pub struct Ports {
-    /// DNS, UDP and TCP.
-    pub dns: u16,
-    /// A second DNS port, for Corefiles with blocks on two (`@dns2@`).
-    pub dns2: u16,
-    /// `prometheus`.
-    pub metrics: u16,
-    /// `health`.
-    pub health: u16,
-    /// `ready`.
-    pub ready: u16,
-}
 
 /// How a start is known to have succeeded.
 #[derive(Debug, Clone)]
@@ -64,7 +49,7 @@ pub struct Setup {
     wrapper: Vec<OsString>,
 }
 
-/// A running binary; killed when dropped, its log printed if the test is failing.
+/// A running binary; killed when dropped. Its log is printed if the test is failing, and a panic in it fails the test.
 #[derive(Debug)]
 pub struct Nodens {
     child: Child,
@@ -74,8 +59,6 @@ pub struct Nodens {
     log: Log,
     exited: Option<ExitStatus>,
 }
-
-type Log = Arc<Mutex<Vec<String>>>;
 
 impl Setup {
     /// Runs with this Corefile. `@dns@`, `@metrics@`, `@health@`, `@ready@`, `@folder@` and the words of [`Setup::word`]
@@ -161,7 +144,7 @@ impl Setup {
             if process.wait_until_ready(&self.ready, &self.corefile) {
                 return process;
             }
-            let taken = process.exited.is_some() && process.log().contains("in use");
+            let taken = process.exited.is_some() && process.complete_log().contains("in use");
             assert!(taken, "nodens is not ready; its log:\n{}", process.log());
         }
         panic!("no free ports in {TRIES} tries");
@@ -189,22 +172,14 @@ impl Setup {
         }
         let mut command = Command::new(words.remove(0));
         command.args(words).current_dir(folder.path()).stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let log = Log::of(&mut command, &folder.path().join("nodens.log"));
         // Left-overs of the machine must not decide what a test sees.
         command
             .env_remove("KUBECONFIG")
             .env_remove("KUBERNETES_SERVICE_HOST")
             .env_remove("RUST_LOG");
         command.envs(self.environment.iter().map(|(n, v)| (n, v)));
-        let mut child =
-            command.spawn().unwrap_or_else(|error| panic!("cannot run nodens: {error}"));
-        let log = Log::default();
-        if let Some(out) = child.stdout.take() {
-            collect(out, log.clone());
-        }
-        if let Some(err) = child.stderr.take() {
-            collect(err, log.clone());
-        }
+        let child = command.spawn().unwrap_or_else(|error| panic!("cannot run nodens: {error}"));
         Nodens { child, folder, ports, setup: self.clone(), log, exited: None }
     }
 
@@ -254,23 +229,43 @@ impl Nodens {
         self.child.id()
     }
 
-    /// Everything it has written, standard output and error together.
+    /// What it writes, standard output and error together.
     #[must_use]
-    pub fn log(&self) -> String {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
-    /// Waits until a line of the log contains `text`.
+    /// Everything it has written, once it has exited.
     ///
     /// # Panics
-    /// When none does in time.
+    /// When it still runs.
+    #[must_use]
     #[track_caller]
-    pub fn wait_for_log(&self, text: &str, deadline: Duration) {
-        let found = poll::until(deadline, || self.log().contains(text));
-        assert!(found, "no {text:?} in the log within {deadline:?}:\n{}", self.log());
+    pub fn complete_log(&mut self) -> String {
+        self.log.complete(&mut self.child)
     }
 
-    /// `GET` from its metrics, health or ready port; `None` if nobody answers.
+    /// Stops it as [`Nodens::stop`] does, and returns everything it has written: for what must not be in the log.
+    ///
+    /// # Panics
+    /// When it does not exit with 0 in time.
+    #[must_use]
+    #[track_caller]
+    pub fn stop_for_log(&mut self, deadline: Duration) -> String {
+        self.stop(deadline);
+        self.complete_log()
+    }
+
+    /// Waits for a line of the log that contains `text`, and returns the first one.
+    ///
+    /// # Panics
+    /// When there is none in time.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str, deadline: Duration) -> String {
+        self.log.wait_for(text, deadline)
+    }
+
+    /// `GET` from its metrics, health or ready port; `None` without an answer.
     #[must_use]
     pub fn get(&self, port: u16, path: &str) -> Option<http::Reply> {
         http::get(loopback(port), path, Duration::from_secs(5)).ok()
@@ -426,8 +421,12 @@ impl Drop for Nodens {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- log of nodens ---\n{}\n--- end of log ---", self.log());
+            eprintln!("--- log of nodens ---\n{}\n--- end of log ---", self.log);
+            return;
         }
+        // No test expects a panic, and the server contains them: without this one might go unseen.
+        let log = self.log.to_string();
+        assert!(!log.contains("panicked at"), "nodens panicked; its log:\n{log}");
     }
 }
 
@@ -468,13 +467,4 @@ fn write(path: &Path, text: &str) {
     let made = path.parent().map(std::fs::create_dir_all);
     let done = std::fs::write(path, text);
     assert!(done.is_ok(), "cannot write {}: {done:?} {made:?}", path.display());
-}
-
-fn collect(from: impl std::io::Read + Send + 'static, log: Log) {
-    std::thread::spawn(move || {
-        for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).into_owned();
-            log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-        }
-    });
 }

@@ -12,7 +12,7 @@ use crate::api::{ApiServer, Resource};
 /// Who an object is.
 pub type Id = (Kind, ObjectId);
 
-/// Keeps the objects that it is told of.
+/// Keeps the objects that it receives.
 #[derive(Debug, Default)]
 pub struct MapSink(Mutex<State>);
 

@@ -292,11 +292,11 @@ impl Shared {
             }
         }
         let bytes = response.to_vec().ok()?;
-        let room = request
+        let limit = request
             .edns
             .as_ref()
             .map_or(PLAIN_PAYLOAD, |e| usize::from(e.max_payload()).max(PLAIN_PAYLOAD));
-        if transport == Transport::Udp && bytes.len() > room {
+        if transport == Transport::Udp && bytes.len() > limit {
             return response.truncate().to_vec().ok();
         }
         Some(bytes)

@@ -250,11 +250,9 @@ fn endpoints_are_called_as_their_pods_where_that_is_a_label() {
 #[test]
 fn a_start_waits_no_longer_than_it_is_told() {
     let took = |nodens: &Nodens| {
-        nodens.wait_for_log("took_ms=", SOON);
-        let log = nodens.log();
-        log.lines()
-            .find_map(|line| line.split_once("took_ms=")?.1.split(' ').next()?.parse::<u64>().ok())
-            .unwrap()
+        let line = nodens.wait_for_log("took_ms=", SOON);
+        let (_, millis) = line.split_once("took_ms=").unwrap();
+        millis.split(' ').next().unwrap().parse::<u64>().unwrap()
     };
     let cluster = Cluster::default();
     cluster.server.inject(Fault::Stall);

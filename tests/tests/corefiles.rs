@@ -139,7 +139,6 @@ fn serves(nodens: &Nodens) {
     );
     assert_eq!(data("www.test.", RecordType::A), ["192.0.2.1"]);
     assert_eq!(data("www.test.", RecordType::A), ["192.0.2.1"], "from the cache");
-    assert!(!nodens.log().contains("panicked"), "{}", nodens.log());
 }
 
 #[test]
@@ -287,9 +286,7 @@ fn five_mistakes_are_listed_at_once() {
 
     let mut nodens = Setup::new(MISTAKES).ready(Ready::No).start();
     assert_eq!(nodens.wait_exit(SOON).code(), Some(1));
-    // The log is read by a thread of its own, which may be behind.
-    nodens.wait_for_log(":9: ", SOON);
-    check_mistakes(&nodens.log(), &nodens.folder().join("Corefile"));
+    check_mistakes(&nodens.complete_log(), &nodens.folder().join("Corefile"));
 }
 
 fn corefile(zone: &str, reload: &str) -> String {
@@ -315,7 +312,7 @@ fn version(nodens: &Nodens) -> Vec<String> {
 
 #[test]
 fn a_changed_corefile_is_taken_by_itself() {
-    let nodens = Setup::new(&corefile("one.test", "reload 2s 1s")).start();
+    let mut nodens = Setup::new(&corefile("one.test", "reload 2s 1s")).start();
     wait_for_zone(&nodens, "one.test.", SOON);
     let before = version(&nodens);
     nodens.write_corefile(&corefile("two.test", "reload 2s 1s"));
@@ -337,7 +334,8 @@ fn a_changed_corefile_is_taken_by_itself() {
     // Mended, it is taken.
     nodens.write_corefile(&corefile("three.test", "reload 2s 1s"));
     wait_for_zone(&nodens, "three.test.", SOON);
-    assert!(!nodens.log().contains("panicked"), "{}", nodens.log());
+    let log = nodens.stop_for_log(SOON);
+    assert!(!log.contains("panicked"), "{log}");
 }
 
 #[test]
@@ -368,8 +366,8 @@ fn a_signal_reloads_at_once_and_loses_nothing() {
         metrics.sum("coredns_reload_failed_total", &[]) >= 1.0
     });
     wait_for_zone(&nodens, "n5.test.", SOON);
-    nodens.stop(SOON);
-    assert!(!nodens.log().contains("panicked"), "{}", nodens.log());
+    let log = nodens.stop_for_log(SOON);
+    assert!(!log.contains("panicked"), "{log}");
 }
 
 #[test]

@@ -241,10 +241,8 @@ fn imports_need_their_own_slices_only() {
 #[test]
 fn a_missing_api_group_stops_nothing() {
     let cluster = with(false);
-    let nodens = setup(&cluster, "max_staleness 5m").start();
-    let log = nodens.log();
-    assert!(log.contains("the API server does not know this kind"), "{log}");
-    assert!(!log.contains("watch failed"), "{log}");
+    let mut nodens = setup(&cluster, "max_staleness 5m").start();
+    nodens.wait_for_log("the API server does not know this kind", SOON);
     assert_eq!(ask(&nodens, "web.default.svc.cluster.local.", A), data(&["10.96.87.191"]));
     assert_eq!(ask(&nodens, "shop.default.svc.clusterset.local.", A), denied());
     assert_eq!(ask(&nodens, "default.svc.clusterset.local.", A), data(&[]));
@@ -260,6 +258,8 @@ fn a_missing_api_group_stops_nothing() {
         ask(&nodens, "shop.default.svc.clusterset.local.", A) == data(&["10.98.0.1"])
     });
     check(&nodens);
+    let log = nodens.stop_for_log(SOON);
+    assert!(!log.contains("watch failed"), "{log}");
 }
 
 #[test]

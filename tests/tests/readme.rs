@@ -10,7 +10,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tests::process::{self, Ports};
+use tests::ports::Ports;
+use tests::process;
 use tests::{http, poll, ports};
 
 const SOON: Duration = Duration::from_secs(20);

@@ -1,5 +1,10 @@
 //! The real binary and an API server in trouble, as clients, probes and scrapers see it.
 
+#[path = "store_scenarios/reloads.rs"]
+mod reloads;
+#[path = "store_scenarios/snapshots.rs"]
+mod snapshots;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -246,7 +251,7 @@ fn lists_that_are_cut_off_take_nothing_away() {
 #[test]
 fn a_namespace_full_of_bad_objects_harms_nobody() {
     let cluster = Cluster::default();
-    let nodens = cluster.start("");
+    let mut nodens = cluster.start("");
     cluster.wait_level(&nodens, "the first lists", SOON);
     let asker = asker(&cluster, &nodens);
     let put = |name: &str, spec: Value| {
@@ -281,108 +286,15 @@ fn a_namespace_full_of_bad_objects_harms_nobody() {
     cluster.server.heal();
     wait_for_answer(&nodens, "better.default.svc.cluster.local.", &no_error("10.96.200.2"));
     wait_for("all of them again", SOON, || skipped("Service") >= 60);
-    let log = nodens.log();
+    assert_eq!(a(&nodens, "ip-1.bad.svc.cluster.local.").0, "NXDOMAIN");
+    asker.finish_flawless();
+    let log = nodens.stop_for_log(SOON);
     for n in 0..10 {
         for name in [format!("ip-{n}"), format!("type-{n}"), format!("port-{n}")] {
             let named = log.lines().filter(|line| line.contains(&format!("\"{name}\"")));
             assert_eq!(named.count(), 1, "{name} in\n{log}");
         }
     }
-    assert_eq!(a(&nodens, "ip-1.bad.svc.cluster.local.").0, "NXDOMAIN");
-    asker.finish_flawless();
-}
-
-/// Starts with a snapshot, lets it be written, stops, and takes the API server away.
-fn with_snapshot(cluster: &Cluster) -> PathBuf {
-    let mut nodens = cluster.start("snapshot @data@/snapshot");
-    cluster.wait_level(&nodens, "the first lists", SOON);
-    cluster.put_service("latest", "10.96.200.1");
-    wait_for_answer(&nodens, "latest.default.svc.cluster.local.", &no_error("10.96.200.1"));
-    // Written only on the way out: the next regular time is a minute away.
-    nodens.stop(SOON);
-    cluster.server.refuse();
-    let files: Vec<_> = std::fs::read_dir(cluster.path("snapshot")).unwrap().collect();
-    assert_eq!(files.len(), 1, "{files:?}");
-    files[0].as_ref().unwrap().path()
-}
-
-#[test]
-fn a_start_from_a_snapshot_needs_no_api_server() {
-    let cluster = Cluster::default();
-    let _file = with_snapshot(&cluster);
-    let began = Instant::now();
-    let nodens = cluster.start("snapshot @data@/snapshot");
-    let first = began.elapsed();
-    cluster.wait_level(&nodens, "what the snapshot knows", SOON);
-    let took = nodens
-        .log()
-        .lines()
-        .find_map(|line| line.split_once("took_ms=")?.1.split(' ').next()?.parse::<u64>().ok());
-    println!(
-        "from the snapshot: serving after {took:?} ms, ready as seen from outside after {first:?}"
-    );
-    assert!(took.unwrap() < 2_000, "{took:?}");
-    nodens.wait_for_log("serving the snapshot of the last run", SOON);
-    let metric = |name| sum(&nodens, name, &[]);
-    assert_eq!(metric("nodens_kubernetes_snapshot_in_use"), 1.0);
-    assert_eq!(metric("nodens_kubernetes_synced"), 0.0);
-    assert_eq!(ready(&nodens), (200, "OK".into()));
-    assert!(status(&nodens).contains("serving the snapshot of "), "{}", status(&nodens));
-    assert!(details(&nodens)["kubernetes"][0]["snapshot_age_seconds"].as_f64().unwrap() < 60.0);
-    assert_eq!(a(&nodens, "nobody.default.svc.cluster.local.").0, "NXDOMAIN");
-    // A restart without any API server loses nothing either.
-    let asker = asker(&cluster, &nodens);
-    cluster.put_service("later", "10.96.200.2");
-    cluster.server.heal();
-    wait_for("the first lists", SOON, || metric("nodens_kubernetes_snapshot_in_use") == 0.0);
-    nodens.wait_for_log("the snapshot of the last run is no longer in use", SOON);
-    wait_for("all watches", SOON, || status(&nodens).contains("up to date"));
-    let detail = details(&nodens)["kubernetes"][0].take();
-    assert!(detail["snapshot_age_seconds"].is_null() && detail["last_error"].is_null(), "{detail}");
-    assert!(!status(&nodens).contains("snapshot of"), "{}", status(&nodens));
-    cluster.wait_level(&nodens, "the first lists", SOON);
-    asker.finish_flawless();
-}
-
-#[test]
-fn a_snapshot_survives_any_number_of_starts_without_an_api_server() {
-    let cluster = Cluster::default();
-    let file = with_snapshot(&cluster);
-    let written = std::fs::read(&file).unwrap();
-    for _ in 0..2 {
-        let mut nodens = cluster.start("snapshot @data@/snapshot");
-        cluster.wait_level(&nodens, "what the snapshot knows", SOON);
-        nodens.stop(SOON);
-        assert_eq!(std::fs::read(&file).unwrap(), written);
-    }
-}
-
-#[test]
-fn a_bad_snapshot_is_refused_with_its_reason() {
-    let cluster = Cluster::default();
-    let file = with_snapshot(&cluster);
-    let good = std::fs::read(&file).unwrap();
-    let mut damaged = good.clone();
-    let middle = damaged.len() / 2;
-    damaged[middle] ^= 0x10;
-    for (bytes, reason) in [
-        (damaged, "it is damaged: its checksum does not match"),
-        (good[..good.len() / 2].to_vec(), "the snapshot is not used"),
-        (b"#!/bin/sh\necho hello\n".to_vec(), "it is no snapshot of Nodens"),
-    ] {
-        std::fs::write(&file, bytes).unwrap();
-        let nodens = cluster.start_unready("snapshot @data@/snapshot\n startup_timeout 100ms");
-        nodens.wait_for_log(reason, SOON);
-        nodens.wait_for_log("the snapshot is not used", SOON);
-        assert_eq!(a(&nodens, "web.default.svc.cluster.local.").0, "SERVFAIL");
-        assert_eq!(ready(&nodens).0, 503);
-    }
-    cluster.server.heal();
-    let nodens = cluster.start("snapshot @data@/snapshot");
-    cluster.wait_level(&nodens, "the first lists", SOON);
-    wait_for("a good snapshot", SOON, || {
-        std::fs::read(&file).is_ok_and(|now| now.starts_with(&good[..8]))
-    });
 }
 
 #[test]
@@ -429,58 +341,6 @@ fn names_are_answered_for_as_long_as_it_takes() {
     cluster.server.heal();
     wait_for("the API server", SOON, || ready(&nodens).0 == 200);
     assert_eq!(sum(&nodens, "nodens_kubernetes_stale", &[]), 0.0);
-}
-
-fn change_corefile(nodens: &Nodens, change: impl Fn(&str) -> String) {
-    let corefile = std::fs::read_to_string(nodens.folder().join("Corefile")).unwrap();
-    nodens.write_corefile(&change(&corefile));
-    nodens.signal(Signal::SIGHUP);
-}
-
-#[test]
-fn a_reload_keeps_the_store() {
-    let cluster = Cluster::default();
-    let nodens = cluster.start("");
-    cluster.wait_level(&nodens, "the first lists", SOON);
-    let asker = asker(&cluster, &nodens);
-    let lists = relists(&nodens);
-    let requests = cluster.server.requests().len();
-    change_corefile(&nodens, |text| text.replace("pods insecure", "pods insecure\n ttl 30"));
-    nodens.wait_for_log("reloaded the configuration", SOON);
-    cluster.put_service("new", "10.96.200.1");
-    wait_for_answer(&nodens, "new.default.svc.cluster.local.", &no_error("10.96.200.1"));
-    let answer = nodens.client().ask("new.default.svc.cluster.local.", RecordType::A).unwrap();
-    assert!(answer.normal.answer[0].contains(" 30 A "), "{:?}", answer.normal.answer);
-    assert_eq!(relists(&nodens), lists);
-    assert_eq!(cluster.server.requests().len(), requests, "nothing was asked of the API server");
-    assert_eq!(details(&nodens)["kubernetes"].as_array().unwrap().len(), 1);
-    asker.finish_flawless();
-}
-
-#[test]
-fn a_reload_to_another_store_waits_for_it() {
-    let cluster = Cluster::default();
-    let nodens = cluster.start("");
-    cluster.wait_level(&nodens, "the first lists", SOON);
-    let asker = asker(&cluster, &nodens);
-    let received = sum(&nodens, "nodens_kubernetes_received_bytes_total", &[]);
-    change_corefile(&nodens, |text| text.replace("pods insecure", "pods verified"));
-    nodens.wait_for_log("reloaded the configuration", SOON);
-    let pods = || count(&nodens, "nodens_kubernetes_objects", "Pod");
-    wait_for("the Pods", SOON, || pods() >= 15);
-    assert!(sum(&nodens, "nodens_kubernetes_received_bytes_total", &[]) > received);
-    wait_for("the end of the old watches", SOON, || {
-        count(&nodens, "nodens_kubernetes_objects", "Namespace") == 9
-    });
-    // One that is not heard of does not take the place of one that is.
-    cluster.server.refuse();
-    change_corefile(&nodens, |text| {
-        text.replace("pods verified", "endpoint_pod_names\n startup_timeout 500ms")
-    });
-    nodens.wait_for_log("the configuration was not reloaded", SOON);
-    nodens.wait_for_log("waiting for the first list of Services", SOON);
-    assert!(pods() >= 15);
-    asker.finish_flawless();
 }
 
 #[test]

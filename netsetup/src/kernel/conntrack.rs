@@ -1,6 +1,6 @@
 //! Is connection tracking in use here?
 //!
-//! That its modules are loaded says little: in each network namespace the kernel registers its
+//! Loaded modules prove little: in each network namespace the kernel registers its
 //! hooks only when a rule (`ct state`, NAT, `-m conntrack`) or IPVS asks for them. So the hooks are
 //! looked for: nfnetlink lists them (Linux 5.14, `CONFIG_NETFILTER_NETLINK_HOOK`). Without that
 //! list the number of tracked connections decides, which is zero only as long as nothing at all was
@@ -26,7 +26,7 @@ pub(super) fn observe() -> Conntrack {
     if hooked.unwrap_or_else(has_entries) { Conntrack::InUse } else { Conntrack::Idle }
 }
 
-/// Whether connection tracking has a hook at prerouting; `None` if the kernel cannot tell.
+/// Whether connection tracking has a hook at prerouting; `None` if the kernel does not report it.
 fn is_hooked(family: NetfilterProtoFamily) -> Option<bool> {
     let hook = DefaultNla::new(
         NFNLA_HOOK_HOOKNUM,

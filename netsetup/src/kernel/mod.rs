@@ -82,13 +82,13 @@ impl Kernel {
         report
     }
 
-    /// Takes away everything of ours. An error does not stop it.
+    /// Removes everything that Nodens owns. An error does not stop it.
     pub async fn teardown(&self, desired: &Desired) -> Report {
         let mut report = Report::default();
         match self.observe().await {
             Ok(observed) => self.run(plan_teardown(desired, &observed), &mut report).await,
             Err(error) => {
-                // Blind: whose a link is cannot be known now, but the table is ours by its name.
+                // Who owns the link cannot be known now, but the table is Nodens' by its name.
                 report.unreadable = Some(error);
                 self.run(vec![Operation::RemoveTable], &mut report).await;
                 return report;

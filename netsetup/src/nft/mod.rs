@@ -1,7 +1,7 @@
 //! The nftables table `inet nodens`: what it should hold, and how it is compared with what the
 //! kernel holds.
 //!
-//! Both sides are a [`Table`]. The wanted one comes from a [`NotrackSpec`], the other is decoded
+//! Both sides are a [`Table`]. The desired one comes from a [`NotrackSpec`], the other is decoded
 //! from the kernel's dump, so that any change (a rule deleted, edited, added; the table made
 //! dormant) shows as inequality and the table is then replaced whole, in one transaction. Counters
 //! are no part of the comparison.
@@ -31,20 +31,20 @@ use crate::spec::NotrackSpec;
 /// The table's name; its family is `inet`.
 pub const TABLE: &str = "nodens";
 
-/// What every rule says about itself.
+/// The comment of every rule.
 pub const COMMENT: &str = "nodens: DNS is not tracked";
 
-/// A table, decoded or wanted.
+/// A table, decoded or desired.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Table {
-    /// Whether somebody switched it off without deleting it.
+    /// Whether it was switched off without being deleted.
     pub dormant: bool,
     /// Its chains, in order of name.
     pub chains: Vec<Chain>,
 }
 
 impl Table {
-    /// The table for `spec`: nothing is said about the mode here.
+    /// The table for `spec`, whatever its mode.
     pub fn notrack(spec: &NotrackSpec) -> Self {
         let mut output = Chain::base("output", Hook::Output);
         let mut prerouting = Chain::base("prerouting", Hook::Prerouting);
@@ -78,7 +78,7 @@ pub struct Chain {
     pub name: String,
     /// Where packets enter it; `None` if nothing leads to it but other chains.
     pub hook: Option<(Hook, i32)>,
-    /// Whether packets that no rule decides go on.
+    /// Whether packets that no rule decides are accepted.
     pub accepts: bool,
     /// Its rules, in order.
     pub rules: Vec<Rule>,

@@ -1,7 +1,7 @@
-//! The kernel's notifications about links, addresses and nftables, reduced to "something of ours
+//! The kernel's notifications about links, addresses and nftables, reduced to "something that Nodens owns
 //! changed".
 //!
-//! A busy node has a lot of them that are not ours (every pod's veth, every rule of kube-proxy), so
+//! A busy node has a lot of others (every pod's veth, every rule of kube-proxy), so
 //! each is looked at before anything is read from the kernel.
 
 use std::io;
@@ -26,7 +26,7 @@ pub(super) struct Watch {
     index: Option<u32>,
 }
 
-/// netlink-sys' socket says nothing about itself.
+/// netlink-sys' socket has no `Debug`.
 struct TokioSocketDebug(TokioSocket);
 
 impl std::fmt::Debug for TokioSocketDebug {
@@ -48,14 +48,14 @@ impl Watch {
         Ok(Self { route, netfilter: netfilter.ok(), index: None })
     }
 
-    /// Learns the number of the link, so that the addresses of other links can be told from those
-    /// of ours.
+    /// Learns the number of the link, so that its addresses can be distinguished from those
+    /// of other links.
     pub(super) fn follow(&mut self, desired: &Desired) {
         let name = desired.link.as_ref().map(|spec| spec.name.as_str());
         self.index = name.and_then(|name| nix::net::if_::if_nametoindex(name).ok());
     }
 
-    /// Waits for a notification about something of ours. Notifications that were lost count as one.
+    /// Waits for a notification about something that Nodens owns. Lost notifications count as one.
     pub(super) async fn changed(&mut self, desired: &Desired) {
         loop {
             let ours = tokio::select! {
@@ -84,14 +84,14 @@ impl Watch {
             match notice.kind {
                 RTM_NEWLINK | RTM_DELLINK => {
                     let index = notice.link_index();
-                    let named = notice.says(LINK_HEADER, IFLA_IFNAME, name);
+                    let named = notice.contains(LINK_HEADER, IFLA_IFNAME, name);
                     if named {
                         self.index = index;
                     }
                     // By number as well: it may have been renamed.
                     ours |= named
                         || (index.is_some() && index == self.index)
-                        || notice.says(LINK_HEADER, IFLA_IFNAME, IPVS_LINK);
+                        || notice.contains(LINK_HEADER, IFLA_IFNAME, IPVS_LINK);
                 }
                 RTM_NEWADDR | RTM_DELADDR => {
                     ours |= self.index.is_none() || notice.link_index() == self.index;
@@ -124,13 +124,13 @@ fn lost(error: &io::Error) -> bool {
 }
 
 /// Whether a table, chain or rule of our table is in the notifications. Sets and their elements, of
-/// which kube-proxy announces thousands, are none of ours.
+/// which kube-proxy announces thousands, do not matter here.
 fn is_our_table(datagram: &[u8]) -> bool {
     Notices(datagram).any(|notice| {
         let [message, subsystem] = notice.kind.to_le_bytes();
         subsystem == libc::NFNL_SUBSYS_NFTABLES as u8
             && message <= NFT_MSG_DELRULE
-            && notice.says(NFGEN_HEADER, NFTA_TABLE_NAME, TABLE)
+            && notice.contains(NFGEN_HEADER, NFTA_TABLE_NAME, TABLE)
     })
 }
 
@@ -164,7 +164,7 @@ impl Notice<'_> {
     }
 
     /// Whether the attribute `kind` after a header of `header` bytes is `text`.
-    fn says(&self, header: usize, kind: u16, text: &str) -> bool {
+    fn contains(&self, header: usize, kind: u16, text: &str) -> bool {
         let attributes = self.payload.get(header..).unwrap_or_default();
         NlasIterator::new(attributes).map_while(Result::ok).any(|attribute| {
             let value = attribute.value();
@@ -240,8 +240,8 @@ mod tests {
     fn a_links_name_is_found() {
         let bytes = message(RTM_NEWLINK, &[0; LINK_HEADER], IFLA_IFNAME, "nodelocaldns");
         let notice = Notices(&bytes).next().unwrap();
-        assert!(notice.says(LINK_HEADER, IFLA_IFNAME, "nodelocaldns"));
-        assert!(!notice.says(LINK_HEADER, IFLA_IFNAME, "nodelocaldn"));
+        assert!(notice.contains(LINK_HEADER, IFLA_IFNAME, "nodelocaldns"));
+        assert!(!notice.contains(LINK_HEADER, IFLA_IFNAME, "nodelocaldn"));
         assert_eq!(notice.link_index(), Some(0));
     }
 }

@@ -57,7 +57,7 @@ impl Account {
         Duration::from_nanos(nanos)
     }
 
-    /// The part of it that was spent in user space; zero where nobody says.
+    /// The part of it that was spent in user space; zero if it is not reported.
     #[must_use]
     pub fn used_by_user(&self) -> Duration {
         let group = self.group.as_ref();

@@ -145,8 +145,8 @@ impl Contestant {
                 Ok((running, time))
             }
             None => {
-                let said = std::fs::read_to_string(&log).unwrap_or_default();
-                bail!("{} does not answer; it said:\n{said}", self.name)
+                let printed = std::fs::read_to_string(&log).unwrap_or_default();
+                bail!("{} does not answer; it printed:\n{printed}", self.name)
             }
         }
     }
@@ -171,7 +171,7 @@ pub fn programs() -> anyhow::Result<PathBuf> {
     Ok(program.parent().context("the program is nowhere")?.to_owned())
 }
 
-/// Asks until there is an answer without an error, and says when it came.
+/// Asks until there is an answer without an error, and returns when it came.
 #[must_use]
 pub fn first_answer(server: SocketAddrV4, deadline: Instant) -> Option<Instant> {
     let query = question("h0000001.hot.bench", 1);
@@ -180,7 +180,7 @@ pub fn first_answer(server: SocketAddrV4, deadline: Instant) -> Option<Instant> 
     socket.set_read_timeout(Some(Duration::from_millis(4))).ok()?;
     let mut buffer = [0; 512];
     while Instant::now() < deadline {
-        // Refused until it listens; the next one tells.
+        // Refused until it listens; the next one shows.
         let _ = socket.send(&query);
         match socket.recv(&mut buffer) {
             Ok(len) if len > 12 && buffer[3] & 15 == 0 => return Some(Instant::now()),

@@ -142,7 +142,7 @@ impl Batch {
         &self.buffers[i][..self.iovecs[i].iov_len]
     }
 
-    /// Its whole buffer, for change; [`Batch::set_len`] says how much of it counts.
+    /// Its whole buffer, for change; [`Batch::set_len`] sets how much of it counts.
     pub fn buffer(&mut self, i: usize) -> &mut [u8; SIZE] {
         &mut self.buffers[i]
     }

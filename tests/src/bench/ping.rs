@@ -34,7 +34,7 @@ pub struct Pings {
 /// The value of `phase` that ends [`ping`]; one that is no phase either lets queries go uncounted.
 pub const END: usize = usize::MAX;
 
-/// Asks `server` until `phase` says that it is over, and counts each query in its phase, unless that ended meanwhile.
+/// Asks `server` until `phase` is over, and counts each query in its phase, unless that ended meanwhile.
 ///
 /// # Errors
 /// The system calls'.

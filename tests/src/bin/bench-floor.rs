@@ -61,7 +61,7 @@ fn serve(
     }
 }
 
-/// Who waits for the answer with an id of ours.
+/// The client that waits for the answer with an id of the floor's own.
 #[derive(Clone, Copy, Default)]
 struct Waiting {
     client: Peer,
@@ -141,7 +141,7 @@ fn streams(socket: &UdpSocket, address: SocketAddrV4) -> anyhow::Result<()> {
     socket.set_nonblocking(true)?;
     let epoll = Epoll::new(EpollCreateFlags::empty())?;
     epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, CLIENTS))?;
-    // Datagrams too, so that whoever waits for the start sees it.
+    // Datagrams too, so that a client that waits for the start sees it.
     epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, DATAGRAMS))?;
     let mut connections: Vec<Option<Connection>> = Vec::new();
     let mut events = [EpollEvent::empty(); 64];

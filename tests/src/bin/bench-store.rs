@@ -147,7 +147,7 @@ impl Bench {
         }
         let (nodens, last) = self.start(&options)?;
         starts.push(millis(last));
-        // The first changes of a cluster make room for more of them.
+        // The first changes of a cluster grow tables for more of them.
         self.settle()?;
         let (first, first_peak) = (resident(nodens.id()), peak(nodens.id()));
         for _ in 0..2 {
@@ -303,7 +303,7 @@ impl Bench {
         };
         while !complete() {
             if running.started().elapsed() > PATIENCE {
-                bail!("no complete answer; nodens said:\n{}", read(&folder.join("output")));
+                bail!("no complete answer; nodens printed:\n{}", read(&folder.join("output")));
             }
             pause(Duration::from_millis(1));
         }

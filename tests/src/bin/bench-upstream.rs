@@ -118,8 +118,8 @@ impl Writer<'_> {
     }
 
     fn put(&mut self, bytes: &[u8]) {
-        if let Some(room) = self.buffer.get_mut(self.at..self.at + bytes.len()) {
-            room.copy_from_slice(bytes);
+        if let Some(space) = self.buffer.get_mut(self.at..self.at + bytes.len()) {
+            space.copy_from_slice(bytes);
             self.at += bytes.len();
         }
     }

@@ -58,7 +58,7 @@ struct Turn {
     round: usize,
     /// CPU microseconds for each answered query.
     cpu_us: f64,
-    /// The part of them in user space, where the kernel says.
+    /// The part of them in user space, if the kernel reports it.
     user_us: f64,
     /// `cpu_us` in relation to the floor's of the same round.
     ratio: Option<f64>,
@@ -279,7 +279,7 @@ impl Bench {
     }
 }
 
-/// Has a contestant asked, and says what came of it.
+/// Runs the load against a contestant and returns the result.
 fn load(contestant: &Contestant, words: &[&str]) -> anyhow::Result<Asked> {
     let mut command = Command::new(programs()?.join("bench-load"));
     command.args(["--server", &contestant.server().to_string()]).args(words);
@@ -291,7 +291,7 @@ fn load(contestant: &Contestant, words: &[&str]) -> anyhow::Result<Asked> {
     }
     process.child().wait()?;
     serde_json::from_str(&out)
-        .with_context(|| format!("{}: bench-load said {out:?}", contestant.name))
+        .with_context(|| format!("{}: bench-load printed {out:?}", contestant.name))
 }
 
 fn print_turns(workloads: &[String], contestants: &[Contestant], turns: &[Turn]) {

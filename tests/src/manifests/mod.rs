@@ -13,7 +13,7 @@ use anyhow::Context;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The folder `manifests` of the project; the guest has it elsewhere and says where.
+/// The folder `manifests` of the project; the guest has it elsewhere and sets NODENS_MANIFESTS.
 #[must_use]
 pub fn folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("NODENS_MANIFESTS") {

@@ -1,4 +1,4 @@
-//! A client that takes any octets for an answer, so that no parser of ours or of a library stands between.
+//! A client that takes any octets for an answer, so that no parser, Nodens' or a library's, is involved.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};

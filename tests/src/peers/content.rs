@@ -1,4 +1,4 @@
-//! What a response says, octet for octet: names and record data without compression, letter case kept.
+//! The content of a response, octet for octet: names and record data without compression, letter case kept.
 
 use std::fmt;
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What the upstream says.
+/// The upstream's behaviour.
 pub const TRUE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// What the forgers say.
 pub const FORGED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 66);
@@ -153,7 +153,7 @@ impl Work {
             send(&self.elsewhere, &forged, from, &self.sent.wrong_source);
             send(&self.beside, &forged, from, &self.sent.wrong_source_port);
 
-            // Below the ports of other tests and of the kernel's choice nobody listens.
+            // Below the ports of other tests and of the kernel's choice, so nothing listens there.
             let mut to = (from.ip(), 10_000 + self.below(10_000) as u16).into();
             if n % 4 == 0 && !known.is_empty() {
                 let at = self.below(known.len() as u64) as usize;
@@ -175,7 +175,7 @@ impl Work {
 }
 
 fn send(socket: &UdpSocket, message: &[u8], to: SocketAddr, count: &AtomicU64) {
-    // Counted first, so that whoever has the answer finds it counted.
+    // Counted first, so that a client that has the answer finds it counted.
     count.fetch_add(1, Relaxed);
     // An ICMP error of an earlier datagram may be reported instead: that one was sent.
     if socket.send_to(message, to).is_err() && socket.send_to(message, to).is_err() {

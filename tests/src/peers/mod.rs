@@ -8,7 +8,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`zone`] | a signed zone of every kind of record, and 1,000 questions about it |
-//! | [`content`] | what a response says, octet for octet, whatever its compression |
+//! | [`content`] | the content of a response, octet for octet, whatever its compression |
 //! | [`ask`] | a client that takes any octets for an answer |
 //! | [`servers`] | how each peer is configured and started |
 //! | [`quic`] | DNS over QUIC, which no server of Debian 12 speaks, in front of one of them |
@@ -16,7 +16,7 @@
 //! | [`meanwhile`] | cluster names that are asked for while upstreams go wrong |
 //! | [`forger`] | an upstream that is flooded with other people's answers |
 //!
-//! A test whose peer is not installed says SKIPPED and passes; where CI=true or NODENS_REQUIRE_PEERS=1 it fails.
+//! A test whose peer is not installed prints SKIPPED and passes; with CI=true or NODENS_REQUIRE_PEERS=1 it fails.
 
 pub mod ask;
 pub mod content;
@@ -28,7 +28,6 @@ pub mod servers;
 pub mod zone;
 
 use std::env;
-use std::fs::File;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -40,6 +39,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::log::Log;
 use crate::poll;
 
 /// How long a peer may take until it answers.
@@ -51,6 +51,7 @@ pub struct Peer {
     name: &'static str,
     child: Child,
     folder: TempDir,
+    log: Log,
     address: SocketAddr,
 }
 
@@ -67,13 +68,6 @@ impl Peer {
         self.folder.path()
     }
 
-    /// What it has written.
-    #[must_use]
-    pub fn log(&self) -> String {
-        let bytes = std::fs::read(self.folder.path().join("log")).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
     /// Sends a signal.
     ///
     /// # Panics
@@ -83,7 +77,7 @@ impl Peer {
         assert!(matches!(sent, Ok(Ok(()))), "cannot send {signal} to {}: {sent:?}", self.name);
     }
 
-    /// Ends it, so that nobody listens any more.
+    /// Ends it, so that its port is closed.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -97,11 +91,10 @@ impl Peer {
         command: &mut Command,
         address: SocketAddr,
     ) -> Option<Self> {
-        let log = File::create(folder.path().join("log")).ok()?;
         command.current_dir(folder.path()).stdin(Stdio::null());
-        command.stdout(log.try_clone().ok()?).stderr(log);
+        let log = Log::of(command, &folder.path().join("log"));
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot run {name}: {error}"));
-        let mut peer = Self { name, child, folder, address };
+        let mut peer = Self { name, child, folder, log, address };
         let client = Client::new(address).within(Duration::from_millis(200));
         let up = poll::until(START, || {
             peer.child.try_wait().ok().flatten().is_some()
@@ -111,7 +104,7 @@ impl Peer {
         if up && runs {
             return Some(peer);
         }
-        note(&format!("{name} did not start:\n{}", peer.log()));
+        note(&format!("{name} did not start:\n{}", peer.log));
         None
     }
 }
@@ -120,14 +113,14 @@ impl Drop for Peer {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            let log = self.log();
+            let log = self.log.to_string();
             let tail = log.char_indices().rev().nth(4_000).map_or(0, |(at, _)| at);
             eprintln!("--- end of the log of {} ---\n{}\n---", self.name, &log[tail..]);
         }
     }
 }
 
-/// Whether all these programs are here. Says SKIPPED where not, and panics where that is not allowed.
+/// Whether all these programs are here. Prints SKIPPED if not, and panics if that is not allowed.
 ///
 /// # Panics
 /// With CI=true or NODENS_REQUIRE_PEERS=1, when one is missing.
@@ -141,7 +134,7 @@ pub fn have(programs: &[&str]) -> bool {
     false
 }
 
-/// Says SKIPPED and why.
+/// Prints SKIPPED and why.
 ///
 /// # Panics
 /// With CI=true or NODENS_REQUIRE_PEERS=1.

@@ -1,11 +1,12 @@
 //! systemd-resolved without systemd, D-Bus and an installation: unpacked from Debian's packages, in a mount and network
 //! namespace whose `/run` is the test's own.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::log::Log;
 use crate::poll;
 
 /// Where it writes the servers that it asks.
@@ -24,7 +25,7 @@ const CAPABILITIES: &str = "+net_bind_service,+net_raw,+setpcap";
 #[derive(Debug)]
 pub struct Resolved {
     child: Child,
-    log: PathBuf,
+    log: Log,
 }
 
 /// Where the packages were unpacked: `NODENS_RESOLVED`, or `peers/resolved` of the target folder, where `scripts/test` puts
@@ -53,9 +54,8 @@ impl Resolved {
             let conf =
                 "[Resolve]\nDNS=\nFallbackDNS=\nDNSSEC=no\nLLMNR=no\nMulticastDNS=no\nCache=no\n";
             fs::write("/run/systemd/resolved.conf.d/test.conf", conf)?;
-            let log = PathBuf::from("/run/resolved.log");
-            let out = File::create(&log)?;
-            let child = Command::new("setpriv")
+            let mut command = Command::new("setpriv");
+            command
                 .args([format!("--reuid={USER}"), format!("--regid={USER}")])
                 .arg("--clear-groups")
                 .args([
@@ -64,11 +64,9 @@ impl Resolved {
                 ])
                 .arg(program(folder))
                 .env("LD_LIBRARY_PATH", folder.join("usr/lib/x86_64-linux-gnu/systemd"))
-                .stdin(Stdio::null())
-                .stdout(out.try_clone()?)
-                .stderr(out)
-                .spawn()?;
-            Ok(Self { child, log })
+                .stdin(Stdio::null());
+            let log = Log::of(&mut command, Path::new("/run/resolved.log"));
+            Ok(Self { child: command.spawn()?, log })
         };
         let resolved = begin().unwrap_or_else(|error| panic!("cannot start resolved: {error}"));
         let up = poll::until(START, || {
@@ -76,7 +74,7 @@ impl Resolved {
             // 127.0.0.53:53, as the kernel writes it.
             sockets.contains("3500007F:0035") && Path::new(STUB_RESOLV_CONF).exists()
         });
-        assert!(up, "resolved's stub does not come up: {}", resolved.log());
+        assert!(up, "resolved's stub does not come up: {}", resolved.log);
         resolved
     }
 
@@ -95,12 +93,6 @@ impl Resolved {
             .and_then(|()| fs::rename(&fresh, Path::new(LINKS).join(index.to_string())))
             .unwrap_or_else(|error| panic!("{LINKS}: {error}"));
     }
-
-    /// What it has written.
-    #[must_use]
-    pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
 }
 
 impl Drop for Resolved {
@@ -108,7 +100,7 @@ impl Drop for Resolved {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- log of resolved ---\n{}\n---", self.log());
+            eprintln!("--- log of resolved ---\n{}\n---", self.log);
         }
     }
 }

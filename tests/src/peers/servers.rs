@@ -96,7 +96,7 @@ pub fn knot() -> Peer {
 /// Unbound as a validating resolver of Knot's zones, with DNS over TLS and HTTPS.
 ///
 /// # Panics
-/// When `knot` does not tell its key.
+/// When `knot` does not print its key.
 #[must_use]
 pub fn unbound(knot: SocketAddr, certificates: &Certificates) -> Encrypted {
     let anchor = anchor(knot);
@@ -206,7 +206,7 @@ fn anchor(knot: SocketAddr) -> String {
     }
 }
 
-/// Starts what `configure` says on new ports, again with others where that fails.
+/// Starts the server of `configure` on new ports, and again on others if that fails.
 fn with_ports<const N: usize>(
     mut configure: impl FnMut([SocketAddr; N], &Path) -> (&'static str, Command),
 ) -> Peer {

@@ -1,7 +1,7 @@
 //! A zone with every kind of record that the field asks for, and 1,000 questions about it.
 //!
-//! `peers.test.` is signed by whoever serves it, `plain.test.` is not, and `bogus.test.` is signed with a key that validators
-//! are told not to believe.
+//! `peers.test.` is signed by the server that serves it, `plain.test.` is not, and `bogus.test.` is signed with a key that validators
+//! are configured not to trust.
 
 use std::fmt::Write as _;
 

@@ -60,7 +60,7 @@ fn the_chart_and_the_component_give_the_same_for_imports() {
     assert_good_corefile(manifests::corefile(&chart), &[]);
 }
 
-/// Pods are there, and who leads to them is left to somebody else.
+/// Pods run; how queries get to them is left to other software.
 #[test]
 fn the_chart_can_leave_the_redirect_policy_out() {
     if !engine_is_here() {

@@ -10,6 +10,7 @@ use hickory_proto::rr::RecordType;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::client::{Answer, Client};
+use tests::log::Log;
 use tests::upstream::{Transport, Upstream};
 use tests::zone::Zone;
 use tests::{http, poll, process};
@@ -88,14 +89,13 @@ const CONTAINER: &str = "mount --make-rprivate / 2>/dev/null || true
 
 struct Container {
     child: Child,
-    log: std::path::PathBuf,
+    log: Log,
 }
 
 impl Container {
     fn start(folder: &Path) -> Self {
-        let log = folder.join("log");
-        let out = fs::File::create(&log).unwrap();
-        let child = Command::new("unshare")
+        let mut command = Command::new("unshare");
+        command
             .args(["-m", "sh", "-ec", CONTAINER, "sh"])
             .arg(folder)
             .arg(process::binary())
@@ -106,16 +106,9 @@ impl Container {
                 ("KUBE_DNS_UPSTREAM_SERVICE_HOST", "10.96.0.53"),
             ])
             .env("NODENS_LINK_KIND", kind())
-            .env("NODENS_SOCKET", folder.join("socket"))
-            .stdout(out.try_clone().unwrap())
-            .stderr(out)
-            .spawn()
-            .unwrap();
-        Self { child, log }
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+            .env("NODENS_SOCKET", folder.join("socket"));
+        let log = Log::of(&mut command, &folder.join("log"));
+        Self { child: command.spawn().unwrap(), log }
     }
 
     fn stop(&mut self) {
@@ -130,7 +123,7 @@ impl Drop for Container {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- log ---\n{}\n--- end of log ---", self.log());
+            eprintln!("--- log ---\n{}\n--- end of log ---", self.log);
         }
     }
 }
@@ -160,14 +153,12 @@ pub fn the_add_on_answers_with_only_the_image_changed() {
         let mut container = Container::start(folder.path());
         let local = "169.254.20.10";
         poll::wait_for("the first answer", tests_deadline(), || {
-            assert!(container.child.try_wait().unwrap().is_none(), "{}", container.log());
+            assert!(container.child.try_wait().unwrap().is_none(), "{}", container.log);
             ask(local, "www.example.", RecordType::A)
                 .is_some_and(|a| a.data(RecordType::A) == ["192.0.2.80"])
         });
         // Until then the ClusterIP is led to kube-proxy's backend, which does not exist here.
-        poll::wait_for("the rules", tests_deadline(), || {
-            container.log().contains("write nftables table")
-        });
+        container.log.wait_for("write nftables table", tests_deadline());
         let data = |name: &'static str, kind: RecordType| {
             // From a pod, which knows the ClusterIP only.
             pod.run(move || ask("10.96.0.10", name, kind)).unwrap().data(kind)
@@ -181,7 +172,7 @@ pub fn the_add_on_answers_with_only_the_image_changed() {
 
         let get = |address: &str, path: &str| {
             let reply = http::get(address.parse().unwrap(), path, Duration::from_secs(5));
-            reply.unwrap_or_else(|error| panic!("{address}{path}: {error}\n{}", container.log()))
+            reply.unwrap_or_else(|error| panic!("{address}{path}: {error}\n{}", container.log))
         };
         assert_eq!(get("169.254.20.10:8080", "/health").status, 200);
         for address in ["10.244.1.1:9253", "10.244.1.1:9353"] {
@@ -202,13 +193,11 @@ pub fn the_add_on_answers_with_only_the_image_changed() {
                 .is_some_and(|answer| answer.data(RecordType::A) == ["192.0.2.99"])
         });
         replace(&folder.path().join("kube-dns/stubDomains"), "{");
-        poll::wait_for("the complaint", tests_deadline(), || {
-            container.log().contains("the kube-dns ConfigMap is not used")
-        });
+        container.log.wait_for("the kube-dns ConfigMap is not used", tests_deadline());
         assert_eq!(data("db.corp.example.", RecordType::A), ["192.0.2.99"]);
 
         container.stop();
-        assert_eq!(snapshot(), before, "{}", container.log());
+        assert_eq!(snapshot(), before, "{}", container.log);
     });
 }
 

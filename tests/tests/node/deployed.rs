@@ -19,6 +19,7 @@ use nix::unistd::{Gid, Pid, Uid, chown};
 use serde_json::{Value, json};
 use tests::api::{ApiServer, Policy};
 use tests::client::Client;
+use tests::log::Log;
 use tests::process::Ready;
 use tests::upstream::Upstream;
 use tests::zone::Zone;
@@ -56,25 +57,25 @@ const FOLDERS: &str = "mount --make-rprivate / 2>/dev/null || true
 /// A running container, or unit.
 struct Deployed {
     child: Child,
+    log: Log,
     folder: tempfile::TempDir,
 }
 
 impl Deployed {
     /// Starts `command` where the container's folders are, with no more than these capabilities.
     fn start(folder: tempfile::TempDir, mut command: Command, keep: Vec<Capability>) -> Self {
-        let out = fs::File::create(folder.path().join("log")).unwrap();
-        command.stdout(out.try_clone().unwrap()).stderr(out);
+        let log = Log::of(&mut command, &folder.path().join("log"));
         let script = FOLDERS.replace("$FOLDER", &folder.path().display().to_string());
         // Mounts and capabilities are a thread's own, and its child's.
         let starter = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNS).unwrap();
             sh(&script);
             if !keep.is_empty() {
-                drop_capabilities(&keep).unwrap();
+                drop_capabilities(&keep, &keep).unwrap();
             }
             command.spawn().unwrap()
         });
-        Self { child: starter.join().unwrap(), folder }
+        Self { child: starter.join().unwrap(), log, folder }
     }
 
     /// The DaemonSet's container.
@@ -119,14 +120,10 @@ impl Deployed {
     fn wait_for_probes(&mut self, all: &[Value]) {
         for which in ["startupProbe", "readinessProbe", "livenessProbe"] {
             poll::wait_for(which, tests_deadline(), || {
-                assert!(self.child.try_wait().unwrap().is_none(), "{}", self.log());
+                assert!(self.child.try_wait().unwrap().is_none(), "{}", self.log);
                 self.probe(all, which).is_ok()
             });
         }
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     fn stop(&mut self) {
@@ -141,7 +138,7 @@ impl Drop for Deployed {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- log ---\n{}\n--- end of log ---", self.log());
+            eprintln!("--- log ---\n{}\n--- end of log ---", self.log);
         }
     }
 }
@@ -222,9 +219,7 @@ pub fn every_overlay_runs_as_written() {
             let mut container = Deployed::container(&all, &api);
             container.wait_for_probes(&all);
             if mode == "takeover" {
-                poll::wait_for("the rules", tests_deadline(), || {
-                    container.log().contains("write nftables table")
-                });
+                container.log.wait_for("write nftables table", tests_deadline());
             }
             pod_is_answered(&pod, address(mode));
             let get = |port: u16| {
@@ -233,12 +228,13 @@ pub fn every_overlay_runs_as_written() {
             };
             assert_eq!(get(9153).unwrap(), 200, "{mode}");
             assert!(get(9353).is_err(), "{mode}: NodeLocal DNSCache's port is open");
-            assert!(!container.log().contains(" ERROR "), "{mode}: {}", container.log());
             assert!(fs::read_dir(container.folder.path().join("state")).is_ok());
             container.stop();
+            let log = container.log.complete(&mut container.child);
+            assert!(!log.contains(" ERROR "), "{mode}: {log}");
             match mode {
                 "link-local" | "headless-only" => assert!(link_index().is_some(), "{mode}"),
-                _ => assert_eq!(snapshot(), before, "{mode}: {}", container.log()),
+                _ => assert_eq!(snapshot(), before, "{mode}: {log}"),
             }
             // The snapshot was written at the end, where the host's folder keeps it.
             assert!(fs::read_dir(container.folder.path().join("state")).unwrap().next().is_some());
@@ -298,7 +294,7 @@ pub fn two_pods_change_places_without_losing_a_query() {
         load.join().unwrap();
         let [lost, good] = [0, 1].map(|which: usize| counts[which].load(Relaxed));
         println!("{good} queries answered, {lost} lost");
-        assert_eq!(lost, 0, "of {good}; the old one's log:\n{}", old.log());
+        assert_eq!(lost, 0, "of {good}; the old one's log:\n{}", old.log);
         assert_eq!(link_index(), link, "the link was never away");
         new.probe(&all, "readinessProbe").unwrap();
     });
@@ -390,7 +386,7 @@ pub fn the_unit_runs_as_written() {
             let length = manager.recv(&mut message).unwrap();
             String::from_utf8_lossy(&message[..length]).into_owned()
         };
-        assert!(told().starts_with("READY=1\n"), "{}", unit.log());
+        assert!(told().starts_with("READY=1\n"), "{}", unit.log);
         assert_eq!(told(), "WATCHDOG=1");
         let status = fs::read_to_string(format!("/proc/{}/status", unit.child.id())).unwrap();
         assert!(status.contains(&format!("Uid:\t{USER}\t{USER}\t{USER}\t{USER}")), "{status}");

@@ -87,10 +87,9 @@ fn resolv_conf_is_followed_however_it_changes() {
         let begun = std::time::Instant::now();
         wait_for(what, SOON, || who(&nodens) == format!("192.0.2.{}", number + 2));
         note(&format!("resolv.conf, {what}: followed after {:.0?}", begun.elapsed()));
-        let log = nodens.log();
-        let line = log.lines().rfind(|line| line.contains("the upstreams have changed")).unwrap();
-        let (old, new) = (old.address().to_string(), new.address().to_string());
-        assert!(line.contains(&format!("gone={old} new={new}")), "{what}: {line}");
+        let change = format!("gone={} new={}", old.address(), new.address());
+        let line = nodens.wait_for_log(&change, SOON);
+        assert!(line.contains("the upstreams have changed"), "{what}: {line}");
         cluster_name(nodens.dns());
     }
 }

@@ -127,10 +127,9 @@ pub fn the_stub_is_seen_through_and_its_servers_followed() {
         let mut nodens = nodens("/etc/resolv.conf", "");
         let asked = cluster_names(&[OURS.parse().unwrap()], || {
             assert_eq!(who(OURS), "192.0.2.1");
-            let log = nodens.log();
-            assert!(
-                log.contains("127.0.0.53 is systemd-resolved's stub: its own servers are asked"),
-                "{log}"
+            nodens.wait_for_log(
+                "127.0.0.53 is systemd-resolved's stub: its own servers are asked",
+                SOON,
             );
             assert!(nodens.metrics().has("nodens_forward_upstream_up", &[("to", "192.0.2.1:53")]));
             assert_eq!(who(STUB), "192.0.2.1", "resolved goes on beside us");
@@ -166,16 +165,17 @@ pub fn a_loop_through_resolved_is_found_and_forgotten() {
         let mut nodens = nodens("/etc/resolv.conf", "resolved_conf /nonexistent/resolv.conf");
         let asked = cluster_names(&[OURS.parse().unwrap()], || {
             assert_eq!(who(OURS), "192.0.2.1");
-            let log = nodens.log();
-            assert!(log.contains("names no servers behind it: the stub itself is asked"), "{log}");
+            nodens.wait_for_log("names no servers behind it: the stub itself is asked", SOON);
 
             resolved.set_servers(UPLINK, "169.254.20.10");
             wait_for("the link's new server", SOON, || names(RESOLV_CONF, "169.254.20.10"));
             let begun = Instant::now();
-            wait_for("the loop is seen in the traffic", MENDED, || {
-                who(OURS);
-                nodens.log().contains("a loop: this server -> 127.0.0.53:53 -> ... -> ")
-            });
+            nodens.log().wait_for_line_while(
+                "a loop in the traffic",
+                MENDED,
+                || drop(who(OURS)),
+                |line| line.contains("a loop: this server -> 127.0.0.53:53 -> ... -> "),
+            );
             let seen = begun.elapsed();
             let metrics = nodens.metrics();
             assert_eq!(metrics.sum("nodens_loop_upstream", &[("upstream", STUB)]), 1.0);

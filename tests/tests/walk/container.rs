@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
 use serde_json::Value;
+use tests::log::Log;
 use tests::{poll, process};
 
 use super::site::{Site, project};
@@ -21,7 +22,7 @@ const NODE: &str = "192.0.2.10";
 pub struct Container {
     child: Child,
     spec: Value,
-    log: PathBuf,
+    log: Log,
 }
 
 impl Container {
@@ -45,8 +46,6 @@ impl Container {
         mounts += &format!("mkdir -p {secrets}; mount --bind {} {secrets}\n", account.display());
         mounts += "exec \"$@\"";
 
-        let log = site.path("container.log");
-        let out = fs::File::create(&log).unwrap();
         let mut command = Command::new("unshare");
         command.args(["-m", "sh", "-ec", &mounts, "sh"]).arg(process::binary());
         command.args(spec["args"].as_array().unwrap().iter().map(fill));
@@ -56,8 +55,8 @@ impl Container {
             assert_eq!(variable["valueFrom"]["fieldRef"]["fieldPath"], "status.podIP");
             command.env(variable["name"].as_str().unwrap(), NODE);
         }
-        let child = command.stdout(out.try_clone().unwrap()).stderr(out).spawn().unwrap();
-        Self { child, spec, log }
+        let log = Log::of(&mut command, &site.path("container.log"));
+        Self { child: command.spawn().unwrap(), spec, log }
     }
 
     /// Waits until the manifest's own startup and readiness probes succeed.
@@ -69,12 +68,12 @@ impl Container {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             let mut said = String::new();
             let done = poll::until(tests_deadline(), || {
-                assert!(self.child.try_wait().unwrap().is_none(), "{}", self.log());
+                assert!(self.child.try_wait().unwrap().is_none(), "{}", self.log);
                 let (works, out) = self.execute(&words);
                 said = out;
                 works
             });
-            assert!(done, "{name} fails: {said}\nlog:\n{}", self.log());
+            assert!(done, "{name} fails: {said}\nlog:\n{}", self.log);
         }
     }
 
@@ -92,12 +91,7 @@ impl Container {
     pub fn delete(&mut self) {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
         let gone = poll::until(tests_deadline(), || self.child.try_wait().unwrap().is_some());
-        assert!(gone, "it does not stop; log:\n{}", self.log());
-    }
-
-    /// What it wrote.
-    pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        assert!(gone, "it does not stop; log:\n{}", self.log);
     }
 }
 
@@ -106,7 +100,7 @@ impl Drop for Container {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            println!("--- log of the container ---\n{}\n--- end ---", self.log());
+            println!("--- log of the container ---\n{}\n--- end ---", self.log);
         }
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
+use tests::log::Log;
 use tests::poll;
 
 use super::site::Site;
@@ -195,8 +196,7 @@ impl Systemd {
             let seconds: u64 = seconds.trim_end_matches('s').parse().map_err(|_| "WatchdogSec")?;
             command.env("WATCHDOG_USEC", (seconds * 1_000_000).to_string());
         }
-        let log = fs::File::create(&self.log).map_err(|error| error.to_string())?;
-        command.stdout(log.try_clone().map_err(|error| error.to_string())?).stderr(log);
+        let log = Log::of(&mut command, &self.log);
         command.current_dir("/");
         let child = command.spawn().map_err(|error| format!("setpriv: {error}"))?;
         let mut running = Running { child, notify, said: BTreeSet::new(), folders };
@@ -206,7 +206,7 @@ impl Systemd {
                 || running.child.try_wait().is_ok_and(|ended| ended.is_some())
         });
         let runs = running.child.try_wait().is_ok_and(|ended| ended.is_none());
-        if is_ready && runs { Ok(running) } else { Err(format!("not ready:\n{}", self.log())) }
+        if is_ready && runs { Ok(running) } else { Err(format!("not ready:\n{log}")) }
     }
 
     fn folder(&self) -> &Path {
