@@ -19,6 +19,8 @@ pub struct Observed {
     pub table: ObservedTable,
     /// Whether connection tracking is in use.
     pub conntrack: Conntrack,
+    /// Chains of nftables that drop every packet to this node which no rule of them accepts.
+    pub input_drops: Vec<String>,
 }
 
 impl Observed {

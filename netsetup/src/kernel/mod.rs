@@ -43,10 +43,11 @@ impl Kernel {
     /// Links or addresses cannot be read.
     pub async fn observe(&self) -> Result<Observed, Error> {
         let links = self.route.observe().await?;
-        let (table, conntrack) = spawn_blocking(|| (read_table(), conntrack::observe()))
-            .await
-            .unwrap_or_else(|e| (ObservedTable::Unknown(e.to_string()), Conntrack::Idle));
-        Ok(Observed { links, table, conntrack })
+        let read = || (read_table(), conntrack::observe(), read_input_drops());
+        let (table, conntrack, input_drops) = spawn_blocking(read).await.unwrap_or_else(|error| {
+            (ObservedTable::Unknown(error.to_string()), Conntrack::Idle, Vec::new())
+        });
+        Ok(Observed { links, table, conntrack, input_drops })
     }
 
     /// What [`Kernel::apply`] would do.
@@ -211,6 +212,12 @@ fn try_read_table() -> Result<Option<Table>, Error> {
     Ok(Some(Table { dormant, chains }))
 }
 
+/// Without the permission to read them there is nothing to report.
+fn read_input_drops() -> Vec<String> {
+    let chains = nfnetlink::exchange(vec![nft::dump_every_chain()]).unwrap_or_default();
+    chains.iter().filter_map(nft::decode_input_drop).collect()
+}
+
 async fn transact(action: String, requests: Vec<nft::Request>) -> Result<(), Error> {
     match spawn_blocking(move || nfnetlink::exchange(requests)).await {
         Ok(result) => result.map(drop).map_err(|e| Error::nftables(action, e)),
@@ -245,6 +252,15 @@ fn notes(desired: &Desired, observed: &Observed) -> Vec<String> {
         let text =
             "without notrack rules kube-proxy's address translation takes the ClusterIP first";
         notes.push(text.into());
+    }
+    if !desired.addresses.is_empty() {
+        notes.extend(observed.input_drops.iter().map(|chain| {
+            format!(
+                "nftables chain {chain} has policy drop, which no other table can overrule: \
+                 without a rule there that accepts port 53 (UDP and TCP) of the local addresses, \
+                 pods get no answer"
+            )
+        }));
     }
     if let (ObservedTable::Unknown(reason), false) =
         (&observed.table, desired.notrack.addresses.is_empty())

@@ -13,6 +13,9 @@ use netlink_packet_netfilter::{
 
 use super::{Chain, Expr, Hook, Rule, TABLE, Table};
 
+/// The hook of packets to this node, in all three families.
+const NF_INET_LOCAL_IN: u32 = 1;
+
 /// A message for the kernel and its netlink flags.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
@@ -95,6 +98,44 @@ pub(crate) fn get_table() -> Request {
 /// Asks for all chains of the family (old kernels cannot filter by table).
 pub(crate) fn dump_chains() -> Request {
     Request::new(NLM_F_DUMP, NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() }))
+}
+
+/// Asks for the chains of every family and table.
+pub(crate) fn dump_every_chain() -> Request {
+    let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
+    let message = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
+    Request::dump(NetfilterMessage::new(header, message))
+}
+
+/// The family, table and name of a chain that drops every packet to this node which no rule of it
+/// accepts, as `nft` writes them; `None` for any other chain.
+pub(crate) fn decode_input_drop(message: &NetfilterMessage) -> Option<String> {
+    let family = match message.header.family {
+        NetfilterProtoFamily::Inet => "inet",
+        NetfilterProtoFamily::IPv4 => "ip",
+        NetfilterProtoFamily::IPv6 => "ip6",
+        _ => return None,
+    };
+    let NetfilterMessageInner::NfTables(NfTablesMessage::NewChain(chain)) = &message.inner else {
+        return None;
+    };
+    let (mut table, mut name, mut at_input, mut drops) = ("", "", false, false);
+    for attribute in &chain.attributes {
+        match attribute {
+            ChainAttribute::Table(text) => table = text,
+            ChainAttribute::Name(text) => name = text,
+            ChainAttribute::Hook(hook) => {
+                let input = |attribute: &HookAttribute| match attribute {
+                    HookAttribute::Number(number) => u32::from(*number) == NF_INET_LOCAL_IN,
+                    _ => false,
+                };
+                at_input = hook.iter().any(input);
+            }
+            ChainAttribute::Policy(policy) => drops = *policy == libc::NF_DROP as u32,
+            _ => {}
+        }
+    }
+    (at_input && drops).then(|| format!("{family} {table} {name}"))
 }
 
 /// Asks for the table's rules, in order.

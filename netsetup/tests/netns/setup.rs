@@ -59,6 +59,23 @@ fn sets_up_everything_and_leaves_nothing() {
 }
 
 #[test]
+fn firewalls_that_drop_what_they_do_not_accept_are_noted() {
+    in_netns(|| async {
+        sh("nft add table ip filter; nft add table inet open
+            nft 'add chain ip filter INPUT { type filter hook input priority 0; policy drop; }'
+            nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'
+            nft 'add chain inet open input { type filter hook input priority 0; policy accept; }'");
+        let kernel = Kernel::connect().unwrap();
+        let report = kernel.apply(&desired(Mode::On)).await;
+        assert_ok(&report);
+        let notes: Vec<_> =
+            report.notes.iter().filter(|note| note.contains("policy drop")).collect();
+        assert_eq!(notes.len(), 1, "{report}");
+        assert!(notes[0].contains("chain ip filter INPUT has policy drop"), "{report}");
+    });
+}
+
+#[test]
 fn mends_what_a_crash_or_a_person_left() {
     in_netns(|| async {
         let desired = desired(Mode::On);
