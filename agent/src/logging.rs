@@ -84,15 +84,17 @@ impl Logs {
         metrics.register(Arc::clone(&queue.dropped) as Arc<dyn Source>);
         thread::Builder::new()
             .name("log".into())
-            .spawn(move || {
-                // It only writes. If the kernel refuses, it has what the process has, as every other thread.
-                let _ = drop_capabilities(&[], &[]);
-                write_lines(&lines, io::stdout());
-            })
+            .spawn(move || write_lines(&lines, io::stdout()))
             .map_err(LoggingError::Thread)?;
         tracing::subscriber::set_global_default(subscriber(format, filter, queue.clone()))
             .map_err(|_| LoggingError::Twice)?;
         Ok(Self { queue })
+    }
+
+    /// Drops every capability of the thread that writes: it has those of the start, and only writes. Call it once the user
+    /// has changed: glibc changes that of every thread and ends the process if one may not.
+    pub fn drop_privileges(&self) {
+        let _ = self.queue.lines.try_send(Entry::DropPrivileges);
     }
 
     /// Waits until all that was logged so far is written, but no longer than `patience`.
@@ -159,6 +161,7 @@ fn subscriber(
 enum Entry {
     Line(Vec<u8>),
     Flush(SyncSender<()>),
+    DropPrivileges,
 }
 
 /// Where lines wait for the writer.
@@ -225,6 +228,10 @@ fn write_entry(entry: Entry, out: &mut impl Write) {
         Entry::Flush(done) => {
             let _ = out.flush();
             let _ = done.try_send(());
+        }
+        // If the kernel refuses, the thread keeps what every thread has.
+        Entry::DropPrivileges => {
+            let _ = drop_capabilities(&[], &[]);
         }
     }
 }

@@ -100,13 +100,14 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
     if let Err(error) = descriptors::raise_limit() {
         tracing::warn!(%error, "cannot raise the limit of file descriptors");
     }
-    let result = run_on(&mut node, args, shared);
+    let result = run_on(&mut node, args, shared, &logs);
     logs.finish(Duration::from_secs(1));
     result
 }
 
-fn run_on(node: &mut Node, args: &Serve, shared: Arc<Shared>) -> anyhow::Result<()> {
+fn run_on(node: &mut Node, args: &Serve, shared: Arc<Shared>, logs: &Logs) -> anyhow::Result<()> {
     node.set_up()?;
+    logs.drop_privileges();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
