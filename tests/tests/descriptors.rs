@@ -11,8 +11,17 @@ use tests::upstream::Upstream;
 
 const SOON: Duration = Duration::from_secs(20);
 
-const ZONE: &str =
-    "$ORIGIN test.\n$TTL 60\n@ IN SOA ns.test. admin.test. 1 3600 600 86400 60\n* IN A 192.0.2.1\n";
+/// Names that are asked while idle clients hold their connections.
+const NAMES: u8 = 40;
+
+fn upstream() -> Upstream {
+    let mut zone =
+        String::from("$ORIGIN test.\n$TTL 60\n@ IN SOA ns.test. admin.test. 1 3600 600 86400 60\n");
+    for n in 0..NAMES {
+        zone += &format!("n{n} IN A 192.0.2.{n}\n");
+    }
+    Upstream::with_zone(&zone)
+}
 
 fn start(upstream: &Upstream, limits: &str) -> Nodens {
     let corefile = ".:@dns@ {
@@ -30,7 +39,7 @@ fn start(upstream: &Upstream, limits: &str) -> Nodens {
 
 #[test]
 fn the_soft_limit_is_raised_to_the_hard_one() {
-    let upstream = Upstream::with_zone(ZONE);
+    let upstream = upstream();
     let nodens = start(&upstream, "ulimit -Sn 300; ulimit -Hn 900");
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", nodens.pid())).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
@@ -48,17 +57,18 @@ fn connect(to: SocketAddr, from: u8) -> Option<TcpStream> {
 
 #[test]
 fn idle_clients_leave_descriptors_for_everything_else() {
-    let upstream = Upstream::with_zone(ZONE);
+    let upstream = upstream();
     let nodens = start(&upstream, "ulimit -n 300");
     // More than the limit allows; those that are refused are closed at once.
     let clients: Vec<TcpStream> =
         (0..400_u16).filter_map(|n| connect(nodens.dns(), 10 + (n % 20) as u8)).collect();
     assert!(clients.len() > 350, "{}", clients.len());
     poll::wait_for("connections", SOON, || nodens.open_files() > 100);
-    for n in 0..40 {
+    for n in 0..NAMES {
         let name = format!("n{n}.test.");
         let answer = nodens.client().ask(&name, RecordType::A).unwrap();
-        assert_eq!(answer.data(RecordType::A), ["192.0.2.1"], "{name}: {}", answer.normal.rcode);
+        let data = answer.data(RecordType::A);
+        assert_eq!(data, [format!("192.0.2.{n}")], "{name}: {}", answer.normal.rcode);
     }
     assert_eq!(nodens.get(nodens.ports().health, "/health").unwrap().status, 200);
     assert!(nodens.open_files() < 300);
