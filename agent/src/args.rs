@@ -1,6 +1,8 @@
 //! What is typed on the command line. NodeLocal DNSCache's flags are taken in Go's spelling too (`-localip a,b`,
 //! `-setupinterface=false`), so that its manifest works with another image.
 
+mod user_id;
+
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -10,7 +12,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use netsetup::{LinkKind, LinkName, Mode};
 
 use crate::config::{ListenAddress, value};
-use crate::node::UserId;
+pub use user_id::UserId;
 
 /// The DNS server of a Kubernetes node.
 ///
@@ -274,13 +276,14 @@ fn sync_interval(text: &str) -> Result<std::time::Duration, String> {
     let duration = match text.parse() {
         Ok(seconds) => std::time::Duration::from_secs(seconds),
         Err(_) => crate::config::value::duration(text)
-            .map_err(|_| "wanted seconds, or a duration such as 60s".to_owned())?,
+            .map_err(|_| "expected seconds, or a duration such as 60s".to_owned())?,
     };
-    if duration.is_zero() { Err("wanted more than 0".to_owned()) } else { Ok(duration) }
+    if duration.is_zero() { Err("expected more than 0".to_owned()) } else { Ok(duration) }
 }
 
 fn listen_address(text: &str) -> Result<ListenAddress, String> {
-    value::listen_address(text).map_err(|wrong| format!("{}, wanted {}", wrong.what, wrong.wanted))
+    value::listen_address(text)
+        .map_err(|wrong| format!("{}, expected {}", wrong.what, wrong.expected))
 }
 
 impl Cli {

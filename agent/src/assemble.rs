@@ -1,72 +1,27 @@
-//! From what the Corefile means to what runs: handlers, chains, and who listens where.
+//! From what the Corefile means to what runs: handlers, chains, and the addresses that they listen on.
 
 use std::collections::BTreeMap;
-use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use arc_swap::ArcSwap;
-use tokio::runtime::Handle;
-
 use crate::admin::{Detail, Pages};
-use crate::chain::{Chain, ErrorLog, Handler, QueryLog};
+use crate::chain::{Chain, ErrorLog, QueryLog};
+use crate::cluster::Store;
 use crate::cluster::index::Index;
-use crate::cluster::{Clusters, Store, WatchThread};
 use crate::config::ListenAddress;
-use crate::logging;
-use crate::metrics::{Enabled, Handlers, Metrics, Source};
-use crate::plugin::acl::Acl;
+use crate::metrics::{Enabled, Handlers, Source};
 use crate::plugin::cache::{self, Cache};
-use crate::plugin::dns64::Dns64;
-use crate::plugin::file::File;
-use crate::plugin::filter_aaaa::FilterAaaa;
-use crate::plugin::forward::{self, Forward, ForwardContext, Forwarding};
-use crate::plugin::header::Header;
-use crate::plugin::kubernetes::{Kubernetes, StoreHealth};
-use crate::plugin::loop_::LoopGuard;
+use crate::plugin::directive::{BuildContext, Built};
+use crate::plugin::log::Log;
 use crate::plugin::ready::Monitor;
-use crate::plugin::rewrite::Rewrite;
-use crate::plugin::template::Template;
-use crate::plugin::{self, Block, health, reload};
+use crate::plugin::settings::Timeouts;
+use crate::plugin::{Block, bind, health, reload};
 use crate::request::Plugin;
 use crate::server::Dispatch;
+use crate::shared::Shared;
 use crate::upstream::OwnAddresses;
-use crate::upstream::registry::HealthRegistry;
-
-/// What outlives a reload: everything that workers and configurations share, in one place.
-pub struct Shared {
-    /// Threads that answer.
-    pub workers: usize,
-    /// What /metrics shows.
-    pub metrics: Arc<Metrics>,
-    /// How the log is written.
-    pub log_format: logging::Format,
-    /// Whether a panic is logged with its stack (`errors { stacktrace }`).
-    pub stacktrace: Arc<AtomicBool>,
-    /// What `cache` keeps, of all server blocks together. Replaced where its budget changes.
-    pub cache: ArcSwap<cache::Store>,
-    /// For how many seconds it keeps answers that have expired.
-    pub stale: AtomicU32,
-    /// What is known of upstreams: which are down, which loop, how long each takes.
-    pub health_registry: Arc<HealthRegistry>,
-    /// Recognises queries of ours that upstreams send back (`loop`).
-    pub loops: Arc<LoopGuard>,
-    /// The clusters that are watched; directives with equal settings share one.
-    pub clusters: Clusters<Index>,
-    /// What watches them.
-    pub watching: WatchThread,
-}
-
-impl Shared {
-    /// The cache's store with a budget of `limit` octets; what it holds stays.
-    fn cache(&self, limit: u64) -> Arc<cache::Store> {
-        let store = self.cache.load_full();
-        if store.limit() == limit { store } else { Arc::new(store.resized(limit)) }
-    }
-}
 
 /// A configuration that can be served.
 pub struct Assembled {
@@ -134,239 +89,155 @@ impl Assembled {
 }
 
 /// Builds what `blocks` mean. Nothing that runs is touched.
-pub fn assemble(mut blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<Assembled> {
-    let mut by_address: BTreeMap<SocketAddr, Vec<Arc<Chain>>> = BTreeMap::new();
-    let mut chains = Vec::new();
-    let mut sources: Vec<Arc<dyn Source>> = Vec::new();
+pub fn assemble(blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<Assembled> {
     let own = own_addresses(&blocks)?;
-    let store = shared.cache(cache::Config::budget(blocks.iter().filter_map(|b| b.cache.as_ref())));
-    let mut caches = Vec::new();
-    let mut stores: Vec<Arc<Store<Index>>> = Vec::new();
-    let mut details = Vec::new();
-    let mut patience = BTreeMap::new();
-    for block in &mut blocks {
-        let built = build(block, &store, shared, &own)?;
-        sources.extend(built.sources);
-        details.extend(built.details);
-        // Blocks with equal settings share a store, which counts once.
-        if let Some(store) = built.store
-            && !stores.iter().any(|known| Arc::ptr_eq(known, &store))
-        {
-            sources.push(Arc::clone(store.report()) as Arc<dyn Source>);
-            stores.push(store);
-        }
-        let addresses = listen_addresses(block)?;
+    let cache = shared.cache_of(cache::Config::budget(blocks.iter().flat_map(|b| &b.cache)));
+    let mut assembly = Assembly::new(&blocks, cache);
+    for block in blocks {
+        assembly.add(block, shared, &own)?;
+    }
+    Ok(assembly.finish())
+}
+
+/// A configuration of which some blocks are built.
+struct Assembly {
+    done: Assembled,
+    by_address: BTreeMap<SocketAddr, Vec<Arc<Chain>>>,
+    timeouts: BTreeMap<SocketAddr, Timeouts>,
+    /// The `server` label of each chain with a cache, for the cache's metrics.
+    caches: Vec<(Arc<str>, Cache)>,
+}
+
+impl Assembly {
+    /// An empty one, with what all blocks decide together.
+    fn new(blocks: &[Block], cache: Arc<cache::Store>) -> Self {
+        let kubernetes = blocks.iter().flat_map(|block| &block.kubernetes);
+        // With a fallback there are answers at once.
+        let patient = kubernetes.filter(|kubernetes| kubernetes.fallback.is_empty());
+        let stale = blocks.iter().flat_map(|block| &block.cache).filter_map(|c| c.stale.as_ref());
+        let ready = blocks.iter().flat_map(|block| &block.ready).next();
+        let done = Assembled {
+            chains: Vec::new(),
+            sources: Vec::new(),
+            stores: Vec::new(),
+            pages: blocks.iter().flat_map(pages).collect(),
+            details: Vec::new(),
+            cache: (cache, Vec::new()),
+            stale: stale.map(|stale| stale.seconds).max().unwrap_or(0),
+            monitor: ready.map(|ready| ready.monitor).unwrap_or_default(),
+            stacktrace: blocks.iter().flat_map(|b| &b.errors).any(|errors| errors.stacktrace),
+            listeners: BTreeMap::new(),
+            startup_timeout: patient.map(|k| k.startup_timeout).max().unwrap_or_default(),
+            lameduck: health::lameduck(blocks.iter().flat_map(|block| &block.health)),
+            reload: blocks.iter().flat_map(|block| &block.reload).next().copied(),
+        };
+        Self { done, by_address: BTreeMap::new(), timeouts: BTreeMap::new(), caches: Vec::new() }
+    }
+
+    /// Builds a block: its handlers, and a chain for each of its zones and addresses.
+    fn add(
+        &mut self,
+        mut block: Block,
+        shared: &Arc<Shared>,
+        own: &OwnAddresses,
+    ) -> anyhow::Result<()> {
+        let mut cx = BuildContext {
+            shared,
+            own,
+            cache: &Arc::clone(&self.done.cache.0),
+            zones: block.written.zone_names(),
+            block_id: cache::block_id(&block.written),
+            rotates: !block.loadbalance.is_empty(),
+            probes_loops: !block.loop_.is_empty(),
+            built: Built::default(),
+        };
+        block.build(&mut cx)?;
+        let Built { handlers, cache, store, sources, details } = cx.built;
+        self.done.sources.extend(sources);
+        self.done.details.extend(details);
+        self.done.cache.1.extend(cache.as_ref().map(|_| cx.block_id));
+        self.add_store(store);
+        let addresses = listen_addresses(&block)?;
         if let (Some(zone), Some(&ip)) = (block.written.zones.first(), addresses.first()) {
             let server = format!("{}://{}", zone.transport.scheme(), label(ip, zone.port)).into();
-            sources.push(Arc::new(Handlers { server, handlers: built.handlers.clone() }));
+            self.done.sources.push(Arc::new(Handlers { server, handlers: handlers.clone() }));
         }
-        let log = block.log.clone().map(|log| Arc::new(log.build(shared.log_format)));
-        let errors = block.errors.clone().map(|errors| Arc::new(errors.build()));
+        let logs = Logs::of(&block, shared);
         for zone in &block.written.zones {
             for &ip in &addresses {
                 let server = format!("{}://{}", zone.transport.scheme(), label(ip, zone.port));
                 let name = zone.name.clone();
-                let mut chain =
-                    Chain::new(name, server.into(), built.handlers.clone(), shared.workers);
-                chain.nsid = block.nsid.clone();
-                chain.max_udp = block.bufsize;
-                chain.identity = block.chaos.clone().unwrap_or_default();
-                chain.log = log.clone().map(|log| log as Arc<dyn QueryLog>);
-                chain.errors = errors.clone().map(|errors| errors as Arc<dyn ErrorLog>);
+                let mut chain = Chain::new(name, server.into(), handlers.clone(), shared.workers);
+                chain.nsid = block.nsid.last().map(|nsid| nsid.0.clone());
+                chain.max_udp = block.bufsize.last().map(|size| size.0);
+                chain.identity = block.chaos.last().map(|c| c.0.clone()).unwrap_or_default();
+                chain.log = logs.queries.clone();
+                chain.errors = logs.errors.clone();
                 let chain = Arc::new(chain);
-                if let Some(cache) = &built.cache {
-                    caches.push((Arc::clone(&chain.server_label), cache.clone()));
+                if let Some(cache) = &cache {
+                    self.caches.push((Arc::clone(&chain.server_label), cache.clone()));
                 }
-                sources.push(Arc::clone(&chain) as Arc<dyn Source>);
-                sources.push(Arc::new(enabled(block, &chain)));
-                chains.push(Arc::clone(&chain));
+                self.done.sources.push(Arc::clone(&chain) as Arc<dyn Source>);
+                self.done.sources.push(Arc::new(enabled(&block, &chain)));
+                self.done.chains.push(Arc::clone(&chain));
                 let address = SocketAddr::new(ip, zone.port);
-                by_address.entry(address).or_default().push(chain);
-                if let Some(timeouts) = block.timeouts {
-                    patience.insert(address, timeouts);
-                }
+                self.by_address.entry(address).or_default().push(chain);
+                self.timeouts.extend(block.timeouts.last().map(|&found| (address, found)));
             }
         }
+        Ok(())
     }
-    let cached = blocks.iter().filter(|b| b.cache.is_some()).map(|b| cache::block_id(&b.written));
-    let cached = cached.collect();
-    caches.dedup_by_key(|(server, cache)| (Arc::clone(server), cache.stats().block));
-    sources.push(Arc::new(cache::CacheMetrics::new(Arc::clone(&store), caches)));
-    let startup_timeout = blocks
-        .iter()
-        .filter_map(|block| block.kubernetes.as_ref())
-        // Whoever has a fallback answers at once.
-        .filter(|kubernetes| kubernetes.fallback.is_empty())
-        .map(|kubernetes| kubernetes.startup_timeout)
-        .max()
-        .unwrap_or(Duration::ZERO);
-    let health: Vec<_> = blocks.iter().filter_map(|block| block.health).collect();
-    Ok(Assembled {
-        chains,
-        sources,
-        stores,
-        pages: blocks.iter().flat_map(pages).collect(),
-        details,
-        cache: (store, cached),
-        stale: blocks
-            .iter()
-            .filter_map(|b| b.cache.as_ref()?.stale.as_ref())
-            .map(|s| s.seconds)
-            .max()
-            .unwrap_or(0),
-        monitor: blocks.iter().find_map(|b| b.ready).map(|ready| ready.monitor).unwrap_or_default(),
-        stacktrace: blocks.iter().filter_map(|block| block.errors.as_ref()).any(|e| e.stacktrace),
-        listeners: by_address
-            .into_iter()
-            .map(|(address, chains)| {
-                let timeouts = patience.get(&address).copied().unwrap_or_default();
-                (address, Arc::new(Dispatch::new(chains).with_timeouts(timeouts)))
-            })
-            .collect(),
-        startup_timeout,
-        lameduck: health::lameduck(&health),
-        reload: blocks.iter().find_map(|block| block.reload),
-    })
-}
 
-/// What a block is made of.
-#[derive(Default)]
-struct Built {
-    /// In the order in which they are asked.
-    handlers: Vec<Arc<dyn Handler>>,
-    cache: Option<Cache>,
-    store: Option<Arc<Store<Index>>>,
-    sources: Vec<Arc<dyn Source>>,
-    details: Vec<Arc<dyn Detail>>,
-}
-
-impl Built {
-    /// Starts a forward, of this block or of a directive within it.
-    fn forward(
-        &mut self,
-        config: forward::Config,
-        forward_context: &ForwardContext,
-    ) -> anyhow::Result<Arc<Forwarding>> {
-        let forward = Forward::new(config, forward_context.clone())?;
-        // Ends with the forward.
-        tokio::spawn(Forward::background(Arc::downgrade(&forward)));
-        self.sources.push(Arc::clone(&forward) as Arc<dyn Source>);
-        let forwarding = Arc::new(Forwarding(forward));
-        self.details.push(Arc::clone(&forwarding) as Arc<dyn Detail>);
-        Ok(forwarding)
-    }
-}
-
-fn build(
-    block: &mut Block,
-    cache_store: &Arc<cache::Store>,
-    shared: &Arc<Shared>,
-    own: &OwnAddresses,
-) -> anyhow::Result<Built> {
-    let mut built = Built::default();
-    let forward_context = ForwardContext {
-        workers: shared.workers,
-        own: own.clone(),
-        loops: block.loops.then(|| Arc::clone(&shared.loops)),
-        health_registry: Arc::clone(&shared.health_registry),
-        zones: block.written.zone_names(),
-    };
-    if block.local {
-        built.handlers.push(Arc::new(plugin::local::Local::new()));
-    }
-    if !block.acl.is_empty() {
-        built.handlers.push(Arc::new(Acl::new(mem::take(&mut block.acl))));
-    }
-    if block.any {
-        built.handlers.push(Arc::new(plugin::any::Any));
-    }
-    if !block.filter_aaaa.is_empty() {
-        built.handlers.push(Arc::new(FilterAaaa::new(mem::take(&mut block.filter_aaaa))));
-    }
-    for config in mem::take(&mut block.dns64) {
-        built.handlers.push(Arc::new(Dns64::new(config)));
-    }
-    if !block.rewrite.is_empty() {
-        built.handlers.push(Arc::new(Rewrite::new(mem::take(&mut block.rewrite))));
-    }
-    if !block.header.is_empty() {
-        built.handlers.push(Arc::new(Header::new(&block.header)));
-    }
-    if block.minimal {
-        built.handlers.push(Arc::new(plugin::minimal::Minimal));
-    }
-    if !block.template.is_empty() {
-        built.handlers.push(Arc::new(Template::new(mem::take(&mut block.template))));
-    }
-    if let Some(config) = block.hosts.clone() {
-        let hosts = config.build(block.loadbalance, &Handle::current());
-        built.sources.push(Arc::clone(&hosts) as Arc<dyn Source>);
-        built.handlers.push(hosts);
-    }
-    if let Some(config) = &block.kubernetes {
-        let watching = shared.watching.handle().context("cannot start the thread that watches")?;
-        let store = shared
-            .clusters
-            .open(config.spec.clone(), watching, || Index::new(config.settings()))?;
-        let mut view = config.view.clone();
-        view.own = own.addresses().iter().map(SocketAddr::ip).collect();
-        view.rotate = block.loadbalance;
-        let store_health = Arc::new(StoreHealth::new(
-            config.zones().cloned().collect(),
-            Arc::clone(store.report()),
-            config.max_staleness,
-        ));
-        built.sources.push(Arc::clone(&store_health) as Arc<dyn Source>);
-        built.details.push(Arc::clone(&store_health) as Arc<dyn Detail>);
-        let mut kubernetes =
-            Kubernetes::new(view, Arc::clone(store.sink())).with_store_health(store_health);
-        if let Some(fallback) = config.fallback_forward() {
-            kubernetes = kubernetes.with_fallback(built.forward(fallback, &forward_context)?);
+    /// Blocks with equal settings share a store, which counts once.
+    fn add_store(&mut self, store: Option<Arc<Store<Index>>>) {
+        let Some(store) = store else { return };
+        if !self.done.stores.iter().any(|known| Arc::ptr_eq(known, &store)) {
+            self.done.sources.push(Arc::clone(store.report()) as Arc<dyn Source>);
+            self.done.stores.push(store);
         }
-        built.handlers.push(Arc::new(kubernetes));
-        built.store = Some(store);
     }
-    if !block.file.is_empty() {
-        let file = Arc::new(File::new(&block.file));
-        // Ends with the handler.
-        tokio::spawn(File::follow(Arc::downgrade(&file)));
-        built.handlers.push(file);
+
+    fn finish(mut self) -> Assembled {
+        self.caches.dedup_by_key(|(server, cache)| (Arc::clone(server), cache.stats().block));
+        let store = Arc::clone(&self.done.cache.0);
+        self.done.sources.push(Arc::new(cache::CacheMetrics::new(store, self.caches)));
+        for (address, chains) in self.by_address {
+            let timeouts = self.timeouts.get(&address).copied().unwrap_or_default();
+            let dispatch = Dispatch::new(chains).with_timeouts(timeouts);
+            self.done.listeners.insert(address, Arc::new(dispatch));
+        }
+        self.done
     }
-    built.cache = block.cache.clone().map(|config| {
-        Cache::new(
-            config,
-            Arc::clone(cache_store),
-            cache::block_id(&block.written),
-            block.loadbalance,
-        )
-    });
-    if let Some(cache) = &built.cache {
-        built.handlers.push(Arc::new(cache.clone()));
+}
+
+/// What the `log` and `errors` lines of a block mean.
+struct Logs {
+    queries: Option<Arc<dyn QueryLog>>,
+    errors: Option<Arc<dyn ErrorLog>>,
+}
+
+impl Logs {
+    fn of(block: &Block, shared: &Shared) -> Self {
+        let lines = (!block.log.is_empty()).then(|| block.log.clone());
+        let errors = block.errors.last().cloned();
+        Self {
+            queries: lines.map(|lines| Arc::new(Log::new(lines, shared.log_format)) as _),
+            errors: errors.map(|errors| Arc::new(errors.build()) as _),
+        }
     }
-    if block.loops {
-        built.handlers.push(Arc::new(plugin::loop_::Loop(Arc::clone(&shared.loops))));
-    }
-    for config in &block.forward {
-        let forwarding = built.forward(config.clone(), &forward_context)?;
-        built.handlers.push(forwarding);
-    }
-    if block.whoami {
-        built.handlers.push(Arc::new(plugin::whoami::Whoami));
-    }
-    Ok(built)
 }
 
 /// What a block serves over HTTP.
 fn pages(block: &Block) -> Vec<(ListenAddress, Pages)> {
-    let metrics = block.prometheus.map(|config| (config.address, Pages::METRICS));
-    let health = block.health.map(|config| (config.address, Pages::HEALTH));
-    let ready = block.ready.map(|config| (config.address, Pages::READY));
+    let metrics = block.prometheus.last().map(|config| (config.address, Pages::METRICS));
+    let health = block.health.last().map(|config| (config.address, Pages::HEALTH));
+    let ready = block.ready.last().map(|config| (config.address, Pages::READY));
     [metrics, health, ready].into_iter().flatten().collect()
 }
 
 /// The addresses that a block listens on.
 fn listen_addresses(block: &Block) -> anyhow::Result<Vec<IpAddr>> {
-    let mut addresses = block.bind.resolve()?;
+    let mut addresses = bind::resolve(&block.bind)?;
     if addresses.is_empty() {
         addresses.push(unspecified());
     }

@@ -41,7 +41,8 @@ pub fn run(path: &Path, output: Output, out: &mut impl Write) -> std::io::Result
                         "line": d.at.line,
                         "directive": d.directive,
                         "what": d.what,
-                        "wanted": d.wanted,
+                        "expected": d.expected,
+                        "help": d.help,
                     })
                 })
                 .collect();

@@ -49,6 +49,7 @@ pub mod probe;
 pub mod request;
 pub mod run;
 pub mod server;
+pub mod shared;
 pub mod status;
 pub mod systemd;
 pub mod upstream;

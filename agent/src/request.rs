@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::clock::CoarseInstant;
+pub use crate::config::Plugin;
 use crate::server::Dispatch;
 use crate::wire::reply::Ttl;
 use crate::wire::{Message, Query, Rcode, Reject, Reply, flags};
@@ -103,83 +104,6 @@ impl OwnedRequest {
     /// The query, read again from the packet (25 ns); an error only if the packet was never a query.
     pub fn view(&self) -> Result<Request<'_>, Reject> {
         Ok(Request { query: Query::parse(&self.packet)?, origin: self.origin })
-    }
-}
-
-/// Which directive answered. The names are those of CoreDNS's `plugin` label.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-#[allow(missing_docs, reason = "each is the directive of its name")]
-pub enum Plugin {
-    /// The server itself: REFUSED, FORMERR and their like. Its label is empty, as in CoreDNS.
-    Server,
-    Acl,
-    Any,
-    Autopath,
-    Cache,
-    Chaos,
-    Dns64,
-    File,
-    FilterAaaa,
-    Forward,
-    Header,
-    Hosts,
-    Kubernetes,
-    Local,
-    Loop,
-    Minimal,
-    Rewrite,
-    Template,
-    Whoami,
-}
-
-impl Plugin {
-    /// Every plugin, in the order of their numbers.
-    pub const ALL: [Self; 19] = [
-        Self::Server,
-        Self::Acl,
-        Self::Any,
-        Self::Autopath,
-        Self::Cache,
-        Self::Chaos,
-        Self::Dns64,
-        Self::File,
-        Self::FilterAaaa,
-        Self::Forward,
-        Self::Header,
-        Self::Hosts,
-        Self::Kubernetes,
-        Self::Local,
-        Self::Loop,
-        Self::Minimal,
-        Self::Rewrite,
-        Self::Template,
-        Self::Whoami,
-    ];
-
-    /// The directive's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Server => "",
-            Self::Acl => "acl",
-            Self::Any => "any",
-            Self::Autopath => "autopath",
-            Self::Cache => "cache",
-            Self::Chaos => "chaos",
-            Self::Dns64 => "dns64",
-            Self::File => "file",
-            Self::FilterAaaa => "filter_aaaa",
-            Self::Forward => "forward",
-            Self::Header => "header",
-            Self::Hosts => "hosts",
-            Self::Kubernetes => "kubernetes",
-            Self::Local => "local",
-            Self::Loop => "loop",
-            Self::Minimal => "minimal",
-            Self::Rewrite => "rewrite",
-            Self::Template => "template",
-            Self::Whoami => "whoami",
-        }
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::Admin;
 use crate::args::Serve;
-use crate::assemble::{Assembled, Shared, assemble};
+use crate::assemble::{Assembled, assemble};
 use crate::clock::CoarseInstant;
 use crate::cluster::{Clusters, WatchThread};
 use crate::control::{self, Commands, Control};
@@ -31,6 +31,7 @@ use crate::node::{self, Node, Origin};
 use crate::plugin::{self, Block, cache};
 use crate::server::pool::DRAIN;
 use crate::server::{Liveness, Pool};
+use crate::shared::Shared;
 use crate::status::Status;
 use crate::systemd::Systemd;
 

@@ -8,10 +8,11 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::admin::{self, Detail, Readiness};
-use crate::assemble::{Assembled, Shared};
+use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
 use crate::control::{Commands, Request};
 use crate::plugin::cache::inspect;
+use crate::shared::Shared;
 
 /// Answers for a running server.
 pub struct Status {

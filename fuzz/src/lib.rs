@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use nodens::assemble::{Assembled, Shared, assemble};
+use nodens::assemble::{Assembled, assemble};
 use nodens::chain::Local;
 use nodens::clock::CoarseInstant;
 use nodens::cluster::decode::{Decoded, Fate, Line, decode, decode_line, decode_list_metadata};
@@ -19,6 +19,7 @@ use nodens::metrics::Metrics;
 use nodens::plugin::{self, cache};
 use nodens::request::{Origin, Transport};
 use nodens::server::answer::{Handled, answer};
+use nodens::shared::Shared;
 use nodens::upstream::Question;
 use nodens::upstream::question::check;
 use nodens::upstream::resolv_conf::{MAX_SERVERS, ResolvConf};

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use nodens::assemble::{Assembled, Shared, assemble};
+use nodens::assemble::{Assembled, assemble};
 use nodens::chain::Local;
 use nodens::clock::CoarseInstant;
 use nodens::cluster::{Clusters, WatchThread};
@@ -19,6 +19,7 @@ use nodens::plugin::{self, cache};
 use nodens::request::{Origin, Transport};
 use nodens::server::Dispatch;
 use nodens::server::answer::{Handled, answer};
+use nodens::shared::Shared;
 use nodens::wire::query::write_query;
 use nodens::wire::{Class, Message, Name, Rcode, RecordType, Section, flags};
 use nodens::{corefile, logging};

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nodens::config::table::{self, Repeat};
 use regex::Regex;
 
 /// Shorter pieces of a log line are in any program.
@@ -181,11 +182,9 @@ fn section(directive: &str) -> Option<String> {
 #[test]
 fn every_directive_and_option_is_in_the_reference() {
     let plugins = root().join("agent/src/plugin");
-    let table = fs::read_to_string(root().join("agent/src/config/directive.rs")).unwrap();
-    let served = Regex::new(r#"known\("([a-z0-9_]+)", Served"#).unwrap();
     let mut missing = Vec::new();
     let mut options = 0;
-    for directive in served.captures_iter(&table).map(|found| found[1].to_owned()) {
+    for directive in table::all().iter().map(|entry| entry.name.to_owned()) {
         let Some(section) = section(&directive) else {
             missing.push(directive);
             continue;
@@ -202,6 +201,26 @@ fn every_directive_and_option_is_in_the_reference() {
     }
     assert!(missing.is_empty(), "{}", missing.join("\n"));
     assert!(options > 60, "{options} options");
+}
+
+/// The manual's sentences on the order of the chain and on directives that may be used once say what the table says.
+#[test]
+fn the_order_of_directives_is_in_the_reference() {
+    let page = fs::read_to_string(root().join("docs/directives.md")).unwrap();
+    let text = page.split_whitespace().collect::<Vec<_>>().join(" ");
+    let listed = |names: Vec<&str>| {
+        let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        let (last, others) = quoted.split_last().unwrap();
+        format!("{} and {last}", others.join(", "))
+    };
+    let handlers = table::all().iter().filter(|entry| entry.plugin.is_some());
+    let order = listed(handlers.map(|entry| entry.name).collect());
+    assert!(text.contains(&format!("queries pass {order}, in this order")), "{order}");
+    let once = table::all().iter().filter(|entry| entry.repeat == Repeat::Once);
+    let mut once: Vec<_> = once.map(|entry| entry.name).collect();
+    once.sort_unstable();
+    let once = listed(once);
+    assert!(text.contains(&format!("{once} may be used once in a block")), "{once}");
 }
 
 /// The names that a directive's parser offers for one that it does not know.

@@ -100,11 +100,11 @@ impl<'d, 'g> Args<'d, 'g> {
         self.words.is_empty()
     }
 
-    /// The next word, which must be there; `wanted` says what it would be, as in "a file".
-    pub fn required(&mut self, wanted: &str) -> Option<&'d Token> {
+    /// The next word, which must be there; `expected` says what it would be, as in "a file".
+    pub fn required(&mut self, expected: &str) -> Option<&'d Token> {
         let word = self.next();
         if word.is_none() {
-            self.error("an argument is missing", wanted);
+            self.error("an argument is missing", expected);
         }
         word
     }
@@ -112,10 +112,10 @@ impl<'d, 'g> Args<'d, 'g> {
     /// The next word, which must be there, read by `parse`.
     pub fn value<T>(
         &mut self,
-        wanted: &str,
+        expected: &str,
         parse: impl FnOnce(&str) -> Result<T, ValueError>,
     ) -> Option<T> {
-        let word = self.required(wanted)?;
+        let word = self.required(expected)?;
         self.read(word, parse)
     }
 
@@ -135,37 +135,37 @@ impl<'d, 'g> Args<'d, 'g> {
             Ok(value) => Some(value),
             Err(_) if word.is_placeholder() => None,
             Err(wrong) => {
-                self.error_at(&word.at, wrong.what, wrong.wanted);
+                self.error_at(&word.at, wrong.what, wrong.expected);
                 None
             }
         }
     }
 
     /// A duration with its unit, see [`value::duration`].
-    pub fn duration(&mut self, wanted: &str) -> Option<Duration> {
-        self.value(wanted, value::duration)
+    pub fn duration(&mut self, expected: &str) -> Option<Duration> {
+        self.value(expected, value::duration)
     }
 
     /// A duration with its unit, within limits.
     pub fn duration_in(
         &mut self,
-        wanted: &str,
+        expected: &str,
         range: RangeInclusive<Duration>,
     ) -> Option<Duration> {
-        self.value(wanted, |text| value::duration_in(text, range))
+        self.value(expected, |text| value::duration_in(text, range))
     }
 
     /// A whole number within limits.
-    pub fn integer<T>(&mut self, wanted: &str, range: RangeInclusive<T>) -> Option<T>
+    pub fn integer<T>(&mut self, expected: &str, range: RangeInclusive<T>) -> Option<T>
     where
         T: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
     {
-        self.value(wanted, |text| value::integer(text, range))
+        self.value(expected, |text| value::integer(text, range))
     }
 
     /// A percentage with its sign, within limits.
-    pub fn percentage(&mut self, wanted: &str, range: RangeInclusive<u8>) -> Option<u8> {
-        self.value(wanted, |text| value::percentage(text, range))
+    pub fn percentage(&mut self, expected: &str, range: RangeInclusive<u8>) -> Option<u8> {
+        self.value(expected, |text| value::percentage(text, range))
     }
 
     /// `true` or `false`.
@@ -211,31 +211,42 @@ impl<'d, 'g> Args<'d, 'g> {
     /// Reports an option that does not exist, with the nearest of those that do, and takes its arguments.
     pub fn unknown_option(&mut self, known: &[&str]) {
         let name = self.option.take().unwrap_or_default();
-        let wanted = match (nearest_of(name, known.iter().copied()), known) {
+        let expected = match (nearest_of(name, known.iter().copied()), known) {
             (Some(nearest), _) => nearest.to_owned(),
             (None, []) => "no options".to_owned(),
             (None, [one]) => (*one).to_owned(),
             (None, _) => format!("one of {}", known.join(", ")),
         };
-        self.error(format!("there is no option {name:?}"), wanted);
+        self.error(format!("there is no option {name:?}"), expected);
         self.rest();
     }
 
     /// Reports an error of the line as a whole.
-    pub fn error(&mut self, what: impl Into<String>, wanted: impl Into<String>) {
-        self.error_at(self.at, what, wanted);
+    pub fn error(&mut self, what: impl Into<String>, expected: impl Into<String>) {
+        self.error_at(self.at, what, expected);
     }
 
     /// Reports an error at a word.
-    pub fn error_at(&mut self, at: &Location, what: impl Into<String>, wanted: impl Into<String>) {
+    pub fn error_at(
+        &mut self,
+        at: &Location,
+        what: impl Into<String>,
+        expected: impl Into<String>,
+    ) {
         let diagnostic = Diagnostic::error(at.clone(), self.prefixed(what.into()));
-        self.diagnostics.push(diagnostic.wanted(wanted).directive(self.directive));
+        self.diagnostics.push(diagnostic.expected(expected).directive(self.directive));
     }
 
-    /// Reports something that works and is probably not meant.
-    pub fn warning(&mut self, what: impl Into<String>, wanted: impl Into<String>) {
+    /// Reports an error of the line as a whole with what to do about it.
+    pub fn refuse(&mut self, what: impl Into<String>, help: impl Into<String>) {
+        let diagnostic = Diagnostic::error(self.at.clone(), self.prefixed(what.into()));
+        self.diagnostics.push(diagnostic.help(help).directive(self.directive));
+    }
+
+    /// Reports something that works and is probably not meant, with what to do about it.
+    pub fn warning(&mut self, what: impl Into<String>, help: impl Into<String>) {
         let diagnostic = Diagnostic::warning(self.at.clone(), self.prefixed(what.into()));
-        self.diagnostics.push(diagnostic.wanted(wanted).directive(self.directive));
+        self.diagnostics.push(diagnostic.help(help).directive(self.directive));
     }
 
     fn prefixed(&self, what: String) -> String {
@@ -251,7 +262,7 @@ pub fn no_block(directive: &Directive, diagnostics: &mut Diagnostics) {
     if directive.block.is_some() {
         diagnostics.push(
             Diagnostic::error(directive.at().clone(), "it has a block")
-                .wanted("no braces: there are no options")
+                .help("remove the braces: there are no options")
                 .directive(directive.name.as_str()),
         );
     }
@@ -310,14 +321,14 @@ mod tests {
         assert_eq!(
             diagnostics.to_string().lines().collect::<Vec<_>>(),
             [
-                "Corefile:2: x: it has a block, wanted no braces: there are no options",
-                "Corefile:2: x: \"5\" has no unit, wanted a duration as in 30s, 500ms or 1h30m: perhaps 5s",
-                "Corefile:2: x: there is an argument too many: \"y\", wanted nothing more on this line",
-                "Corefile:3: x: there is no option \"max_fail\", wanted max_fails",
-                "Corefile:4: x: max_fails: \"x\" is not a whole number, wanted a whole number from 0 to 9",
-                "Corefile:5: x: expire: an argument is missing, wanted a duration",
-                "Corefile:6: x: there is no option \"zzz\", wanted one of max_fails, expire",
-                "Corefile:7: x: max_fails: there is an argument too many: \"2\", wanted nothing more on this line",
+                "Corefile:2: x: it has a block; remove the braces: there are no options",
+                "Corefile:2: x: \"5\" has no unit, expected a duration as in 30s, 500ms or 1h30m: perhaps 5s",
+                "Corefile:2: x: there is an argument too many: \"y\", expected nothing more on this line",
+                "Corefile:3: x: there is no option \"max_fail\", expected max_fails",
+                "Corefile:4: x: max_fails: \"x\" is not a whole number, expected a whole number from 0 to 9",
+                "Corefile:5: x: expire: an argument is missing, expected a duration",
+                "Corefile:6: x: there is no option \"zzz\", expected one of max_fails, expire",
+                "Corefile:7: x: max_fails: there is an argument too many: \"2\", expected nothing more on this line",
             ]
         );
     }

@@ -42,7 +42,7 @@ pub(super) fn check(blocks: &[ServerBlock], diagnostics: &mut Diagnostics) {
                 };
                 diagnostics.push(
                     Diagnostic::error(zone.at.clone(), format!("{zone}{listen} {what} at {at}"))
-                        .wanted("each zone once for each address and port"),
+                        .expected("each zone once for each address and port"),
                 );
                 break;
             }
@@ -59,7 +59,7 @@ fn listens(block: &ServerBlock, diagnostics: &mut Diagnostics) -> Vec<Listens> {
             if found.contains(&listen) {
                 diagnostics.push(
                     Diagnostic::error(word.at.clone(), format!("{:?} stands twice", word.as_str()))
-                        .wanted("each address once in a server block")
+                        .expected("each address once in a server block")
                         .directive("bind"),
                 );
             } else {

@@ -10,13 +10,16 @@
 //! once. What it returns after an error is good for finding more errors only.
 
 mod args;
-pub mod directive;
+mod directive;
 mod listener;
 mod reverse;
+pub mod table;
+mod unsupported;
 pub mod value;
 mod zone;
 
 pub use args::{Args, no_block};
+pub use table::{Effect, Plugin};
 pub use value::{ListenAddress, ValueError};
 pub use zone::{Transport, ZoneKey, zone_names};
 
@@ -32,6 +35,8 @@ pub struct ServerBlock {
     pub directives: Vec<Directive>,
     /// Where the block begins.
     pub at: Location,
+    /// Whether all directives that were written are in `directives`, none of them being unknown or not served.
+    pub is_complete: bool,
 }
 
 impl ServerBlock {
@@ -54,14 +59,9 @@ impl ServerBlock {
 
 /// Gives a file its meaning down to the names of the directives.
 ///
-/// `dns_port` is the port of zones that name none (`-dns.port`). `is_served` says for which directives there is a parser. The others are errors (or notices) and are left out of the
-/// result.
-pub fn read(
-    file: &File,
-    dns_port: u16,
-    is_served: &dyn Fn(&str) -> bool,
-    diagnostics: &mut Diagnostics,
-) -> Vec<ServerBlock> {
+/// `dns_port` is the port of zones that name none (`-dns.port`). Directives that are not served are errors or warnings
+/// and are left out of the result.
+pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<ServerBlock> {
     let mut blocks = Vec::new();
     let mut room = limits::ZONES;
     for block in &file.blocks {
@@ -71,24 +71,16 @@ pub fn read(
             if more.len() > room {
                 diagnostics.push(
                     Diagnostic::error(key.at.clone(), "there are too many zones")
-                        .wanted(format!("at most {} in all", limits::ZONES)),
+                        .expected(format!("at most {} in all", limits::ZONES)),
                 );
                 break;
             }
             room -= more.len();
             zones.extend(more);
         }
-        let directives = directive::check(&block.directives, is_served, diagnostics);
-        if block.directives.is_empty() {
-            diagnostics.push(
-                Diagnostic::warning(
-                    block.at.clone(),
-                    "the server block is empty, so that every query is refused",
-                )
-                .wanted("a directive that answers, as forward"),
-            );
-        }
-        blocks.push(ServerBlock { zones, directives, at: block.at.clone() });
+        let directives = directive::check(&block.directives, diagnostics);
+        let is_complete = directives.len() == block.directives.len();
+        blocks.push(ServerBlock { zones, directives, at: block.at.clone(), is_complete });
     }
     listener::check(&blocks, diagnostics);
     blocks

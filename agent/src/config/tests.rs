@@ -3,13 +3,10 @@
 use super::*;
 use crate::corefile;
 
-/// Reads a file as a binary with all served directives would.
+/// Reads a file as the server does.
 fn read_text(text: &str) -> (Vec<ServerBlock>, Diagnostics) {
     let (file, mut diagnostics) = corefile::parse("Corefile", text, &|_| None);
-    let is_served = |name: &str| {
-        directive::find(name).is_some_and(|known| known.support == directive::Support::Served)
-    };
-    let blocks = read(&file, 53, &is_served, &mut diagnostics);
+    let blocks = read(&file, 53, &mut diagnostics);
     diagnostics.sort();
     (blocks, diagnostics)
 }
@@ -47,12 +44,12 @@ fn five_mistakes_are_five_lines() {
     bad(
         "example.org:99999 {\n    forwrad . 1.1.1.1\n    cache 30\n    cache 60\n}\ntls://. {\n    proxy . 8.8.8.8\n    autopath @kubernetes\n}\n",
         &[
-            "Corefile:1: the port in \"example.org:99999\" is out of range, wanted a port from 1 to 65535",
-            "Corefile:2: there is no directive \"forwrad\", wanted forward",
-            "Corefile:4: cache: it stands twice in this server block, wanted only the one at Corefile:3",
-            "Corefile:6: \"tls://.\": serving over tls is not supported yet, wanted",
-            "Corefile:7: proxy: it was removed from CoreDNS long ago, wanted `forward`",
-            "Corefile:8: autopath: nodens lacks this directive of CoreDNS, wanted no such line",
+            "Corefile:1: the port in \"example.org:99999\" is out of range, expected a port from 1 to 65535",
+            "Corefile:2: there is no directive \"forwrad\"; did you mean \"forward\"?",
+            "Corefile:4: cache: duplicate directive; first used at Corefile:3; keep one of them",
+            "Corefile:6: \"tls://.\": serving over tls is not supported yet, expected",
+            "Corefile:7: proxy: removed from CoreDNS long ago; use `forward`",
+            "Corefile:8: autopath: not supported by Nodens; remove the line",
         ],
     );
 }
@@ -62,20 +59,19 @@ fn directives_that_are_not_served() {
     bad(
         ". {\n pprof\n rrl\n whatever\n b.org {\n  log\n }\n \"\"\n}\n",
         &[
-            "Corefile:2: warning: pprof: it has no effect in nodens, wanted perf",
-            "Corefile:3: \"rrl\" is a plugin from outside of CoreDNS",
-            "Corefile:4: there is no directive \"whatever\", wanted a directive of CoreDNS",
-            "Corefile:5: the server block \"b.org\" stands inside of another one, wanted a } above it",
-            "Corefile:8: a directive's name is empty",
+            "Corefile:2: warning: pprof: has no effect in Nodens; use perf",
+            "Corefile:3: rrl: a plugin from outside of CoreDNS",
+            "Corefile:4: there is no directive \"whatever\"; use a directive",
+            "Corefile:5: the server block \"b.org\" is inside of another one; close the block above it with a }",
+            "Corefile:8: the name of a directive is empty",
         ],
     );
-    bad(". {\n}\n", &["Corefile:1: warning: the server block is empty"]);
-    let (file, mut diagnostics) = corefile::parse("Corefile", ". {\n file db\n}", &|_| None);
-    assert!(read(&file, 53, &|_| false, &mut diagnostics)[0].directives.is_empty());
-    assert!(
-        diagnostics
-            .to_string()
-            .starts_with("Corefile:2: file: nodens does not have this directive")
+    bad(
+        ". {\n on_startup /bin/true\n sgin x\n}\n",
+        &[
+            "Corefile:2: startup: removed from CoreDNS long ago; remove the line, and run the command",
+            "Corefile:3: sign: not supported by Nodens; sign the zone before",
+        ],
     );
 }
 

@@ -10,12 +10,12 @@ use ipnet::IpNet;
 
 /// Why a word is not what it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what}, wanted {wanted}")]
+#[error("{what}, expected {expected}")]
 pub struct ValueError {
     /// What is wrong with it, with the word in quotes.
     pub what: String,
     /// What should stand there.
-    pub wanted: String,
+    pub expected: String,
 }
 
 /// Where an HTTP endpoint listens.
@@ -28,9 +28,9 @@ pub struct ListenAddress {
 }
 
 impl ValueError {
-    /// Makes one; `wanted` reads on from "wanted".
-    pub fn new(what: impl Into<String>, wanted: impl Into<String>) -> Self {
-        Self { what: what.into(), wanted: wanted.into() }
+    /// Makes one; `expected` reads on from "expected".
+    pub fn new(what: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self { what: what.into(), expected: expected.into() }
     }
 }
 
@@ -45,19 +45,19 @@ impl std::fmt::Display for ListenAddress {
 
 /// A duration as Go writes them: `5s`, `1h30m`, `0.5s`, `300ms`. A number needs a unit, but for `0`.
 pub fn duration(text: &str) -> Result<Duration, ValueError> {
-    const WANTED: &str = "a duration as in 30s, 500ms or 1h30m";
-    let wrong = || ValueError::new(format!("{text:?} is not a duration"), WANTED);
+    const EXPECTED: &str = "a duration as in 30s, 500ms or 1h30m";
+    let wrong = || ValueError::new(format!("{text:?} is not a duration"), EXPECTED);
     if text == "0" {
         return Ok(Duration::ZERO);
     }
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return Err(ValueError::new(
             format!("{text:?} has no unit"),
-            format!("{WANTED}: perhaps {text}s"),
+            format!("{EXPECTED}: perhaps {text}s"),
         ));
     }
     if text.starts_with('-') {
-        return Err(ValueError::new(format!("{text:?} is negative"), WANTED));
+        return Err(ValueError::new(format!("{text:?} is negative"), EXPECTED));
     }
     let mut rest = text;
     let mut nanoseconds: u128 = 0;
@@ -110,15 +110,15 @@ pub fn integer<T: FromStr + PartialOrd + Display + Copy>(
     range: RangeInclusive<T>,
 ) -> Result<T, ValueError> {
     let (low, high) = (*range.start(), *range.end());
-    let wanted = || format!("a whole number from {low} to {high}");
+    let expected = || format!("a whole number from {low} to {high}");
     match text.parse::<T>() {
         Ok(number) if range.contains(&number) => Ok(number),
-        Ok(_) => Err(ValueError::new(format!("{text:?} is out of range"), wanted())),
+        Ok(_) => Err(ValueError::new(format!("{text:?} is out of range"), expected())),
         // Digits only, but more of them than the type holds.
         Err(_) if is_digits(text) => {
-            Err(ValueError::new(format!("{text:?} is out of range"), wanted()))
+            Err(ValueError::new(format!("{text:?} is out of range"), expected()))
         }
-        Err(_) => Err(ValueError::new(format!("{text:?} is not a whole number"), wanted())),
+        Err(_) => Err(ValueError::new(format!("{text:?} is not a whole number"), expected())),
     }
 }
 
@@ -166,10 +166,10 @@ pub fn socket_address(text: &str, default_port: u16) -> Result<SocketAddr, Value
 
 /// Where to listen: `:8080`, `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`.
 pub fn listen_address(text: &str) -> Result<ListenAddress, ValueError> {
-    const WANTED: &str = "an address as :8080 or 127.0.0.1:8080";
+    const EXPECTED: &str = "an address as :8080 or 127.0.0.1:8080";
     let Some((host, port)) = text.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')) else {
-        let wanted = if is_digits(text) { format!(":{text}") } else { WANTED.into() };
-        return Err(ValueError::new(format!("{text:?} has no port after a colon"), wanted));
+        let expected = if is_digits(text) { format!(":{text}") } else { EXPECTED.into() };
+        return Err(ValueError::new(format!("{text:?} has no port after a colon"), expected));
     };
     let port = integer(port, 0..=u16::MAX).map_err(|_| {
         ValueError::new(format!("{port:?} in {text:?} is not a port"), "a port from 1 to 65535")
@@ -185,7 +185,7 @@ pub fn listen_address(text: &str) -> Result<ListenAddress, ValueError> {
                 None => host.parse().map(IpAddr::V4).ok(),
             };
             Some(parsed.ok_or_else(|| {
-                ValueError::new(format!("{host:?} in {text:?} is not an IP address"), WANTED)
+                ValueError::new(format!("{host:?} in {text:?} is not an IP address"), EXPECTED)
             })?)
         }
     };
@@ -258,12 +258,12 @@ mod tests {
         }
         assert_eq!(
             duration("60").unwrap_err().to_string(),
-            "\"60\" has no unit, wanted a duration as in 30s, 500ms or 1h30m: perhaps 60s"
+            "\"60\" has no unit, expected a duration as in 30s, 500ms or 1h30m: perhaps 60s"
         );
         let range = Duration::from_secs(2)..=Duration::from_secs(60);
         assert_eq!(
             duration_in("1s", range).unwrap_err().to_string(),
-            "\"1s\" is out of range, wanted 2s to 60s"
+            "\"1s\" is out of range, expected 2s to 60s"
         );
     }
 
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(integer("30", 0..=3600_u32), Ok(30));
         assert_eq!(integer("0", 1..=15_u8).unwrap_err().what, "\"0\" is out of range");
         assert_eq!(integer("300", 1..=15_u8).unwrap_err().what, "\"300\" is out of range");
-        assert_eq!(integer("x", 1..=15_u8).unwrap_err().wanted, "a whole number from 1 to 15");
+        assert_eq!(integer("x", 1..=15_u8).unwrap_err().expected, "a whole number from 1 to 15");
         assert_eq!(percentage("80%", 10..=90), Ok(80));
         assert!(percentage("80", 10..=90).is_err() && percentage("95%", 10..=90).is_err());
         assert_eq!((boolean("true"), boolean("false")), (Ok(true), Ok(false)));
@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(listen("[192.0.2.1]:9153").unwrap(), "192.0.2.1:9153");
         assert_eq!(
             listen("80").unwrap_err(),
-            "\"80\" has no port after a colon, wanted :80".parse_wrong()
+            "\"80\" has no port after a colon, expected :80".parse_wrong()
         );
         for text in ["", ":", "[::1]", "::1:8080", "[]:80", "host:80", ":99999"] {
             assert!(listen(text).is_err(), "{text}");
@@ -316,8 +316,8 @@ mod tests {
 
     impl ParseWrong for str {
         fn parse_wrong(&self) -> ValueError {
-            let (what, wanted) = self.split_once(", wanted ").unwrap();
-            ValueError::new(what, wanted)
+            let (what, expected) = self.split_once(", expected ").unwrap();
+            ValueError::new(what, expected)
         }
     }
 
@@ -330,8 +330,8 @@ mod tests {
 
         #[test]
         fn durations_add_up(hours in 0..1000_u64, seconds in 0..60_u64, milliseconds in 0..1000_u64) {
-            let wanted = Duration::from_millis((hours * 3600 + seconds) * 1000 + milliseconds);
-            prop_assert_eq!(duration(&format!("{hours}h{seconds}s{milliseconds}ms")), Ok(wanted));
+            let expected = Duration::from_millis((hours * 3600 + seconds) * 1000 + milliseconds);
+            prop_assert_eq!(duration(&format!("{hours}h{seconds}s{milliseconds}ms")), Ok(expected));
         }
     }
 }

@@ -78,7 +78,8 @@ pub(super) fn parse(key: &Token, dns_port: u16, diagnostics: &mut Diagnostics) -
     let (transport, zone, port, names) = match read {
         Ok(read) => read,
         Err(wrong) => {
-            diagnostics.push(Diagnostic::error(key.at.clone(), wrong.what).wanted(wrong.wanted));
+            diagnostics
+                .push(Diagnostic::error(key.at.clone(), wrong.what).expected(wrong.expected));
             return Vec::new();
         }
     };
@@ -87,12 +88,13 @@ pub(super) fn parse(key: &Token, dns_port: u16, diagnostics: &mut Diagnostics) -
             format!("{:?}: serving over {} is not supported yet", key.as_str(), transport.scheme());
         diagnostics.push(
             Diagnostic::error(key.at.clone(), what)
-                .wanted("a zone without a scheme, or with dns://"),
+                .expected("a zone without a scheme, or with dns://"),
         );
     }
-    if let Some((what, wanted)) = doubtful(zone) {
-        diagnostics
-            .push(Diagnostic::warning(key.at.clone(), format!("{zone:?} {what}")).wanted(wanted));
+    if let Some((what, expected)) = doubtful(zone) {
+        diagnostics.push(
+            Diagnostic::warning(key.at.clone(), format!("{zone:?} {what}")).expected(expected),
+        );
     }
     names.into_iter().map(|name| ZoneKey { name, transport, port, at: key.at.clone() }).collect()
 }
@@ -106,7 +108,8 @@ pub fn zone_names(text: &str) -> Result<Vec<Name>, ValueError> {
     if let Some(network) = network(text)? {
         return reverse::zones(network).iter().map(|zone| name(zone)).collect();
     }
-    let wrong = |what: &str, wanted: &str| Err(ValueError::new(format!("{text:?} {what}"), wanted));
+    let wrong =
+        |what: &str, expected: &str| Err(ValueError::new(format!("{text:?} {what}"), expected));
     if text.is_empty() {
         return wrong("is not a zone", A_ZONE);
     }
@@ -235,7 +238,7 @@ mod tests {
 
     #[test]
     fn zones_ports_and_schemes() {
-        for (key, wanted) in [
+        for (key, expected) in [
             (".", "dns://.:53"),
             (".:5353", "dns://.:5353"),
             ("Example.ORG", "dns://example.org.:53"),
@@ -250,15 +253,15 @@ mod tests {
             ("_sip._tcp.a-b.org", "dns://_sip._tcp.a-b.org.:53"),
             ("5gc.telco.vlab", "dns://5gc.telco.vlab.:53"),
         ] {
-            assert_eq!(read(key), (vec![wanted.to_owned()], String::new()), "{key}");
+            assert_eq!(read(key), (vec![expected.to_owned()], String::new()), "{key}");
         }
         assert_eq!(read("10.0.0.0/17").0.len(), 128);
     }
 
     #[test]
     fn what_is_wrong_is_named() {
-        for (key, wanted) in [
-            (":53", "\":53\" has no zone, wanted .:53 for all names"),
+        for (key, expected) in [
+            (":53", "\":53\" has no zone, expected .:53 for all names"),
             (".:domain", "\"domain\" in \".:domain\" is not a port"),
             (".:", "\"\" in \".:\" is not a port"),
             (".:1-5", "\"1-5\" in"),
@@ -266,12 +269,12 @@ mod tests {
             (".:65536", "the port in"),
             (
                 "10.0.0.0/33",
-                "\"10.0.0.0/33\" is not a network, wanted a prefix length from 0 to 32",
+                "\"10.0.0.0/33\" is not a network, expected a prefix length from 0 to 32",
             ),
             ("fd00::/129", "\"fd00::/129\" is not a network"),
             ("grpc://.", "\"grpc://.\": nodens does not serve over grpc"),
             ("unix:///run/x.sock", "\"unix:///run/x.sock\": nodens does not serve over unix"),
-            ("tcp://.", "\"tcp://.\" has the unknown scheme \"tcp\", wanted dns:// or none"),
+            ("tcp://.", "\"tcp://.\" has the unknown scheme \"tcp\", expected dns:// or none"),
             ("a,b", "\"a,b\" has a comma in it"),
             ("a b", "\"a b\" has a space in it"),
             ("${domain}", "\"${domain}\" looks like a template"),
@@ -280,7 +283,7 @@ mod tests {
         ] {
             let (zones, shown) = read(key);
             assert!(zones.is_empty(), "{key}");
-            assert!(shown.starts_with(&format!("Corefile:1: {wanted}")), "{shown}");
+            assert!(shown.starts_with(&format!("Corefile:1: {expected}")), "{shown}");
         }
         for scheme in ["tls", "https", "quic"] {
             let (zones, shown) = read(&format!("{scheme}://."));

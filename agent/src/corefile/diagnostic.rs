@@ -13,7 +13,7 @@ pub enum Severity {
     Warning,
 }
 
-/// One thing that is wrong: `file:line: directive: what is wrong, wanted what was wanted`.
+/// One thing that is wrong: `file:line: directive: what is wrong, expected what was expected; what to do`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     /// How bad it is.
@@ -25,7 +25,9 @@ pub struct Diagnostic {
     /// What is wrong, in lower case and without a full stop.
     pub what: String,
     /// What should stand there instead; empty where nothing useful can be said.
-    pub wanted: String,
+    pub expected: String,
+    /// What to do about it; empty where `expected` is enough.
+    pub help: String,
 }
 
 /// The diagnostics of one configuration, bounded in number and without repetitions.
@@ -49,13 +51,20 @@ impl Diagnostic {
     }
 
     fn new(severity: Severity, at: Location, what: String) -> Self {
-        Self { severity, at, directive: None, what, wanted: String::new() }
+        Self { severity, at, directive: None, what, expected: String::new(), help: String::new() }
     }
 
     /// Says what should stand there.
     #[must_use]
-    pub fn wanted(mut self, wanted: impl Into<String>) -> Self {
-        self.wanted = wanted.into();
+    pub fn expected(mut self, expected: impl Into<String>) -> Self {
+        self.expected = expected.into();
+        self
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = help.into();
         self
     }
 
@@ -137,8 +146,11 @@ impl fmt::Display for Diagnostic {
             write!(f, "{directive}: ")?;
         }
         f.write_str(&self.what)?;
-        if !self.wanted.is_empty() {
-            write!(f, ", wanted {}", self.wanted)?;
+        if !self.expected.is_empty() {
+            write!(f, ", expected {}", self.expected)?;
+        }
+        if !self.help.is_empty() {
+            write!(f, "; {}", self.help)?;
         }
         Ok(())
     }
@@ -168,11 +180,11 @@ mod tests {
     #[test]
     fn shows_file_line_directive_what_and_wanted() {
         let error = Diagnostic::error(at(3), "\"5\" has no unit")
-            .wanted("a duration as in 5s")
+            .expected("a duration as in 5s")
             .directive("reload");
         assert_eq!(
             error.to_string(),
-            "Corefile:3: reload: \"5\" has no unit, wanted a duration as in 5s"
+            "Corefile:3: reload: \"5\" has no unit, expected a duration as in 5s"
         );
         let warning = Diagnostic::warning(at(4), "odd");
         assert_eq!(warning.to_string(), "Corefile:4: warning: odd");

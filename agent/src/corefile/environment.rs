@@ -29,7 +29,7 @@ pub(super) fn expand(
     if let Some(name) = placeholder(&word) {
         diagnostics.push(
             Diagnostic::error(at.clone(), format!("the placeholder {name} has not been filled in"))
-                .wanted("the file after rendering, or a value in its place"),
+                .expected("the file after rendering, or a value in its place"),
         );
     }
     word
@@ -74,7 +74,7 @@ fn expand_form(
                     at.clone(),
                     format!("the environment variable {name} expands without end"),
                 )
-                .wanted("a value that does not refer to itself"),
+                .expected("a value that does not refer to itself"),
             );
             break;
         }
@@ -89,11 +89,13 @@ fn unset(name: &str, at: &Location) -> Diagnostic {
         // Silently empty in CoreDNS, which is never what its author meant.
         Some((plain, _)) => {
             Diagnostic::error(at.clone(), format!("the environment variable {name:?} cannot exist"))
-                .wanted(format!("{{${plain}}}: a default after a colon is not part of the syntax"))
+                .expected(format!(
+                    "{{${plain}}}: a default after a colon is not part of the syntax"
+                ))
         }
         None => {
             Diagnostic::warning(at.clone(), format!("the environment variable {name} is not set"))
-                .wanted("a value: the word is empty now")
+                .expected("a value: the word is empty now")
         }
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn lines_of(
     if text.len() > limits::FILE_BYTES {
         diagnostics.push(
             Diagnostic::error(file.clone(), "the file is too long")
-                .wanted(format!("at most {} MiB", limits::FILE_BYTES >> 20)),
+                .expected(format!("at most {} MiB", limits::FILE_BYTES >> 20)),
         );
         return Vec::new();
     }
@@ -37,7 +37,7 @@ pub(super) fn lines_of(
 /// The error for a configuration that has more words than [`limits::TOKENS`].
 pub(super) fn too_many_words(at: &Location) -> Diagnostic {
     Diagnostic::error(at.clone(), "the configuration has too many words")
-        .wanted(format!("at most {} after imports", limits::TOKENS))
+        .expected(format!("at most {} after imports", limits::TOKENS))
 }
 
 /// Reads the files that `pattern` means, in alphabetical order.
@@ -70,7 +70,7 @@ pub(super) fn read_files(
                     format!("{} cannot be imported: {error}", path.display()),
                 )
                 .directive("import")
-                .wanted("a snippet that is defined above, or a file that can be read"),
+                .expected("a snippet that is defined above, or a file that can be read"),
             ),
         }
     }
@@ -79,10 +79,10 @@ pub(super) fn read_files(
 
 /// The files of a pattern with a wildcard. Folders are passed over: a mounted ConfigMap holds one named `..data`.
 fn matches(pattern: &Token, path: &Path, diagnostics: &mut Diagnostics) -> Vec<PathBuf> {
-    let error = |what: &str, wanted: &str| {
+    let error = |what: &str, expected: &str| {
         Diagnostic::error(pattern.at.clone(), format!("the pattern {:?} {what}", pattern.as_str()))
             .directive("import")
-            .wanted(wanted)
+            .expected(expected)
     };
     let Some(path) = path.to_str() else {
         diagnostics

@@ -105,7 +105,7 @@ impl Lexer<'_> {
                             self.at(begin),
                             "the quote that begins here is never closed",
                         )
-                        .wanted("a closing \""),
+                        .expected("a closing \""),
                     );
                     break;
                 }
@@ -118,7 +118,7 @@ impl Lexer<'_> {
         let at = self.at(self.line);
         self.diagnostics.push(
             Diagnostic::error(at, "there is a carriage return without a line feed")
-                .wanted("line ends of Unix (LF) or Windows (CR LF)"),
+                .expected("line ends of Unix (LF) or Windows (CR LF)"),
         );
     }
 

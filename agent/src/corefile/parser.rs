@@ -28,7 +28,7 @@ pub(super) fn parse(name: &Path, text: &str, environment: Environment<'_>) -> (F
     let file = parser.file(flat);
     if file.blocks.is_empty() && !parser.diagnostics.has_errors() {
         parser.diagnostics.push(
-            Diagnostic::error(start, "nothing is configured").wanted(
+            Diagnostic::error(start, "nothing is configured").expected(
                 "a server block, as in `. { forward . /etc/resolv.conf }` over three lines",
             ),
         );
@@ -138,9 +138,10 @@ impl Parser<'_> {
     /// What an import line stands for: the lines of a snippet, or of each file.
     fn import(&mut self, line: &Line) -> Vec<(Source, Vec<Line>)> {
         let diagnostics = &mut self.diagnostics;
-        let mut fail = |what: String, wanted: &str| {
-            diagnostics
-                .push(Diagnostic::error(line.at.clone(), what).directive("import").wanted(wanted));
+        let mut fail = |what: String, expected: &str| {
+            diagnostics.push(
+                Diagnostic::error(line.at.clone(), what).directive("import").expected(expected),
+            );
             Vec::new()
         };
         let target = match line.words.as_slice() {
@@ -198,7 +199,7 @@ impl Parser<'_> {
                 self.diagnostics.push(
                     Diagnostic::error(line.at.clone(), what)
                         .directive("import")
-                        .wanted("a file that does not"),
+                        .expected("a file that does not"),
                 );
             } else {
                 imported.push((source, lines));
@@ -252,7 +253,7 @@ impl Parser<'_> {
             let previous = directives.last_mut();
             let name = previous.as_ref().map(|directive| directive.name.text.to_string());
             let mut error = Diagnostic::error(line.at, "the { stands on a line of its own")
-                .wanted("{ at the end of the directive's line");
+                .expected("{ at the end of the directive's line");
             error.directive = name;
             self.diagnostics.push(error);
             // Read as it was meant, so that what is inside is checked as well.
@@ -263,8 +264,8 @@ impl Parser<'_> {
         directives
     }
 
-    fn error(&mut self, at: &Location, what: impl Into<String>, wanted: impl Into<String>) {
-        self.diagnostics.push(Diagnostic::error(at.clone(), what).wanted(wanted));
+    fn error(&mut self, at: &Location, what: impl Into<String>, expected: impl Into<String>) {
+        self.diagnostics.push(Diagnostic::error(at.clone(), what).expected(expected));
     }
 }
 
@@ -284,7 +285,7 @@ impl Keys {
             if word.text.is_empty() {
                 let warning =
                     Diagnostic::warning(word.at, "an empty word among the zones is passed over");
-                parser.diagnostics.push(warning.wanted("a zone"));
+                parser.diagnostics.push(warning.expected("a zone"));
                 continue;
             }
             if commas > 1 || text.is_empty() {

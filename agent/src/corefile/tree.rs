@@ -163,7 +163,7 @@ impl Builder<'_> {
         self.top.lines
     }
 
-    fn error(&mut self, at: &Location, what: impl Into<String>, wanted: impl Into<String>) {
-        self.diagnostics.push(Diagnostic::error(at.clone(), what).wanted(wanted));
+    fn error(&mut self, at: &Location, what: impl Into<String>, expected: impl Into<String>) {
+        self.diagnostics.push(Diagnostic::error(at.clone(), what).expected(expected));
     }
 }

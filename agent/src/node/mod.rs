@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 
 pub use counts::Counts;
 pub use origin::Origin;
-pub use wanted::{FlagError, UserId, Wanted};
+pub use wanted::{FlagError, Wanted};
 
 use crate::admin::Pages;
 use crate::args::NodeFlags;

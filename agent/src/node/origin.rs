@@ -123,7 +123,8 @@ impl Template {
             Ok(text) => text,
             Err(error) => {
                 let what = format!("the template cannot be read: {error}");
-                diagnostics.push(Diagnostic::error(start, what).wanted("a file that may be read"));
+                diagnostics
+                    .push(Diagnostic::error(start, what).expected("a file that may be read"));
                 self.counts.error("configmap");
                 return (File::default(), diagnostics);
             }

@@ -68,10 +68,10 @@ pub fn render(path: &Path, template: &str, values: &Values, errors: &mut Diagnos
         } else if code.contains(UPSTREAMS) && code.ends_with('{') {
             in_upstreams = !values.upstreams.is_empty();
         }
-        let line = render_line(line, values, |what, wanted| {
+        let line = render_line(line, values, |what, expected| {
             if !code.is_empty() {
                 let at = Location::new(path, number);
-                errors.push(Diagnostic::error(at, what).wanted(wanted));
+                errors.push(Diagnostic::error(at, what).expected(expected));
             }
         });
         text.push_str(&line);

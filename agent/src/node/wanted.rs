@@ -1,14 +1,12 @@
 //! What the flags mean: the network that is wanted, and the privileges that it takes.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use netsetup::privileges::Capability;
 use netsetup::{Desired, LinkSpec, Mode, NotrackSpec};
 
-use crate::args::NodeFlags;
+use crate::args::{NodeFlags, UserId};
 
 /// The variable in which Kubernetes tells pods of kube-dns's namespace the Service's address.
 const KUBE_DNS_HOST: &str = "KUBE_DNS_SERVICE_HOST";
@@ -53,15 +51,6 @@ pub struct Wanted {
     pub teardown: bool,
     /// The user to become after the set-up.
     pub user: Option<UserId>,
-}
-
-/// A user and a group by number. There may be no list of users in the image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UserId {
-    /// The user.
-    pub uid: u32,
-    /// The group; as the user where it is not given.
-    pub gid: u32,
 }
 
 impl Wanted {
@@ -164,27 +153,6 @@ fn cluster_ips(
     }
     let told = environment(KUBE_DNS_HOST).and_then(|text| text.parse().ok());
     Ok(told.into_iter().filter(|ip| addresses.contains(ip)).collect())
-}
-
-impl FromStr for UserId {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (uid, gid) = text.split_once(':').unwrap_or((text, text));
-        let number = |part: &str| {
-            // The highest number means "no change" to the kernel.
-            part.parse().ok().filter(|id| *id != u32::MAX).ok_or_else(|| {
-                format!("{part:?} is no number of a user or group, wanted UID or UID:GID")
-            })
-        };
-        Ok(Self { uid: number(uid)?, gid: number(gid)? })
-    }
-}
-
-impl fmt::Display for UserId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.uid, self.gid)
-    }
 }
 
 #[cfg(test)]

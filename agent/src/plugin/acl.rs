@@ -6,7 +6,8 @@ use ipnet::IpNet;
 
 use crate::chain::{Handler, Local};
 use crate::config::{Args, ValueError, value};
-use crate::corefile::{Diagnostics, Directive};
+use crate::corefile::{Diagnostic, Diagnostics, Directive};
+use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::plugin::scope::Zones;
 use crate::request::{Outcome, Plugin, Request, Step, ede};
 use crate::wire::{Name, Rcode, RecordType, Reply};
@@ -58,21 +59,59 @@ pub struct Acl {
 }
 
 impl Config {
+    /// Whether no query is left for `later`: each is decided here.
+    pub fn shadows(&self, later: &Self) -> bool {
+        let decides_all = self.policies.iter().any(Policy::is_for_all);
+        decides_all && later.zones.iter().all(|zone| self.zones.find(zone.as_ref()).is_some())
+    }
+
     /// Reads one directive; `zones` are the server block's.
     pub fn parse(directive: &Directive, zones: &[Name], diagnostics: &mut Diagnostics) -> Self {
         let mut args = Args::of(directive, diagnostics);
         let zones = Zones::new(args.zones_or(zones));
         args.end();
-        let mut policies = Vec::new();
+        let mut policies: Vec<Policy> = Vec::new();
         for option in directive.options() {
+            if policies.last().is_some_and(Policy::is_for_all) {
+                let what = format!(
+                    "{}: has no effect: the rule above is for every query",
+                    option.name.as_str()
+                );
+                let warning = Diagnostic::warning(option.at().clone(), what).directive("acl");
+                diagnostics.push(warning.help("write the general rule last"));
+                break;
+            }
             let args = Args::of_option(directive, option, diagnostics);
             policies.extend(Policy::parse(args, option.name.as_str()));
         }
         if directive.options().is_empty() {
             Args::of(directive, diagnostics)
-                .warning("it has no rules", "a line as: block net 10.0.0.0/8");
+                .warning("it has no rules", "add one, as in: block net 10.0.0.0/8");
         }
         Self { zones, policies }
+    }
+}
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.zones, cx.diagnostics)
+    }
+
+    fn zones(&self) -> Vec<&Name> {
+        self.zones.iter().collect()
+    }
+
+    fn ends(&self, zone: &Name) -> bool {
+        let first = self.policies.first().filter(|policy| policy.is_for_all());
+        first.is_some_and(|policy| policy.action != Action::Allow)
+            && self.zones.find(zone.as_ref()).is_some()
+    }
+}
+
+impl BuildHandler for Config {
+    fn build(lines: Vec<Self>, cx: &mut BuildContext<'_>) -> anyhow::Result<()> {
+        cx.push(Acl::new(lines));
+        Ok(())
     }
 }
 
@@ -129,6 +168,11 @@ impl Policy {
             }
         };
         Some(Self { action, types, networks })
+    }
+
+    /// Whether it is for every query.
+    fn is_for_all(&self) -> bool {
+        self.types.is_empty() && self.networks.all
     }
 
     fn is_for(&self, qtype: RecordType, client: IpAddr) -> bool {
@@ -296,7 +340,7 @@ mod tests {
             Config::parse,
         );
         let said: Vec<&str> =
-            said.iter().map(|line| line.split(", wanted").next().unwrap()).collect();
+            said.iter().map(|line| line.split(", expected").next().unwrap()).collect();
         assert_eq!(
             said,
             [

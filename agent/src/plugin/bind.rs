@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use crate::config::Args;
 use crate::corefile::{Diagnostics, Directive};
+use crate::plugin::directive::{ReadContext, ReadDirective};
 
 /// Why addresses cannot be told.
 #[derive(Debug, thiserror::Error)]
@@ -26,8 +27,8 @@ pub enum BindError {
     Nothing,
 }
 
-/// What the `bind` lines of a server block mean together.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// One `bind` line.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     places: Vec<Place>,
     except: Vec<Place>,
@@ -42,50 +43,53 @@ enum Place {
 /// The addresses of each interface.
 type Interfaces = BTreeMap<String, Vec<IpAddr>>;
 
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.diagnostics)
+    }
+}
+
 impl Config {
-    /// Reads one `bind` line and adds it to those before.
-    pub fn add(&mut self, directive: &Directive, diagnostics: &mut Diagnostics) {
-        const WANTED: &str = "an address or an interface";
+    /// Reads the line.
+    pub fn parse(directive: &Directive, diagnostics: &mut Diagnostics) -> Self {
         let mut args = Args::of(directive, diagnostics);
-        self.places.extend(args.required(WANTED).map(|word| place(word.as_str())));
-        self.places.extend(args.rest().iter().map(|word| place(word.as_str())));
+        let mut config = Self { places: places(&mut args), except: Vec::new() };
         for option in directive.options() {
             let mut args = Args::of_option(directive, option, diagnostics);
             match option.name.as_str() {
-                "except" => {
-                    self.except.extend(args.required(WANTED).map(|word| place(word.as_str())));
-                    self.except.extend(args.rest().iter().map(|word| place(word.as_str())));
-                }
+                "except" => config.except.extend(places(&mut args)),
                 _ => args.unknown_option(&["except"]),
             }
             args.end();
         }
+        config
     }
+}
 
-    /// The addresses to listen on, each once, in the order of the lines. Empty where there was no line: every address.
-    pub fn resolve(&self) -> Result<Vec<IpAddr>, BindError> {
-        if self.places.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.resolve_with(&interfaces()?)
+/// The addresses that the `bind` lines of a server block name together, each once, in the order of the lines. Empty if
+/// there is no line, which means every address.
+pub fn resolve(lines: &[Config]) -> Result<Vec<IpAddr>, BindError> {
+    if lines.is_empty() {
+        return Ok(Vec::new());
     }
+    resolve_with(lines, &interfaces()?)
+}
 
-    fn resolve_with(&self, interfaces: &Interfaces) -> Result<Vec<IpAddr>, BindError> {
-        let mut except = Vec::new();
-        for place in &self.except {
-            // An exception for what does not exist is fulfilled.
-            except.extend(place.addresses(interfaces).unwrap_or_default());
-        }
-        let mut found = Vec::new();
-        for place in &self.places {
-            for address in place.addresses(interfaces)? {
-                if !found.contains(&address) && !except.contains(&address) {
-                    found.push(address);
-                }
+fn resolve_with(lines: &[Config], interfaces: &Interfaces) -> Result<Vec<IpAddr>, BindError> {
+    let mut except = Vec::new();
+    for place in lines.iter().flat_map(|line| &line.except) {
+        // An exception for an interface that does not exist has no effect.
+        except.extend(place.addresses(interfaces).unwrap_or_default());
+    }
+    let mut found = Vec::new();
+    for place in lines.iter().flat_map(|line| &line.places) {
+        for address in place.addresses(interfaces)? {
+            if !found.contains(&address) && !except.contains(&address) {
+                found.push(address);
             }
         }
-        if found.is_empty() { Err(BindError::Nothing) } else { Ok(found) }
     }
+    if found.is_empty() { Err(BindError::Nothing) } else { Ok(found) }
 }
 
 impl Place {
@@ -103,6 +107,12 @@ impl Place {
         }
         Ok(addresses.clone())
     }
+}
+
+/// At least one address or interface.
+fn places(args: &mut Args<'_, '_>) -> Vec<Place> {
+    let first = args.required("an address or an interface");
+    first.into_iter().chain(args.rest()).map(|word| place(word.as_str())).collect()
 }
 
 fn place(text: &str) -> Place {
@@ -139,18 +149,14 @@ mod tests {
     use crate::plugin::testing::read;
 
     fn config(line: &str) -> (Config, String) {
-        read(line, |directive, diagnostics| {
-            let mut config = Config::default();
-            config.add(directive, diagnostics);
-            config
-        })
+        read(line, Config::parse)
     }
 
     fn resolved(line: &str) -> String {
         let mut interfaces = Interfaces::new();
         interfaces.insert("lo".into(), vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()]);
         interfaces.insert("wg0".into(), Vec::new());
-        match config(line).0.resolve_with(&interfaces) {
+        match resolve_with(&[config(line).0], &interfaces) {
             Ok(addresses) => {
                 addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
             }
@@ -170,16 +176,16 @@ mod tests {
 
     #[test]
     fn this_machine_has_a_loopback() {
-        let addresses = config("bind lo").0.resolve().unwrap();
+        let addresses = resolve(&[config("bind lo").0]).unwrap();
         assert!(addresses.contains(&"127.0.0.1".parse().unwrap()), "{addresses:?}");
-        assert_eq!(Config::default().resolve().unwrap(), Vec::<IpAddr>::new());
+        assert_eq!(resolve(&[]).unwrap(), Vec::<IpAddr>::new());
     }
 
     #[test]
     fn all_that_is_wrong() {
-        assert!(config("bind").1.contains("bind: an argument is missing, wanted an address"));
+        assert!(config("bind").1.contains("bind: an argument is missing, expected an address"));
         let shown = config("bind lo {\n except\n exept lo\n}").1;
         assert!(shown.contains("except: an argument is missing"), "{shown}");
-        assert!(shown.contains("there is no option \"exept\", wanted except"), "{shown}");
+        assert!(shown.contains("there is no option \"exept\", expected except"), "{shown}");
     }
 }

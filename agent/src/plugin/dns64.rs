@@ -9,6 +9,7 @@ use crate::chain::{Handler, Local, Next, Resolving};
 use crate::config::{Args, ValueError};
 use crate::corefile::{Diagnostics, Directive};
 use crate::metrics::{Counter, Scrape, names};
+use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
 use crate::wire::record::rebuild;
 use crate::wire::{
@@ -68,6 +69,19 @@ impl Config {
             args.end();
         }
         config
+    }
+}
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.zones, cx.diagnostics)
+    }
+}
+
+impl BuildHandler for Config {
+    fn build(lines: Vec<Self>, cx: &mut BuildContext<'_>) -> anyhow::Result<()> {
+        lines.into_iter().for_each(|config| cx.push(Dns64::new(config)));
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ use crate::chain::ErrorLog;
 use crate::config::value::duration;
 use crate::config::{Args, ValueError};
 use crate::corefile::{Diagnostics, Directive};
+use crate::plugin::directive::{ReadContext, ReadDirective};
 use crate::request::{Outcome, Request};
 
 /// What an `errors` line means.
@@ -39,6 +40,12 @@ enum Level {
     Warning,
     Info,
     Debug,
+}
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.diagnostics)
+    }
 }
 
 impl Config {

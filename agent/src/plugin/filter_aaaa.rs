@@ -5,6 +5,7 @@
 use crate::chain::{Handler, Local};
 use crate::config::{Args, no_block};
 use crate::corefile::{Diagnostics, Directive};
+use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::plugin::scope::Zones;
 use crate::request::{Outcome, Plugin, Request, Step};
 use crate::wire::record::owner_in;
@@ -34,6 +35,23 @@ impl Config {
         args.end();
         no_block(directive, diagnostics);
         Self { zones }
+    }
+}
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.zones, cx.diagnostics)
+    }
+
+    fn zones(&self) -> Vec<&Name> {
+        self.zones.iter().collect()
+    }
+}
+
+impl BuildHandler for Config {
+    fn build(lines: Vec<Self>, cx: &mut BuildContext<'_>) -> anyhow::Result<()> {
+        cx.push(FilterAaaa::new(lines));
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::chain::{Handler, Local, Next, Resolving};
 use crate::config::Args;
 use crate::corefile::{Diagnostics, Directive};
+use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::request::{Answer, OwnedRequest, Plugin, Request, Step};
 use crate::wire::{Message, Name, Reply, flags, write_u16};
 
@@ -55,6 +56,19 @@ impl Config {
             Args::of(directive, diagnostics).error("it has no rules", "a line as: response set aa");
         }
         config
+    }
+}
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.zones, cx.diagnostics)
+    }
+}
+
+impl BuildHandler for Config {
+    fn build(lines: Vec<Self>, cx: &mut BuildContext<'_>) -> anyhow::Result<()> {
+        cx.push(Header::new(&lines));
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::config::{Args, ListenAddress};
 use crate::corefile::{Diagnostics, Directive};
+use crate::plugin::directive::{ReadContext, ReadDirective};
 
 /// Where `/health` is served where nothing is written, as in CoreDNS.
 pub const DEFAULT_ADDRESS: ListenAddress = ListenAddress { ip: None, port: 8080 };
@@ -15,6 +16,12 @@ pub struct Config {
     pub address: ListenAddress,
     /// How long the process goes on serving after it was told to stop, with `/ready` saying no.
     pub lameduck: Duration,
+}
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.diagnostics)
+    }
 }
 
 impl Config {
@@ -41,8 +48,8 @@ impl Config {
 }
 
 /// How long a process with these lines announces its end: the longest of them, since there is one process.
-pub fn lameduck(configs: &[Config]) -> Duration {
-    configs.iter().map(|config| config.lameduck).max().unwrap_or_default()
+pub fn lameduck<'a>(configs: impl Iterator<Item = &'a Config>) -> Duration {
+    configs.map(|config| config.lameduck).max().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -57,7 +64,7 @@ mod tests {
         assert_eq!(shown, "");
         let (config, shown) = read("health 169.254.20.10:8081 {\n lameduck 5s\n}", Config::parse);
         assert_eq!(config.address.to_string(), "169.254.20.10:8081");
-        assert_eq!((lameduck(&[config]), shown.as_str()), (Duration::from_secs(5), ""));
+        assert_eq!((lameduck([config].iter()), shown.as_str()), (Duration::from_secs(5), ""));
     }
 
     #[test]
@@ -66,7 +73,7 @@ mod tests {
         assert_eq!(
             shown
                 .lines()
-                .map(|line| line.split(", wanted").next().unwrap_or(""))
+                .map(|line| line.split(", expected").next().unwrap_or(""))
                 .collect::<Vec<_>>(),
             [
                 "Corefile:2: health: \"8080\" has no port after a colon",

@@ -3,10 +3,17 @@
 
 use crate::config::Args;
 use crate::corefile::{Diagnostics, Directive};
+use crate::plugin::directive::{ReadContext, ReadDirective};
 
 /// What a `loadbalance` line means. Without the line, addresses keep their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config;
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.diagnostics)
+    }
+}
 
 impl Config {
     /// Reads the directive.
@@ -15,7 +22,11 @@ impl Config {
         match args.next().map(|word| (word.as_str(), word)) {
             None | Some(("round_robin", _)) => {}
             Some(("weighted", word)) => {
-                args.error_at(&word.at, "nodens lacks the policy \"weighted\"", "round_robin");
+                args.error_at(
+                    &word.at,
+                    "the policy \"weighted\" is not supported by Nodens",
+                    "round_robin",
+                );
                 // Its options belong to it.
                 return Self;
             }
@@ -28,7 +39,7 @@ impl Config {
             let mut args = Args::of_option(directive, option, diagnostics);
             match option.name.as_str() {
                 "prefer" => {
-                    args.error("nodens lacks this option of CoreDNS", "no such line");
+                    args.refuse("not supported by Nodens", "remove the line");
                     args.rest();
                 }
                 _ => args.unknown_option(&[]),
@@ -53,10 +64,13 @@ mod tests {
     #[test]
     fn all_that_is_wrong() {
         for (line, wanted) in [
-            ("loadbalance weighted f {\n reload 5s\n}", "nodens lacks the policy \"weighted\""),
+            (
+                "loadbalance weighted f {\n reload 5s\n}",
+                "the policy \"weighted\" is not supported by Nodens",
+            ),
             ("loadbalance random", "there is no policy \"random\""),
             ("loadbalance round_robin x", "there is an argument too many"),
-            ("loadbalance {\n prefer 10.0.0.0/8\n}", "prefer: nodens lacks this option of CoreDNS"),
+            ("loadbalance {\n prefer 10.0.0.0/8\n}", "prefer: not supported by Nodens; remove"),
         ] {
             let shown = read(line, Config::parse).1;
             assert!(shown.contains(wanted) && shown.lines().count() == 1, "{line}: {shown}");

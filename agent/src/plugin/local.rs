@@ -4,6 +4,7 @@ use crate::chain::{Handler, Local as Worker};
 use crate::config::{Args, no_block};
 use crate::corefile::{Diagnostics, Directive};
 use crate::metrics::{Counter, Scrape, names};
+use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::request::{Outcome, Plugin, Request, Step};
 use crate::wire::record::owner_in;
 use crate::wire::{Class, Name, NameRef, Owner, Rcode, RecordType, Reply, Section, flags};
@@ -31,6 +32,19 @@ impl Config {
         Args::of(directive, diagnostics).end();
         no_block(directive, diagnostics);
         Self
+    }
+}
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.zones, cx.diagnostics)
+    }
+}
+
+impl BuildHandler for Config {
+    fn build(_: Vec<Self>, cx: &mut BuildContext<'_>) -> anyhow::Result<()> {
+        cx.push(Local::new());
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::chain::{Handler, Local};
 use crate::config::{Args, no_block};
 use crate::corefile::{Diagnostics, Directive};
+use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::request::{Plugin, Request, Step};
 use crate::wire::{Name, Rcode, RecordType, Reply, Section};
 
@@ -21,6 +22,19 @@ impl Config {
         Args::of(directive, diagnostics).end();
         no_block(directive, diagnostics);
         Self
+    }
+}
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.zones, cx.diagnostics)
+    }
+}
+
+impl BuildHandler for Config {
+    fn build(_: Vec<Self>, cx: &mut BuildContext<'_>) -> anyhow::Result<()> {
+        cx.push(Minimal);
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::config::{Args, ListenAddress};
 use crate::corefile::{Diagnostics, Directive};
+use crate::plugin::directive::{ReadContext, ReadDirective};
 
 /// Where `/metrics` is served where nothing is written, as in CoreDNS: `localhost:9153`.
 pub const DEFAULT_ADDRESS: ListenAddress =
@@ -15,6 +16,12 @@ pub const DEFAULT_ADDRESS: ListenAddress =
 pub struct Config {
     /// Where `/metrics` is served.
     pub address: ListenAddress,
+}
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.diagnostics)
+    }
 }
 
 impl Config {

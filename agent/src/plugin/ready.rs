@@ -5,6 +5,7 @@
 
 use crate::config::{Args, ListenAddress, ValueError};
 use crate::corefile::{Diagnostics, Directive};
+use crate::plugin::directive::{ReadContext, ReadDirective};
 
 /// Where `/ready` is served where nothing is written, as in CoreDNS.
 pub const DEFAULT_ADDRESS: ListenAddress = ListenAddress { ip: None, port: 8181 };
@@ -26,6 +27,12 @@ pub enum Monitor {
     Continuously,
     /// Until everything was ready once.
     UntilReady,
+}
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.diagnostics)
+    }
 }
 
 impl Config {
@@ -83,7 +90,7 @@ mod tests {
     fn all_that_is_wrong() {
         let (_, shown) = read("ready 80 {\n monitor never\n}", Config::parse);
         assert!(
-            shown.contains("Corefile:2: ready: \"80\" has no port after a colon, wanted :80"),
+            shown.contains("Corefile:2: ready: \"80\" has no port after a colon, expected :80"),
             "{shown}"
         );
         assert!(

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::config::Args;
 use crate::corefile::{Diagnostics, Directive, File};
+use crate::plugin::directive::{ReadContext, ReadDirective};
 
 /// How often, where nothing is written, as in CoreDNS.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(30);
@@ -23,6 +24,12 @@ pub struct Config {
     pub interval: Duration,
     /// By how much, up or down, so that the nodes of a cluster do not all reload at once. At most half of the interval.
     pub jitter: Duration,
+}
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.diagnostics)
+    }
 }
 
 impl Config {

@@ -3,6 +3,16 @@
 use crate::config::Args;
 use crate::wire::{Name, NameRef};
 
+/// Whether `zone` is within one of `zones`.
+pub fn covers(zones: &[Name], zone: &Name) -> bool {
+    zones.iter().any(|wide| zone.as_ref().is_within(wide.as_ref()))
+}
+
+/// Whether there are names that are within both zones: one of the two is within the other.
+pub fn are_related(one: &Name, other: &Name) -> bool {
+    one.as_ref().is_within(other.as_ref()) || other.as_ref().is_within(one.as_ref())
+}
+
 /// The zones that a directive is for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Zones(

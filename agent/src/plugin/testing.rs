@@ -58,7 +58,7 @@ pub fn read<T>(text: &str, parse: impl FnOnce(&Directive, &mut Diagnostics) -> T
 pub fn block(zones: &str) -> ServerBlock {
     let (file, mut diagnostics) =
         crate::corefile::parse("Corefile", &format!("{zones} {{\n whoami\n}}"), &|_| None);
-    let block = crate::config::read(&file, 53, &|_| true, &mut diagnostics).remove(0);
+    let block = crate::config::read(&file, 53, &mut diagnostics).remove(0);
     assert!(diagnostics.is_empty(), "{diagnostics}");
     block
 }

@@ -3,11 +3,33 @@
 use std::net::IpAddr;
 
 use crate::chain::{Handler, Local};
+use crate::config::{Args, no_block};
+use crate::corefile::Directive;
+use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::request::{Outcome, Plugin, Request, Step};
 use crate::wire::{NameBuf, Owner, Rcode, RecordType, Reply, Section, flags};
 
+/// The directive, which has neither arguments nor options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config;
+
 /// Answers every query.
 pub struct Whoami;
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Args::of(directive, cx.diagnostics).end();
+        no_block(directive, cx.diagnostics);
+        Self
+    }
+}
+
+impl BuildHandler for Config {
+    fn build(_: Vec<Self>, cx: &mut BuildContext<'_>) -> anyhow::Result<()> {
+        cx.push(Whoami);
+        Ok(())
+    }
+}
 
 impl Handler for Whoami {
     fn plugin(&self) -> Plugin {

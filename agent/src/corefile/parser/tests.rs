@@ -188,7 +188,7 @@ fn braces_that_coredns_takes_by_accident() {
     );
     let glued = errors(
         ".:53{\n log\n}",
-        &["Corefile:1: the brace is part of the word \".:53{\", wanted a space before {"],
+        &["Corefile:1: the brace is part of the word \".:53{\", expected a space before {"],
     );
     assert_eq!(shape_of(&glued), [".:53 | log"]);
     let below = errors(
@@ -205,7 +205,7 @@ fn braces_that_coredns_takes_by_accident() {
 #[test]
 fn nothing_configured() {
     for text in ["", "\n\n", "# only a comment", "\u{feff}", "(unused) {\n log\n}"] {
-        errors(text, &["Corefile:1: nothing is configured, wanted a server block"]);
+        errors(text, &["Corefile:1: nothing is configured, expected a server block"]);
     }
 }
 

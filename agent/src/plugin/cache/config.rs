@@ -156,8 +156,8 @@ impl Config {
         }
         if config.prefer_positive && config.stale.is_none() {
             Args::of(directive, diagnostics).warning(
-                "prefer_positive does little without serve_stale, as answers go at their end",
-                "serve_stale beside it",
+                "prefer_positive has little effect without serve_stale, since answers are dropped when they expire",
+                "add serve_stale",
             );
         }
         config

@@ -12,6 +12,7 @@
 
 pub mod config;
 mod cut;
+mod directive;
 mod door;
 pub mod entry;
 mod fill;
@@ -30,7 +31,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::chain::{Detached, Handler, Local, Next, Resolving};
 use crate::clock::CoarseInstant;
-use crate::config::ServerBlock;
+use crate::config::{Effect, ServerBlock, table};
 use crate::corefile;
 use crate::request::{Answer, CacheUse, Outcome, OwnedRequest, Plugin, Request, Step, ede};
 use crate::wire::reply::Ttl;
@@ -51,14 +52,11 @@ const CLAIM: u32 = 10;
 /// How soon after a failed refresh ahead of time the next one may begin, seconds.
 const PREFETCH_RECHECK: u32 = 5;
 
-/// Directives that have nothing to do with what is answered: an edit of theirs leaves the block's entries valid.
-const OPERATIONAL: [&str; 8] =
-    ["bind", "debug", "errors", "health", "log", "prometheus", "ready", "reload"];
-
 /// The identity of a server block for [`Cache::new`]: a hash of its zones and of every directive that has to do with its
 /// answers, the same in every process. Blocks that say the same share their entries.
 pub fn block_id(block: &ServerBlock) -> u64 {
-    let answering = block.directives.iter().filter(|d| !OPERATIONAL.contains(&d.name.as_str()));
+    let shows = |name| table::find(name).is_none_or(|entry| entry.effect != Effect::Operations);
+    let answering = block.directives.iter().filter(|directive| shows(directive.name.as_str()));
     let (directives, at) = (answering.cloned().collect(), block.at.clone());
     let mut text = corefile::ServerBlock { keys: Vec::new(), directives, at }.to_string();
     for zone in block.zone_names() {

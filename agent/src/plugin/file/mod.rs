@@ -18,8 +18,9 @@ use crate::chain::{Handler, Local, Next, Resolving};
 use crate::config::{Args, value};
 use crate::corefile::{Diagnostics, Directive};
 use crate::file_watch::{FileVersions, FileWatch};
+use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::plugin::lookup::follow;
-use crate::plugin::scope::Fallthrough;
+use crate::plugin::scope::{Fallthrough, covers};
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
 use crate::wire::record::owner_in;
 use crate::wire::{
@@ -99,7 +100,7 @@ impl Config {
                     args.rest();
                 }
                 "transfer" => {
-                    args.error("nodens lacks zone transfers", "no such line");
+                    args.refuse("zone transfers are not supported by Nodens", "remove the line");
                     args.rest();
                 }
                 _ => args.unknown_option(&["reload", "fallthrough"]),
@@ -107,6 +108,30 @@ impl Config {
             args.end();
         }
         config
+    }
+}
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.zones, cx.root, cx.diagnostics)
+    }
+
+    fn zones(&self) -> Vec<&Name> {
+        self.zones.iter().collect()
+    }
+
+    fn ends(&self, zone: &Name) -> bool {
+        self.fallthrough == Fallthrough::Never && covers(&self.zones, zone)
+    }
+}
+
+impl BuildHandler for Config {
+    fn build(lines: Vec<Self>, cx: &mut BuildContext<'_>) -> anyhow::Result<()> {
+        let file = Arc::new(File::new(&lines));
+        // Ends with the handler.
+        tokio::spawn(File::follow(Arc::downgrade(&file)));
+        cx.built.handlers.push(file);
+        Ok(())
     }
 }
 

@@ -3,18 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::{Args, ValueError, value, zone_names};
+use crate::config::{Args, zone_names};
 use crate::corefile::{Diagnostics, Directive, Token};
+use crate::upstream::TransportConfig;
 use crate::upstream::address::{Scheme, Target, TargetError};
 use crate::upstream::follow::RESOLVED_CONF;
 use crate::upstream::tls::TlsFiles;
-use crate::upstream::{SourcePort, TransportConfig};
 use crate::wire::{Name, Rcode};
 
 /// Upstreams and files on one line. CoreDNS takes 15.
 const MAX_TO: usize = 64;
-/// The longest span of time that an option takes.
-const LONGEST: Duration = Duration::from_secs(24 * 3_600);
 
 /// How an upstream is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -114,36 +112,20 @@ impl Default for Config {
     }
 }
 
-const OPTIONS: &[&str] = &[
-    "case_randomization",
-    "doh_method",
-    "except",
-    "expire",
-    "failfast_all_unhealthy_upstreams",
-    "failover",
-    "force_tcp",
-    "health_check",
-    "hedge",
-    "max_age",
-    "max_concurrent",
-    "max_connect_attempts",
-    "max_fails",
-    "max_idle_conns",
-    "next",
-    "next_on_nodata",
-    "policy",
-    "prefer_udp",
-    "resolved_conf",
-    "source_port",
-    "tls",
-    "tls_servername",
-];
-
 impl Config {
     /// Reads `forward FROM TO... { ... }`.
     pub fn parse(directive: &Directive, diagnostics: &mut Diagnostics) -> Self {
         let mut config = Self::default();
         let mut args = Args::of(directive, diagnostics);
+        if let Some(word) = args.peek().filter(|word| is_upstream(word.as_str())) {
+            let text = word.as_str();
+            args.error_at(
+                &word.at,
+                format!("the zone to forward is missing before {text:?}"),
+                format!("forward . {text}"),
+            );
+            return config;
+        }
         if let Some(from) =
             args.value("the zone to forward, as in `forward . 10.0.0.1`", zone_names)
         {
@@ -169,7 +151,7 @@ impl Config {
         const WANTED: &str =
             "an address as 10.0.0.1, [fd00::1]:53 or tls://9.9.9.9, or a file as /etc/resolv.conf";
         if args.is_empty() {
-            args.error("there is nobody to forward to", WANTED);
+            args.error("no upstream to forward to", WANTED);
         }
         if args.len() > MAX_TO {
             args.error("there are too many upstreams", format!("at most {MAX_TO}"));
@@ -198,114 +180,6 @@ impl Config {
         }
     }
 
-    fn option(&mut self, option: &Directive, args: &mut Args<'_, '_>) {
-        let spans = Duration::ZERO..=LONGEST;
-        match option.name.as_str() {
-            "except" => {
-                if args.is_empty() {
-                    args.error("no zone follows", "the zones that are not forwarded");
-                }
-                self.except.extend(args.zones_or(&[]));
-            }
-            "force_tcp" => self.transport.force_tcp = true,
-            // What CoreDNS does with it is what we do anyway.
-            "prefer_udp" => {}
-            "expire" => set(&mut self.transport.expire, args.duration_in("a duration", spans)),
-            "max_age" => {
-                let age = args.duration_in("a duration", spans);
-                self.transport.max_age = age.filter(|age| !age.is_zero());
-            }
-            "max_idle_conns" => {
-                set(&mut self.transport.max_connections, args.integer("a number", 0..=1_000_000))
-            }
-            "max_fails" => set(&mut self.max_fails, args.integer("a number", 0..=1_000_000)),
-            "max_connect_attempts" => {
-                set(&mut self.max_connect_attempts, args.integer("a number", 0..=1_000_000));
-            }
-            "max_concurrent" => {
-                let limit = args.integer("a number", 0..=100_000_000);
-                self.max_concurrent = limit.filter(|&limit| limit > 0);
-            }
-            "failfast_all_unhealthy_upstreams" => self.failfast = true,
-            "policy" => set(&mut self.policy, args.value("a policy", policy)),
-            "health_check" => self.health_check(args),
-            "next" => self.next.extend(rcodes(args, true)),
-            "next_on_nodata" => self.next_on_nodata = true,
-            "failover" => self.failover.extend(rcodes(args, false)),
-            "hedge" => set(&mut self.hedge, args.value("on or off", on_off)),
-            "case_randomization" => {
-                self.transport.random_case = args.optional(on_off).unwrap_or(true)
-            }
-            "source_port" => {
-                set(&mut self.transport.source_port, args.value("pool or fresh", source_port))
-            }
-            "resolved_conf" => {
-                if let Some(path) = args.required("the path of systemd-resolved's own resolv.conf")
-                {
-                    self.resolved_conf = path.as_str().into();
-                }
-            }
-            "tls" => self.tls_files(args),
-            // Ours is the method of both: POST, whose questions no proxy keeps.
-            "doh_method" => {
-                args.value("POST", doh_method);
-            }
-            "resolver" => {
-                args.rest();
-                args.error(
-                    "host names of upstreams are not resolved here, so that nothing has to be known before DNS works",
-                    "addresses behind FROM, with tls_servername or %NAME where a certificate is checked",
-                );
-            }
-            _ => args.unknown_option(OPTIONS),
-        }
-    }
-
-    fn health_check(&mut self, args: &mut Args<'_, '_>) {
-        let range = Duration::from_millis(10)..=LONGEST;
-        set(&mut self.health_check.interval, args.duration_in("a duration", range));
-        while let Some(word) = args.next() {
-            match word.as_str() {
-                "no_rec" => self.health_check.recursion = false,
-                "domain" => {
-                    let name = args.value("a domain name", |text| {
-                        Name::from_text(text).map_err(|error| {
-                            ValueError::new(
-                                format!("{text:?} is no name: {error}"),
-                                "a domain name",
-                            )
-                        })
-                    });
-                    set(&mut self.health_check.domain, name);
-                }
-                other => {
-                    let what = format!("there is no argument {other:?}");
-                    args.error_at(&word.at, what, "no_rec, or domain with a name");
-                }
-            }
-        }
-    }
-
-    fn tls_files(&mut self, args: &mut Args<'_, '_>) {
-        let mut files: Vec<PathBuf> = Vec::new();
-        while files.len() < 3
-            && let Some(word) = args.next()
-        {
-            files.push(word.as_str().into());
-        }
-        self.tls = match files.as_slice() {
-            [] => TlsFiles::default(),
-            [ca] => TlsFiles { client: None, roots: Some(ca.clone()) },
-            [certificate, key] => {
-                TlsFiles { client: Some((certificate.clone(), key.clone())), roots: None }
-            }
-            [certificate, key, ca, ..] => TlsFiles {
-                client: Some((certificate.clone(), key.clone())),
-                roots: Some(ca.clone()),
-            },
-        };
-    }
-
     fn name_servers(
         &mut self,
         directive: &Directive,
@@ -332,8 +206,8 @@ impl Config {
         }
         if unnamed {
             args.warning(
-                "an encrypted upstream has no server name, so that its certificate must be one for its address",
-                "tls_servername, or a name as in tls://9.9.9.9%dns.quad9.net",
+                "an encrypted upstream has no server name: its certificate must be valid for its address",
+                "add tls_servername, or a name as in tls://9.9.9.9%dns.quad9.net",
             );
         }
     }
@@ -350,6 +224,15 @@ impl Config {
     }
 }
 
+/// Whether the first word is no zone but an upstream: FROM was forgotten.
+fn is_upstream(word: &str) -> bool {
+    word.starts_with('/')
+        || word.starts_with("./")
+        || word.contains("://")
+        || word.parse::<std::net::IpAddr>().is_ok()
+        || word.parse::<std::net::SocketAddr>().is_ok()
+}
+
 /// CoreDNS takes whatever is no address and exists for a file; what looks like a path is one even before it exists.
 fn is_file(word: &str) -> bool {
     if word.contains("://") || word.parse::<std::net::IpAddr>().is_ok() {
@@ -358,75 +241,10 @@ fn is_file(word: &str) -> bool {
     word.starts_with(['/', '.']) || Path::new(word).is_file()
 }
 
-fn set<T>(slot: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *slot = value;
-    }
-}
-
-fn policy(word: &str) -> Result<Policy, ValueError> {
-    match word {
-        "random" => Ok(Policy::Random),
-        "round_robin" => Ok(Policy::RoundRobin),
-        "sequential" => Ok(Policy::Sequential),
-        "fastest" => Ok(Policy::Fastest),
-        _ => Err(ValueError::new(
-            format!("there is no policy {word:?}"),
-            "random, round_robin, sequential or fastest",
-        )),
-    }
-}
-
-fn on_off(word: &str) -> Result<bool, ValueError> {
-    match word {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => value::boolean(word).map_err(|wrong| ValueError::new(wrong.what, "on or off")),
-    }
-}
-
-fn doh_method(word: &str) -> Result<(), ValueError> {
-    match word.to_ascii_uppercase().as_str() {
-        "POST" => Ok(()),
-        "GET" => Err(ValueError::new(
-            "https:// upstreams are asked by POST only",
-            "POST, or no such line",
-        )),
-        _ => Err(ValueError::new(format!("there is no method {word:?}"), "POST")),
-    }
-}
-
-fn source_port(word: &str) -> Result<SourcePort, ValueError> {
-    match word {
-        "pool" => Ok(SourcePort::Pool),
-        "fresh" => Ok(SourcePort::Fresh),
-        _ => Err(ValueError::new(format!("{word:?} is no way to choose ports"), "pool or fresh")),
-    }
-}
-
-fn rcodes(args: &mut Args<'_, '_>, noerror: bool) -> Vec<Rcode> {
-    if args.is_empty() {
-        args.error("no response code follows", "response codes as SERVFAIL or NXDOMAIN");
-    }
-    let mut codes = Vec::new();
-    for word in args.rest() {
-        match Rcode::from_name(word.as_str()) {
-            Some(Rcode::NOERROR) if !noerror => {
-                args.error_at(&word.at, "NOERROR is no failure", "a response code as SERVFAIL");
-            }
-            Some(code) => codes.push(code),
-            None => {
-                let what = format!("there is no response code {:?}", word.as_str());
-                args.error_at(&word.at, what, "a name as SERVFAIL or NXDOMAIN");
-            }
-        }
-    }
-    codes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::SourcePort;
 
     fn parse(text: &str) -> (Config, String) {
         let (file, mut diagnostics) =
@@ -536,8 +354,13 @@ mod tests {
         ] {
             assert!(said.contains(part), "{part}:\n{said}");
         }
-        assert!(parse("forward .").1.contains("nobody to forward to"));
+        assert!(parse("forward .").1.contains("no upstream to forward to"));
         assert!(parse("forward").1.contains("argument is missing"));
+        for word in ["192.0.2.1", "192.0.2.1:53", "tls://192.0.2.1", "/etc/resolv.conf"] {
+            let (_, said) = parse(&format!("forward {word} 192.0.2.2"));
+            assert!(said.contains("the zone to forward is missing"), "{said}");
+            assert!(said.ends_with(&format!("expected forward . {word}\n")), "{said}");
+        }
         let (_, said) = parse("forward . tls://9.9.9.9%a.b {\n tls_servername c.d\n}");
         assert!(said.contains("the one or the other"), "{said}");
         assert!(parse("forward . tls://9.9.9.9").1.contains("warning"));

@@ -18,7 +18,7 @@ impl Source for Forward {
             collect(upstream, out);
             if self.context.loops.is_some() {
                 let looping = f64::from(u8::from(upstream.health.is_looping()));
-                out.gauge(&names::LOOP_UPSTREAM, &[upstream.label()], looping);
+                out.gauge_greatest(&names::LOOP_UPSTREAM, &[upstream.label()], looping);
             }
         }
     }
@@ -62,6 +62,7 @@ fn collect(upstream: &Upstream, out: &mut Scrape) {
     out.count(&names::FORWARD_ERRORS, &[to], sum(&|c| c.errors.value()));
     out.count(&names::FORWARD_HEDGES, &[to], sum(&|c| c.hedges.value()));
     out.count(&names::FORWARD_TRUNCATED, &[to], sum(&|c| c.truncated.value()));
+    // Several server blocks may name one upstream: it is up if none of them has set it aside.
     let up = !upstream.health.is_down() && !upstream.health.is_looping();
-    out.gauge(&names::FORWARD_UPSTREAM_UP, &[to], f64::from(u8::from(up)));
+    out.gauge_least(&names::FORWARD_UPSTREAM_UP, &[to], f64::from(u8::from(up)));
 }

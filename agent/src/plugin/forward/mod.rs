@@ -16,8 +16,10 @@ mod background;
 mod choose;
 pub mod config;
 mod detail;
+mod directive;
 mod marks;
 mod metrics;
+mod options;
 mod query;
 mod targets;
 #[cfg(test)]
@@ -32,6 +34,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 pub use config::{Config, Policy};
+pub use directive::start;
 pub use targets::check;
 
 use crate::chain::{Handler, Local, Next, Resolving};

@@ -16,11 +16,11 @@ pub(super) fn of(config: &Config, own: &OwnAddresses) -> (Vec<Target>, Reading) 
     for to in &config.to {
         match to {
             To::Target(target) if is_nowhere(target.address.ip()) => {
-                all.notes.push(format!("{target} is nobody's address: left out"));
+                all.notes.push(format!("{target} cannot be an upstream address: ignored"));
             }
             To::Target(target) if own.contains(target.address) => {
                 all.notes.push(format!(
-                    "{target} is an address of our own, which would ask itself: left out"
+                    "{target} is an address this server listens on and would forward to itself: ignored"
                 ));
             }
             To::Target(target) => push_once(&mut targets, target.clone()),
@@ -62,7 +62,7 @@ pub fn check(
         true => Diagnostic::warning(at, what),
         false => Diagnostic::error(at, what),
     };
-    diagnostics.push(made.directive(directive.name.as_str()).wanted(CURE));
+    diagnostics.push(made.directive(directive.name.as_str()).help(CURE));
 }
 
 /// Why there is no upstream, and what to do.

@@ -5,6 +5,7 @@
 //! is passed on where `fallthrough` says so, else answered with SERVFAIL, since a hosts file has no SOA to deny with. An
 //! address without names is always passed on.
 
+mod directive;
 mod source;
 mod table;
 
@@ -22,6 +23,7 @@ use crate::config::{Args, ServerBlock};
 use crate::corefile::{Diagnostics, Directive};
 use crate::file_watch::{FileVersion, FileWatch};
 use crate::metrics::{Scrape, Source, names};
+use crate::plugin::scope::Fallthrough;
 use crate::request::{Outcome, Plugin, Request, Step};
 use crate::wire::{Name, NameRef, Owner, Rcode, RecordType, Reply, Section, flags};
 
@@ -44,8 +46,8 @@ pub struct Config {
     reverse: bool,
     /// Zero: the file is read once.
     reload: Duration,
-    /// Zones in which a name that is not there is passed on.
-    fallthrough: Vec<Name>,
+    /// Whether a name that is not there is passed on.
+    fallthrough: Fallthrough,
 }
 
 impl Config {
@@ -64,7 +66,7 @@ impl Config {
             ttl: DEFAULT_TTL,
             reverse: true,
             reload: DEFAULT_RELOAD,
-            fallthrough: Vec::new(),
+            fallthrough: Fallthrough::Never,
         };
         args.end();
         for option in directive.options() {
@@ -81,15 +83,15 @@ impl Config {
                 self.reload =
                     args.duration("a duration, as 5s; 0s for never").unwrap_or(self.reload);
             }
-            "fallthrough" => self.fallthrough = args.zones_or(&[Name::root()]),
+            "fallthrough" => self.fallthrough = Fallthrough::parse(&mut args),
             line => {
                 if table::address(line).is_none() {
                     args.warning(
-                        "it is neither an address nor an option, and the line is ignored",
-                        "ADDRESS NAME..., ttl, no_reverse, reload or fallthrough",
+                        "neither an address nor an option: the line is ignored",
+                        "write ADDRESS NAME..., ttl, no_reverse, reload or fallthrough",
                     );
                 } else if args.is_empty() {
-                    args.warning("the address has no name", "ADDRESS NAME...");
+                    args.warning("the address has no name", "write ADDRESS NAME...");
                 }
                 self.inline.push_str(line);
                 for word in args.rest() {
@@ -206,19 +208,17 @@ impl Handler for Hosts {
     }
 
     fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Step {
-        let within =
-            |zones: &[Name]| zones.iter().any(|zone| request.query.name().is_within(zone.as_ref()));
         let (asked, qtype) = (request.query.name(), request.query.qtype());
         // Reverse zones need not be written.
         if qtype == RecordType::PTR {
             return self.serve_pointer(asked, reply);
         }
-        if !within(&self.config.zones) {
+        if !self.config.zones.iter().any(|zone| asked.is_within(zone.as_ref())) {
             return Step::Next;
         }
         let table = self.table.load();
         let Some(addresses) = table.addresses_of(asked) else {
-            if within(&self.config.fallthrough) {
+            if self.config.fallthrough.passes(asked) {
                 return Step::Next;
             }
             reply.set_rcode(Rcode::SERVFAIL);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::ask::is_reverse;
-use super::{Exposed, Fallthrough, Pods, View};
+use super::{Exposed, Pods, View};
 use crate::cluster::index::Settings;
 use crate::cluster::object::Text;
 use crate::cluster::{self, Endpoints, SnapshotSpec, Source, Spec, Tls};
@@ -12,6 +12,7 @@ use crate::config::value::ValueError;
 use crate::config::{Args, zone_names};
 use crate::corefile::{Diagnostics, Directive};
 use crate::plugin::forward::{self, config::To};
+use crate::plugin::scope::Fallthrough;
 use crate::upstream::Target;
 use crate::wire::Name;
 
@@ -190,10 +191,7 @@ impl Config {
                 self.view.ttl = args.integer("seconds", 0..=MAX_TTL).unwrap_or(DEFAULT_TTL);
             }
             "fallthrough" => {
-                self.view.fallthrough = match args.zones_or(&[]) {
-                    zones if zones.is_empty() => Fallthrough::All,
-                    zones => Fallthrough::Zones(zones),
-                };
+                self.view.fallthrough = Fallthrough::parse(args);
             }
             "ignore" => {
                 let what = args.value("empty_service", empty_service);
@@ -224,6 +222,10 @@ impl Config {
             "apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight" => {
                 // CoreDNS bounds its requests by these; a handful of watches needs no bound.
                 args.integer("a number", 0..=1_000_000_u32);
+            }
+            "upstream" | "resyncperiod" => {
+                args.rest();
+                args.refuse("removed from CoreDNS long ago", "remove the line");
             }
             _ => args.unknown_option(OPTIONS),
         }
@@ -386,7 +388,9 @@ mod tests {
         assert_eq!((config.view.ttl, config.view.pods), (30, Pods::Insecure));
         assert_eq!(config.view.zones, [Name::from_text("cluster.local").unwrap()]);
         assert!(config.view.reverse_zones.len() > 2 && config.view.endpoints);
-        assert!(matches!(&config.view.fallthrough, Fallthrough::Zones(zones) if zones.len() == 2));
+        assert!(
+            matches!(&config.view.fallthrough, Fallthrough::Within(zones) if zones.iter().count() == 2)
+        );
     }
 
     #[test]
@@ -449,7 +453,7 @@ mod tests {
             "Corefile:10: kubernetes: ignore:",
             "Corefile:11: kubernetes: multicluster: the directive does not serve other.local.",
             "Corefile:12: kubernetes: fallback: there are 0 addresses",
-            "Corefile:13: kubernetes: there is no option \"noendpoint\", wanted noendpoints",
+            "Corefile:13: kubernetes: there is no option \"noendpoint\", expected noendpoints",
             "Corefile:14: kubernetes: snapshot: an argument is missing",
             "objects",
         ] {

@@ -20,6 +20,7 @@
 mod apex;
 mod ask;
 pub mod config;
+mod directive;
 mod endpoints;
 mod external;
 mod naming;
@@ -38,6 +39,7 @@ pub use self::store_health::StoreHealth;
 use crate::chain::{Handler, Local, Next, Resolving};
 use crate::cluster::index::Index;
 use crate::cluster::object::{Kind, Text};
+use crate::plugin::scope::Fallthrough;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
 use crate::wire::{Class, Name, NameRef, Rcode, Reply, flags};
 
@@ -92,18 +94,6 @@ pub enum Exposed {
     Listed(Vec<Text>),
     /// `namespace_labels`: those that the index knows, since only they are watched.
     Known,
-}
-
-/// Which names that do not exist are passed on.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub enum Fallthrough {
-    /// None.
-    #[default]
-    None,
-    /// Any.
-    All,
-    /// Those within these zones.
-    Zones(Vec<Name>),
 }
 
 /// The handler.
@@ -245,7 +235,7 @@ impl Kubernetes {
         let rcode = match verdict {
             Verdict::Answered | Verdict::NoData => Rcode::NOERROR,
             Verdict::NoName if self.index.synced(&zone.needed) => {
-                if self.falls_through(request.query.name()) {
+                if self.view.fallthrough.passes(request.query.name()) {
                     return Step::Next;
                 }
                 Rcode::NXDOMAIN
@@ -270,14 +260,6 @@ impl Kubernetes {
             self.write_soa(crate::wire::Section::Authority, ask, request, reply);
         }
         Step::Done(Outcome::new(Plugin::Kubernetes, rcode))
-    }
-
-    fn falls_through(&self, name: NameRef<'_>) -> bool {
-        match &self.view.fallthrough {
-            Fallthrough::None => false,
-            Fallthrough::All => true,
-            Fallthrough::Zones(zones) => zones.iter().any(|zone| name.is_within(zone.as_ref())),
-        }
     }
 
     fn is_exposed(&self, namespace: &[u8]) -> bool {

@@ -15,6 +15,7 @@ use crate::cluster::object::{
     self, Endpoint, EndpointSlice, Event, Namespace, Object, ObjectId, Pod, Port, Protocol,
     Service, ServiceKind,
 };
+use crate::plugin::scope::Zones;
 use crate::request::{Origin, Transport};
 use crate::server::Dispatch;
 use crate::wire::query::write_query;
@@ -286,7 +287,7 @@ fn recorded_view(ttl: u32) -> View {
 }
 
 fn variant(variant: &str) -> View {
-    let reverse = Fallthrough::Zones(vec![name("in-addr.arpa"), name("ip6.arpa")]);
+    let reverse = Fallthrough::Within(Zones::new(vec![name("in-addr.arpa"), name("ip6.arpa")]));
     match variant {
         "insecure" => View { fallthrough: reverse, ..recorded_view(30) },
         "verified" => View { pods: Pods::Verified, endpoint_pod_names: true, ..recorded_view(5) },

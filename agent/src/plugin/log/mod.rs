@@ -13,6 +13,8 @@ use crate::config::value::duration;
 use crate::config::{Args, ServerBlock, ValueError, zone_names};
 use crate::corefile::{Diagnostics, Directive, Token};
 use crate::logging::Format;
+use crate::plugin::directive::{ReadContext, ReadDirective};
+use crate::plugin::scope::covers;
 use crate::request::{Outcome, Request};
 use crate::wire::message::Layout;
 use crate::wire::{Name, Rcode, RecordType, Section, read_u16};
@@ -20,15 +22,9 @@ use crate::wire::{Name, Rcode, RecordType, Section, read_u16};
 /// The target of the lines, by which `--log-level` can tell them from the program's own.
 pub const TARGET: &str = "query";
 
-/// What the `log` lines of a server block mean together.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Config {
-    rules: Vec<Rule>,
-}
-
 /// One `log` line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Rule {
+pub struct Config {
     names: Vec<Name>,
     template: Template,
     classes: Classes,
@@ -52,14 +48,24 @@ enum Class {
     Error,
 }
 
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.block, cx.diagnostics)
+    }
+}
+
 impl Config {
-    /// Reads one `log` line of `block` and adds it to those before.
-    pub fn add(
-        &mut self,
+    /// Whether no query is left for `later`: the first line whose names fit decides.
+    pub fn shadows(&self, later: &Self) -> bool {
+        later.names.iter().all(|name| covers(&self.names, name))
+    }
+
+    /// Reads a line of `block`.
+    pub fn parse(
         directive: &Directive,
         block: &ServerBlock,
         diagnostics: &mut Diagnostics,
-    ) {
+    ) -> Self {
         let mut args = Args::of(directive, diagnostics);
         let mut words = args.rest();
         let mut template = Template::common();
@@ -69,14 +75,14 @@ impl Config {
             if before.is_empty() {
                 args.warning(
                     format!("CoreDNS takes {:?} for a name and logs nothing", last.as_str()),
-                    "a name before the format, as in `log . FORMAT`",
+                    "write a name before the format: log . FORMAT",
                 );
             }
             let (read, unknown) = Template::parse(last.as_str());
             for placeholder in unknown {
                 args.warning(
                     format!("there is no placeholder {placeholder}"),
-                    "one that `log` knows",
+                    "use one that the manual lists",
                 );
             }
             (template, words) = (read, before);
@@ -85,13 +91,16 @@ impl Config {
         for word in words {
             names.extend(args.read(word, zone_names).unwrap_or_default());
             if names.last().is_some_and(|name| !reaches(name, block)) {
-                args.warning(what_a_stranger_is(word), "names within the server block's zones");
+                args.warning(
+                    what_a_stranger_is(word),
+                    "write names within the zones of the server block",
+                );
             }
         }
         if words.is_empty() {
             names.push(Name::root());
         }
-        let mut rule = Rule { names, template, classes: Classes::default(), slow: None };
+        let mut rule = Self { names, template, classes: Classes::default(), slow: None };
         for option in directive.options() {
             let mut args = Args::of_option(directive, option, diagnostics);
             match option.name.as_str() {
@@ -104,16 +113,9 @@ impl Config {
         if rule.classes == Classes::default() {
             rule.classes = Classes::ALL;
         }
-        self.rules.push(rule);
+        rule
     }
 
-    /// The log that these lines describe.
-    pub fn build(self, format: Format) -> Log {
-        Log { rules: self.rules.into(), format }
-    }
-}
-
-impl Rule {
     fn read_classes(&mut self, args: &mut Args<'_, '_>) {
         const WANTED: &str = "success, denial, error or all";
         let classes = &mut self.classes;
@@ -162,12 +164,17 @@ impl Class {
 /// A server block's query log.
 #[derive(Debug)]
 pub struct Log {
-    rules: Box<[Rule]>,
+    rules: Box<[Config]>,
     format: Format,
 }
 
 impl Log {
-    fn rule(&self, request: &Request<'_>) -> Option<&Rule> {
+    /// The log that these lines describe.
+    pub fn new(lines: Vec<Config>, format: Format) -> Self {
+        Self { rules: lines.into(), format }
+    }
+
+    fn rule(&self, request: &Request<'_>) -> Option<&Config> {
         let asked = request.query.name();
         self.rules.iter().find(|rule| rule.names.iter().any(|name| asked.is_within(name.as_ref())))
     }

@@ -8,16 +8,10 @@ use crate::request::{Origin, Plugin, Transport};
 use crate::wire::query::write_query;
 use crate::wire::{Class as QClass, Owner, Query, Reply, flags};
 
-fn config(lines: &str) -> (Config, String) {
-    let mut config = Config::default();
-    let mut shown = String::new();
-    for line in lines.split("---") {
-        shown += &read(line, |directive, diagnostics| {
-            config.add(directive, &block("."), diagnostics);
-        })
-        .1;
-    }
-    (config, shown)
+fn config(lines: &str) -> (Vec<Config>, String) {
+    let parse = |line| read(line, |directive, found| Config::parse(directive, &block("."), found));
+    let (configs, shown): (Vec<_>, Vec<String>) = lines.split("---").map(parse).unzip();
+    (configs, shown.concat())
 }
 
 /// What a log writes for one query: for `name`, answered with `rcode` and so many records.
@@ -29,7 +23,7 @@ fn logged(
     records: usize,
     micros: u64,
 ) -> String {
-    let log = config(lines).0.build(format);
+    let log = Log::new(config(lines).0, format);
     let mut packet = Vec::new();
     let name = Name::from_text(name).unwrap();
     write_query(
@@ -146,7 +140,7 @@ fn what_is_taken_otherwise_than_meant_is_a_warning() {
         ),
         ("log . {nmae}", "Corefile:2: warning: log: there is no placeholder {nmae}"),
         ("log . {\n class some\n}", "Corefile:3: log: class: there is no class \"some\""),
-        ("log . {\n clas all\n}", "Corefile:3: log: there is no option \"clas\", wanted class"),
+        ("log . {\n clas all\n}", "Corefile:3: log: there is no option \"clas\", expected class"),
     ] {
         let shown = config(line).1;
         assert!(shown.starts_with(wanted) && shown.lines().count() == 1, "{line}: {shown}");

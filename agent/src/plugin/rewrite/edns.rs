@@ -104,7 +104,7 @@ impl Rule {
         if data.depends_on_client() {
             args.warning(
                 "what this option says depends on the client, and answers are cached without regard to it",
-                "no `cache` in this server block, if answers differ by it",
+                "if answers differ by it, remove `cache` from this server block",
             );
         }
         Some(Self { action, code, data })
@@ -114,6 +114,12 @@ impl Rule {
     pub(super) fn is_for_any(&self) -> bool {
         // Without a rule that puts one there, nothing is sent on at all.
         self.action != Action::Unset
+    }
+
+    /// Whether it is for every query.
+    pub(super) fn always_applies(&self) -> bool {
+        matches!(self.action, Action::Set | Action::Append)
+            && !matches!(self.data, Data::Subnet(..))
     }
 
     /// Changes the options; true where it was for this query.

@@ -6,6 +6,7 @@
 mod config;
 mod edns;
 mod matcher;
+mod shadow;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use edns::Options;
 use matcher::{Change, Matcher, Replacement};
 
 use crate::chain::{Handler, Local, Next, Resolving};
+use crate::corefile::Directive;
+use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::plugin::lookup::lookup;
 use crate::plugin::pattern::NameText;
 use crate::request::{Answer, OwnedRequest, Plugin, Request, Step, ede};
@@ -48,6 +51,19 @@ struct Reverse<'r> {
     ttl: Option<(u32, u32)>,
     rcode: Option<(Rcode, Rcode)>,
     alias: Option<(&'r Matcher, &'r Replacement)>,
+}
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.zones, cx.diagnostics)
+    }
+}
+
+impl BuildHandler for Config {
+    fn build(lines: Vec<Self>, cx: &mut BuildContext<'_>) -> anyhow::Result<()> {
+        cx.push(Rewrite::new(lines));
+        Ok(())
+    }
 }
 
 impl Rewrite {

@@ -113,22 +113,25 @@ fn a_name_that_is_none_fails() {
 #[test]
 fn what_is_wrong_is_said() {
     for (rule, said) in [
-        ("rewrite", "an argument is missing, wanted name, type, class, ttl, rcode, cname or edns0"),
+        (
+            "rewrite",
+            "an argument is missing, expected name, type, class, ttl, rcode, cname or edns0",
+        ),
         (
             "rewrite edns0 cookie set 0xffee x",
-            "there is no kind of option \"cookie\", wanted local, nsid or subnet",
+            "there is no kind of option \"cookie\", expected local, nsid or subnet",
         ),
         (
             "rewrite edns0 local put 0xffee x",
-            "there is no action \"put\", wanted set, append, replace or unset",
+            "there is no action \"put\", expected set, append, replace or unset",
         ),
         (
             "rewrite edns0 local set 0xffee",
-            "an argument is missing, wanted text, 0x and hexadecimal digits, or a variable as {client_ip}",
+            "an argument is missing, expected text, 0x and hexadecimal digits, or a variable as {client_ip}",
         ),
         (
             "rewrite edns0 subnet set 33 56",
-            "\"33\" is out of range, wanted a whole number from 0 to 32",
+            "\"33\" is out of range, expected a whole number from 0 to 32",
         ),
         (
             "rewrite edns0 nsid set revert",
@@ -137,19 +140,19 @@ fn what_is_wrong_is_said() {
         ),
         (
             "rewrite nmae a b",
-            "\"nmae\" cannot be rewritten, wanted name, type, class, ttl, rcode, cname or edns0",
+            "\"nmae\" cannot be rewritten, expected name, type, class, ttl, rcode, cname or edns0",
         ),
         (
             "rewrite name regex ( b",
-            "\"(\" is not a regular expression: unclosed group, wanted one as ^(.*)\\.example\\.org\\.$",
+            "\"(\" is not a regular expression: unclosed group, expected one as ^(.*)\\.example\\.org\\.$",
         ),
         (
             "rewrite name regex (a) {2}.b",
-            "the expression has no group 2 for \"{2}.b\", wanted {0} to {1}",
+            "the expression has no group 2 for \"{2}.b\", expected {0} to {1}",
         ),
-        ("rewrite name a b c", "\"c\" follows the names, wanted answer, or nothing more"),
-        ("rewrite ttl a 9-3", "\"9-3\" is not a range, wanted the lower number first, as 30-300"),
-        ("rewrite type A", "an argument is missing, wanted a type as A"),
+        ("rewrite name a b c", "\"c\" follows the names, expected answer, or nothing more"),
+        ("rewrite ttl a 9-3", "\"9-3\" is not a range, expected the lower number first, as 30-300"),
+        ("rewrite type A", "an argument is missing, expected a type as A"),
     ] {
         let (_, lines) = complaints(rule, Config::parse);
         assert_eq!(lines, [format!("Corefile:2: rewrite: {said}")], "{rule}");

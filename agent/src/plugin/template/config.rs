@@ -58,6 +58,24 @@ const OPTIONS: &[&str] =
     &["match", "answer", "additional", "authority", "rcode", "ederror", "fallthrough", "upstream"];
 
 impl Config {
+    /// Whether it is for queries of every type in class IN.
+    pub(super) fn is_for_every_type(&self) -> bool {
+        matches!(self.class, Class::ANY | Class::IN) && self.qtype == RecordType::ANY
+    }
+
+    /// Whether all queries within `zone` that it is for end here.
+    pub(super) fn passes_nothing(&self, zone: &Name) -> bool {
+        self.zones.find(zone.as_ref()).is_some()
+            && (self.matches.is_empty() || self.fallthrough == Fallthrough::Never)
+    }
+
+    /// Whether no query is left for `later`.
+    pub fn shadows(&self, later: &Self) -> bool {
+        let class = self.class == Class::ANY || self.class == later.class;
+        let qtype = self.qtype == RecordType::ANY || self.qtype == later.qtype;
+        class && qtype && later.zones.iter().all(|zone| self.passes_nothing(zone))
+    }
+
     /// Reads one directive; `zones` are the server block's.
     pub fn parse(directive: &Directive, zones: &[Name], diagnostics: &mut Diagnostics) -> Self {
         let mut args = Args::of(directive, diagnostics);

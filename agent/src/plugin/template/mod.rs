@@ -11,12 +11,14 @@ use config::{Entry, Prepared};
 use expand::Data;
 
 use crate::chain::{Handler, Local, Next, Resolving};
+use crate::corefile::Directive;
 use crate::metrics::{Counter, Scrape, names};
+use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::plugin::lookup::follow;
 use crate::plugin::pattern::NameText;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
 use crate::wire::record::owner_in;
-use crate::wire::{Class, Owner, Rcode, Record, RecordType, Reply, Section, flags, text};
+use crate::wire::{Class, Name, Owner, Rcode, Record, RecordType, Reply, Section, flags, text};
 
 /// All `template` directives of a server block, in the order in which they were written.
 #[derive(Debug)]
@@ -38,6 +40,27 @@ enum Found<'t> {
 struct Failed<'e> {
     count: &'e Counter,
     error: String,
+}
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.zones, cx.diagnostics)
+    }
+
+    fn zones(&self) -> Vec<&Name> {
+        self.zones.iter().collect()
+    }
+
+    fn ends(&self, zone: &Name) -> bool {
+        self.is_for_every_type() && self.passes_nothing(zone)
+    }
+}
+
+impl BuildHandler for Config {
+    fn build(lines: Vec<Self>, cx: &mut BuildContext<'_>) -> anyhow::Result<()> {
+        cx.push(Template::new(lines));
+        Ok(())
+    }
 }
 
 impl Template {

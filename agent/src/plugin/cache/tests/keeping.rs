@@ -350,7 +350,7 @@ async fn a_store_is_refilled_in_another_size() {
 fn a_block_is_known_by_what_it_answers() {
     let id = |text: &str| {
         let (file, mut diagnostics) = crate::corefile::parse("Corefile", text, &|_| None);
-        let blocks = crate::config::read(&file, 53, &|_| true, &mut diagnostics);
+        let blocks = crate::config::read(&file, 53, &mut diagnostics);
         assert!(diagnostics.is_empty(), "{diagnostics}");
         block_id(&blocks[0])
     };

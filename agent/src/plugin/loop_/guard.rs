@@ -1,4 +1,4 @@
-//! `loop`: finds upstreams that lead back here, and has them set aside.
+//! Finds upstreams that lead back here: makes probes, and recognises those that come back.
 //!
 //! Each upstream is asked for a name that nobody can guess or make: it carries a number of ours and a code of
 //! authentication under a key of this process. If that question arrives here, whatever servers it passed on its way, the
@@ -15,12 +15,8 @@ use std::time::Duration;
 
 use ring::hmac;
 
-use crate::chain::{Handler, Local};
-use crate::config::{Args, no_block};
-use crate::corefile::{Diagnostics, Directive};
-use crate::request::{Outcome, Plugin, Request, Step};
 use crate::upstream::{Question, UpstreamError, random};
-use crate::wire::{NameBuf, NameRef, Rcode, RecordType, Reply};
+use crate::wire::{NameBuf, NameRef, RecordType};
 
 /// Octets of a probe's number.
 const NUMBER: usize = 15;
@@ -32,12 +28,6 @@ const LABEL: usize = 24;
 const GRACE: Duration = Duration::from_millis(200);
 /// Lower-case base 32 (RFC 4648 section 7), which survives a change of letter case.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
-
-/// Reads `loop`, which has neither arguments nor options.
-pub fn parse(directive: &Directive, diagnostics: &mut Diagnostics) {
-    Args::of(directive, diagnostics).end();
-    no_block(directive, diagnostics);
-}
 
 /// Makes probes and recognises them. One for the process, so that a probe is known on whatever address it arrives.
 pub struct LoopGuard {
@@ -115,14 +105,14 @@ impl LoopGuard {
     }
 
     /// The number of a probe of ours, whether or not it is still waited for.
-    fn recognise(&self, name: NameRef<'_>) -> Option<[u8; NUMBER]> {
+    pub(super) fn recognise(&self, name: NameRef<'_>) -> Option<[u8; NUMBER]> {
         let mut labels = name.labels();
         let (number, code) = (decode(labels.next()?)?, decode(labels.next()?)?);
         // Both are 120 bits of which nobody outside can try many: the time of the comparison tells nothing of use.
         (self.code(&number) == code).then_some(number)
     }
 
-    fn arrived(&self, number: &[u8; NUMBER], by: IpAddr) {
+    pub(super) fn arrived(&self, number: &[u8; NUMBER], by: IpAddr) {
         if let Some(seen) = self.lock().get_mut(number) {
             *seen = Some(by);
         }
@@ -159,30 +149,6 @@ impl<'a> UnderWay<'a> {
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.guard.lock().remove(&self.number);
-    }
-}
-
-/// The handler: sees probes of ours come back, and ends them here. Stands before `forward`.
-pub struct Loop(pub std::sync::Arc<LoopGuard>);
-
-impl Handler for Loop {
-    fn plugin(&self) -> Plugin {
-        Plugin::Loop
-    }
-
-    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, _local: &mut Local) -> Step {
-        if request.query.qtype() != RecordType::HINFO {
-            return Step::Next;
-        }
-        let Some(number) = self.0.recognise(request.query.name()) else { return Step::Next };
-        self.0.arrived(&number, request.origin.client.ip().to_canonical());
-        // Whether it was waited for or not, the answer is the same.
-        reply.set_rcode(Rcode::NXDOMAIN);
-        Step::Done(Outcome::new(Plugin::Loop, Rcode::NXDOMAIN))
-    }
-
-    fn passes(&self, request: &Request<'_>) -> bool {
-        request.query.qtype() != RecordType::HINFO
     }
 }
 
@@ -225,15 +191,18 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::chain::{Handler, Local};
     use crate::plugin::testing::request_of;
-    use crate::wire::Query;
+    use crate::request::Step;
+    use crate::wire::{Query, Rcode, Reply};
 
     /// What a handler says to a name, as it would arrive.
     fn arrive(guard: &Arc<LoopGuard>, name: &str, qtype: RecordType) -> (bool, Rcode) {
         request_of(name, qtype, |request| {
             let mut buf = Vec::new();
             let mut reply = Reply::begin(&mut buf, &request.query, false);
-            let step = Loop(Arc::clone(guard)).serve(request, &mut reply, &mut Local::new(0));
+            let handler = super::super::Loop(Arc::clone(guard));
+            let step = handler.serve(request, &mut reply, &mut Local::new(0));
             (matches!(step, Step::Done(_)), reply.rcode())
         })
     }

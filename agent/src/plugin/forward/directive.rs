@@ -1,0 +1,57 @@
+//! From `forward` lines to handlers that run.
+
+use std::sync::Arc;
+
+use super::{Config, Forward, ForwardContext, Forwarding};
+use crate::admin::Detail;
+use crate::corefile::Directive;
+use crate::metrics::Source;
+use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
+use crate::plugin::scope::{are_related, covers};
+use crate::wire::Name;
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        Self::parse(directive, cx.diagnostics)
+    }
+
+    fn zones(&self) -> Vec<&Name> {
+        self.from.iter().collect()
+    }
+
+    fn ends(&self, zone: &Name) -> bool {
+        let excepted = |except: &Name| are_related(except, zone);
+        self.next.is_empty()
+            && !self.next_on_nodata
+            && covers(&self.from, zone)
+            && !self.except.iter().any(excepted)
+    }
+}
+
+impl BuildHandler for Config {
+    fn build(lines: Vec<Self>, cx: &mut BuildContext<'_>) -> anyhow::Result<()> {
+        for config in lines {
+            let forwarding = start(config, cx)?;
+            cx.built.handlers.push(forwarding);
+        }
+        Ok(())
+    }
+}
+
+/// Starts a forward of this server block, or of a directive within it. It is not yet part of the chain.
+pub fn start(config: Config, cx: &mut BuildContext<'_>) -> anyhow::Result<Arc<Forwarding>> {
+    let context = ForwardContext {
+        workers: cx.shared.workers,
+        own: cx.own.clone(),
+        loops: cx.probes_loops.then(|| Arc::clone(&cx.shared.loops)),
+        health_registry: Arc::clone(&cx.shared.health_registry),
+        zones: cx.zones.clone(),
+    };
+    let forward = Forward::new(config, context)?;
+    // Ends with the forward.
+    tokio::spawn(Forward::background(Arc::downgrade(&forward)));
+    cx.built.sources.push(Arc::clone(&forward) as Arc<dyn Source>);
+    let forwarding = Arc::new(Forwarding(forward));
+    cx.built.details.push(Arc::clone(&forwarding) as Arc<dyn Detail>);
+    Ok(forwarding)
+}

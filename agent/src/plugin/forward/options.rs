@@ -1,0 +1,216 @@
+//! The options in the block of a `forward` line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::config::{Config, Policy};
+use crate::config::{Args, ValueError, value};
+use crate::corefile::Directive;
+use crate::upstream::SourcePort;
+use crate::upstream::tls::TlsFiles;
+use crate::wire::{Name, Rcode};
+
+/// The longest span of time that an option takes.
+const LONGEST: Duration = Duration::from_secs(24 * 3_600);
+
+const OPTIONS: &[&str] = &[
+    "case_randomization",
+    "doh_method",
+    "except",
+    "expire",
+    "failfast_all_unhealthy_upstreams",
+    "failover",
+    "force_tcp",
+    "health_check",
+    "hedge",
+    "max_age",
+    "max_concurrent",
+    "max_connect_attempts",
+    "max_fails",
+    "max_idle_conns",
+    "next",
+    "next_on_nodata",
+    "policy",
+    "prefer_udp",
+    "resolved_conf",
+    "source_port",
+    "tls",
+    "tls_servername",
+];
+
+impl Config {
+    /// Reads one option of the block, but for `tls_servername`.
+    pub(super) fn option(&mut self, option: &Directive, args: &mut Args<'_, '_>) {
+        let spans = Duration::ZERO..=LONGEST;
+        match option.name.as_str() {
+            "except" => {
+                if args.is_empty() {
+                    args.error("no zone follows", "the zones that are not forwarded");
+                }
+                self.except.extend(args.zones_or(&[]));
+            }
+            "force_tcp" => self.transport.force_tcp = true,
+            // What CoreDNS does with it is what we do anyway.
+            "prefer_udp" => {}
+            "expire" => set(&mut self.transport.expire, args.duration_in("a duration", spans)),
+            "max_age" => {
+                let age = args.duration_in("a duration", spans);
+                self.transport.max_age = age.filter(|age| !age.is_zero());
+            }
+            "max_idle_conns" => {
+                set(&mut self.transport.max_connections, args.integer("a number", 0..=1_000_000))
+            }
+            "max_fails" => set(&mut self.max_fails, args.integer("a number", 0..=1_000_000)),
+            "max_connect_attempts" => {
+                set(&mut self.max_connect_attempts, args.integer("a number", 0..=1_000_000));
+            }
+            "max_concurrent" => {
+                let limit = args.integer("a number", 0..=100_000_000);
+                self.max_concurrent = limit.filter(|&limit| limit > 0);
+            }
+            "failfast_all_unhealthy_upstreams" => self.failfast = true,
+            "policy" => set(&mut self.policy, args.value("a policy", policy)),
+            "health_check" => self.health_check(args),
+            "next" => self.next.extend(rcodes(args, true)),
+            "next_on_nodata" => self.next_on_nodata = true,
+            "failover" => self.failover.extend(rcodes(args, false)),
+            "hedge" => set(&mut self.hedge, args.value("on or off", on_off)),
+            "case_randomization" => {
+                self.transport.random_case = args.optional(on_off).unwrap_or(true)
+            }
+            "source_port" => {
+                set(&mut self.transport.source_port, args.value("pool or fresh", source_port))
+            }
+            "resolved_conf" => {
+                if let Some(path) = args.required("the path of systemd-resolved's own resolv.conf")
+                {
+                    self.resolved_conf = path.as_str().into();
+                }
+            }
+            "tls" => self.tls_files(args),
+            // Ours is the method of both: POST, whose questions no proxy keeps.
+            "doh_method" => {
+                args.value("POST", doh_method);
+            }
+            "resolver" => {
+                args.rest();
+                args.error(
+                    "host names of upstreams are not resolved here, so that nothing has to be known before DNS works",
+                    "addresses behind FROM, with tls_servername or %NAME where a certificate is checked",
+                );
+            }
+            _ => args.unknown_option(OPTIONS),
+        }
+    }
+
+    fn health_check(&mut self, args: &mut Args<'_, '_>) {
+        let range = Duration::from_millis(10)..=LONGEST;
+        set(&mut self.health_check.interval, args.duration_in("a duration", range));
+        while let Some(word) = args.next() {
+            match word.as_str() {
+                "no_rec" => self.health_check.recursion = false,
+                "domain" => {
+                    let name = args.value("a domain name", |text| {
+                        Name::from_text(text).map_err(|error| {
+                            ValueError::new(
+                                format!("{text:?} is no name: {error}"),
+                                "a domain name",
+                            )
+                        })
+                    });
+                    set(&mut self.health_check.domain, name);
+                }
+                other => {
+                    let what = format!("there is no argument {other:?}");
+                    args.error_at(&word.at, what, "no_rec, or domain with a name");
+                }
+            }
+        }
+    }
+
+    fn tls_files(&mut self, args: &mut Args<'_, '_>) {
+        let mut files: Vec<PathBuf> = Vec::new();
+        while files.len() < 3
+            && let Some(word) = args.next()
+        {
+            files.push(word.as_str().into());
+        }
+        self.tls = match files.as_slice() {
+            [] => TlsFiles::default(),
+            [ca] => TlsFiles { client: None, roots: Some(ca.clone()) },
+            [certificate, key] => {
+                TlsFiles { client: Some((certificate.clone(), key.clone())), roots: None }
+            }
+            [certificate, key, ca, ..] => TlsFiles {
+                client: Some((certificate.clone(), key.clone())),
+                roots: Some(ca.clone()),
+            },
+        };
+    }
+}
+
+fn set<T>(slot: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *slot = value;
+    }
+}
+
+fn policy(word: &str) -> Result<Policy, ValueError> {
+    match word {
+        "random" => Ok(Policy::Random),
+        "round_robin" => Ok(Policy::RoundRobin),
+        "sequential" => Ok(Policy::Sequential),
+        "fastest" => Ok(Policy::Fastest),
+        _ => Err(ValueError::new(
+            format!("there is no policy {word:?}"),
+            "random, round_robin, sequential or fastest",
+        )),
+    }
+}
+
+fn on_off(word: &str) -> Result<bool, ValueError> {
+    match word {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => value::boolean(word).map_err(|wrong| ValueError::new(wrong.what, "on or off")),
+    }
+}
+
+fn doh_method(word: &str) -> Result<(), ValueError> {
+    match word.to_ascii_uppercase().as_str() {
+        "POST" => Ok(()),
+        "GET" => Err(ValueError::new(
+            "https:// upstreams are asked by POST only",
+            "POST, or remove the line",
+        )),
+        _ => Err(ValueError::new(format!("there is no method {word:?}"), "POST")),
+    }
+}
+
+fn source_port(word: &str) -> Result<SourcePort, ValueError> {
+    match word {
+        "pool" => Ok(SourcePort::Pool),
+        "fresh" => Ok(SourcePort::Fresh),
+        _ => Err(ValueError::new(format!("{word:?} is no way to choose ports"), "pool or fresh")),
+    }
+}
+
+fn rcodes(args: &mut Args<'_, '_>, noerror: bool) -> Vec<Rcode> {
+    if args.is_empty() {
+        args.error("no response code follows", "response codes as SERVFAIL or NXDOMAIN");
+    }
+    let mut codes = Vec::new();
+    for word in args.rest() {
+        match Rcode::from_name(word.as_str()) {
+            Some(Rcode::NOERROR) if !noerror => {
+                args.error_at(&word.at, "NOERROR is no failure", "a response code as SERVFAIL");
+            }
+            Some(code) => codes.push(code),
+            None => {
+                let what = format!("there is no response code {:?}", word.as_str());
+                args.error_at(&word.at, what, "a name as SERVFAIL or NXDOMAIN");
+            }
+        }
+    }
+    codes
+}

@@ -1,0 +1,257 @@
+//! Warnings about lines that can never have an effect: they are legal, and probably not what was meant.
+
+use super::scope::{are_related, covers};
+use super::{Block, Line, log};
+use crate::config::{Effect, Plugin, table, value};
+use crate::corefile::{Diagnostic, Diagnostics, Directive};
+use crate::wire::Name;
+
+/// Warns about the lines of one server block that can never have an effect.
+pub(super) fn check(block: &Block, diagnostics: &mut Diagnostics) {
+    let zones = block.written.zone_names();
+    no_answer(block, diagnostics);
+    durations_as_zones(block, diagnostics);
+    superseded(block, diagnostics);
+    rewrites(block, diagnostics);
+    pairs(block, "acl", &block.acl, |one, other| one.shadows(other), diagnostics);
+    pairs(block, "template", &block.template, |one, other| one.shadows(other), diagnostics);
+    pairs(block, "log", &block.log, log::Config::shadows, diagnostics);
+    // A rewritten name may be outside of the block's zones, and names outside reach the directives behind `rewrite`.
+    if block.rewrite.is_empty() {
+        let lines = block.handler_lines();
+        foreign_zones(&lines, &zones, diagnostics);
+        behind_an_end(&lines, &zones, diagnostics);
+    }
+}
+
+fn warn(line: &Directive, what: String, help: &str, diagnostics: &mut Diagnostics) {
+    let warning = Diagnostic::warning(line.at().clone(), what).help(help);
+    diagnostics.push(warning.directive(line.name.as_str()));
+}
+
+/// A block that refuses every query.
+fn no_answer(block: &Block, diagnostics: &mut Diagnostics) {
+    let effect = |line: &Directive| table::find(line.name.as_str()).map(|entry| entry.effect);
+    let mut lines = block.written.directives.iter();
+    if !block.written.is_complete || lines.any(|line| effect(line) == Some(Effect::Answers)) {
+        return;
+    }
+    let what = "no directive of this server block answers: every query is refused";
+    let warning = Diagnostic::warning(block.written.at.clone(), what);
+    diagnostics.push(warning.help("add one that does, such as forward"));
+}
+
+/// `cache 60s`: the word is taken for a zone.
+fn durations_as_zones(block: &Block, diagnostics: &mut Diagnostics) {
+    for line in block.written.named("cache") {
+        for word in &line.args {
+            let text = word.as_str();
+            let is_number = text.parse::<u64>().is_ok();
+            let Some(time) = value::duration(text).ok().filter(|_| !is_number) else { continue };
+            let what = format!("{text:?} is taken for a zone, and only names within it are cached");
+            let help = format!("write seconds without a unit: cache {}", time.as_secs().max(1));
+            warn(line, what, &help, diagnostics);
+        }
+    }
+}
+
+/// Settings of which the last line of a block counts, and zones that a later `file` line serves.
+fn superseded(block: &Block, diagnostics: &mut Diagnostics) {
+    for name in ["bufsize", "chaos", "health", "root", "timeouts"] {
+        let lines: Vec<&Directive> = block.written.named(name).collect();
+        let Some((last, others)) = lines.split_last() else { continue };
+        for line in others.iter().filter(|line| line.args != last.args) {
+            let what = format!("has no effect: the line at {} replaces it", last.at());
+            warn(line, what, "remove one of them", diagnostics);
+        }
+    }
+    let files: Vec<Line<'_>> = of_plugin(block, Plugin::File);
+    for (number, line) in files.iter().enumerate() {
+        for zone in line.config.zones() {
+            let mut later = files.iter().skip(number + 1);
+            let Some(other) = later.find(|other| other.config.zones().contains(&zone)) else {
+                continue;
+            };
+            let what = format!("has no effect for {zone}: {} replaces it", other.written.at());
+            warn(line.written, what, "name each zone in one file line only", diagnostics);
+        }
+    }
+}
+
+fn of_plugin(block: &Block, plugin: Plugin) -> Vec<Line<'_>> {
+    block.handler_lines().into_iter().filter(|line| line.plugin == plugin).collect()
+}
+
+/// Rules that no query is left for.
+fn rewrites(block: &Block, diagnostics: &mut Diagnostics) {
+    let rules: Vec<_> = block.rewrite.iter().zip(block.written.named("rewrite")).collect();
+    for (number, (later, line)) in rules.iter().enumerate() {
+        // From the first rule on that lets later ones see another name, the rules above it are no measure.
+        let above = rules.get(..number).unwrap_or_default();
+        let comparable = above.iter().rev().take_while(|(rule, _)| !rule.renames());
+        let comparable: Vec<_> = comparable.collect();
+        let Some((_, first)) = comparable.into_iter().rev().find(|(rule, _)| rule.shadows(later))
+        else {
+            continue;
+        };
+        let what = format!("never applies: the rule at {} ends the evaluation first", first.at());
+        warn(line, what, "move it up, or write `rewrite continue` above", diagnostics);
+    }
+}
+
+/// Lines of one directive of which the first that fits decides.
+fn pairs<C>(
+    block: &Block,
+    name: &str,
+    configs: &[C],
+    shadows: impl Fn(&C, &C) -> bool,
+    diagnostics: &mut Diagnostics,
+) {
+    let lines: Vec<_> = configs.iter().zip(block.written.named(name)).collect();
+    for (number, (later, line)) in lines.iter().enumerate() {
+        let mut above = lines.iter().take(number);
+        if let Some((_, first)) = above.find(|(config, _)| shadows(config, later)) {
+            let what = format!("has no effect: the line at {} decides first", first.at());
+            warn(line, what, "write the narrower line first, or remove it", diagnostics);
+        }
+    }
+}
+
+/// Zones that no query of this block can be in.
+fn foreign_zones(lines: &[Line<'_>], zones: &[Name], diagnostics: &mut Diagnostics) {
+    for line in lines {
+        let named = line.config.zones();
+        let foreign = named.iter().filter(|zone| !zones.iter().any(|own| are_related(own, zone)));
+        for zone in foreign {
+            let what =
+                format!("no query for {zone} comes here: it is outside of the block's zones");
+            let help = "name it in the keys of this server block, or remove it";
+            warn(line.written, what, help, diagnostics);
+        }
+    }
+}
+
+/// Lines that answer, behind lines that let nothing through.
+fn behind_an_end(lines: &[Line<'_>], zones: &[Name], diagnostics: &mut Diagnostics) {
+    for (number, line) in lines.iter().enumerate() {
+        // Several lines of these are compared with each other above.
+        if line.effect != Effect::Answers
+            || matches!(line.plugin, Plugin::Acl | Plugin::Template | Plugin::File)
+        {
+            continue;
+        }
+        let above = lines.get(..number).unwrap_or_default();
+        let named = line.config.zones();
+        // What may arrive here: the narrower of the line's zones and the block's.
+        let reached: Vec<&Name> = match named.as_slice() {
+            [] => zones.iter().collect(),
+            named => narrower(named, zones),
+        };
+        let ender = |zone: &Name| above.iter().find(|above| above.config.ends(zone));
+        let Some(first) = reached.first().and_then(|zone| ender(zone)) else { continue };
+        if reached.iter().all(|zone| ender(zone).is_some()) {
+            let (name, at) = (first.plugin.name(), first.written.at());
+            let what = format!("is never asked: the {name} line at {at} lets no query through");
+            let help =
+                "write the narrower line first, let the other fall through, or remove this one";
+            warn(line.written, what, help, diagnostics);
+        }
+    }
+}
+
+/// Of each pair of related zones, the one that is within the other.
+fn narrower<'z>(named: &[&'z Name], zones: &'z [Name]) -> Vec<&'z Name> {
+    let mut found = Vec::new();
+    for &zone in named {
+        if covers(zones, zone) {
+            found.push(zone);
+        } else {
+            found.extend(zones.iter().filter(|own| own.as_ref().is_within(zone.as_ref())));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    /// The warnings on a Corefile, without their advice.
+    fn warnings(text: &str) -> Vec<String> {
+        let (file, mut diagnostics) = crate::corefile::parse("Corefile", text, &|_| None);
+        super::super::read(&file, 53, &mut diagnostics);
+        diagnostics.sort();
+        assert!(!diagnostics.has_errors(), "{diagnostics}");
+        let shown = diagnostics.to_string();
+        shown.lines().map(|line| line.split(';').next().unwrap().to_owned()).collect()
+    }
+
+    #[track_caller]
+    fn dead(text: &str, expected: &[&str]) {
+        let found = warnings(text);
+        assert_eq!(found.len(), expected.len(), "{text}\n{found:#?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(&format!("Corefile:{expected}")), "{text}\n{found}");
+        }
+    }
+
+    #[test]
+    fn lines_without_effect_are_named() {
+        dead(". {\n log\n errors\n}", &["1: warning: no directive of this server block answers"]);
+        dead(
+            ". {\n cache 3600s\n whoami\n}",
+            &["2: warning: cache: \"3600s\" is taken for a zone"],
+        );
+        dead(
+            ". {\n forward . 192.0.2.1\n forward a.org 192.0.2.2\n whoami\n}",
+            &[
+                "3: warning: forward: is never asked: the forward line at",
+                "4: warning: whoami: is never",
+            ],
+        );
+        dead(
+            "cluster.local {\n kubernetes cluster.locl {\n objects /x\n }\n}",
+            &["2: warning: kubernetes: no query for cluster.locl. comes here"],
+        );
+        dead(
+            "a.org {\n forward b.org 192.0.2.1\n forward . 192.0.2.1\n}",
+            &["2: warning: forward: no query for b.org. comes here"],
+        );
+        dead(
+            ". {\n rewrite name exact a b\n rewrite name exact a c\n whoami\n}",
+            &["3: warning: rewrite: never applies: the rule at Corefile:2"],
+        );
+        dead(
+            ". {\n acl {\n  allow\n  block net 192.0.2.0/24\n }\n acl a.org {\n  block\n }\n whoami\n}",
+            &[
+                "4: warning: acl: block: has no effect",
+                "6: warning: acl: has no effect: the line at",
+            ],
+        );
+        dead(". {\n acl {\n  block\n }\n whoami\n}", &["5: warning: whoami: is never asked"]);
+        dead(
+            ". {\n template IN ANY .\n template IN A a.org {\n  answer \"{{ .Name }} 1 IN A 192.0.2.1\"\n }\n}",
+            &["3: warning: template: has no effect"],
+        );
+        dead(". {\n log\n log a.org\n whoami\n}", &["3: warning: log: has no effect"]);
+        dead(". {\n bufsize 512\n bufsize\n whoami\n}", &["2: warning: bufsize: has no effect"]);
+    }
+
+    #[test]
+    fn lines_with_an_effect_are_not() {
+        for text in [
+            ". {\n forward a.org 192.0.2.2\n forward . 192.0.2.1\n}",
+            ". {\n forward . 192.0.2.1 {\n  next NXDOMAIN\n }\n forward . 192.0.2.2\n}",
+            ". {\n forward . 192.0.2.1 {\n  except a.org\n }\n forward a.org 192.0.2.2\n}",
+            ". {\n forward . 192.0.2.1 {\n  except b.a.org\n }\n forward a.org 192.0.2.2\n}",
+            "a.org {\n rewrite name suffix a.org b.org\n forward b.org 192.0.2.1\n}",
+            ". {\n rewrite continue name exact a b\n rewrite name exact b c\n whoami\n}",
+            "a.org b.org {\n cache 30 a.org\n forward . 192.0.2.1\n}",
+            ". {\n acl {\n  allow net 192.0.2.0/24\n  block\n }\n forward . 192.0.2.1\n}",
+            ". {\n template IN AAAA .\n forward . 192.0.2.1\n}",
+            ". {\n log . {\n  class error\n }\n whoami\n}",
+            ". {\n hosts {\n  192.0.2.1 a\n }\n forward . 192.0.2.1\n}",
+            "10.0.0.0/8 {\n forward . 192.0.2.1\n cache 30\n}",
+        ] {
+            dead(text, &[]);
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What outlives a reload: everything that workers and configurations share, in one place.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+
+use arc_swap::ArcSwap;
+
+use crate::cluster::index::Index;
+use crate::cluster::{Clusters, WatchThread};
+use crate::logging;
+use crate::metrics::Metrics;
+use crate::plugin::cache::store::Store;
+use crate::plugin::loop_::guard::LoopGuard;
+use crate::upstream::registry::HealthRegistry;
+
+/// One for the process.
+pub struct Shared {
+    /// The number of workers, which answer queries.
+    pub workers: usize,
+    /// What /metrics shows.
+    pub metrics: Arc<Metrics>,
+    /// How the log is written.
+    pub log_format: logging::Format,
+    /// Whether a panic is logged with its stack (`errors { stacktrace }`).
+    pub stacktrace: Arc<AtomicBool>,
+    /// The cached answers of all server blocks. Replaced when its budget changes.
+    pub cache: ArcSwap<Store>,
+    /// For how many seconds it keeps answers that have expired.
+    pub stale: AtomicU32,
+    /// Which upstreams are down, which loop, and how long each takes.
+    pub health_registry: Arc<HealthRegistry>,
+    /// Recognises our own queries when upstreams send them back (`loop`).
+    pub loops: Arc<LoopGuard>,
+    /// The clusters that are watched; directives with equal settings share one.
+    pub clusters: Clusters<Index>,
+    /// The thread that watches them.
+    pub watching: WatchThread,
+}
+
+impl Shared {
+    /// The cache's store with a budget of `limit` bytes, with the entries of the present one.
+    pub fn cache_of(&self, limit: u64) -> Arc<Store> {
+        let store = self.cache.load_full();
+        if store.limit() == limit { store } else { Arc::new(store.resized(limit)) }
+    }
+}
