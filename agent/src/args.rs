@@ -20,6 +20,7 @@ pub use user_id::UserId;
 /// the directives are CoreDNS's.
 #[derive(Parser, Debug, Clone)]
 #[command(name = "nodens", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+#[command(args_override_self = true)]
 #[command(
     after_help = "NodeLocal DNSCache's flags may be written as there, with one dash and `-flag=true`."
 )]
@@ -159,19 +160,28 @@ pub struct Serve {
     #[arg(long, visible_alias = "corefile", value_name = "FILE", default_value = "Corefile")]
     pub conf: PathBuf,
     /// The port of server blocks that name none.
-    #[arg(long = "dns.port", value_name = "PORT", default_value_t = 53)]
+    #[arg(long = "dns.port", short = 'p', alias = "p", value_name = "PORT", default_value_t = 53)]
     pub dns_port: u16,
+    /// Log warnings and errors only, as `--log-level warn`.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = false, default_missing_value = "true", value_parser = go_bool)]
+    pub quiet: bool,
+    /// Print the directives that are served, and exit.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = false, default_missing_value = "true", value_parser = go_bool)]
+    pub plugins: bool,
     /// Write the process id to this file.
     #[arg(long, value_name = "FILE")]
     pub pidfile: Option<PathBuf>,
     /// Threads that answer; 0: one for each CPU that the process may use, 8 at most.
-    #[arg(long, value_name = "N", default_value_t = 0, env = "NODENS_WORKERS")]
+    #[arg(long, value_name = "N", default_value_t = 0, env = "NODENS_WORKERS", value_parser = workers,
+          allow_negative_numbers = true)]
     pub workers: usize,
     /// How to write the log.
     #[arg(long, value_enum, default_value_t, env = "NODENS_LOG_FORMAT")]
     pub log_format: LogFormat,
     /// What to log: error, warn, info, debug or trace, also for single modules (`info,nodens::cluster=debug`).
-    #[arg(long, value_name = "LEVEL", default_value = "info", env = "NODENS_LOG")]
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "NODENS_LOG", value_parser = log_level)]
     pub log_level: String,
     /// Where `nodens status` and `nodens cache` reach this server; empty: nowhere.
     #[arg(long, value_name = "FILE", default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET",
@@ -187,22 +197,22 @@ pub struct Serve {
 #[command(next_help_heading = "Node network (NodeLocal DNSCache's flags)")]
 pub struct NodeFlags {
     /// Addresses to listen on, comma-separated; made on an interface of our own.
-    #[arg(long, value_name = "IP,IP", value_delimiter = ',')]
+    #[arg(long, value_name = "IP,IP", value_delimiter = ',', action = ArgAction::Set)]
     pub localip: Vec<IpAddr>,
     /// Make the interface and its addresses.
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value_t = true, default_missing_value = "true")]
+          default_value_t = true, default_missing_value = "true", value_parser = go_bool)]
     pub setupinterface: bool,
     /// The interface's name.
     #[arg(long, value_name = "NAME", default_value = "nodelocaldns")]
     pub interfacename: LinkName,
     /// Write notrack rules for the addresses (nftables; nothing is executed). `--notrack` says more.
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value_t = true, default_missing_value = "true")]
+          default_value_t = true, default_missing_value = "true", value_parser = go_bool)]
     pub setupiptables: bool,
     /// Leave interface and rules behind on exit.
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value_t = false, default_missing_value = "true")]
+          default_value_t = false, default_missing_value = "true", value_parser = go_bool)]
     pub skipteardown: bool,
     /// How often interface and rules are checked: a number of seconds, or a duration such as 60s.
     #[arg(long, value_name = "DURATION", default_value = "60", value_parser = sync_interval)]
@@ -210,9 +220,9 @@ pub struct NodeFlags {
     /// The port of /health, for which notrack rules are written too.
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     pub health_port: u16,
-    /// Where the metrics are served beside what `prometheus` says; only with `-localip`.
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9353", value_parser = listen_address)]
-    pub metrics_listen_address: ListenAddress,
+    /// Where the metrics are served beside what `prometheus` says, only with `-localip`; 0 or empty: nowhere.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9353", value_parser = metrics_address)]
+    pub metrics_listen_address: MetricsAddress,
     /// The address that stands for __PROMETHEUS__ENDPOINT__ in the template.
     #[arg(long, value_name = "ADDRESS", default_value = ":9253")]
     pub prometheus_listen_address: String,
@@ -228,12 +238,15 @@ pub struct NodeFlags {
     pub kubednscm: Option<PathBuf>,
     /// Reload by signal; accepted, and always so.
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value_t = false, default_missing_value = "true")]
+          default_value_t = false, default_missing_value = "true", value_parser = go_bool)]
     pub reloadwithsignal: bool,
     /// Accepted for its false: rules for bridges are not written here.
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value_t = false, default_missing_value = "true")]
+          default_value_t = false, default_missing_value = "true", value_parser = go_bool)]
     pub setupebtables: bool,
+    /// Accepted without effect: rules are written as soon as the server listens.
+    #[arg(long, value_name = "DURATION", hide = true)]
+    pub initialdelay: Option<String>,
     /// What NodeLocal DNSCache does not have.
     #[command(flatten)]
     pub ours: OwnNodeFlags,
@@ -257,11 +270,11 @@ pub struct OwnNodeFlags {
     #[arg(long, value_name = "MODE")]
     pub notrack: Option<Mode>,
     /// Those of `-localip` that are a Service's ClusterIP; without it: the one in KUBE_DNS_SERVICE_HOST.
-    #[arg(long, value_name = "IP,IP", value_delimiter = ',')]
+    #[arg(long, value_name = "IP,IP", value_delimiter = ',', action = ArgAction::Set)]
     pub clusterip: Vec<IpAddr>,
     /// Mend interface and rules while serving. Without that CAP_NET_ADMIN is given away after the set-up.
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value_t = true, default_missing_value = "true")]
+          default_value_t = true, default_missing_value = "true", value_parser = go_bool)]
     pub reconcile: bool,
     /// What stands for __PILLAR__DNS__DOMAIN__ in the template.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
@@ -281,9 +294,47 @@ fn sync_interval(text: &str) -> Result<std::time::Duration, String> {
     if duration.is_zero() { Err("expected more than 0".to_owned()) } else { Ok(duration) }
 }
 
-fn listen_address(text: &str) -> Result<ListenAddress, String> {
-    value::listen_address(text)
-        .map_err(|wrong| format!("{}, expected {}", wrong.what, wrong.expected))
+/// Where NodeLocal DNSCache's own metrics are served; `None`: nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MetricsAddress(pub Option<ListenAddress>);
+
+fn metrics_address(text: &str) -> Result<MetricsAddress, String> {
+    match text {
+        "" | "0" => Ok(MetricsAddress(None)),
+        _ => value::listen_address(text)
+            .map(|address| MetricsAddress(Some(address)))
+            .map_err(|error| error.to_string()),
+    }
+}
+
+/// A boolean as Go's flags take it.
+fn go_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected true or false".to_owned()),
+    }
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "expected a whole number, 0 for one worker for each CPU".to_owned())
+}
+
+/// A level, or a list for modules. A single word that is no level would be taken for the name of a module, and turn the
+/// log off.
+fn log_level(text: &str) -> Result<String, String> {
+    const EXPECTED: &str = "expected error, warn, info, debug, trace or off, or a list such as info,nodens::cluster=debug";
+    let known = |level: &str| {
+        let levels = ["error", "warn", "info", "debug", "trace", "off"];
+        levels.iter().any(|known| known.eq_ignore_ascii_case(level))
+    };
+    let is_level = |part: &str| known(part.rsplit_once('=').map_or(part, |(_, level)| level));
+    match text.trim() {
+        "" => Ok("info".to_owned()),
+        text if text.eq_ignore_ascii_case("warning") => Ok("warn".to_owned()),
+        text if text.split(',').all(|part| is_level(part.trim())) => Ok(text.to_owned()),
+        _ => Err(EXPECTED.to_owned()),
+    }
 }
 
 impl Cli {
@@ -293,24 +344,45 @@ impl Cli {
     }
 }
 
-/// Turns Go's single-dash flags into double-dash ones; what follows `--` is left alone.
+/// Turns Go's single-dash flags into double-dash ones, and leaves out node-cache's `-tls-...`, since metrics are served in
+/// the clear; what follows `--` is left alone.
 fn normalise(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut verbatim = false;
-    args.map(|arg| {
-        verbatim |= arg == "--";
-        match arg.to_str() {
-            Some(text)
-                if !verbatim
-                    && text.len() > 2
-                    && text.starts_with('-')
-                    && !text.starts_with("--") =>
-            {
-                format!("-{text}").into()
+    without_tls(args)
+        .map(|arg| {
+            verbatim |= arg == "--";
+            match arg.to_str() {
+                Some(text)
+                    if !verbatim
+                        && text.len() > 2
+                        && text.starts_with('-')
+                        && !text.starts_with("--") =>
+                {
+                    format!("-{text}").into()
+                }
+                _ => arg,
             }
-            _ => arg,
+        })
+        .collect()
+}
+
+/// Without flags such as `-tls-cert-file=FILE` or `-tls-cert-file FILE`.
+fn without_tls(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let mut args = args.peekable();
+    std::iter::from_fn(move || {
+        loop {
+            let arg = args.next()?;
+            let text = arg.to_str().unwrap_or_default();
+            if !text.trim_start_matches('-').starts_with("tls-") || !text.starts_with('-') {
+                return Some(arg);
+            }
+            if !text.contains('=') {
+                // Its value is the next word, unless that is a flag.
+                let is_flag = |next: &OsString| next.to_string_lossy().starts_with('-');
+                args.next_if(|next| !is_flag(next));
+            }
         }
     })
-    .collect()
 }
 
 #[cfg(test)]
@@ -341,6 +413,35 @@ mod tests {
             parse("nodens -syncinterval 90s").unwrap().serve.node.syncinterval.as_secs(),
             90
         );
+    }
+
+    #[test]
+    fn gos_spellings_are_taken() {
+        let node = |line: &str| parse(&format!("nodens {line}")).unwrap().serve.node;
+        for no in ["False", "FALSE", "0", "f"] {
+            assert!(!node(&format!("-setupinterface={no}")).setupinterface);
+        }
+        assert!(node("-setupinterface=false -setupinterface=T").setupinterface);
+        assert_eq!(node("-metrics-listen-address 0").metrics_listen_address.0, None);
+        assert_eq!(node("-metrics-listen-address=").metrics_listen_address.0, None);
+        assert_eq!(node("-localip 10.0.0.1 -localip 10.0.0.2").localip.len(), 1);
+        node("-initialdelay 10 -tls-cert-file /a -tls-key-file=/b -skipteardown");
+        let serve = parse("nodens -quiet -p 1053").unwrap().serve;
+        assert!(serve.quiet && serve.dns_port == 1053);
+        assert_eq!(parse("nodens -p=1054").unwrap().serve.dns_port, 1054);
+        assert!(parse("nodens -plugins").unwrap().serve.plugins);
+    }
+
+    #[test]
+    fn log_levels_are_checked() {
+        for (level, meant) in [("warning", "warn"), ("info,hyper=off", "info,hyper=off")] {
+            assert_eq!(log_level(level).unwrap(), meant);
+        }
+        assert_eq!(log_level("").unwrap(), "info");
+        for bad in ["verbose", "loud", "info,nodens=loud"] {
+            assert!(log_level(bad).is_err(), "{bad}");
+        }
+        assert!(parse("nodens --workers=-1").unwrap_err().to_string().contains("whole number"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use nodens::args::{CacheAction, Cli, Command, Output};
+use nodens::config::table;
 use nodens::control::{self, Request};
 use nodens::plugin::cache::inspect;
 use nodens::{check, logging, node, probe, run, status};
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Some(Command::Cache { action: CacheAction::Flush { name }, socket }) => {
             ask(&socket, &Request::CacheFlush { name }, Output::Text, inspect::text)
         }
+        None if cli.serve.plugins => print_directives(),
         None => run::run(&cli.serve),
     };
     match result {
@@ -58,6 +60,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `-plugins`: the directives that are served, one a line.
+fn print_directives() -> anyhow::Result<()> {
+    let mut names: Vec<&str> = table::all().iter().map(|entry| entry.name).collect();
+    names.sort_unstable();
+    Ok(writeln!(std::io::stdout().lock(), "{}", names.join("\n"))?)
 }
 
 /// Asks the running server and prints what it says.

@@ -84,7 +84,8 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
     // While there is one thread: privileges are a thread's own.
     node.drop_privileges()?;
     let metrics = Metrics::new();
-    let logs = Logs::start(args.log_format.into(), &args.log_level, &metrics)?;
+    let level = if args.quiet { "warn" } else { &args.log_level };
+    let logs = Logs::start(args.log_format.into(), level, &metrics)?;
     metrics.register(node.counts());
     let shared = Arc::new(Shared {
         workers: workers(args),

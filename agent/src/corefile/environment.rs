@@ -29,7 +29,7 @@ pub(super) fn expand(
     if let Some(name) = placeholder(&word) {
         diagnostics.push(
             Diagnostic::error(at.clone(), format!("the placeholder {name} has not been filled in"))
-                .expected("the file after rendering, or a value in its place"),
+                .help("use the rendered file, or write a value in its place"),
         );
     }
     word
@@ -74,7 +74,7 @@ fn expand_form(
                     at.clone(),
                     format!("the environment variable {name} expands without end"),
                 )
-                .expected("a value that does not refer to itself"),
+                .help("set it to a value that does not refer to itself"),
             );
             break;
         }
@@ -89,13 +89,11 @@ fn unset(name: &str, at: &Location) -> Diagnostic {
         // Silently empty in CoreDNS, which is never what its author meant.
         Some((plain, _)) => {
             Diagnostic::error(at.clone(), format!("the environment variable {name:?} cannot exist"))
-                .expected(format!(
-                    "{{${plain}}}: a default after a colon is not part of the syntax"
-                ))
+                .help(format!("write {{${plain}}}: there is no syntax for a default value"))
         }
         None => {
             Diagnostic::warning(at.clone(), format!("the environment variable {name} is not set"))
-                .expected("a value: the word is empty now")
+                .help("set it: the word is empty now")
         }
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn lines_of(
     if text.len() > limits::FILE_BYTES {
         diagnostics.push(
             Diagnostic::error(file.clone(), "the file is too long")
-                .expected(format!("at most {} MiB", limits::FILE_BYTES >> 20)),
+                .help(format!("files have at most {} MiB", limits::FILE_BYTES >> 20)),
         );
         return Vec::new();
     }
@@ -37,7 +37,7 @@ pub(super) fn lines_of(
 /// The error for a configuration that has more words than [`limits::TOKENS`].
 pub(super) fn too_many_words(at: &Location) -> Diagnostic {
     Diagnostic::error(at.clone(), "the configuration has too many words")
-        .expected(format!("at most {} after imports", limits::TOKENS))
+        .help(format!("write at most {} after imports", limits::TOKENS))
 }
 
 /// Reads the files that `pattern` means, in alphabetical order.
@@ -70,7 +70,7 @@ pub(super) fn read_files(
                     format!("{} cannot be imported: {error}", path.display()),
                 )
                 .directive("import")
-                .expected("a snippet that is defined above, or a file that can be read"),
+                .help("name a snippet that is defined above, or a file that can be read"),
             ),
         }
     }
@@ -79,27 +79,29 @@ pub(super) fn read_files(
 
 /// The files of a pattern with a wildcard. Folders are passed over: a mounted ConfigMap holds one named `..data`.
 fn matches(pattern: &Token, path: &Path, diagnostics: &mut Diagnostics) -> Vec<PathBuf> {
-    let error = |what: &str, expected: &str| {
+    let error = |what: &str, help: &str| {
         Diagnostic::error(pattern.at.clone(), format!("the pattern {:?} {what}", pattern.as_str()))
             .directive("import")
-            .expected(expected)
+            .help(help)
     };
     let Some(path) = path.to_str() else {
-        diagnostics
-            .push(error("is in a folder whose name is not UTF-8", "a folder with another name"));
+        diagnostics.push(error("is in a folder whose name is not UTF-8", "rename the folder"));
         return Vec::new();
     };
     // CoreDNS's own limit, kept so that a pattern cannot walk the whole disk.
     let several = path.matches('*').count() > 1 || path.matches('?').count() > 1;
     if several || path.contains('[') || path.contains(']') {
-        diagnostics.push(error("has too many wildcards", "at most one * and one ?, and no [...]"));
+        diagnostics
+            .push(error("has too many wildcards", "use at most one * and one ?, and no [...]"));
         return Vec::new();
     }
     let found = match glob::glob(path) {
         Ok(found) => found,
         Err(problem) => {
-            diagnostics
-                .push(error(&format!("is not a pattern: {problem}"), "a path with one * or ?"));
+            diagnostics.push(error(
+                &format!("is not a pattern: {problem}"),
+                "write a path with one * or ?",
+            ));
             return Vec::new();
         }
     };
@@ -112,7 +114,8 @@ fn matches(pattern: &Token, path: &Path, diagnostics: &mut Diagnostics) -> Vec<P
                 pattern.at.clone(),
                 format!("the pattern {:?} matches no file", pattern.as_str()),
             )
-            .directive("import"),
+            .directive("import")
+            .help("nothing is imported; remove the line if that is meant"),
         );
     }
     files

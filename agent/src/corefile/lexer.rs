@@ -105,7 +105,7 @@ impl Lexer<'_> {
                             self.at(begin),
                             "the quote that begins here is never closed",
                         )
-                        .expected("a closing \""),
+                        .help("add the closing \""),
                     );
                     break;
                 }
@@ -118,7 +118,7 @@ impl Lexer<'_> {
         let at = self.at(self.line);
         self.diagnostics.push(
             Diagnostic::error(at, "there is a carriage return without a line feed")
-                .expected("line ends of Unix (LF) or Windows (CR LF)"),
+                .help("write line ends of Unix (LF) or Windows (CR LF)"),
         );
     }
 

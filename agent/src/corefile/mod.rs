@@ -166,7 +166,7 @@ pub fn load(path: impl AsRef<Path>) -> (File, Diagnostics) {
         Err(error) => {
             diagnostics.push(
                 Diagnostic::error(start, format!("the file cannot be read: {error}"))
-                    .expected("a Corefile that this process may read"),
+                    .help("let this process read it"),
             );
             (File::default(), diagnostics)
         }
@@ -210,7 +210,7 @@ pub(crate) fn read(
                     Location::new(at.file.clone(), line as u32 + 1),
                     "there are bytes that are not UTF-8",
                 )
-                .expected("a file in UTF-8"),
+                .help("save the file as UTF-8"),
             );
             String::from_utf8_lossy(error.as_bytes()).into_owned()
         }

@@ -28,8 +28,8 @@ pub(super) fn parse(name: &Path, text: &str, environment: Environment<'_>) -> (F
     let file = parser.file(flat);
     if file.blocks.is_empty() && !parser.diagnostics.has_errors() {
         parser.diagnostics.push(
-            Diagnostic::error(start, "nothing is configured").expected(
-                "a server block, as in `. { forward . /etc/resolv.conf }` over three lines",
+            Diagnostic::error(start, "nothing is configured").help(
+                "add a server block, as in `. { forward . /etc/resolv.conf }` over three lines",
             ),
         );
     }
@@ -124,12 +124,12 @@ impl Parser<'_> {
 
     fn define(&mut self, name: Arc<str>, body: Option<Vec<Line>>, at: Location) {
         let Some(lines) = body else {
-            self.error(&at, format!("the snippet ({name}) has no block"), "{ after its name");
+            self.error(&at, format!("the snippet ({name}) has no block"), "write { after its name");
             return;
         };
         if let Some(first) = self.snippets.get(&name) {
             let what = format!("the snippet ({name}) is defined twice, first at {}", first.at);
-            self.error(&at, what, "another name");
+            self.error(&at, what, "rename one of them");
             return;
         }
         self.snippets.insert(name, Snippet { lines: Rc::new(lines), at });
@@ -138,23 +138,23 @@ impl Parser<'_> {
     /// What an import line stands for: the lines of a snippet, or of each file.
     fn import(&mut self, line: &Line) -> Vec<(Source, Vec<Line>)> {
         let diagnostics = &mut self.diagnostics;
-        let mut fail = |what: String, expected: &str| {
-            diagnostics.push(
-                Diagnostic::error(line.at.clone(), what).directive("import").expected(expected),
-            );
+        let mut fail = |what: String, help: &str| {
+            diagnostics
+                .push(Diagnostic::error(line.at.clone(), what).directive("import").help(help));
             Vec::new()
         };
+        const WHAT: &str = "name a snippet, a file or a pattern";
         let target = match line.words.as_slice() {
             [_, target] if !target.text.is_empty() => target,
-            [_, _] => return fail("the name is empty".into(), "a snippet, a file or a pattern"),
-            [_] | [] => return fail("nothing is named".into(), "a snippet, a file or a pattern"),
+            [_, _] => return fail("the name is empty".into(), WHAT),
+            [_] | [] => return fail("nothing is named".into(), WHAT),
             [_, _, more, ..] => {
                 let what = format!("there is a second argument {:?}", more.as_str());
-                return fail(what, "one snippet, file or pattern on each line");
+                return fail(what, "write one snippet, file or pattern on each line");
             }
         };
         if line.body.is_some() {
-            return fail("it has a block".into(), "no braces after an import");
+            return fail("it has a block".into(), "remove the braces");
         }
         // Reported where it was counted.
         if self.words > limits::TOKENS {
@@ -164,13 +164,13 @@ impl Parser<'_> {
         if self.imports > limits::IMPORTS {
             return fail(
                 "there are too many imports".into(),
-                &format!("at most {}", limits::IMPORTS),
+                &format!("use at most {}", limits::IMPORTS),
             );
         }
         if self.stack.len() > limits::IMPORT_DEPTH {
             return fail(
-                "the imports are nested too deeply".into(),
-                &format!("at most {} levels", limits::IMPORT_DEPTH),
+                "imports are nested too deeply".into(),
+                &format!("use at most {} levels", limits::IMPORT_DEPTH),
             );
         }
         if let Some(snippet) = self.snippets.get(&target.text) {
@@ -178,7 +178,7 @@ impl Parser<'_> {
             if self.stack.contains(&source) {
                 return fail(
                     format!("the snippet ({target}) imports itself"),
-                    "a snippet that does not",
+                    "remove one of the imports",
                 );
             }
             return vec![(source, snippet.lines.as_ref().clone())];
@@ -186,7 +186,7 @@ impl Parser<'_> {
         if let Some(later) = self.later.get(&target.text) {
             return fail(
                 format!("the snippet ({target}) is defined only at {later}"),
-                "its definition above its use",
+                "move its definition above this line",
             );
         }
         let mut imported = Vec::new();
@@ -199,7 +199,7 @@ impl Parser<'_> {
                 self.diagnostics.push(
                     Diagnostic::error(line.at.clone(), what)
                         .directive("import")
-                        .expected("a file that does not"),
+                        .help("remove one of the imports"),
                 );
             } else {
                 imported.push((source, lines));
@@ -214,7 +214,7 @@ impl Parser<'_> {
         let mut lines = lines.into_iter().peekable();
         while let Some(line) = lines.next() {
             if line.words.is_empty() {
-                self.error(&line.at, "the block has no zone", "a zone before {, as in `. {`");
+                self.error(&line.at, "the block has no zone", "write a zone before {, as in `. {`");
                 continue;
             }
             let at = line.at.clone();
@@ -227,13 +227,17 @@ impl Parser<'_> {
                 body = next.body;
             }
             if keys.open {
-                self.error(&at, "the list of zones ends with a comma", "another zone, or no comma");
+                self.error(
+                    &at,
+                    "the list of zones ends with a comma",
+                    "add a zone, or remove the comma",
+                );
             }
             let body = body.or_else(|| lines.next_if(is_bare_block)?.body);
             // The one block that needs no braces reaches to the end.
             let body = body.unwrap_or_else(|| lines.by_ref().collect());
             if keys.found.is_empty() {
-                self.error(&at, "the zone is empty", "a zone, as in `. {`");
+                self.error(&at, "the zone is empty", "write a zone, as in `. {`");
             }
             let directives = self.directives(body);
             file.blocks.push(ServerBlock { keys: keys.found, directives, at });
@@ -252,8 +256,8 @@ impl Parser<'_> {
             }
             let previous = directives.last_mut();
             let name = previous.as_ref().map(|directive| directive.name.text.to_string());
-            let mut error = Diagnostic::error(line.at, "the { stands on a line of its own")
-                .expected("{ at the end of the directive's line");
+            let mut error = Diagnostic::error(line.at, "the { is on a line of its own")
+                .help("put it at the end of the directive's line");
             error.directive = name;
             self.diagnostics.push(error);
             // Read as it was meant, so that what is inside is checked as well.
@@ -264,8 +268,8 @@ impl Parser<'_> {
         directives
     }
 
-    fn error(&mut self, at: &Location, what: impl Into<String>, expected: impl Into<String>) {
-        self.diagnostics.push(Diagnostic::error(at.clone(), what).expected(expected));
+    fn error(&mut self, at: &Location, what: impl Into<String>, help: impl Into<String>) {
+        self.diagnostics.push(Diagnostic::error(at.clone(), what).help(help));
     }
 }
 
@@ -284,22 +288,22 @@ impl Keys {
             let commas = word.text.len() - text.len();
             if word.text.is_empty() {
                 let warning =
-                    Diagnostic::warning(word.at, "an empty word among the zones is passed over");
-                parser.diagnostics.push(warning.expected("a zone"));
+                    Diagnostic::warning(word.at, "an empty word among the zones is ignored");
+                parser.diagnostics.push(warning.help("remove it, or write a zone"));
                 continue;
             }
             if commas > 1 || text.is_empty() {
                 parser.error(
                     &word.at,
                     format!("there is a comma too many in {:?}", word.as_str()),
-                    "one after a zone",
+                    "write one after a zone",
                 );
             }
             if text == "import" {
                 parser.error(
                     &word.at,
-                    "an import stands among the zones",
-                    "import at the beginning of its line",
+                    "there is an import among the zones",
+                    "begin a line with it",
                 );
             }
             self.open = commas > 0;

@@ -51,7 +51,7 @@ pub(super) fn build(
                 builder.error(
                     &at,
                     format!("the brace is part of the word {:?}", lexeme.text),
-                    "a space before {",
+                    "write a space before {",
                 );
                 let mut text = lexeme.text;
                 text.pop();
@@ -106,8 +106,8 @@ impl Builder<'_> {
         if self.frames.len() >= limits::NESTING {
             self.error(
                 at,
-                "the blocks are nested too deeply",
-                format!("at most {} levels", limits::NESTING),
+                "blocks are nested too deeply",
+                format!("use at most {} levels", limits::NESTING),
             );
             self.too_deep += 1;
             return;
@@ -128,7 +128,7 @@ impl Builder<'_> {
                 let inner = mem::replace(&mut self.top, outer);
                 self.current(at).body = Some(inner.lines);
             }
-            None => self.error(at, "this } closes nothing", "as many } as {"),
+            None => self.error(at, "this } closes no block", "remove it, or add the missing {"),
         }
     }
 
@@ -151,7 +151,7 @@ impl Builder<'_> {
             self.error(
                 &at,
                 "the block that begins here is never closed",
-                "a } on a line of its own",
+                "add a } on a line of its own",
             );
         }
         self.too_deep = 0;
@@ -163,7 +163,7 @@ impl Builder<'_> {
         self.top.lines
     }
 
-    fn error(&mut self, at: &Location, what: impl Into<String>, expected: impl Into<String>) {
-        self.diagnostics.push(Diagnostic::error(at.clone(), what).expected(expected));
+    fn error(&mut self, at: &Location, what: impl Into<String>, help: impl Into<String>) {
+        self.diagnostics.push(Diagnostic::error(at.clone(), what).help(help));
     }
 }

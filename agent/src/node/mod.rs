@@ -189,7 +189,8 @@ impl Node {
 /// Where NodeLocal DNSCache serves the errors of the set-up, and we all metrics. Only where its flags are used: nobody
 /// expects the port otherwise.
 pub fn pages(flags: &NodeFlags) -> Option<(ListenAddress, Pages)> {
-    (!flags.localip.is_empty()).then_some((flags.metrics_listen_address, Pages::METRICS))
+    let address = flags.metrics_listen_address.0.filter(|_| !flags.localip.is_empty());
+    address.map(|address| (address, Pages::METRICS))
 }
 
 fn listed(problems: &[String]) -> String {

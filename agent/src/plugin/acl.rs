@@ -71,8 +71,9 @@ impl Config {
         let zones = Zones::new(args.zones_or(zones));
         args.end();
         let mut policies: Vec<Policy> = Vec::new();
+        let mut decided = false;
         for option in directive.options() {
-            if policies.last().is_some_and(Policy::is_for_all) {
+            if decided {
                 let what = format!(
                     "{}: has no effect: the rule above is for every query",
                     option.name.as_str()
@@ -81,8 +82,12 @@ impl Config {
                 diagnostics.push(warning.help("write the general rule last"));
                 break;
             }
+            let errors = diagnostics.errors();
             let args = Args::of_option(directive, option, diagnostics);
             policies.extend(Policy::parse(args, option.name.as_str()));
+            // What is left of a line with a mistake may seem to be for every query.
+            let is_sound = diagnostics.errors() == errors;
+            decided = is_sound && policies.last().is_some_and(Policy::is_for_all);
         }
         if directive.options().is_empty() {
             Args::of(directive, diagnostics)

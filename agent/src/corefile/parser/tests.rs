@@ -180,7 +180,7 @@ fn braces_that_coredns_takes_by_accident() {
     let whole = errors(". { whoami }", &["Corefile:1: there is a } at the end of a line"]);
     assert_eq!(shape_of(&whole), [". | whoami"]);
     errors(". {\n cache {\n  success 5 }\n}", &["Corefile:3: there is a }"]);
-    errors(". {\n log\n}\n}", &["Corefile:4: this } closes nothing"]);
+    errors(". {\n log\n}\n}", &["Corefile:4: this } closes no block"]);
     errors(". {\n log\n", &["Corefile:1: the block that begins here is never closed"]);
     errors(
         ". {\n cache {\n success 5\n}\n",
@@ -188,12 +188,12 @@ fn braces_that_coredns_takes_by_accident() {
     );
     let glued = errors(
         ".:53{\n log\n}",
-        &["Corefile:1: the brace is part of the word \".:53{\", expected a space before {"],
+        &["Corefile:1: the brace is part of the word \".:53{\"; write a space before {"],
     );
     assert_eq!(shape_of(&glued), [".:53 | log"]);
     let below = errors(
         ". {\n cache\n {\n  success 5\n }\n}",
-        &["Corefile:3: cache: the { stands on a line of its own"],
+        &["Corefile:3: cache: the { is on a line of its own"],
     );
     assert_eq!(shape_of(&below), [". | cache {success 5}"]);
     errors(". {\n cache {\n } log\n}", &["Corefile:3: \"log\" follows a }"]);
@@ -205,7 +205,7 @@ fn braces_that_coredns_takes_by_accident() {
 #[test]
 fn nothing_configured() {
     for text in ["", "\n\n", "# only a comment", "\u{feff}", "(unused) {\n log\n}"] {
-        errors(text, &["Corefile:1: nothing is configured, expected a server block"]);
+        errors(text, &["Corefile:1: nothing is configured; add a server block"]);
     }
 }
 

@@ -152,11 +152,11 @@ fn what_is_wrong() {
         "hosts {\n 10.0.0.300 a.org\n 10.0.0.1\n ttl 0\n reload 5\n fallthru\n no_reverse x\n fallthrough a..b\n}",
     );
     for wanted in [
-        "Corefile:3: warning: hosts: 10.0.0.300: it is neither an address nor an option",
+        "Corefile:3: warning: hosts: 10.0.0.300: neither an address nor an option",
         "Corefile:4: warning: hosts: 10.0.0.1: the address has no name",
         "Corefile:5: hosts: ttl: \"0\" is out of range",
         "Corefile:6: hosts: reload: \"5\" has no unit",
-        "Corefile:7: warning: hosts: fallthru: it is neither an address nor an option",
+        "Corefile:7: warning: hosts: fallthru: neither an address nor an option",
         "Corefile:8: hosts: no_reverse: there is an argument too many",
         "Corefile:9: hosts: fallthrough: \"a..b\" is not a zone",
     ] {

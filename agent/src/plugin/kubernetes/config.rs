@@ -465,7 +465,7 @@ mod tests {
     fn what_does_not_go_together_is_refused() {
         for (options, wanted) in [
             ("namespaces a\n namespace_labels b=c", "exclude each other"),
-            ("endpoints headless\n ignore empty_service", "wanted endpoints all"),
+            ("endpoints headless\n ignore empty_service", "expected endpoints all"),
             ("objects x\n labels a=b", "has none"),
             ("objects x\n snapshot y", "on the disk already"),
         ] {

@@ -136,7 +136,7 @@ fn what_is_wrong_is_said() {
         (
             "rewrite edns0 nsid set revert",
             "nodens does not undo options in answers, \
-             wanted no revert: a client gets the options of its answer as they come",
+             expected no revert: a client gets the options of its answer as they come",
         ),
         (
             "rewrite nmae a b",

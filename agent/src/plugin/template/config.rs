@@ -195,7 +195,7 @@ fn entries(args: &mut Args<'_, '_>, matches: &[Regex], into: &mut Vec<Entry>) {
     for word in words {
         if let Some((entry, warning)) = args.read(word, Entry::parse) {
             if let Some(warning) = warning {
-                args.warning(warning, "NAME TTL CLASS TYPE DATA, all in one pair of quotes");
+                args.warning(warning, "write NAME TTL CLASS TYPE DATA, all in one pair of quotes");
             }
             check_groups(args, matches, &entry);
             into.push(entry);
@@ -211,7 +211,7 @@ fn check_groups(args: &mut Args<'_, '_>, matches: &[Regex], entry: &Entry) {
             Value::Match(number) if *number >= most => {
                 args.warning(
                     format!("no expression has a group {number}"),
-                    "a group of `match`, from 0 on",
+                    "use a group of `match`, from 0 on",
                 );
             }
             Value::Group(group)
@@ -221,7 +221,7 @@ fn check_groups(args: &mut Args<'_, '_>, matches: &[Regex], entry: &Entry) {
                     .any(|name| *name == **group) =>
             {
                 let what = format!("no expression has a group named {group:?}");
-                args.warning(what, "a group of `match` as (?P<name>...)");
+                args.warning(what, "name a group of `match`, as in (?P<name>...)");
             }
             _ => {}
         }

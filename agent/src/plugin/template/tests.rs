@@ -117,8 +117,7 @@ fn what_is_wrong_is_said() {
         }",
         Config::parse,
     );
-    let said: Vec<&str> =
-        said.iter().map(|line| line.split(", expected").next().unwrap()).collect();
+    let said: Vec<&str> = said.iter().map(|line| line.split([';', ',']).next().unwrap()).collect();
     assert_eq!(
         said,
         [
