@@ -17,7 +17,8 @@ use nodens::cluster::object::{
     Endpoint, EndpointSlice, Event, Kind, Namespace, Object, ObjectId, Port, Protocol, Service,
     ServiceKind, Text,
 };
-use nodens::plugin::kubernetes::{Fallthrough, Kubernetes, Pods, View};
+use nodens::plugin::kubernetes::{Kubernetes, Pods, View};
+use nodens::plugin::scope::{Fallthrough, Zones};
 use nodens::request::{Origin, Request, Transport};
 use nodens::wire::query::write_query;
 use nodens::wire::{Class, Name, Query, RecordType, Reply};
@@ -263,7 +264,7 @@ fn main() {
         pods: Pods::Insecure,
         endpoints: true,
         rotate: true,
-        fallthrough: Fallthrough::Zones(vec![name("in-addr.arpa"), name("ip6.arpa")]),
+        fallthrough: Fallthrough::Within(Zones::new(vec![name("in-addr.arpa"), name("ip6.arpa")])),
         ..View::default()
     };
     let local = "127.0.0.1:53".parse().unwrap();
