@@ -18,7 +18,9 @@ fn checked(text: &str) -> (bool, Vec<String>) {
     std::fs::write(&path, text).unwrap();
     let (status, out, _) = process::run(&["check", &path.to_string_lossy()]);
     let place = format!("{}:", path.display());
-    let found = out.lines().filter_map(|line| line.strip_prefix(&place)).map(str::to_owned);
+    let found = out.lines().filter_map(|line| line.strip_prefix(&place));
+    // The last line has no number, but that of all errors.
+    let found = found.filter(|line| !line.starts_with(' ')).map(str::to_owned);
     (status.success(), found.collect())
 }
 
@@ -44,11 +46,11 @@ fn lines_without_effect_are_warned_about() {
         &["3: warning: rewrite: never applies"],
     );
     warned(
-        ". {\n    forward . 192.0.2.1\n    forward a.test 192.0.2.2\n}\n",
+        ". {\n    forward . 203.0.113.1\n    forward a.test 203.0.113.2\n}\n",
         &["3: warning: forward: is never asked"],
     );
     warned(
-        ". {\n    forward . 192.0.2.1\n    cache 3600s\n}\n",
+        ". {\n    forward . 203.0.113.1\n    cache 3600s\n}\n",
         &["3: warning: cache: \"3600s\" is taken for a zone"],
     );
     warned(
@@ -56,7 +58,7 @@ fn lines_without_effect_are_warned_about() {
         &["2: warning: kubernetes: no query for cluster.locl. comes here"],
     );
     warned(
-        "a.test {\n    hosts /dev/null b.test\n    forward . 192.0.2.1\n}\n",
+        "a.test {\n    hosts /dev/null b.test\n    forward . 203.0.113.1\n}\n",
         &["2: warning: hosts: no query for b.test. comes here"],
     );
     warned(
@@ -73,10 +75,10 @@ fn lines_without_effect_are_warned_about() {
 fn what_real_corefiles_have_is_not_warned_about() {
     for text in [
         // Kubernetes' default, NodeLocal DNSCache's blocks, a home server's.
-        ".:53 {\n    errors\n    health {\n        lameduck 5s\n    }\n    ready\n    kubernetes cluster.local in-addr.arpa ip6.arpa {\n        objects /nonexistent\n        pods insecure\n        fallthrough in-addr.arpa ip6.arpa\n        ttl 30\n    }\n    prometheus :9153\n    forward . 192.0.2.1 {\n        max_concurrent 1000\n    }\n    cache 30\n    loop\n    reload\n    loadbalance\n}\n",
-        "cluster.local:53 {\n    errors\n    cache {\n        success 9984 30\n        denial 9984 5\n    }\n    reload\n    loop\n    forward . 192.0.2.1 {\n        force_tcp\n    }\n    prometheus :9253\n}\nin-addr.arpa:53 {\n    errors\n    cache 30\n    reload\n    loop\n    forward . 192.0.2.1\n}\n.:53 {\n    errors\n    cache 30\n    reload\n    loop\n    forward . 192.0.2.2\n}\n",
-        ".:53 {\n    hosts {\n        192.0.2.1 a.home\n        fallthrough\n    }\n    template IN AAAA . {\n        rcode NOERROR\n    }\n    forward . 192.0.2.1 192.0.2.2 {\n        policy sequential\n    }\n    log\n    cache\n}\n",
-        ".:53 {\n    rewrite stop {\n        name regex (.*)\\.corp\\.test\\.$ {1}.svc.cluster.local\n        answer auto\n    }\n    rewrite name substring a.test b.test\n    forward . 192.0.2.1 {\n        next NXDOMAIN\n    }\n    forward . 192.0.2.2\n    cache 160 skydns.local\n}\n",
+        ".:53 {\n    errors\n    health {\n        lameduck 5s\n    }\n    ready\n    kubernetes cluster.local in-addr.arpa ip6.arpa {\n        objects /nonexistent\n        pods insecure\n        fallthrough in-addr.arpa ip6.arpa\n        ttl 30\n    }\n    prometheus :9153\n    forward . 203.0.113.1 {\n        max_concurrent 1000\n    }\n    cache 30\n    loop\n    reload\n    loadbalance\n}\n",
+        "cluster.local:53 {\n    errors\n    cache {\n        success 9984 30\n        denial 9984 5\n    }\n    reload\n    loop\n    forward . 203.0.113.1 {\n        force_tcp\n    }\n    prometheus :9253\n}\nin-addr.arpa:53 {\n    errors\n    cache 30\n    reload\n    loop\n    forward . 203.0.113.1\n}\n.:53 {\n    errors\n    cache 30\n    reload\n    loop\n    forward . 203.0.113.2\n}\n",
+        ".:53 {\n    hosts {\n        203.0.113.1 a.home\n        fallthrough\n    }\n    template IN AAAA . {\n        rcode NOERROR\n    }\n    forward . 203.0.113.1 203.0.113.2 {\n        policy sequential\n    }\n    log\n    cache\n}\n",
+        ".:53 {\n    rewrite stop {\n        name regex (.*)\\.corp\\.test\\.$ {1}.svc.cluster.local\n        answer auto\n    }\n    rewrite name substring a.test b.test\n    forward . 203.0.113.1 {\n        next NXDOMAIN\n    }\n    forward . 203.0.113.2\n    cache 160 skydns.local\n}\n",
     ] {
         warned(text, &[]);
     }
@@ -99,7 +101,7 @@ fn warnings_are_logged_at_the_start_and_by_a_reload() {
 #[test]
 fn mistakes_come_with_a_remedy() {
     for (line, expected) in [
-        ("forward 192.0.2.1", "2: forward: the zone to forward is missing"),
+        ("forward 203.0.113.1", "2: forward: the zone to forward is missing"),
         ("cache 30\n    cache 60\n    whoami", "3: cache: duplicate directive; first used at"),
         (
             "on_startup /bin/true\n    whoami",
@@ -107,7 +109,7 @@ fn mistakes_come_with_a_remedy() {
         ),
         ("sign db.test\n    whoami", "2: sign: not supported by Nodens; "),
         (
-            "forwrad . 192.0.2.1\n    whoami",
+            "forwrad . 203.0.113.1\n    whoami",
             "2: there is no directive \"forwrad\"; did you mean \"forward\"?",
         ),
     ] {

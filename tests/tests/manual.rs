@@ -230,6 +230,7 @@ fn options_of(plugins: &Path, directive: &str) -> Vec<String> {
         plugins.join(format!("{module}.rs")),
         plugins.join(module).join("mod.rs"),
         plugins.join(module).join("config.rs"),
+        plugins.join(module).join("options.rs"),
     ];
     let text: String = sources.iter().filter_map(|file| fs::read_to_string(file).ok()).collect();
     let text = match (directive, fs::read_to_string(plugins.join("settings.rs"))) {

@@ -29,7 +29,7 @@ macro_rules! directives {
             settings {
                 bind         "bind"         Many Operations  (bind::Config)
                 bufsize      "bufsize"      Many Setting     (settings::BufSize)
-                chaos        "chaos"        Many Setting     (settings::Chaos)
+                chaos        "chaos"        Many Answers     (settings::Chaos)
                 debug        "debug"        Many Operations  (settings::Debug)
                 errors       "errors"       Once Operations  (errors::Config)
                 health       "health"       Many Operations  (health::Config)

@@ -17,7 +17,8 @@ pub(super) fn check(block: &Block, diagnostics: &mut Diagnostics) {
     pairs(block, "template", &block.template, |one, other| one.shadows(other), diagnostics);
     pairs(block, "log", &block.log, log::Config::shadows, diagnostics);
     // A rewritten name may be outside of the block's zones, and names outside reach the directives behind `rewrite`.
-    if block.rewrite.is_empty() {
+    // A block without zones has an error.
+    if block.rewrite.is_empty() && !zones.is_empty() {
         let lines = block.handler_lines();
         foreign_zones(&lines, &zones, diagnostics);
         behind_an_end(&lines, &zones, diagnostics);
