@@ -88,3 +88,38 @@ async fn a_full_cache_keeps_what_is_asked_for_twice() {
     rig.ask("www.example.org").await;
     assert_eq!(rig.asked(), 3);
 }
+
+#[test]
+fn four_entries_that_share_a_set_are_all_at_hand_and_keep_it_against_a_fifth() {
+    let store = Arc::new(Store::new(4 << 20));
+    let rig = Rig::with_store("", Arc::clone(&store), false);
+    let entries: Vec<(u64, Arc<Entry>)> = (1_usize..=5)
+        .map(|number| {
+            let name = name("hot", number);
+            keep(&rig.cache, &name);
+            let key = Key { name: name.as_ref(), qtype: RecordType::A, bits: 0 };
+            let entry = rig.cache.find(store.hash(&rig.cache.stats, &key), &key).unwrap();
+            // The lower half of a hash chooses the set.
+            ((number as u64) << 32, entry)
+        })
+        .collect();
+    let mut hot = HotSet::new();
+    let finds = |hot: &mut HotSet, (hash, entry): &(u64, Arc<Entry>)| {
+        hot.find(&store, *hash).is_some_and(|found| Arc::ptr_eq(found, entry))
+    };
+    for (hash, entry) in &entries {
+        hot.offer(&store, *hash, entry);
+    }
+    let (fifth, four) = entries.split_last().unwrap();
+    assert!(four.iter().all(|entry| finds(&mut hot, entry)));
+    hot.offer(&store, fifth.0, &fifth.1);
+    assert!(!finds(&mut hot, fifth), "the four were asked for since");
+    assert!(four.iter().all(|entry| finds(&mut hot, entry)));
+    // One that is asked for no more gives way in the end.
+    for _ in 0..8 {
+        four[1..].iter().for_each(|entry| assert!(finds(&mut hot, entry)));
+        hot.offer(&store, fifth.0, &fifth.1);
+    }
+    assert!(finds(&mut hot, fifth) && four[1..].iter().all(|entry| finds(&mut hot, entry)));
+    assert!(!finds(&mut hot, &four[0]));
+}
