@@ -2,7 +2,8 @@
 //!
 //! Once a second two things are looked at, without upstreams, API server or server blocks, since a restart would mend none of them:
 //!
-//! * every worker's thread has had its turn: a task on each counts;
+//! * every worker's thread has had its turn: it is woken once a second, and counts that. The worker has no timer of its own for
+//!   this, since a runtime with a timer sets one in the kernel each time that it waits for a query;
 //! * every listening address answers a question of our own. It is a STATUS query (RFC 1035 section 4.1.1), which no server
 //!   implements and each refuses with NOTIMP: it goes through socket and receive loop, and is in no log and no metric. It comes
 //!   from another port each time, so that the kernel leads it to another worker.
@@ -22,7 +23,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::worker::Worker;
 
-/// Between two rounds, and between two beats of a worker.
+/// Between two rounds.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long an address has to answer.
 const PATIENCE: Duration = Duration::from_millis(900);
@@ -62,6 +63,7 @@ impl Liveness {
         loop {
             ticks.tick().await;
             let beats: Vec<u64> = self.workers.iter().map(|worker| worker.beats()).collect();
+            self.workers.iter().for_each(|worker| worker.ping());
             let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let answers = join_all(addresses.into_iter().map(|address| async move {
                 let asked = timeout(PATIENCE, ask(address)).await;
@@ -78,16 +80,6 @@ impl Liveness {
             (Some(_), None) => tracing::info!("queries are answered again"),
             _ => {}
         }
-    }
-}
-
-/// Counts on its worker's thread that it has its turn.
-pub(super) async fn beat(worker: Arc<Worker>) {
-    let mut ticks = interval(PERIOD);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        worker.beat();
     }
 }
 

@@ -4,12 +4,11 @@
 use std::cell::RefCell;
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
 use smallvec::SmallVec;
-use tokio::net::UdpSocket;
 
 use super::sockets::send_to;
 use super::worker::Worker;
@@ -22,7 +21,7 @@ const KEPT: usize = 65_536;
 /// The way back to a client.
 pub(super) struct Back {
     /// The socket that the query came to.
-    pub socket: Arc<UdpSocket>,
+    pub socket: Arc<OwnedFd>,
     /// The address that was asked, where the socket is bound to the unspecified one.
     pub source: Option<IpAddr>,
 }

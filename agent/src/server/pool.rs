@@ -20,7 +20,7 @@ use super::metrics::PoolMetrics;
 use super::sockets::{BindError, Sockets};
 use super::tcp::{self, Connections};
 use super::worker::Worker;
-use super::{Dispatch, liveness, udp};
+use super::{Dispatch, udp};
 use crate::chain::Local;
 
 /// How long a worker means to run at a time: some fifty queries. So a query that comes while another thread decodes a change
@@ -185,8 +185,8 @@ async fn run(
     connections: Arc<Connections>,
 ) {
     let mut serving = tokio::task::JoinSet::new();
-    // Ends with the runtime.
-    tokio::spawn(liveness::beat(Arc::clone(&worker)));
+    let pinged = Arc::clone(&worker);
+    tokio::spawn(async move { pinged.answer_pings().await });
     while let Some(task) = inbox.recv().await {
         let Task { listener, sockets, draining } = task;
         let address = listener.address;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::answer::{Handled, answer};
@@ -34,33 +34,66 @@ pub(super) async fn serve(
     worker: Arc<Worker>,
     mut draining: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
-    let any = listener.address.ip().is_unspecified();
-    let socket = Arc::new(UdpSocket::from_std(socket.into())?);
-    let mut batch = Batch::new(any);
+    let socket = Arc::new(socket);
+    // A task of its own: a query wakes only that, and not this one, which waits for the end.
+    let mut receiving =
+        tokio::spawn(receive(Arc::clone(&socket), Arc::clone(&listener), Arc::clone(&worker)));
+    tokio::select! {
+        ended = &mut receiving => return ended?,
+        () = drained(&mut draining) => receiving.abort(),
+    }
+    // Cancelled, or a failure of the socket that the end makes good.
+    let _ = receiving.await;
+    if let Err(error) = leave_group(socket.as_fd(), listener.address) {
+        tracing::warn!(%error, address = %listener.address, "the kernel goes on giving queries to a socket that closes; where another instance takes over, a few may be lost");
+    }
+    let mut batch = Batch::new(listener.address.ip().is_unspecified());
+    empty(&socket, &listener, &worker, &mut batch).await;
+    // What another processor was about to put into the queue is there now.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    empty(&socket, &listener, &worker, &mut batch).await;
+    Ok(())
+}
+
+/// Answers what comes to `socket`, until it fails or the task is aborted.
+async fn receive(
+    socket: Arc<OwnedFd>,
+    listener: Arc<Listener>,
+    worker: Arc<Worker>,
+) -> std::io::Result<()> {
+    // For reading only: where writing is watched too, each reply that has left makes an event of its own.
+    #[allow(
+        deprecated,
+        reason = "unsound for types that may close or change their descriptor, which an `Arc<OwnedFd>` cannot"
+    )]
+    let readable = AsyncFd::with_interest(Arc::clone(&socket), Interest::READABLE)?;
+    let mut batch = Batch::new(listener.address.ip().is_unspecified());
     loop {
-        tokio::select! {
-            biased;
-            ready = socket.readable() => {
-                ready?;
-                let mut full = 0;
-                while receive_and_answer(&socket, &listener, &worker, &mut batch) == BATCH
-                    && !*draining.borrow()
-                {
-                    full += 1;
-                    if full % BATCHES_BEFORE_YIELD == 0 {
-                        tokio::task::yield_now().await;
+        let mut ready = readable.readable().await?;
+        let mut full = 0;
+        loop {
+            match batch.receive(socket.as_fd()) {
+                Ok(n) => {
+                    answer_all(n, &socket, &listener, &worker, &mut batch);
+                    // Fewer than a batch: the queue was empty at that moment, and what has come since makes a new event.
+                    if n < BATCH {
+                        ready.clear_ready();
+                        break;
                     }
                 }
-            }
-            () = drained(&mut draining) => {
-                if let Err(error) = leave_group(socket.as_fd(), listener.address) {
-                    tracing::warn!(%error, address = %listener.address, "the kernel goes on giving queries to a socket that closes; where another instance takes over, a few may be lost");
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    ready.clear_ready();
+                    break;
                 }
-                empty(&socket, &listener, &worker, &mut batch).await;
-                // What another processor was about to put into the queue is there now.
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                empty(&socket, &listener, &worker, &mut batch).await;
-                return Ok(());
+                Err(error) => {
+                    // A pending ICMP error, mostly. The next call goes on behind it.
+                    tracing::debug!(%error, address = %listener.address, "receiving failed");
+                    break;
+                }
+            }
+            full += 1;
+            if full % BATCHES_BEFORE_YIELD == 0 {
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -68,7 +101,7 @@ pub(super) async fn serve(
 
 /// Answers what is in the queue of a socket that is about to close.
 async fn empty(
-    socket: &Arc<UdpSocket>,
+    socket: &Arc<OwnedFd>,
     listener: &Arc<Listener>,
     worker: &Arc<Worker>,
     batch: &mut Batch,
@@ -84,37 +117,10 @@ async fn empty(
     }
 }
 
-/// One batch. Returns how many datagrams it held.
-fn receive_and_answer(
-    socket: &Arc<UdpSocket>,
-    listener: &Arc<Listener>,
-    worker: &Arc<Worker>,
-    batch: &mut Batch,
-) -> usize {
-    let mut n = 0;
-    let result = socket.try_io(Interest::READABLE, || {
-        n = batch.receive(socket.as_fd())?;
-        // Fewer than a batch: the queue was empty at that moment, and what has come since makes a new event. Saying so
-        // here spares the call that would find it empty.
-        if n < BATCH { Err(std::io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-    });
-    match result {
-        Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
-            // A pending ICMP error, mostly. The next call goes on behind it.
-            tracing::debug!(%error, address = %listener.address, "receiving failed");
-            return 0;
-        }
-        _ if n == 0 => return 0,
-        _ => {}
-    }
-    answer_all(n, socket, listener, worker, batch);
-    n
-}
-
 /// Answers the `n` datagrams that `batch` has received.
 fn answer_all(
     n: usize,
-    socket: &Arc<UdpSocket>,
+    socket: &Arc<OwnedFd>,
     listener: &Arc<Listener>,
     worker: &Arc<Worker>,
     batch: &mut Batch,
@@ -145,7 +151,7 @@ fn serve_one(
     listener: &Listener,
     worker: &Arc<Worker>,
     local: &mut Local,
-    socket: &Arc<UdpSocket>,
+    socket: &Arc<OwnedFd>,
     begun: &mut Option<Instant>,
 ) {
     batch.serve(slot, |datagram, out| {

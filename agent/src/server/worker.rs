@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Queries that may wait at once, of all workers together. Each costs a few kilobytes, so that they stay below some tens of
 /// megabytes whatever comes; beyond it new misses get no answer, and hits go on. `max_concurrent` of `forward` bounds them
@@ -21,6 +21,8 @@ pub struct Worker {
     unsent: AtomicU64,
     panics: AtomicU64,
     beats: AtomicU64,
+    /// Signalled by [`Worker::ping`]; its thread then counts a beat.
+    pinged: Notify,
 }
 
 impl Worker {
@@ -60,13 +62,22 @@ impl Worker {
         self.panics.load(Relaxed)
     }
 
-    /// How often its thread has had its turn; grows once a second.
+    /// How often its thread has answered [`Worker::ping`].
     pub fn beats(&self) -> u64 {
         self.beats.load(Relaxed)
     }
 
-    pub(super) fn beat(&self) {
-        self.beats.fetch_add(1, Relaxed);
+    /// Wakes its thread, which counts a beat. Called by another thread, so that the worker's runtime needs no timer for it.
+    pub(super) fn ping(&self) {
+        self.pinged.notify_one();
+    }
+
+    /// Counts a beat for every ping. Runs on the worker's thread, and ends with its runtime.
+    pub(super) async fn answer_pings(&self) {
+        loop {
+            self.pinged.notified().await;
+            self.beats.fetch_add(1, Relaxed);
+        }
     }
 
     pub(super) fn unsent(&self, replies: usize) {
