@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn every_workload_has_questions_and_the_warm_ones_know_their_names() {
-        for workload in ["w1", "w2", "w3", "w4", "w5", "l20k", "k1", "k1-srv"] {
+        for workload in ["w1", "w2", "w3", "w4", "w5", "l5k", "l20k", "k1", "k1-srv"] {
             assert!(Questions::of(workload, 1).is_some_and(|q| !q.is_empty()), "{workload}");
         }
         assert!(Questions::of("k1-no", 1).is_none());

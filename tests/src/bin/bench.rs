@@ -22,12 +22,12 @@ const USAGE: &str =
     "usage: bench [-r REPETITIONS] [-t SECONDS] [-w WORKLOAD,...] [-o FILE] [-c FOLDER] [NAME...]
   -r N    rounds; in each everybody is asked in turn (default 3)
   -t S    seconds of each turn (default 2)
-  -w ...  of w1 w2 w3 w4 w5 l20k k1 k1-a k1-aaaa k1-srv k1-headless k1-nx mem (default: w1 to k1)
+  -w ...  of w1 w2 w3 w4 w5 l5k l20k k1 k1-a k1-aaaa k1-srv k1-headless k1-nx mem (default: w1 to k1)
   -o F    appends the measurements as JSON lines to F (default target/bench/results.jsonl)
   -c DIR  the contestants (default tests/bench/contestants)
   NAME    who takes part, floors aside (default: all that are installed)";
 
-const WORKLOADS: &str = "w1,w2,w3,w4,w5,l20k,k1";
+const WORKLOADS: &str = "w1,w2,w3,w4,w5,l5k,l20k,k1";
 
 struct Arguments {
     rounds: usize,
@@ -314,7 +314,11 @@ fn print_turns(workloads: &[String], contestants: &[Contestant], turns: &[Turn])
             };
             let cpu = format!("{:.2} ({:.2}x)", of(&|t| t.cpu_us), of(&|t| t.ratio.unwrap_or(0.0)));
             match workload.starts_with('l') {
-                true => format!("{cpu}, p99 {:.0} us", of(&|t| t.p99_us)),
+                true => format!(
+                    "{cpu}, p50 {:.0} us, p99 {:.0} us",
+                    of(&|t| t.p50_us),
+                    of(&|t| t.p99_us)
+                ),
                 false => cpu,
             }
         };
