@@ -17,7 +17,6 @@ use crate::plugin::cache::{Cache, HotSet};
 use crate::plugin::forward::Forward;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
 use crate::server::Dispatch;
-use crate::wire::reply::Ttl;
 use crate::wire::{Name, Rcode, Reply, flags};
 
 /// A future that a handler returns.
@@ -316,11 +315,7 @@ impl Chain {
                 match Local::with(|local| handler.serve(&view, &mut reply, local)) {
                     Step::Done(outcome) => {
                         self.amend(from, number, &view, &mut reply);
-                        reply.finish(None);
-                        return Answer::new(
-                            Arc::new(crate::wire::Message::from_written(buf)),
-                            outcome,
-                        );
+                        return Answer::finished(reply, outcome).into_answer(buf);
                     }
                     Step::Next => {}
                     Step::Wait => {
@@ -341,13 +336,7 @@ impl Chain {
         if !self.amending.iter().any(|number| (from..to).contains(number)) {
             return answer;
         }
-        let mut buf = Vec::with_capacity(answer.message.as_bytes().len() + 64);
-        let mut reply = Reply::begin(&mut buf, &view.query, true);
-        reply.copy(&answer.message, answer.ttl);
-        self.amend(from, to, view, &mut reply);
-        reply.finish(None);
-        let message = Arc::new(crate::wire::Message::from_written(buf));
-        Answer { message, ttl: Ttl::Keep, ..answer }
+        answer.edited(view, |reply| self.amend(from, to, view, reply))
     }
 
     /// Goes on with a query at the handler that said [`Step::Wait`].

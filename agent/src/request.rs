@@ -6,7 +6,6 @@ use std::sync::Arc;
 use crate::clock::CoarseInstant;
 pub use crate::config::Plugin;
 use crate::server::Dispatch;
-use crate::wire::reply::Ttl;
 use crate::wire::{Message, Query, Rcode, Reject, Reply, flags};
 
 /// How a query came.
@@ -163,13 +162,13 @@ pub enum Step {
     Wait,
 }
 
-/// What a query that had to wait ended in. Shared by all who asked the same.
+/// What a query that had to wait ended in. Shared by all who asked the same, so it depends on none of them: times to live
+/// are within the cache's bounds from where it came in, AD tells of the data, and the writer of the reply decides what each
+/// client gets of the flags.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The answer, question included.
+    /// The answer, question included. With TC it is not the whole answer: see [`Answer::as_failure`].
     pub message: Arc<Message>,
-    /// What becomes of its times to live when it is sent.
-    pub ttl: Ttl,
     /// What to record.
     pub outcome: Outcome,
     /// What `errors` writes, where something went wrong.
@@ -179,18 +178,64 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// An answer with its message.
+    /// An answer of an upstream. AD stays: whoever sent it vouches for it.
     pub fn new(message: Arc<Message>, outcome: Outcome) -> Self {
-        Self { message, ttl: Ttl::Keep, outcome, error: None, is_passing: false }
+        Self { message, outcome, error: None, is_passing: false }
     }
 
-    /// An answer that `write` writes into a reply of its own to `request`.
+    /// An answer that `write` writes into a reply of its own to `request`. Without AD: what is made here nobody has signed.
     pub fn written(request: &Request<'_>, write: impl FnOnce(&mut Reply<'_>) -> Outcome) -> Self {
+        Self::stored(request, |reply| {
+            let outcome = write(reply);
+            reply.set_flags(flags::AD, false);
+            outcome
+        })
+    }
+
+    /// An answer of an upstream that was kept, and that `write` copies. AD stays.
+    pub fn stored(request: &Request<'_>, write: impl FnOnce(&mut Reply<'_>) -> Outcome) -> Self {
         let mut buf = Vec::with_capacity(512);
         let mut reply = Reply::begin(&mut buf, &request.query, true);
         let outcome = write(&mut reply);
+        Self::finished(reply, outcome).into_answer(buf)
+    }
+
+    /// The answer with a reply that `edit` has changed, without changing what its data say: flags, sections left out.
+    pub fn edited(self, request: &Request<'_>, edit: impl FnOnce(&mut Reply<'_>)) -> Self {
+        let mut buf = Vec::with_capacity(self.message.as_bytes().len() + 64);
+        let mut reply = Reply::begin(&mut buf, &request.query, true);
+        reply.copy(&self.message);
+        edit(&mut reply);
+        let outcome = Outcome { rcode: reply.rcode(), ..self.outcome };
+        let edited = Self::finished(reply, outcome).into_answer(buf);
+        let error = edited.error.or(self.error);
+        Self { error, is_passing: self.is_passing, ..edited }
+    }
+
+    /// The answer that a whole reply is.
+    pub fn finished(mut reply: Reply<'_>, outcome: Outcome) -> Finished {
+        let overflowed = reply.overflowed();
+        if overflowed {
+            reply.reset();
+            reply.set_flags(flags::TC, true);
+        }
         reply.finish(None);
-        Self::new(Arc::new(Message::from_written(buf)), outcome)
+        Finished { outcome, overflowed }
+    }
+
+    /// What a truncated answer is worth to those who cannot ask for the whole: a client over TCP, and a handler that makes its
+    /// own answer of it. Over TCP a truncated message is no answer (RFC 2181 section 9).
+    pub fn as_failure(&self, request: &Request<'_>) -> Self {
+        let error = self.error.as_deref().unwrap_or("the upstream's answer is truncated");
+        let (plugin, code) = (self.outcome.plugin, ede::NO_REACHABLE_AUTHORITY);
+        let answer = Self::failure(request, plugin, Rcode::SERVFAIL, code, error);
+        let outcome = answer.outcome.with_cache(self.outcome.cache);
+        Self { outcome, is_passing: true, ..answer }
+    }
+
+    /// The answer, or the failure that it is if it is truncated.
+    pub fn complete(self, request: &Request<'_>) -> Self {
+        if self.message.truncated() { self.as_failure(request) } else { self }
     }
 
     /// What a packet that was never a query comes to; nobody sends such.
@@ -213,6 +258,23 @@ impl Answer {
             Outcome::new(plugin, rcode)
         });
         Self { error: Some(error.into()), ..answer }
+    }
+}
+
+/// Why an answer is not sent that exists.
+pub const OVERFLOW: &str = "the answer does not fit into the 65535 octets of a message";
+
+/// A reply that is finished, on its way to become an [`Answer`] with the octets that it was written to.
+pub struct Finished {
+    outcome: Outcome,
+    overflowed: bool,
+}
+
+impl Finished {
+    /// The answer, of the octets that the reply was written to. One that did not fit is truncated and empty.
+    pub fn into_answer(self, octets: Vec<u8>) -> Answer {
+        let answer = Answer::new(Arc::new(Message::from_written(octets)), self.outcome);
+        Answer { error: self.overflowed.then(|| OVERFLOW.into()), ..answer }
     }
 }
 

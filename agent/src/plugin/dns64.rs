@@ -1,7 +1,6 @@
 //! `dns64`: IPv6 addresses made of IPv4 ones, for clients behind a NAT64 (RFC 6147).
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
 
 use ipnet::Ipv6Net;
 
@@ -10,12 +9,9 @@ use crate::config::{Args, ValueError};
 use crate::corefile::{Diagnostics, Directive};
 use crate::metrics::{Counter, Scrape, names};
 use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
-use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
-use crate::wire::record::rebuild;
-use crate::wire::{
-    Class, HEADER_LEN, Message, Name, Rcode, Record, RecordType, Reply, Section, flags, read_u32,
-    write_u16,
-};
+use crate::plugin::lookup::Parts;
+use crate::request::{Answer, OwnedRequest, Plugin, Request, Step};
+use crate::wire::{Class, HEADER_LEN, Message, Name, Rcode, RecordType, Reply, Section, write_u16};
 
 /// The well-known prefix (RFC 6052 section 2.1).
 const WELL_KNOWN: [u8; 12] = [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -140,38 +136,24 @@ impl Dns64 {
         self.config.translate_all || message.rcode() != Rcode::NOERROR || !has_address()
     }
 
-    fn translated(&self, view: &Request<'_>, original: &Message, v4: &Message) -> Option<Message> {
-        let negative = original
-            .layout()
-            .records
-            .iter()
-            .find(|at| at.section == Section::Authority && at.rtype == RecordType::SOA);
-        let limit = negative.map_or(MAX_TTL, |soa| {
-            let data = soa.rdata(original.as_bytes());
-            let minimum = data.len().checked_sub(4).and_then(|at| read_u32(data, at));
-            minimum.map_or(soa.ttl, |minimum| minimum.min(soa.ttl))
-        });
-        let mut records = Record::all_of(v4).ok()?;
-        records.retain(|(section, record)| {
+    /// The answer made of `v4`; `None` if there is nothing to translate in it.
+    fn translated(&self, view: &Request<'_>, original: &Message, v4: &Answer) -> Option<Answer> {
+        let limit = original.negative_ttl().unwrap_or(MAX_TTL);
+        let mut parts = Parts::of(v4).ok()?;
+        parts.records.retain(|(section, record)| {
             *section == Section::Answer
                 && matches!(record.rtype, RecordType::A | RecordType::CNAME | RecordType::DNAME)
         });
         let mut any = false;
-        for (_, record) in records.iter_mut().filter(|(_, record)| record.rtype == RecordType::A) {
+        for (_, record) in parts.records.iter_mut().filter(|(_, at)| at.rtype == RecordType::A) {
             let octets: [u8; 4] = record.rdata.as_ref().try_into().ok()?;
             record.rtype = RecordType::AAAA;
             record.rdata = self.config.prefix.embed(octets).octets().into();
             record.ttl = record.ttl.min(limit);
             any = true;
         }
-        if !any {
-            return None;
-        }
-        // What is made here was signed by nobody (RFC 6147 section 5.5).
-        let mut message = v4.as_bytes().to_vec();
-        let word = v4.layout().flags & !flags::AD;
-        write_u16(&mut message, 2, word);
-        Some(rebuild(&view.query, &Message::from_received(message).ok()?, &records))
+        parts.outcome.plugin = Plugin::Dns64;
+        any.then(|| parts.into_answer(view))
     }
 }
 
@@ -200,23 +182,23 @@ impl Handler for Dns64 {
         Box::pin(async move {
             let original = next.resolve(request).await;
             let Ok(view) = request.view() else { return original };
-            if !self.wants_translation(&original.message) {
+            if original.message.truncated() || !self.wants_translation(&original.message) {
                 return original;
             }
             let mut packet = view.query.packet().to_vec();
             write_u16(&mut packet, HEADER_LEN + view.query.name().len(), RecordType::A.0);
             let inner = request.inner(packet);
             let v4 = next.resolve(&inner).await;
+            if v4.message.truncated() {
+                return v4.as_failure(&view);
+            }
             if v4.message.rcode() != Rcode::NOERROR {
                 return original;
             }
-            match self.translated(&view, &original.message, &v4.message) {
-                Some(message) => {
+            match self.translated(&view, &original.message, &v4) {
+                Some(answer) => {
                     self.translated.add(1);
-                    Answer::new(
-                        Arc::new(message),
-                        Outcome::new(Plugin::Dns64, Rcode::NOERROR).with_cache(v4.outcome.cache),
-                    )
+                    answer
                 }
                 None => original,
             }
@@ -226,8 +208,11 @@ impl Handler for Dns64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::plugin::testing::{Client, Fixed, complaints, parsed};
+    use crate::wire::flags;
 
     const RECORDS: &str = "v4.org. 5000 A 192.0.2.33
         alias.org. 50 CNAME v4.org.

@@ -1,13 +1,11 @@
 //! `header`: flags of the query before it is answered, and of the answer before it is sent.
 
-use std::sync::Arc;
-
 use crate::chain::{Handler, Local, Next, Resolving};
 use crate::config::Args;
 use crate::corefile::{Diagnostics, Directive};
 use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::request::{Answer, OwnedRequest, Plugin, Request, Step};
-use crate::wire::{Message, Name, Reply, flags, write_u16};
+use crate::wire::{Name, Reply, flags, write_u16};
 
 /// One `header` directive: flags to set and to clear.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -164,25 +162,15 @@ impl Handler for Header {
             self.config.query.apply(&mut packet);
             let inner = request.inner(packet);
             let answer = next.resolve(&inner).await;
-            Answer {
-                message: Arc::new(changed(&answer.message, self.config.response, &view)),
-                ..answer
-            }
+            answer.edited(&view, |reply| self.config.response.apply_to(reply))
         })
     }
 }
 
-fn changed(message: &Message, change: Change, view: &Request<'_>) -> Message {
-    let mut buf = Vec::with_capacity(message.as_bytes().len() + 16);
-    let mut reply = Reply::begin(&mut buf, &view.query, true);
-    reply.copy(message, crate::wire::reply::Ttl::Keep);
-    change.apply_to(&mut reply);
-    reply.finish(None);
-    Message::from_written(buf)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::plugin::testing::{Client, Fixed, complaints, parsed};
     use crate::wire::RecordType;

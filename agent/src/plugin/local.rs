@@ -7,11 +7,16 @@ use crate::metrics::{Counter, Scrape, names};
 use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::request::{Outcome, Plugin, Request, Step};
 use crate::wire::record::owner_in;
-use crate::wire::{Class, Name, NameRef, Owner, Rcode, RecordType, Reply, Section, flags};
+use crate::wire::{Class, Name, NameRef, Owner, Query, Rcode, RecordType, Reply, Section, flags};
 
 /// A week: what these names are does not change.
 const TTL: u32 = 604_800;
+/// A day.
+const SOA_TTL: u32 = 86_400;
 const LOCALHOST: &[u8] = b"\x09localhost\0";
+/// The reverse name of ::1.
+pub(super) const LOOPBACK_V6: &[u8] = b"\x011\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\
+    \x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x03ip6\x04arpa\0";
 const LOOPBACK_V4: &[u8] = b"\x011\x010\x010\x03127\x07in-addr\x04arpa\0";
 
 /// The directive has no arguments.
@@ -22,7 +27,6 @@ pub struct Config;
 #[derive(Debug)]
 pub struct Local {
     zones: Vec<Name>,
-    loopback_v6: Name,
     below_domains: Counter,
 }
 
@@ -52,13 +56,13 @@ impl Local {
     /// The handler.
     pub fn new() -> Self {
         let name = |text: &str| Name::from_text(text).unwrap_or_else(|_| Name::root());
-        let loopback_v6 = name(&format!("1.{}ip6.arpa", "0.".repeat(31)));
+        let loopback_v6 = NameRef::parse(LOOPBACK_V6).map(NameRef::to_name);
         let mut zones: Vec<Name> =
             ["localhost", "0.in-addr.arpa", "127.in-addr.arpa", "255.in-addr.arpa"]
                 .map(name)
                 .into();
-        zones.push(loopback_v6.clone());
-        Self { zones, loopback_v6, below_domains: Counter::new() }
+        zones.extend(loopback_v6);
+        Self { zones, below_domains: Counter::new() }
     }
 
     /// The zone of a name, and whether the name is a loopback host's.
@@ -89,42 +93,42 @@ impl Handler for Local {
 
     fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, _: &mut Worker) -> Step {
         let query = &request.query;
-        let name = query.name();
-        let Some((zone, host)) = self.zone(name).filter(|_| query.qclass() == Class::IN) else {
-            return Step::Next;
-        };
-        // MNAME localhost, RNAME root.localhost, serial 1, no refreshing, minimum 1 day.
-        let mut soa = [0; 11 + 16 + 20];
-        let text = b"\x09localhost\0\x04root\x09localhost\0\0\0\0\x01";
-        soa.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
-        soa.iter_mut().rev().zip(86_400_u32.to_le_bytes()).for_each(|(to, from)| *to = from);
-        reply.set_flags(flags::AA, true);
-        let apex = name == zone;
-        let reverse = name.as_bytes() == LOOPBACK_V4 || name == self.loopback_v6.as_ref();
-        let data: Option<&[u8]> = match query.qtype() {
-            RecordType::A if host => Some(&[127, 0, 0, 1]),
-            RecordType::AAAA if host => Some(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
-            RecordType::PTR if reverse => Some(LOCALHOST),
-            RecordType::NS if apex => Some(LOCALHOST),
-            RecordType::SOA if apex => Some(&soa),
-            _ => None,
-        };
-        match data {
-            Some(data) => reply.record(Section::Answer, Owner::Question, query.qtype(), TTL, data),
-            None => reply.record(
-                Section::Authority,
-                owner_in(name, zone),
-                RecordType::SOA,
-                86_400,
-                &soa,
-            ),
-        };
+        let found = self.zone(query.name()).filter(|_| query.qclass() == Class::IN);
+        let Some((zone, host)) = found else { return Step::Next };
+        write(query, zone, host, reply);
         Step::Done(Outcome::new(Plugin::Local, Rcode::NOERROR))
     }
 
     fn collect(&self, _: &str, out: &mut Scrape) {
         out.count(&names::LOCAL_LOCALHOST, &[], self.below_domains.value());
     }
+}
+
+/// Writes what the name asked for has, in `zone`; `host`: it is a loopback host's. No name is denied.
+pub(super) fn write(query: &Query<'_>, zone: NameRef<'_>, host: bool, reply: &mut Reply<'_>) {
+    // MNAME localhost, RNAME root.localhost, serial 1, no refreshing, minimum 1 day.
+    let mut soa = [0; 11 + 16 + 20];
+    let text = b"\x09localhost\0\x04root\x09localhost\0\0\0\0\x01";
+    soa.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
+    soa.iter_mut().rev().zip(SOA_TTL.to_le_bytes()).for_each(|(to, from)| *to = from);
+    reply.set_flags(flags::AA, true);
+    let (name, qtype) = (query.name(), query.qtype());
+    let apex = name == zone;
+    let data: Option<&[u8]> = match qtype {
+        RecordType::A if host => Some(&[127, 0, 0, 1]),
+        RecordType::AAAA if host => Some(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+        RecordType::PTR if [LOOPBACK_V4, LOOPBACK_V6].contains(&name.as_bytes()) => Some(LOCALHOST),
+        RecordType::NS if apex => Some(LOCALHOST),
+        RecordType::SOA if apex => Some(&soa),
+        _ => None,
+    };
+    match data {
+        Some(data) => reply.record(Section::Answer, Owner::Question, qtype, TTL, data),
+        None => {
+            let owner = owner_in(name, zone);
+            reply.record(Section::Authority, owner, RecordType::SOA, SOA_TTL, &soa)
+        }
+    };
 }
 
 #[cfg(test)]

@@ -1,60 +1,155 @@
-//! Names that an answer leads to: asked through the whole server, as a client would ask.
+//! Answers that are put together of several, and the names that they lead to: asked through the whole server, as a client
+//! would ask.
 
 use std::sync::Arc;
 
-use crate::request::{Answer, MAX_DEPTH, OwnedRequest, Request};
+use crate::request::{Answer, MAX_DEPTH, Outcome, OwnedRequest, Plugin, Request, ede};
 use crate::wire::query::write_query;
-use crate::wire::record::rebuild;
-use crate::wire::{Class, NameRef, OUR_UDP_PAYLOAD, Record, RecordType, Section, flags};
+use crate::wire::{
+    Class, Compressor, NameError, NameRef, OUR_UDP_PAYLOAD, Rcode, Record, RecordType, Reply,
+    Section, flags,
+};
 
-/// Asks for `name` on behalf of `request`, with its DO and CD. `None` where no server block serves the name, or where one
-/// answer has led to the next too often.
+/// Asks for `name` on behalf of `request`, with its DO and CD; `plugin` is who wants it. `None` where no server block serves
+/// the name. An answer that is truncated, and one name that leads to the next too often, are failures.
 pub async fn lookup(
     request: &OwnedRequest,
+    plugin: Plugin,
     name: NameRef<'_>,
     qtype: RecordType,
 ) -> Option<Answer> {
+    let view = request.view().ok()?;
     if request.depth >= MAX_DEPTH {
-        return None;
+        let error = format!("aliases lead to each other in a circle, to {name} at last");
+        return Some(Answer::failure(&view, plugin, Rcode::SERVFAIL, ede::OTHER, &error));
     }
     let chain = Arc::clone(request.dispatch.find(name, qtype)?);
-    let inner = request.inner(packet_for(request, name, qtype)?);
-    Some(chain.resolve(&inner).await)
+    let inner = request.inner(packet_for(&view, name, qtype));
+    let answer = chain.resolve(&inner).await;
+    Some(answer.complete(&inner.view().ok()?))
 }
 
-/// Adds what the last CNAME of an answer leads to, where the answer does not hold it already.
+/// Adds what the last CNAME of an answer leads to, unless the answer holds it already.
 pub async fn follow(request: &OwnedRequest, view: &Request<'_>, answer: Answer) -> Answer {
     let qtype = view.query.qtype();
-    let Ok(mut records) = Record::all_of(&answer.message) else { return answer };
-    let target = records
-        .iter()
-        .rev()
-        .find(|(section, record)| *section == Section::Answer && record.rtype == RecordType::CNAME)
-        .and_then(|(_, record)| record.target());
-    let Some(target) = target else { return answer };
-    if !matches!(qtype, RecordType::A | RecordType::AAAA)
-        || records.iter().any(|(_, r)| r.owner == target)
-    {
+    let is_final = matches!(qtype, RecordType::CNAME | RecordType::ANY);
+    if is_final || answer.message.truncated() || answer.message.rcode() != Rcode::NOERROR {
         return answer;
     }
-    let Some(found) = lookup(request, target.as_ref(), qtype).await else { return answer };
-    let Ok(more) = Record::all_of(&found.message) else { return answer };
-    let at = records
-        .iter()
-        .position(|(section, _)| *section != Section::Answer)
-        .unwrap_or(records.len());
-    records.splice(at..at, more.into_iter().filter(|(section, _)| *section == Section::Answer));
-    let message = rebuild(&view.query, &answer.message, &records);
-    Answer { message: message.into(), ..answer }
+    let Ok(mut parts) = Parts::of(&answer) else { return answer };
+    let Some(target) = parts.alias().and_then(|(_, alias)| alias.target()) else { return answer };
+    if parts.records.iter().any(|(_, record)| record.owner == target) {
+        return answer;
+    }
+    let found = lookup(request, answer.outcome.plugin, target.as_ref(), qtype).await;
+    parts.append_target(qtype, found);
+    parts.into_answer(view)
 }
 
-/// A query for another name or type with the id, flags and EDNS of `request`.
-fn packet_for(request: &OwnedRequest, name: NameRef<'_>, qtype: RecordType) -> Option<Vec<u8>> {
-    let view = request.view().ok()?;
+/// An answer taken apart. What is put together of it again has no AD.
+pub struct Parts {
+    /// What to record; its response code is the answer's.
+    pub outcome: Outcome,
+    /// AA and RA.
+    pub flags: u16,
+    /// Extended errors in wire form.
+    pub options: Vec<u8>,
+    /// All records, in the order of the sections.
+    pub records: Vec<(Section, Record)>,
+    /// What `errors` writes.
+    pub error: Option<Arc<str>>,
+    /// See [`Answer::is_passing`].
+    pub is_passing: bool,
+}
+
+impl Parts {
+    /// The parts of an answer.
+    pub fn of(answer: &Answer) -> Result<Self, NameError> {
+        let message = &answer.message;
+        Ok(Self {
+            outcome: Outcome { rcode: message.rcode(), ..answer.outcome },
+            flags: message.layout().flags & (flags::AA | flags::RA),
+            options: message.options().to_vec(),
+            records: Record::all_of(message)?,
+            error: answer.error.clone(),
+            is_passing: answer.is_passing,
+        })
+    }
+
+    /// An alias by `plugin`, with authority; its target is still to be appended.
+    pub fn of_alias(plugin: Plugin, alias: Record) -> Self {
+        Self {
+            outcome: Outcome::new(plugin, Rcode::NOERROR),
+            flags: flags::AA,
+            options: Vec::new(),
+            records: vec![(Section::Answer, alias)],
+            error: None,
+            is_passing: false,
+        }
+    }
+
+    /// The last CNAME of the answer section, and its number among the records.
+    fn alias(&self) -> Option<(usize, &Record)> {
+        self.records.iter().enumerate().rev().find_map(|(number, (section, record))| {
+            let is_alias = *section == Section::Answer && record.rtype == RecordType::CNAME;
+            is_alias.then_some((number, record))
+        })
+    }
+
+    /// Puts what the target of an alias has come to behind the answer section. The response code is the target's (RFC 6604),
+    /// and a denial brings the authority that says how long it holds (RFC 2308 section 5). With `None` the alias is all that
+    /// is known.
+    pub fn append_target(&mut self, qtype: RecordType, found: Option<Answer>) {
+        let Some(found) = found else { return };
+        let Ok(more) = Record::all_of(&found.message) else { return };
+        let rcode = found.message.rcode();
+        let answered = |(section, record): &(Section, Record)| {
+            *section == Section::Answer && record.rtype == qtype
+        };
+        let is_denial = rcode != Rcode::NOERROR || !more.iter().any(answered);
+        self.records.extend(more.into_iter().filter(|(section, _)| {
+            *section == Section::Answer || *section == Section::Authority && is_denial
+        }));
+        // Stable: the order within each section stays.
+        self.records.sort_by_key(|(section, _)| *section);
+        self.options.extend_from_slice(found.message.options());
+        self.outcome = Outcome { rcode, ..self.outcome }.with_cache(found.outcome.cache);
+        self.error = found.error.or(self.error.take());
+        self.is_passing |= found.is_passing;
+    }
+
+    /// The answer to `request` that they make.
+    pub fn into_answer(self, request: &Request<'_>) -> Answer {
+        let answer = Answer::written(request, |reply| {
+            self.write(Compressor::new(), reply);
+            if reply.overflowed() {
+                reply.reset();
+                self.write(Compressor::with_srv(), reply);
+            }
+            self.outcome
+        });
+        let error = answer.error.or(self.error);
+        Answer { error, is_passing: self.is_passing, ..answer }
+    }
+
+    fn write(&self, mut names: Compressor, reply: &mut Reply<'_>) {
+        reply.set_flags(self.flags, true);
+        reply.set_rcode(self.outcome.rcode);
+        reply.push_options(&self.options);
+        for (section, record) in &self.records {
+            if !reply.compressed(&mut names, *section, &record.as_ref()) && reply.overflowed() {
+                return;
+            }
+        }
+    }
+}
+
+/// A query for another name or type with the id, DO and CD of `view`. With EDNS always, as extended errors come by it.
+fn packet_for(view: &Request<'_>, name: NameRef<'_>, qtype: RecordType) -> Vec<u8> {
     let query = &view.query;
     let mut packet = Vec::with_capacity(64);
-    let word = flags::RD | query.flags() & (flags::CD | flags::AD);
-    let edns = query.edns().map(|edns| (OUR_UDP_PAYLOAD, edns.dnssec_ok));
+    let word = flags::RD | query.flags() & flags::CD;
+    let edns = Some((OUR_UDP_PAYLOAD, query.dnssec_ok()));
     write_query(&mut packet, query.id(), word, name, qtype, Class::IN, edns);
-    Some(packet)
+    packet
 }

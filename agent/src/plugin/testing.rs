@@ -14,7 +14,7 @@ use crate::server::Dispatch;
 use crate::server::answer::{Handled, answer};
 use crate::wire::query::write_query;
 use crate::wire::{
-    Class, Message, Name, Query, Rcode, Record, RecordType, Reply, Section, flags, text,
+    Class, Compressor, Message, Name, Query, Rcode, Record, RecordType, Reply, Section, flags, text,
 };
 
 /// The first directive of a server block for `example.org` that holds `text`.
@@ -114,13 +114,13 @@ impl Fixed {
 
     fn write(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome {
         let query = &request.query;
-        let mut found = false;
+        let (mut found, mut names) = (false, Compressor::new());
         for (section, record) in &self.records {
             let asked = record.owner.as_ref() == query.name()
                 && (record.rtype == query.qtype() || record.rtype == RecordType::CNAME);
             found |= record.owner.as_ref() == query.name();
             if asked || *section != Section::Answer {
-                record.write(*section, query.name(), reply);
+                reply.compressed(&mut names, *section, &record.as_ref());
             }
         }
         reply.set_flags(flags::AA, true);

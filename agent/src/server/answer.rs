@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use crate::chain::{Chain, Local};
 use crate::plugin::cache::Cache;
 use crate::plugin::forward::Forward;
-use crate::request::{Answer, Origin, Outcome, OwnedRequest, Plugin, Request, Transport};
+use crate::request::{
+    Answer, OVERFLOW, Origin, Outcome, OwnedRequest, Plugin, Request, Transport, ede,
+};
 use crate::server::Dispatch;
 use crate::wire::reply::write_rejection;
 use crate::wire::{Class, Owner, Query, Rcode, RecordType, Reject, Reply, Section, flags};
@@ -65,6 +67,11 @@ pub fn answer<'p>(
     };
     match served {
         Ok(outcome) => {
+            let outcome = if reply.overflowed() {
+                overflow(chain, &request, outcome, &mut reply)
+            } else {
+                outcome
+            };
             let len = reply.finish(chain.nsid.as_deref());
             finished(chain, &request, &outcome, out.get(start..start + len).unwrap_or(&[]), 0);
             if outcome.silent {
@@ -107,13 +114,16 @@ impl Later {
         now: Instant,
         out: &mut Vec<u8>,
     ) -> bool {
+        let over_tcp = request.origin.transport == Transport::Tcp;
+        if over_tcp && answer.message.truncated() {
+            return self.write(request, &answer.as_failure(request), now, out);
+        }
         let start = out.len();
-        let mut reply =
-            Reply::begin(out, &request.query, request.origin.transport == Transport::Tcp);
+        let mut reply = Reply::begin(out, &request.query, over_tcp);
         if let Some(limit) = self.chain.max_udp {
             reply.lower_limit(limit);
         }
-        reply.copy(&answer.message, answer.ttl);
+        reply.copy(&answer.message);
         // The answer may be one that others wait for too, who asked to be told.
         if !request.query.understands_ad() {
             reply.set_flags(flags::AD, false);
@@ -122,10 +132,19 @@ impl Later {
             reply.set_flags(flags::RA, available);
         }
         self.chain.amend(0, self.number, request, &mut reply);
+        if reply.overflowed() {
+            out.truncate(start);
+            let (plugin, code) = (answer.outcome.plugin, ede::OTHER);
+            let failure = Answer::failure(request, plugin, Rcode::SERVFAIL, code, OVERFLOW);
+            return self.write(request, &failure, now, out);
+        }
         let len = reply.finish(self.chain.nsid.as_deref());
         let took = self.begun.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
         let micros = took.as_micros() as u64;
-        if let (Some(errors), Some(error)) = (&self.chain.errors, &answer.error) {
+        // A truncated answer makes the client come again over TCP: that is no failure yet.
+        if let (Some(errors), Some(error)) = (&self.chain.errors, &answer.error)
+            && !answer.message.truncated()
+        {
             errors.write(request, &answer.outcome, error);
         }
         let written = out.get(start..start + len).unwrap_or(&[]);
@@ -208,6 +227,23 @@ fn chaos(chain: &Chain, request: &Request<'_>, reply: &mut Reply<'_>) -> Outcome
         reply.set_rcode(Rcode::REFUSED);
     }
     Outcome::new(Plugin::Chaos, reply.rcode())
+}
+
+/// SERVFAIL in place of an answer that TCP cannot carry.
+fn overflow(
+    chain: &Chain,
+    request: &Request<'_>,
+    outcome: Outcome,
+    reply: &mut Reply<'_>,
+) -> Outcome {
+    reply.reset();
+    reply.set_rcode(Rcode::SERVFAIL);
+    reply.extended_error(ede::OTHER, OVERFLOW);
+    let outcome = Outcome { rcode: Rcode::SERVFAIL, ..outcome };
+    if let Some(errors) = &chain.errors {
+        errors.write(request, &outcome, OVERFLOW);
+    }
+    outcome
 }
 
 /// REFUSED to a name that no server block serves.

@@ -2,9 +2,11 @@
 
 use smallvec::SmallVec;
 
-use super::name::{NameBuf, NameError, NameRef};
-use super::query::skip_name;
-use super::{Class, HEADER_LEN, Rcode, RecordType, Section, flags, read_u16, read_u32, write_u16};
+use super::check::check_names;
+use super::name::{NameBuf, NameError, NameRef, skip_name};
+use super::{
+    Class, HEADER_LEN, Rcode, RecordType, Section, flags, read_u16, read_u32, write_u16, write_u32,
+};
 
 /// The option that says more about an error (RFC 8914).
 pub const OPTION_EDE: u16 = 15;
@@ -159,7 +161,8 @@ impl Layout {
         if word(4) != 1 {
             return Err(MessageError::Questions(word(4)));
         }
-        let (_, at) = NameBuf::expand(message, HEADER_LEN)?;
+        // Nothing that a pointer could lead to is in front of it.
+        let at = HEADER_LEN + NameRef::parse(message.get(HEADER_LEN..).unwrap_or(&[]))?.len();
         let (qtype, qclass) = (
             read_u16(message, at).ok_or(MessageError::Short(0))?,
             read_u16(message, at + 2).ok_or(MessageError::Short(0))?,
@@ -221,11 +224,13 @@ pub struct Message {
 }
 
 impl Message {
-    /// Takes a message that was received. The OPT record and whatever stands behind it is cut off (only signatures of
-    /// the transaction stand there, RFC 8945 and RFC 2931); of its options the extended errors are kept. Octets behind
-    /// the last record go as well: a reply that begins with a copy would have its own OPT behind them.
+    /// Takes a message that was received. Every name in it is known to expand afterwards, and a time to live with its top
+    /// bit set is zero (RFC 2181 section 8). The OPT record and what is behind it is cut off (only signatures of the
+    /// transaction are there, RFC 8945 and RFC 2931); of its options the extended errors are kept. Octets behind the last
+    /// record go as well: a reply that begins with a copy would have its own OPT behind them.
     pub fn from_received(mut bytes: Vec<u8>) -> Result<Self, MessageError> {
         let mut layout = Layout::parse(&bytes)?;
+        check_names(&bytes, &layout)?;
         let rcode = layout.rcode();
         let mut options = Vec::new();
         if let Some(edns) = layout.edns.take() {
@@ -239,7 +244,38 @@ impl Message {
             let end = layout.records.last().map_or(layout.question_end, |last| last.end.into());
             bytes.truncate(end);
         }
-        Ok(Self { bytes, layout, options, rcode })
+        let mut message = Self { bytes, layout, options, rcode };
+        message.set_ttls(|record| if record.ttl > i32::MAX as u32 { 0 } else { record.ttl });
+        Ok(message)
+    }
+
+    /// Gives each record the time to live that `ttl` returns for it.
+    pub fn set_ttls(&mut self, ttl: impl Fn(&RecordAt) -> u32) {
+        for record in &mut self.layout.records {
+            let wanted = ttl(record);
+            if wanted != record.ttl {
+                record.ttl = wanted;
+                write_u32(&mut self.bytes, record.ttl_at.into(), wanted);
+            }
+        }
+    }
+
+    /// Clears header flags ([`flags`]).
+    pub fn clear_flags(&mut self, mask: u16) {
+        self.layout.flags &= !mask;
+        write_u16(&mut self.bytes, 2, self.layout.flags);
+    }
+
+    /// True where whoever sent it says that its data are authentic (AD, RFC 4035 section 3.2.3).
+    pub fn is_authentic(&self) -> bool {
+        self.layout.flags & flags::AD != 0
+    }
+
+    /// How long a denial may be kept by the SOA in its authority section (RFC 2308 section 5).
+    pub fn negative_ttl(&self) -> Option<u32> {
+        let mut authority = self.layout.section(Section::Authority);
+        let soa = authority.find(|record| record.rtype == RecordType::SOA)?;
+        Some(super::rdata::negative_ttl(soa.ttl, soa.rdata(&self.bytes)))
     }
 
     /// Takes a message that [`super::Reply`] wrote. What we write is sound; should it ever not be, the result is an empty
@@ -273,7 +309,6 @@ impl Message {
 
     /// The question's name, lower-cased.
     pub fn name(&self) -> NameBuf {
-        // `Layout::parse` could read it; where that was the header's doing (a pointer into it), it may be the root by now.
         NameBuf::expand(&self.bytes, HEADER_LEN).map_or_else(|_| NameBuf::new(), |(name, _)| name)
     }
 

@@ -7,16 +7,23 @@
 //! | [`query`] | the header, the one question and the EDNS of a query, checked in place |
 //! | [`message`] | a whole message that came from elsewhere: where each record begins and ends |
 //! | [`reply`] | the answer being written: header, question in the client's case, records, OPT, honest truncation |
+//! | [`compress`] | names written once and pointed to |
+//! | [`check`] | that every name of a received message can be expanded |
+//! | [`rdata`] | where the names are in the data of each type |
 //! | [`record`] | records taken out of a message, changed, and put into another one: the slow way |
 //! | [`text`] | records as text: zone files and templates |
 
+mod check;
+pub mod compress;
 pub mod message;
 pub mod name;
 pub mod query;
+pub mod rdata;
 pub mod record;
 pub mod reply;
 pub mod text;
 
+pub use compress::Compressor;
 pub use message::{Layout, Message, MessageError, RecordAt};
 pub use name::{Name, NameBuf, NameError, NameRef};
 pub use query::{Edns, Query, Reject};

@@ -11,6 +11,11 @@ use std::hash::{Hash, Hasher};
 pub const MAX_NAME: usize = 255;
 /// The longest label (RFC 1035 section 2.3.4).
 pub const MAX_LABEL: usize = 63;
+/// The last offset that a compression pointer can lead to.
+pub const MAX_POINTER: usize = 0x3fff;
+/// Compression pointers that one name may lead through. Servers write chains of two or three; longer ones than this are
+/// made to cost time (RFC 9267 section 2).
+pub const MAX_POINTERS: usize = 32;
 
 /// Why bytes or text are not a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -30,8 +35,8 @@ pub enum NameError {
     /// A backslash that no character or three digits follow.
     #[error("a backslash is followed by neither a character nor three digits up to 255")]
     Escape,
-    /// A compression pointer where none may be, or one that does not point backwards.
-    #[error("a compression pointer leads nowhere")]
+    /// A compression pointer where none may be, one that does not point backwards, or a chain of too many.
+    #[error("a compression pointer leads nowhere, or through too many others")]
     Pointer,
 }
 
@@ -126,6 +131,17 @@ impl<'a> NameRef<'a> {
     /// The labels before the suffix `zone`, as octets without a final zero; `None` where `self` is not within it.
     pub fn relative_to(self, zone: NameRef<'_>) -> Option<&'a [u8]> {
         self.0.get(..self.prefix_len(zone)?)
+    }
+
+    /// The name with its end `owner` replaced by `target`, as a DNAME does it (RFC 6672 section 2.2). `None` if `self` is not
+    /// within `owner`, or the result is too long.
+    pub fn substituted(self, owner: NameRef<'_>, target: NameRef<'_>) -> Option<NameBuf> {
+        let mut made = NameBuf::new();
+        for label in Labels::of_prefix(self.relative_to(owner)?) {
+            made.push_label(label).ok()?;
+        }
+        made.push_name(target).ok()?;
+        Some(made)
     }
 
     /// An owned, lower-cased copy.
@@ -358,16 +374,21 @@ impl NameBuf {
     /// Reads the name at `at` of a whole `message`, following compression pointers, which may only lead backwards
     /// (RFC 1035 section 4.1.4). Returns it lower-cased, and where the record goes on.
     pub fn expand(message: &[u8], at: usize) -> Result<(Self, usize), NameError> {
+        let (mut name, after) = Self::expand_as_written(message, at)?;
+        name.bytes.make_ascii_lowercase();
+        Ok((name, after))
+    }
+
+    /// As [`NameBuf::expand`], in the case in which the name is written.
+    pub fn expand_as_written(message: &[u8], at: usize) -> Result<(Self, usize), NameError> {
         let mut buf = Self::new();
         let mut at = at;
         let mut after = None;
+        let mut pointers = 0;
         loop {
             let len = usize::from(*message.get(at).ok_or(NameError::Short)?);
             match len {
-                0 => {
-                    buf.bytes.make_ascii_lowercase();
-                    return Ok((buf, after.unwrap_or(at + 1)));
-                }
+                0 => return Ok((buf, after.unwrap_or(at + 1))),
                 1..=MAX_LABEL => {
                     buf.push_label(message.get(at + 1..at + 1 + len).ok_or(NameError::Short)?)?;
                     at += len + 1;
@@ -376,14 +397,29 @@ impl NameBuf {
                     let low = usize::from(*message.get(at + 1).ok_or(NameError::Short)?);
                     let target = (len & 0x3f) << 8 | low;
                     after.get_or_insert(at + 2);
+                    pointers += 1;
                     // Strictly backwards: so the walk ends, however the pointers were laid.
-                    if target >= at {
+                    if target >= at || pointers > MAX_POINTERS {
                         return Err(NameError::Pointer);
                     }
                     at = target;
                 }
                 _ => return Err(NameError::Label),
             }
+        }
+    }
+}
+
+/// Steps over the name at `at`, compressed or not; where the record goes on.
+pub(super) fn skip_name(message: &[u8], at: usize) -> Result<usize, NameError> {
+    let mut at = at;
+    loop {
+        let len = usize::from(*message.get(at).ok_or(NameError::Short)?);
+        match len {
+            0 => return Ok(at + 1),
+            1..=MAX_LABEL => at += len + 1,
+            _ if len & 0xc0 == 0xc0 => return Ok(at + 2),
+            _ => return Err(NameError::Label),
         }
     }
 }

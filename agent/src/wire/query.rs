@@ -1,6 +1,6 @@
 //! A query as it came: header, one question and EDNS, checked in place.
 
-use super::name::{NameBuf, NameError, NameRef};
+use super::name::{NameBuf, NameRef, skip_name};
 use super::{
     Class, HEADER_LEN, MAX_UDP_PAYLOAD, MIN_UDP_PAYLOAD, Rcode, RecordType, flags, read_u16,
 };
@@ -222,20 +222,6 @@ fn find_edns(packet: &[u8], start: usize, others: u32, additional: u32) -> Optio
         at = end;
     }
     Some(found)
-}
-
-/// Steps over the name at `at`, compressed or not; where the record goes on.
-pub(super) fn skip_name(message: &[u8], at: usize) -> Result<usize, NameError> {
-    let mut at = at;
-    loop {
-        let len = usize::from(*message.get(at).ok_or(NameError::Short)?);
-        match len {
-            0 => return Ok(at + 1),
-            1..=63 => at += len + 1,
-            _ if len & 0xc0 == 0xc0 => return Ok(at + 2),
-            _ => return Err(NameError::Label),
-        }
-    }
 }
 
 fn has_nsid(mut options: &[u8]) -> Option<bool> {

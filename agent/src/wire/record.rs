@@ -1,13 +1,14 @@
 //! Records on their own: taken out of a message with their names expanded, changed, and put into another one. This is the
 //! slow way, for answers that are rewritten and for records that come as text; a cache hit never passes here.
 
-use super::message::RecordAt;
-use super::{
-    Class, Message, Name, NameBuf, NameError, NameRef, Owner, Query, RecordType, Reply, Section,
-    flags,
-};
+use std::ops::Range;
 
-/// One record without compression. Names are lower-cased.
+use super::message::RecordAt;
+use super::rdata::{self, Part, parts};
+use super::reply::RecordRef;
+use super::{Class, Message, Name, NameBuf, NameError, NameRef, Owner, RecordType, Section};
+
+/// One record without compression. The owner is lower-cased, names in the data are in the case in which they came (RFC 4343).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Whose record it is.
@@ -22,24 +23,12 @@ pub struct Record {
     pub rdata: Box<[u8]>,
 }
 
-/// What the data of a type consist of, from left to right.
-#[derive(Clone, Copy)]
-enum Part {
-    /// So many octets.
-    Octets(usize),
-    /// A character-string: a length and so many octets.
-    Text,
-    /// A name, which may be compressed in a message.
-    Name,
-}
-
 impl Record {
     /// Takes the record at `at` out of `message`. Pointers in the data are followed for the types of RFC 1035 and for
     /// those whose names some servers compress all the same (RFC 3597 section 4).
     pub fn of(message: &[u8], at: &RecordAt) -> Result<Self, NameError> {
-        let end = usize::from(at.end);
-        let message = message.get(..end).ok_or(NameError::Short)?;
-        let rdata = walk(message, usize::from(at.ttl_at) + 6, at.rtype, &mut |_| None)?;
+        let rdata = usize::from(at.ttl_at) + 6..usize::from(at.end);
+        let rdata = walk(message, rdata, at.rtype, &mut |_| None)?;
         Ok(Self {
             owner: at.owner(message)?.as_name().to_name(),
             rtype: at.rtype,
@@ -55,30 +44,23 @@ impl Record {
         message.layout().records.iter().map(|at| Ok((at.section, Self::of(bytes, at)?))).collect()
     }
 
-    /// The first name in the data, as the target of a CNAME or an SRV.
+    /// The first name in the data, as the target of a CNAME or an SRV; lower-cased.
     pub fn target(&self) -> Option<Name> {
-        let mut found = None;
-        let seen = &mut |name: NameRef<'_>| {
-            found.get_or_insert_with(|| name.to_name());
-            None
-        };
-        walk(&self.rdata, 0, self.rtype, seen).ok()?;
-        found
+        rdata::target(self.rtype, &self.rdata).map(NameRef::to_name)
     }
 
     /// Replaces the names in the data for which `change` has another one.
-    pub fn change_names(&mut self, change: &mut dyn FnMut(NameRef<'_>) -> Option<Name>) {
+    pub fn change_names(&mut self, change: &mut dyn FnMut(NameRef<'_>) -> Option<NameBuf>) {
         // What this record holds was walked before; data that are odd for their type stay as they are.
-        if let Ok(rdata) = walk(&self.rdata, 0, self.rtype, change) {
+        if let Ok(rdata) = walk(&self.rdata, 0..self.rdata.len(), self.rtype, change) {
             self.rdata = rdata.into_boxed_slice();
         }
     }
 
-    /// Appends the record to a reply to `question`; a suffix that is the question's is compressed. False where it does
-    /// not fit.
-    pub fn write(&self, section: Section, question: NameRef<'_>, reply: &mut Reply<'_>) -> bool {
-        let owner = owner_in(question, self.owner.as_ref());
-        reply.record_of(section, owner, self.rtype, self.class, self.ttl, &self.rdata)
+    /// The record, borrowed.
+    pub fn as_ref(&self) -> RecordRef<'_> {
+        let Self { owner, rtype, class, ttl, rdata } = self;
+        RecordRef { owner: owner.as_ref(), rtype: *rtype, class: *class, ttl: *ttl, rdata }
     }
 }
 
@@ -91,78 +73,38 @@ pub fn owner_in<'a>(question: NameRef<'_>, name: NameRef<'a>) -> Owner<'a> {
     }
 }
 
-/// A message with the flags, response code and extended errors of `like`, as an answer to `query` with these records.
-pub fn rebuild<'r>(
-    query: &Query<'_>,
-    like: &Message,
-    records: impl IntoIterator<Item = &'r (Section, Record)>,
-) -> Message {
-    let mut buf = Vec::with_capacity(like.as_bytes().len() * 2);
-    let mut reply = Reply::begin(&mut buf, query, true);
-    reply.set_flags(like.layout().flags & (flags::AA | flags::AD | flags::RA | flags::TC), true);
-    reply.set_rcode(like.rcode());
-    reply.push_options(like.options());
-    for (section, record) in records {
-        record.write(*section, query.name(), &mut reply);
-    }
-    reply.finish(None);
-    Message::from_written(buf)
-}
-
-/// Copies data from `at` to the end of `bytes`, names expanded and changed.
+/// Copies the data at `range` of `bytes`, names expanded and changed.
 fn walk(
     bytes: &[u8],
-    at: usize,
+    range: Range<usize>,
     rtype: RecordType,
-    change: &mut dyn FnMut(NameRef<'_>) -> Option<Name>,
+    change: &mut dyn FnMut(NameRef<'_>) -> Option<NameBuf>,
 ) -> Result<Vec<u8>, NameError> {
-    let mut out = Vec::with_capacity(bytes.len().saturating_sub(at) + 64);
-    let mut at = at;
+    let data = bytes.get(..range.end).ok_or(NameError::Short)?;
+    let mut at = range.start;
+    let mut out = Vec::with_capacity(range.len() + 64);
     for part in parts(rtype) {
-        let octets = match *part {
-            Part::Octets(octets) => octets,
-            Part::Text => usize::from(*bytes.get(at).ok_or(NameError::Short)?) + 1,
-            Part::Name => {
-                let (name, next) = NameBuf::expand(bytes, at)?;
-                match change(name.as_name()) {
-                    Some(other) => out.extend_from_slice(other.as_bytes()),
-                    None => out.extend_from_slice(name.as_name().as_bytes()),
-                }
-                at = next;
-                continue;
+        let next = at + rdata::length(*part, data, at)?;
+        let written = data.get(at..next).ok_or(NameError::Short)?;
+        if let Part::Name = part {
+            let (name, _) = NameBuf::expand_as_written(bytes, at)?;
+            match change(name.as_name()) {
+                Some(other) => out.extend_from_slice(other.as_name().as_bytes()),
+                None => out.extend_from_slice(name.as_name().as_bytes()),
             }
-        };
-        out.extend_from_slice(bytes.get(at..at + octets).ok_or(NameError::Short)?);
-        at += octets;
+        } else {
+            out.extend_from_slice(written);
+        }
+        at = next;
     }
-    out.extend_from_slice(bytes.get(at..).ok_or(NameError::Short)?);
+    out.extend_from_slice(data.get(at..).ok_or(NameError::Short)?);
     Ok(out)
-}
-
-/// Where the names are in a type's data; what is behind the last part is copied.
-fn parts(rtype: RecordType) -> &'static [Part] {
-    use Part::{Name, Octets, Text};
-    match rtype.0 {
-        // NS MD MF CNAME MB MG MR PTR DNAME
-        2..=5 | 7..=9 | 12 | 39 => &[Name],
-        // SOA MINFO RP
-        6 | 14 | 17 => &[Name, Name],
-        // MX AFSDB RT KX, and SVCB HTTPS
-        15 | 18 | 21 | 36 | 64 | 65 => &[Octets(2), Name],
-        // SRV
-        33 => &[Octets(6), Name],
-        // PX
-        26 => &[Octets(2), Name, Name],
-        // NAPTR
-        35 => &[Octets(4), Text, Text, Text, Name],
-        _ => &[],
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::query::write_query;
+    use crate::wire::{flags, query::write_query};
 
     /// `www.example.com A`, answered with a compressed CNAME, MX and SOA.
     fn compressed() -> Vec<u8> {
@@ -186,29 +128,12 @@ mod tests {
             records.iter().map(|(_, r)| r.target().unwrap().to_string()).collect();
         assert_eq!(targets, ["a.example.com.", "b.example.com.", "ns.example.com."]);
         assert_eq!(records[2].1.rdata.len(), 16 + 15 + 20);
-        let to = Name::from_text("x.org").unwrap();
+        let mut to = NameBuf::new();
+        to.push_text("x.org").unwrap();
         for (_, record) in &mut records {
-            record.change_names(&mut |name| {
-                (name.to_string() == "h.example.com.").then(|| to.clone())
-            });
+            record.change_names(&mut |name| (name.to_string() == "h.example.com.").then_some(to));
         }
         assert_eq!(records[2].1.rdata.len(), 16 + 7 + 20);
-    }
-
-    #[test]
-    fn a_rebuilt_message_says_the_same() {
-        let bytes = compressed();
-        let message = Message::from_received(bytes.clone()).unwrap();
-        let records = Record::all_of(&message).unwrap();
-        let mut asked = bytes.get(..message.layout().question_end).unwrap().to_vec();
-        asked[2] = 0;
-        asked[7] = 0;
-        asked[9] = 0;
-        let query = Query::parse(&asked).unwrap();
-        let again = rebuild(&query, &message, &records);
-        assert_eq!(Record::all_of(&again).unwrap(), records);
-        // The owners are compressed: the question itself, then its suffix twice.
-        assert_eq!(again.layout().records[1].ttl_at - again.layout().records[1].start, 6);
     }
 
     proptest::proptest! {

@@ -5,8 +5,8 @@ use smallvec::SmallVec;
 
 use super::message::{Message, Records, push_extended_error};
 use super::{
-    Class, HEADER_LEN, MAX_MESSAGE, NameRef, OUR_UDP_PAYLOAD, Query, Rcode, RecordType, Section,
-    flags, read_u32, write_u16, write_u32,
+    Class, Compressor, HEADER_LEN, MAX_MESSAGE, NameRef, OUR_UDP_PAYLOAD, Query, Rcode, RecordType,
+    Section, flags, read_u32, write_u16, write_u32,
 };
 
 /// Octets of an OPT record without options.
@@ -23,6 +23,21 @@ pub enum Owner<'a> {
     Name(NameRef<'a>),
 }
 
+/// A record whose names are written out, as [`Reply::compressed`] takes it.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordRef<'a> {
+    /// The owner.
+    pub owner: NameRef<'a>,
+    /// The type.
+    pub rtype: RecordType,
+    /// The class.
+    pub class: Class,
+    /// The time to live, seconds.
+    pub ttl: u32,
+    /// The data.
+    pub rdata: &'a [u8],
+}
+
 /// What becomes of the times to live of a message that is copied into the reply.
 #[derive(Clone, Copy, Debug)]
 pub enum Ttl {
@@ -32,8 +47,6 @@ pub enum Ttl {
     Minus(u32, u32),
     /// All the same.
     Set(u32),
-    /// As they are, but within the two numbers.
-    Clamp(u32, u32),
 }
 
 /// A reply being written at the end of a buffer. The buffer is the caller's and is used again and again, so that a reply
@@ -50,7 +63,7 @@ pub struct Reply<'b> {
     dnssec_ok: bool,
     nsid: bool,
     over_tcp: bool,
-    // The section in which our own limit has set TC.
+    // The section of the first record that did not fit; never the additional one.
     cut_in: Option<Section>,
     options: SmallVec<[u8; 32]>,
 }
@@ -118,6 +131,12 @@ impl<'b> Reply<'b> {
         self.flags & flags::TC != 0
     }
 
+    /// True if an answer does not fit into the longest message that TCP can carry: it must not be sent, as nothing in it
+    /// would say that records are missing.
+    pub fn overflowed(&self) -> bool {
+        self.over_tcp && self.cut_in.is_some()
+    }
+
     /// Adds an extended error (RFC 8914); left out where the client sent no EDNS or it does not fit.
     pub fn extended_error(&mut self, code: u16, text: &str) {
         let mut option = Vec::new();
@@ -165,6 +184,33 @@ impl<'b> Reply<'b> {
         self.buf.extend_from_slice(&ttl.to_be_bytes());
         self.buf.extend_from_slice(&(rdata.len() as u16).to_be_bytes());
         self.buf.extend_from_slice(rdata);
+        self.count(section, 1);
+        true
+    }
+
+    /// Appends a record whose names are written out, compressed by `names`, which must have been used for all such records
+    /// of this reply. False where it does not fit, as for [`Reply::record`].
+    pub fn compressed(
+        &mut self,
+        names: &mut Compressor,
+        section: Section,
+        record: &RecordRef<'_>,
+    ) -> bool {
+        let (room, start) = (self.room(), self.buf.len());
+        names.name(self.buf, self.base, record.owner, true);
+        self.buf.extend_from_slice(&record.rtype.0.to_be_bytes());
+        self.buf.extend_from_slice(&record.class.0.to_be_bytes());
+        self.buf.extend_from_slice(&record.ttl.to_be_bytes());
+        let data = self.buf.len() + 2;
+        self.buf.extend_from_slice(&[0; 2]);
+        names.rdata(self.buf, self.base, record.rtype, record.rdata);
+        let len = self.buf.len() - data;
+        write_u16(self.buf, data - 2, len as u16);
+        let octets = self.buf.len() - start;
+        if octets > room {
+            self.buf.truncate(start);
+            return self.has_room(section, octets);
+        }
         self.count(section, 1);
         true
     }
@@ -254,7 +300,7 @@ impl<'b> Reply<'b> {
     }
 
     /// Copies the answer that a [`Message`] holds, its extended errors included.
-    pub fn copy(&mut self, message: &Message, ttl: Ttl) {
+    pub fn copy(&mut self, message: &Message) {
         self.options.extend_from_slice(message.options());
         let places = message.layout().records.iter().map(|record| record.ttl_at);
         self.message(
@@ -262,7 +308,7 @@ impl<'b> Reply<'b> {
             message.layout().question_end,
             message.rcode(),
             places,
-            ttl,
+            Ttl::Keep,
         );
     }
 
@@ -285,7 +331,9 @@ impl<'b> Reply<'b> {
     pub fn keep_up_to(&mut self, last: Section) {
         // What did not fit goes anyway.
         if self.cut_in.is_some_and(|section| section > last) {
-            self.flags &= !flags::TC;
+            if !self.over_tcp {
+                self.flags &= !flags::TC;
+            }
             self.cut_in = None;
         }
         let mut behind = self.written().filter_map(Result::ok);
@@ -367,9 +415,11 @@ impl<'b> Reply<'b> {
 
     fn has_room(&mut self, section: Section, octets: usize) -> bool {
         let fits = octets <= self.room();
-        if !fits && section != Section::Additional && !self.over_tcp && !self.truncated() {
-            self.flags |= flags::TC;
+        if !fits && section != Section::Additional && self.cut_in.is_none() && !self.truncated() {
             self.cut_in = Some(section);
+            if !self.over_tcp {
+                self.flags |= flags::TC;
+            }
         }
         fits
     }
@@ -391,9 +441,6 @@ impl<'b> Reply<'b> {
                 read_u32(self.buf, at).map_or(0, |ttl| ttl.saturating_sub(age).max(floor))
             }
             Ttl::Set(value) => value,
-            Ttl::Clamp(floor, cap) => {
-                read_u32(self.buf, at).map_or(0, |ttl| ttl.min(cap).max(floor))
-            }
         };
         write_u32(self.buf, at, value);
     }
@@ -402,7 +449,7 @@ impl<'b> Reply<'b> {
     fn message_cut(&mut self, message: &[u8], question_end: usize, ttl: Ttl) {
         // Records with compressed names can be copied only to the place where they were.
         if question_end != self.question_end {
-            self.flags |= flags::TC;
+            self.has_room(Section::Answer, usize::MAX);
             return;
         }
         let counts = [6, 8, 10].map(|at| super::read_u16(message, at).unwrap_or(0));
@@ -437,99 +484,4 @@ pub fn write_rejection(buf: &mut Vec<u8>, packet: &[u8], rcode: Rcode) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::{Layout, Name, query::write_query};
-
-    fn query(edns: Option<(u16, bool)>) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let name = Name::from_text("Api.default.svc.cluster.local").unwrap();
-        write_query(&mut bytes, 9, flags::RD, name.as_ref(), RecordType::A, Class::IN, edns);
-        bytes[13] = b'A';
-        bytes
-    }
-
-    fn addresses(n: u8) -> Vec<u8> {
-        (0..n).flat_map(|i| [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 10, 0, 0, i]).collect()
-    }
-
-    #[test]
-    fn addresses_rotate_and_the_case_is_kept() {
-        let packet = query(Some((1232, true)));
-        let query = Query::parse(&packet).unwrap();
-        let mut buf = Vec::new();
-        let mut reply = Reply::begin(&mut buf, &query, false);
-        assert!(reply.records_from(Section::Answer, 16, &addresses(3), 5));
-        reply.set_flags(flags::AA, true);
-        reply.finish(None);
-        let layout = Layout::parse(&buf).unwrap();
-        let last: Vec<u8> = layout.records.iter().map(|r| r.rdata(&buf)[3]).collect();
-        assert_eq!(last, [2, 0, 1]);
-        assert_eq!(
-            layout.flags & (flags::AA | flags::RD | flags::QR | flags::TC),
-            flags::AA | flags::RD | flags::QR
-        );
-        assert!(layout.edns.unwrap().dnssec_ok);
-        assert_eq!(buf.get(12..query.question_end()), Some(query.question()));
-    }
-
-    #[test]
-    fn what_does_not_fit_is_left_out_and_said() {
-        let packet = query(None);
-        let query = Query::parse(&packet).unwrap();
-        for tcp in [false, true] {
-            let mut buf = Vec::new();
-            let mut reply = Reply::begin(&mut buf, &query, tcp);
-            assert_eq!(reply.records_from(Section::Answer, 16, &addresses(60), 0), tcp);
-            reply.finish(None);
-            let layout = Layout::parse(&buf).unwrap();
-            assert_eq!(layout.flags & flags::TC != 0, !tcp);
-            assert_eq!(
-                layout.records.len(),
-                if tcp { 60 } else { (512 - query.question_end()) / 16 }
-            );
-        }
-    }
-
-    #[test]
-    fn a_kept_message_is_copied_with_its_times_counted_down() {
-        let packet = query(None);
-        let asked = Query::parse(&packet).unwrap();
-        let mut kept = Vec::new();
-        let mut reply = Reply::begin(&mut kept, &asked, true);
-        reply.records_from(Section::Answer, 16, &addresses(40), 0);
-        reply.finish(None);
-        let message = Message::from_received(kept).unwrap();
-        for (limit, fits) in [(4096, true), (512, false)] {
-            let packet = query(Some((limit, false)));
-            let asked = Query::parse(&packet).unwrap();
-            let mut buf = vec![0xee; 3];
-            let mut reply = Reply::begin(&mut buf, &asked, false);
-            reply.copy(&message, Ttl::Minus(2, 1));
-            let len = reply.finish(None);
-            let out = &buf[3..];
-            assert_eq!(len, out.len());
-            assert!(len <= usize::from(limit));
-            let layout = Layout::parse(out).unwrap();
-            assert_eq!(layout.flags & flags::TC == 0, fits);
-            assert_eq!(layout.records.len() == 40, fits);
-            assert!(layout.records.iter().all(|r| r.ttl == 3));
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn every_size_is_honest(size in 512u16..4097, count in 0u8..255) {
-            let packet = query(Some((size, false)));
-            let asked = Query::parse(&packet).unwrap();
-            let mut buf = Vec::new();
-            let mut reply = Reply::begin(&mut buf, &asked, false);
-            let whole = reply.records_from(Section::Answer, 16, &addresses(count), 7);
-            reply.finish(None);
-            let layout = Layout::parse(&buf).unwrap();
-            proptest::prop_assert!(buf.len() <= usize::from(size));
-            proptest::prop_assert_eq!(whole, layout.flags & flags::TC == 0);
-            proptest::prop_assert_eq!(whole, layout.records.len() == usize::from(count));
-        }
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@ use super::entry::{Entry, Key, bits};
 use super::{Cache, Question};
 use crate::clock::CoarseInstant;
 use crate::request::{Answer, CacheUse, Outcome, Plugin};
-use crate::wire::{Layout, NameBuf, Owner, Rcode, RecordType, Section};
+use crate::wire::{Compressor, Layout, Rcode, Record, RecordType, Section};
 
 impl Cache {
     /// NXDOMAIN, where a name above the one asked for is known not to exist. A look at the store for each label: small
@@ -38,24 +38,11 @@ fn write(entry: &Entry, question: &Question<'_>, now: CoarseInstant) -> Answer {
         if let Ok(layout) = Layout::parse(message)
             && let Some(soa) =
                 layout.section(Section::Authority).find(|record| record.rtype == RecordType::SOA)
-            && let Ok(owner) = soa.owner(message)
-            && let Some(rdata) = soa_rdata(message, usize::from(soa.ttl_at) + 6)
+            && let Ok(soa) = Record::of(message, soa)
         {
-            reply.record(
-                Section::Authority,
-                Owner::Name(owner.as_name()),
-                RecordType::SOA,
-                entry.remaining(now),
-                &rdata,
-            );
+            let soa = Record { ttl: entry.remaining(now), ..soa };
+            reply.compressed(&mut Compressor::new(), Section::Authority, &soa.as_ref());
         }
         Outcome::new(Plugin::Cache, Rcode::NXDOMAIN).with_cache(CacheUse::Denial)
     })
-}
-
-fn soa_rdata(message: &[u8], at: usize) -> Option<Vec<u8>> {
-    let (primary, at) = NameBuf::expand(message, at).ok()?;
-    let (mailbox, at) = NameBuf::expand(message, at).ok()?;
-    let numbers = message.get(at..at + 20)?;
-    Some([primary.as_name().as_bytes(), mailbox.as_name().as_bytes(), numbers].concat())
 }

@@ -7,9 +7,8 @@ use crate::clock::CoarseInstant;
 use crate::wire::message::OPTION_EDE;
 use crate::wire::reply::Ttl;
 use crate::wire::{
-    Class, HEADER_LEN, Message, NameRef, Rcode, RecordType, Reply, Section, flags, read_u16,
+    Class, HEADER_LEN, Message, NameRef, Rcode, RecordType, Reply, Section, read_u16, write_u16,
 };
-use crate::wire::{write_u16, write_u32};
 
 /// The longest message that is kept, in octets. Larger answers are rare, come over TCP, and would take the place of many.
 pub const MAX_KEPT: usize = 8_192;
@@ -151,7 +150,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Keeps `message`, which answers a question with these [`bits`]. `None` where it is too long.
+    /// Keeps `message`, which answers a question with these [`bits`] and whose times to live are within bounds. `None` where it
+    /// is too long.
     pub fn new(
         stats: Arc<BlockStats>,
         bits: u8,
@@ -171,17 +171,8 @@ impl Entry {
         data.extend_from_slice(options);
         for record in &layout.records {
             data.extend_from_slice(&record.ttl_at.to_be_bytes());
-            let negative = kind.is_denial() && record.section == Section::Authority;
-            let ttl = if negative {
-                lifetime.seconds
-            } else {
-                record.ttl.clamp(lifetime.floor, lifetime.cap)
-            };
-            write_u32(&mut data, record.ttl_at.into(), ttl);
         }
         write_u16(&mut data, 0, 0);
-        // What comes from a cache is not authoritative (RFC 1035 section 4.1.1).
-        write_u16(&mut data, 2, layout.flags & !flags::AA);
         if let Some(name) = data.get_mut(HEADER_LEN..layout.question_end - 4) {
             name.make_ascii_lowercase();
         }

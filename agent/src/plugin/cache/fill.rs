@@ -9,8 +9,7 @@ use super::rules::{self, Refusal};
 use super::{Cache, Question};
 use crate::clock::CoarseInstant;
 use crate::request::{Answer, CacheUse};
-use crate::wire::reply::Ttl;
-use crate::wire::{Message, Rcode, RecordType, Section};
+use crate::wire::{Message, Rcode, RecordType, Section, flags};
 
 impl Cache {
     /// Keeps an answer by the rules and hands it on with its times to live within bounds.
@@ -37,6 +36,7 @@ impl Cache {
             }
             Err(_) => return answer,
         };
+        bound(&mut answer, kind, lifetime);
         let now = (self.now)();
         if let Some(old) =
             old.filter(|old| self.config.prefer_positive && self.outranks(old, kind, now))
@@ -54,7 +54,6 @@ impl Cache {
             if self.config.nxdomain_cut && kind == Kind::NxDomain {
                 self.keep_cut(key, &answer.message, lifetime, now);
             }
-            answer.ttl = Ttl::Clamp(lifetime.floor, lifetime.cap);
             return answer;
         }
         let stats = Arc::clone(&self.stats);
@@ -76,7 +75,6 @@ impl Cache {
         if self.config.nxdomain_cut && kind == Kind::NxDomain {
             self.keep_cut(key, &answer.message, lifetime, now);
         }
-        answer.ttl = Ttl::Clamp(lifetime.floor, lifetime.cap);
         answer
     }
 
@@ -99,4 +97,19 @@ impl Cache {
         let usable = old.is_fresh(now) || self.stale_for(old, now).is_some();
         kind.is_denial() && kind != Kind::Failure && old.kind() == Kind::Success && usable
     }
+}
+
+/// Sets the times to live of an answer within the bounds of its lifetime, and takes AA away: from here on it is told like
+/// this, first and later. The records that hold a denial live as long as it does (RFC 2308 section 5).
+fn bound(answer: &mut Answer, kind: Kind, lifetime: Lifetime) {
+    let message = Arc::make_mut(&mut answer.message);
+    message.set_ttls(|record| {
+        if kind.is_denial() && record.section == Section::Authority {
+            lifetime.seconds
+        } else {
+            record.ttl.clamp(lifetime.floor, lifetime.cap)
+        }
+    });
+    // What comes from a cache is not authoritative (RFC 1035 section 4.1.1).
+    message.clear_flags(flags::AA);
 }

@@ -178,11 +178,11 @@ impl Cache {
     }
 
     fn fresh_answer(&self, entry: &Entry, view: &Request<'_>) -> Answer {
-        Answer::written(view, |reply| self.write_fresh(entry, view, reply, 0))
+        Answer::stored(view, |reply| self.write_fresh(entry, view, reply, 0))
     }
 
     fn stale_answer(&self, entry: &Entry, stale: &Stale, view: &Request<'_>) -> Answer {
-        Answer::written(view, |reply| self.write_stale(entry, stale, reply))
+        Answer::stored(view, |reply| self.write_stale(entry, stale, reply))
     }
 
     /// Answers from an entry after its end, with or after an attempt to refresh it (RFC 8767 section 5).

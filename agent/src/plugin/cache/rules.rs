@@ -13,12 +13,13 @@ use smallvec::SmallVec;
 
 use super::config::{Config, FLOOR};
 use super::entry::{Key, Kind, Lifetime};
-use crate::wire::{
-    Layout, Message, NameBuf, NameRef, Rcode, RecordAt, RecordType, Section, flags, read_u32,
-};
+use crate::wire::rdata::negative_ttl;
+use crate::wire::{Layout, Message, NameBuf, NameRef, Rcode, RecordAt, RecordType, Section, flags};
 
 /// The longest chain of CNAMEs that is followed.
 const MAX_CHAIN: usize = 16;
+/// CNAME and DNAME records of an answer that are looked at: a DNAME comes with the CNAME that is made of it.
+const MAX_LINKS: usize = 2 * MAX_CHAIN;
 
 /// Why an answer is not kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +30,8 @@ pub enum Refusal {
     Truncated,
     /// A response code that says nothing about the name.
     Rcode,
+    /// A referral to other name servers: it is no answer to the question.
+    Referral,
     /// The configuration does not want it.
     Unwanted,
 }
@@ -52,8 +55,7 @@ pub fn judge(
     let kind = match message.rcode() {
         Rcode::SERVFAIL => return failure(config, key),
         Rcode::NXDOMAIN => Kind::NxDomain,
-        Rcode::NOERROR if is_no_data(layout) => Kind::NoData,
-        Rcode::NOERROR => Kind::Success,
+        Rcode::NOERROR => found(layout).ok_or(Refusal::Referral)?,
         _ => return Err(Refusal::Rcode),
     };
     if !belongs_together(message) {
@@ -64,9 +66,10 @@ pub fn judge(
         return Err(Refusal::Unwanted);
     }
     let least = layout.records.iter().map(|record| lives(message, record, kind)).min();
-    // Without any record there is nothing that says how long; RFC 2308 section 5 would not keep it, CoreDNS does so
-    // for 5 s, which spares the upstream the retries.
-    let least = least.unwrap_or(FLOOR);
+    // RFC 2308 section 5 would not keep a denial without an SOA, whatever else is in it, as nothing says how long it
+    // holds. Kept for 5 s, as CoreDNS does, it spares the upstream the retries.
+    let unbounded = kind.is_denial() && message.negative_ttl().is_none();
+    let least = if unbounded { least.unwrap_or(FLOOR).min(FLOOR) } else { least.unwrap_or(FLOOR) };
     let seconds = least.max(side.floor).min(side.cap);
     if seconds == 0 {
         return Err(Refusal::Unwanted);
@@ -85,99 +88,110 @@ fn failure(config: &Config, key: &Key<'_>) -> Result<(Kind, Lifetime), Refusal> 
 /// How long a record lets its message live: for a denial's SOA, the lesser of its time to live and its last field (RFC
 /// 2308 section 5).
 fn lives(message: &Message, record: &RecordAt, kind: Kind) -> u32 {
-    // A set top bit means zero (RFC 2181 section 8).
-    let ttl = if record.ttl > i32::MAX as u32 { 0 } else { record.ttl };
     if kind.is_denial() && record.section == Section::Authority && record.rtype == RecordType::SOA {
-        let rdata = record.rdata(message.as_bytes());
-        let minimum = rdata.len().checked_sub(4).and_then(|at| read_u32(rdata, at));
-        return minimum.map_or(ttl, |minimum| minimum.min(ttl));
+        return negative_ttl(record.ttl, record.rdata(message.as_bytes()));
     }
-    ttl
+    record.ttl
 }
 
-/// NOERROR without what was asked for, at the end of CNAMEs or at once (RFC 2308 section 2.2): there is an SOA, or nothing
-/// at all. Name servers without an SOA are a referral, which is kept as CoreDNS keeps it: as a positive answer.
-fn is_no_data(layout: &Layout) -> bool {
-    let mut answers = 0;
-    for record in layout.section(Section::Answer) {
-        if record.rtype == layout.qtype {
-            return false;
-        }
-        answers += 1;
+/// What NOERROR means. There are no records of the type asked for, at the end of CNAMEs or at once: NODATA, with an SOA or
+/// without any authority (RFC 2308 section 2.2); `None` if other name servers are named instead, for that is a referral.
+fn found(layout: &Layout) -> Option<Kind> {
+    let is_data =
+        |record: &RecordAt| record.rtype == layout.qtype || layout.qtype == RecordType::ANY;
+    if layout.section(Section::Answer).any(is_data) {
+        return Some(Kind::Success);
     }
-    let mut authority = layout.section(Section::Authority);
-    match authority.next() {
-        None => answers == 0,
-        Some(first) => {
-            first.rtype == RecordType::SOA
-                || authority.any(|record| record.rtype == RecordType::SOA)
-        }
-    }
+    let has = |rtype| layout.section(Section::Authority).any(|record| record.rtype == rtype);
+    let is_referral = has(RecordType::NS) && !has(RecordType::SOA);
+    (!is_referral).then_some(Kind::NoData)
 }
 
-/// True where each record of the answer section is about the name asked for or one that CNAMEs and DNAMEs lead to.
+/// True where each record of the answer section is about the name asked for or one that CNAMEs and DNAMEs lead to. Each
+/// name is expanded once.
 fn belongs_together(message: &Message) -> bool {
     let (bytes, layout) = (message.as_bytes(), message.layout());
     // Nearly every answer spells its owners as a pointer to the question.
-    let direct = |record: &RecordAt| {
-        bytes.get(record.start.into()..record.ttl_at.into()).is_some_and(is_direct)
-    };
-    if layout.section(Section::Answer).all(direct) {
+    let others = || layout.section(Section::Answer).filter(|record| !is_direct(bytes, record));
+    if others().next().is_none() {
         return true;
+    }
+    let Some(names) = names_of(message) else { return false };
+    let mut last: Option<(&[u8], NameBuf)> = None;
+    others().all(|record| {
+        let written = bytes.get(record.start.into()..usize::from(record.ttl_at) - 4).unwrap_or(&[]);
+        // A set of records mostly spells its owner by the same pointer.
+        let owner = match last {
+            Some((same, owner)) if same == written && written.len() == 2 => owner,
+            _ => match record.owner(bytes) {
+                Ok(owner) => owner,
+                Err(_) => return false,
+            },
+        };
+        last = Some((written, owner));
+        let owner = owner.as_name();
+        match record.rtype {
+            // A DNAME and its signature stand above the names that it leads from (RFC 6672).
+            RecordType::DNAME | RecordType::RRSIG => {
+                names.iter().any(|name| name.as_name().is_within(owner))
+            }
+            _ => names.iter().any(|name| name.as_name() == owner),
+        }
+    })
+}
+
+/// The name asked for and all that CNAMEs and DNAMEs lead to from there; `None` if they are too many.
+fn names_of(message: &Message) -> Option<SmallVec<[NameBuf; 2]>> {
+    let bytes = message.as_bytes();
+    let mut links: SmallVec<[Link; 2]> = SmallVec::new();
+    for record in message.layout().section(Section::Answer) {
+        if !matches!(record.rtype, RecordType::CNAME | RecordType::DNAME) {
+            continue;
+        }
+        if links.len() == MAX_LINKS {
+            return None;
+        }
+        let owner = record.owner(bytes).ok()?;
+        let (to, _) = NameBuf::expand(bytes, usize::from(record.ttl_at) + 6).ok()?;
+        links.push(Link { is_cname: record.rtype == RecordType::CNAME, owner, to });
     }
     let mut names: SmallVec<[NameBuf; 2]> = SmallVec::new();
     names.push(message.name());
     let mut reached = 0;
     while let Some(name) = names.get(reached).copied() {
         reached += 1;
-        for record in layout.section(Section::Answer) {
-            let Some(target) = target(message, record, name.as_name()) else { continue };
+        for target in links.iter().filter_map(|link| link.target(name.as_name())) {
             if !names.iter().any(|known| known.as_name() == target.as_name()) {
                 if names.len() == MAX_CHAIN {
-                    return false;
+                    return None;
                 }
                 names.push(target);
             }
         }
     }
-    layout.section(Section::Answer).all(|record| {
-        let Ok(owner) = record.owner(bytes) else { return false };
-        let owner = owner.as_name();
-        let led = |name: &NameBuf| name.as_name() == owner;
-        // A DNAME and its signature stand above the names that it leads from (RFC 6672).
-        let above = |name: &NameBuf| name.as_name().is_within(owner);
-        match record.rtype {
-            RecordType::DNAME => names.iter().any(above),
-            RecordType::RRSIG => names.iter().any(above),
-            _ => names.iter().any(led),
+    Some(names)
+}
+
+/// True if the owner is a pointer to the question.
+fn is_direct(bytes: &[u8], record: &RecordAt) -> bool {
+    bytes.get(record.start.into()..).is_some_and(|at| at.starts_with(&[0xc0, 12]))
+}
+
+/// A CNAME or DNAME record, lower-cased.
+struct Link {
+    is_cname: bool,
+    owner: NameBuf,
+    to: NameBuf,
+}
+
+impl Link {
+    /// Where it leads from `name`.
+    fn target(&self, name: NameRef<'_>) -> Option<NameBuf> {
+        let owner = self.owner.as_name();
+        if self.is_cname {
+            return (owner == name).then_some(self.to);
         }
-    })
-}
-
-/// True for an owner, type and class whose owner is a pointer to the question.
-fn is_direct(head: &[u8]) -> bool {
-    head.starts_with(&[0xc0, 12])
-}
-
-/// Where `record` leads from `name`.
-fn target(message: &Message, record: &RecordAt, name: NameRef<'_>) -> Option<NameBuf> {
-    if !matches!(record.rtype, RecordType::CNAME | RecordType::DNAME) {
-        return None;
+        name.relative_to(owner).filter(|prefix| !prefix.is_empty())?;
+        name.substituted(owner, self.to.as_name())
     }
-    let owner = record.owner(message.as_bytes()).ok()?;
-    let rdata_at = usize::from(record.ttl_at) + 6;
-    let (to, _) = NameBuf::expand(message.as_bytes(), rdata_at).ok()?;
-    if record.rtype == RecordType::CNAME {
-        return (owner.as_name() == name).then_some(to);
-    }
-    let prefix = name.relative_to(owner.as_name())?;
-    if prefix.is_empty() {
-        return None;
-    }
-    let mut target = NameBuf::new();
-    for label in crate::wire::name::Labels::of_prefix(prefix) {
-        target.push_label(label).ok()?;
-    }
-    target.push_name(to.as_name()).ok()?;
-    Some(target)
 }

@@ -3,6 +3,7 @@
 //! A file that is missing or wrong keeps nothing from starting: its zone is answered with SERVFAIL and the file is tried
 //! again. A zone that was good once is served until a better one is there.
 
+mod answer;
 mod zone;
 
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
-use zone::{Found, Node, Set};
+use answer::{Written, write};
+use zone::Found;
 pub use zone::{LineError, Zone, ZoneError};
 
 use crate::chain::{Handler, Local, Next, Resolving};
@@ -22,17 +24,12 @@ use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDire
 use crate::plugin::lookup::follow;
 use crate::plugin::scope::{Fallthrough, covers};
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
-use crate::wire::record::owner_in;
-use crate::wire::{
-    Class, Name, NameBuf, NameRef, Rcode, RecordType, Reply, Section, flags, read_u32,
-};
+use crate::wire::{Class, Name, NameRef, Rcode, Reply};
 
 /// How often a file is looked at, as in CoreDNS.
 const RELOAD: Duration = Duration::from_secs(60);
 /// How often a file is looked at that could not be read, where `reload` is off.
 const RETRY: Duration = Duration::from_secs(60);
-/// The longest chain of aliases within a zone.
-const MAX_ALIASES: usize = 8;
 
 /// One `file` directive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,13 +58,6 @@ struct Source {
     zone: ArcSwapOption<Zone>,
     /// The files that were read last, good or not; none before the first time.
     seen: Mutex<FileVersions>,
-}
-
-/// What the writing of an answer comes to.
-enum Written {
-    Done(Rcode),
-    /// The last alias leads out of the zone.
-    Outside(Rcode),
 }
 
 impl Config {
@@ -286,160 +276,6 @@ impl Handler for File {
             follow(request, &view, answer).await
         })
     }
-}
-
-/// Writes what the zone has for `question`.
-fn write(zone: &Zone, question: NameRef<'_>, qtype: RecordType, reply: &mut Reply<'_>) -> Written {
-    let mut name = NameBuf::lower(question);
-    reply.set_flags(flags::AA, true);
-    for alias in 0..=MAX_ALIASES {
-        let current = name;
-        let current = current.as_name();
-        let target = match zone.find(current, qtype) {
-            Found::Node(node) => match node.set(RecordType::CNAME) {
-                Some(set) if !matches!(qtype, RecordType::CNAME | RecordType::ANY) => {
-                    put(reply, Section::Answer, question, current, set);
-                    first_name(set).map(NameBuf::lower)
-                }
-                _ => {
-                    answer(zone, node, question, current, qtype, reply);
-                    return Written::Done(Rcode::NOERROR);
-                }
-            },
-            Found::Dname(owner, set) => {
-                put(reply, Section::Answer, question, owner, set);
-                match substituted(current, owner, set) {
-                    Some(target) => {
-                        reply.record(
-                            Section::Answer,
-                            owner_in(question, current),
-                            RecordType::CNAME,
-                            set.ttl,
-                            target.as_name().as_bytes(),
-                        );
-                        if matches!(qtype, RecordType::CNAME) {
-                            return Written::Done(Rcode::NOERROR);
-                        }
-                        Some(target)
-                    }
-                    // RFC 6672 section 2.2: the name would be too long.
-                    None => {
-                        reply.set_rcode(Rcode::YXDOMAIN);
-                        return Written::Done(Rcode::YXDOMAIN);
-                    }
-                }
-            }
-            Found::Delegation(owner, set) => {
-                // What leads here is ours, what is below the cut is not.
-                reply.set_flags(flags::AA, alias > 0);
-                put(reply, Section::Authority, question, owner, set);
-                if let Some(ds) = zone.node(owner).and_then(|node| node.set(RecordType::DS)) {
-                    put(reply, Section::Authority, question, owner, ds);
-                }
-                addresses(zone, set, question, reply);
-                return Written::Done(Rcode::NOERROR);
-            }
-            Found::Nothing => {
-                negative(zone, question, reply);
-                reply.set_rcode(Rcode::NXDOMAIN);
-                return Written::Done(Rcode::NXDOMAIN);
-            }
-        };
-        let Some(target) = target else { break };
-        if !target.as_name().is_within(zone.origin()) {
-            return Written::Outside(Rcode::NOERROR);
-        }
-        name = NameBuf::lower(target.as_name());
-    }
-    Written::Done(Rcode::NOERROR)
-}
-
-/// The records of a node, with the addresses that they lead to, or that there are none.
-fn answer(
-    zone: &Zone,
-    node: &Node,
-    question: NameRef<'_>,
-    owner: NameRef<'_>,
-    qtype: RecordType,
-    reply: &mut Reply<'_>,
-) {
-    let mut any = false;
-    for set in node.sets.iter().filter(|set| qtype == RecordType::ANY || set.rtype == qtype) {
-        any = true;
-        put(reply, Section::Answer, question, owner, set);
-    }
-    if !any {
-        negative(zone, question, reply);
-        return;
-    }
-    if let Some(set) = node.set(qtype)
-        && matches!(qtype, RecordType::MX | RecordType::SRV | RecordType::NS)
-    {
-        addresses(zone, set, question, reply);
-    }
-}
-
-/// The SOA of a negative answer, with the TTL of RFC 2308 section 3.
-fn negative(zone: &Zone, question: NameRef<'_>, reply: &mut Reply<'_>) {
-    let Some(soa) = zone.soa() else { return };
-    for data in &soa.data {
-        let minimum = data.len().checked_sub(4).and_then(|at| read_u32(data, at)).unwrap_or(0);
-        let owner = owner_in(question, zone.origin());
-        reply.record(Section::Authority, owner, RecordType::SOA, soa.ttl.min(minimum), data);
-    }
-}
-
-/// The addresses that the zone has of the names in `set`, also below a cut, where they are glue.
-fn addresses(zone: &Zone, set: &Set, question: NameRef<'_>, reply: &mut Reply<'_>) {
-    for data in &set.data {
-        let Some(target) = target(set, data).filter(|name| name.is_within(zone.origin())) else {
-            continue;
-        };
-        let Some(node) = zone.node(target) else { continue };
-        for rtype in [RecordType::A, RecordType::AAAA] {
-            if let Some(found) = node.set(rtype) {
-                put(reply, Section::Additional, question, target, found);
-            }
-        }
-    }
-}
-
-fn put(
-    reply: &mut Reply<'_>,
-    section: Section,
-    question: NameRef<'_>,
-    owner: NameRef<'_>,
-    set: &Set,
-) {
-    for data in &set.data {
-        if !reply.record(section, owner_in(question, owner), set.rtype, set.ttl, data) {
-            return;
-        }
-    }
-}
-
-fn first_name(set: &Set) -> Option<NameRef<'_>> {
-    target(set, set.data.first()?)
-}
-
-fn target<'d>(set: &Set, data: &'d [u8]) -> Option<NameRef<'d>> {
-    // The name is the last part of the data of all types that come here: NS, CNAME, DNAME, MX and SRV.
-    let at = match set.rtype {
-        RecordType::MX => 2,
-        RecordType::SRV => 6,
-        _ => 0,
-    };
-    data.get(at..).and_then(|bytes| NameRef::parse(bytes).ok())
-}
-
-/// `name` with the end `owner` replaced by the DNAME's target (RFC 6672 section 2.2).
-fn substituted(name: NameRef<'_>, owner: NameRef<'_>, set: &Set) -> Option<NameBuf> {
-    let mut made = NameBuf::new();
-    for label in crate::wire::name::Labels::of_prefix(name.relative_to(owner)?) {
-        made.push_label(label).ok()?;
-    }
-    made.push_name(first_name(set)?).ok()?;
-    Some(made)
 }
 
 #[cfg(test)]

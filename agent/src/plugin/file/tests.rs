@@ -1,5 +1,6 @@
 use super::*;
 use crate::plugin::testing::{Client, Fixed, directive};
+use crate::wire::{RecordType, flags};
 
 const ZONE: &str = "$TTL 300
 @ 3600 IN SOA ns hostmaster ( 7 1h 10m 1w 60 )

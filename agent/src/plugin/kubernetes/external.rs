@@ -3,11 +3,10 @@
 use super::ask::Ask;
 use super::{Content, Kubernetes, Verdict};
 use crate::cluster::index::group::Kind;
-use crate::request::{Answer, MAX_DEPTH, Outcome, OwnedRequest, Plugin, Request, ede};
-use crate::wire::query::write_query;
+use crate::plugin::lookup::{Parts, lookup};
+use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request};
 use crate::wire::{
-    Class, MAX_UDP_PAYLOAD, Message, Name, NameBuf, NameRef, Owner, Rcode, RecordType, Reply,
-    Section, flags,
+    Class, Message, Name, NameRef, Owner, Rcode, Record, RecordType, Reply, Section, flags,
 };
 
 /// An ExternalName Service that was asked for addresses.
@@ -64,14 +63,9 @@ impl Kubernetes {
         Some(External { target, ours })
     }
 
-    fn write_cname(&self, target: NameRef<'_>, reply: &mut Reply<'_>) -> bool {
-        reply.record(
-            Section::Answer,
-            Owner::Question,
-            RecordType::CNAME,
-            self.view.ttl,
-            target.as_bytes(),
-        )
+    fn write_cname(&self, target: NameRef<'_>, reply: &mut Reply<'_>) {
+        let (owner, ttl) = (Owner::Question, self.view.ttl);
+        reply.record(Section::Answer, owner, RecordType::CNAME, ttl, target.as_bytes());
     }
 }
 
@@ -83,88 +77,42 @@ impl External {
         request: &OwnedRequest,
         view: &Request<'_>,
     ) -> Answer {
-        let target = self.target.as_ref();
-        let failure = |code: u16, error: String| {
-            Answer::failure(view, Plugin::Kubernetes, Rcode::SERVFAIL, code, &error)
-        };
-        if request.depth >= MAX_DEPTH {
-            return failure(
-                ede::OTHER,
-                format!(
-                    "ExternalName Services lead to each other in a circle, to {target} at last"
-                ),
-            );
-        }
         let qtype = view.query.qtype();
-        let Some(chain) = request.dispatch.find(target, qtype) else {
-            return failure(
-                ede::OTHER,
-                format!("no server block serves {target}, which an ExternalName Service leads to"),
-            );
+        let found = lookup(request, Plugin::Kubernetes, self.target.as_ref(), qtype).await;
+        if self.ours && found.as_ref().is_some_and(|found| is_empty(&found.message)) {
+            return kubernetes.no_data(view);
+        }
+        let alias = Record {
+            owner: view.query.name().to_name(),
+            rtype: RecordType::CNAME,
+            class: Class::IN,
+            ttl: kubernetes.view.ttl,
+            rdata: self.target.as_bytes().into(),
         };
-        let mut packet = Vec::with_capacity(64);
-        let word = flags::RD | view.query.flags() & flags::CD;
-        let edns = Some((MAX_UDP_PAYLOAD, view.query.dnssec_ok()));
-        write_query(&mut packet, view.query.id(), word, target, qtype, Class::IN, edns);
-        let inner = request.inner(packet);
-        let answer = chain.resolve(&inner).await;
-        self.merge(kubernetes, view, &answer)
-    }
-
-    fn merge(&self, kubernetes: &Kubernetes, view: &Request<'_>, answer: &Answer) -> Answer {
-        let message = &answer.message;
-        let rcode = message.rcode();
-        let nothing = message.layout().section(Section::Answer).next().is_none();
-        let merged = Answer::written(view, |reply| {
-            reply.set_flags(flags::AA, true);
-            if self.ours && nothing && rcode == Rcode::NOERROR {
-                // As CoreDNS: where a target of ours has no such record, the alias has none either.
-                if let Some((_, cut)) = kubernetes.zone_of(view.query.name()) {
-                    kubernetes.write_soa(
-                        Section::Authority,
-                        &Ask::new(&view.query, cut),
-                        view,
-                        reply,
-                    );
-                }
-                return Outcome::new(Plugin::Kubernetes, Rcode::NOERROR);
-            }
-            reply.set_rcode(rcode);
-            reply.push_options(message.options());
-            kubernetes.write_cname(self.target.as_ref(), reply);
-            copy_records(message, Section::Answer, reply);
-            if rcode == Rcode::NXDOMAIN {
-                // The SOA says how long the denial holds (RFC 2308 section 5); the code is the target's (RFC 6604).
-                copy_records(message, Section::Authority, reply);
-            }
-            Outcome::new(Plugin::Kubernetes, rcode)
-        });
-        Answer { error: answer.error.clone(), ..merged }
+        let mut parts = Parts::of_alias(Plugin::Kubernetes, alias);
+        parts.append_target(qtype, found);
+        if parts.outcome.rcode == Rcode::NOERROR {
+            // As CoreDNS: the alias alone, without the SOA of its target.
+            parts.records.retain(|(section, _)| *section == Section::Answer);
+        }
+        parts.into_answer(view)
     }
 }
 
-/// Copies the records of one section, names expanded, since pointers in them lead to where they came from.
-fn copy_records(message: &Message, section: Section, reply: &mut Reply<'_>) {
-    let bytes = message.as_bytes();
-    for record in message.layout().section(section) {
-        let Ok(owner) = record.owner(bytes) else { continue };
-        let start = usize::from(record.ttl_at) + 6;
-        let names = match record.rtype {
-            RecordType::CNAME | RecordType::NS | RecordType::PTR | RecordType::DNAME => 1,
-            RecordType::SOA => 2,
-            _ => 0,
-        };
-        let mut rdata = Vec::with_capacity(64);
-        let mut at = start;
-        for _ in 0..names {
-            let Ok((name, next)) = NameBuf::expand(bytes, at) else { return };
-            rdata.extend_from_slice(name.as_name().as_bytes());
-            at = next;
-        }
-        rdata.extend_from_slice(bytes.get(at..record.end.into()).unwrap_or(&[]));
-        let owner = Owner::Name(owner.as_name());
-        if !reply.record_of(section, owner, record.rtype, record.class, record.ttl, &rdata) {
-            return;
-        }
+impl Kubernetes {
+    /// As CoreDNS: where a target of ours has no such record, the alias has none either.
+    fn no_data(&self, view: &Request<'_>) -> Answer {
+        Answer::written(view, |reply| {
+            reply.set_flags(flags::AA, true);
+            if let Some((_, cut)) = self.zone_of(view.query.name()) {
+                self.write_soa(Section::Authority, &Ask::new(&view.query, cut), view, reply);
+            }
+            Outcome::new(Plugin::Kubernetes, Rcode::NOERROR)
+        })
     }
+}
+
+/// NOERROR without any answer.
+fn is_empty(message: &Message) -> bool {
+    message.rcode() == Rcode::NOERROR && message.layout().section(Section::Answer).next().is_none()
 }

@@ -125,7 +125,7 @@ impl Rule {
     /// Changes the options; true where it was for this query.
     pub(super) fn apply(&self, request: &Request<'_>, name: &str, options: &mut Options) -> bool {
         let there = |options: &Options, code| {
-            options.0.iter().any(|(other, _)| *other == code) || has_option(request, code)
+            options.0.iter().any(|(other, _)| *other == code) || option(request, code).is_some()
         };
         let Some(code) = self.code else {
             options.0.clear();
@@ -179,18 +179,40 @@ impl Data {
             Self::Protocol => origin.transport.name().as_bytes().to_vec(),
             Self::ServerIp => ip(origin.local.ip()),
             Self::ServerPort => origin.local.port().to_be_bytes().to_vec(),
-            Self::Subnet(v4, v6) => {
-                let (family, bits) = match origin.client.ip().to_canonical() {
-                    IpAddr::V4(_) => (1u8, *v4),
-                    IpAddr::V6(_) => (2, *v6),
-                };
-                // Family, source prefix length, scope prefix length, address (RFC 7871 section 6).
-                let mut data = vec![0, family, bits, 0];
-                data.extend(truncated(ip(origin.client.ip()), bits));
-                data
-            }
+            Self::Subnet(v4, v6) => subnet(request, *v4, *v6),
         }
     }
+}
+
+/// As many bits of the client's address, or what the client gives away of it if that is less: its own option with a
+/// shorter prefix, none at all included, is its wish and goes on as it came (RFC 7871 section 7.1.2).
+fn subnet(request: &Request<'_>, v4: u8, v6: u8) -> Vec<u8> {
+    let client = request.origin.client.ip().to_canonical();
+    let (family, octets, bits) = match client {
+        IpAddr::V4(ip) => (1, ip.octets().to_vec(), v4),
+        IpAddr::V6(ip) => (2, ip.octets().to_vec(), v6),
+    };
+    if let Some(theirs) = option(request, SUBNET) {
+        match theirs {
+            [0, family @ (1 | 2), prefix, _, address @ ..]
+                if usize::from(*prefix).div_ceil(8) == address.len() =>
+            {
+                if *prefix < if *family == 1 { v4 } else { v6 } {
+                    return address_prefix(*family, *prefix, address.to_vec());
+                }
+            }
+            // It cannot be read: it may be meant to give nothing away.
+            _ => return address_prefix(family, 0, octets),
+        }
+    }
+    address_prefix(family, bits, octets)
+}
+
+/// Family, source prefix length, scope prefix length, address (RFC 7871 section 6).
+fn address_prefix(family: u8, bits: u8, octets: Vec<u8>) -> Vec<u8> {
+    let mut data = vec![0, family, bits, 0];
+    data.extend(truncated(octets, bits));
+    data
 }
 
 /// The first `bits` bits, in as many octets as they need, the rest of the last one zero.
@@ -202,20 +224,19 @@ fn truncated(mut octets: Vec<u8>, bits: u8) -> Vec<u8> {
     octets
 }
 
-/// Whether the client's own OPT record has this option.
-fn has_option(request: &Request<'_>, code: u16) -> bool {
+/// The data of an option of the client's own OPT record.
+fn option<'a>(request: &Request<'a>, code: u16) -> Option<&'a [u8]> {
     let packet = request.query.packet();
-    let Some(edns) = Layout::parse(packet).ok().and_then(|layout| layout.edns) else {
-        return false;
-    };
-    let mut options = packet.get(edns.options.into()..edns.end.into()).unwrap_or(&[]);
+    let edns = Layout::parse(packet).ok()?.edns?;
+    let mut options = packet.get(edns.options.into()..edns.end.into())?;
     while let (Some(other), Some(len)) = (read_u16(options, 0), read_u16(options, 2)) {
+        let end = 4 + usize::from(len);
         if other == code {
-            return true;
+            return options.get(4..end);
         }
-        options = options.get(4 + usize::from(len)..).unwrap_or(&[]);
+        options = options.get(end..)?;
     }
-    false
+    None
 }
 
 fn action(word: &str) -> Result<Action, ValueError> {

@@ -84,7 +84,7 @@ impl Matcher {
             Self::Substring(text) => {
                 name.contains(text.as_str()).then(|| name.replace(text.as_str(), to.text()))
             }
-            Self::Regex(regex) => to.expand(regex, name),
+            Self::Regex(regex) => to.expand(regex, name, name),
         }
     }
 
@@ -148,10 +148,13 @@ impl Replacement {
         }
     }
 
-    fn expand(&self, regex: &Regex, name: &str) -> Option<String> {
-        let groups = regex.captures(name)?;
+    /// The text with the groups of `regex`, which is tried on `lower`, taken out of `name`: the same in its case.
+    fn expand(&self, regex: &Regex, lower: &str, name: &str) -> Option<String> {
+        let groups = regex.captures(lower)?;
         let piece = |piece| match piece {
-            &Piece::Group(number) => groups.get(number).map_or("", |group| group.as_str()),
+            &Piece::Group(number) => {
+                groups.get(number).and_then(|group| name.get(group.range())).unwrap_or_default()
+            }
             Piece::Literal(text) => text.as_str(),
         };
         let mut out: String = self.0.iter().map(piece).collect();
@@ -163,15 +166,20 @@ impl Replacement {
 }
 
 impl Change<'_> {
-    /// What a name of an answer becomes; itself where the change is not for it.
+    /// What a name of an answer becomes; itself where the change is not for it. What stays of it keeps its case.
     pub(super) fn apply<'n>(&self, name: Cow<'n, str>) -> Cow<'n, str> {
+        // Of the same length: only ASCII letters change.
+        let lower = name.to_ascii_lowercase();
+        let head = |from: &str| {
+            let octets = lower.strip_suffix(from)?.len();
+            name.get(..octets)
+        };
         let changed = match self {
-            Self::Remap { from, to } => name
-                .strip_suffix(from.as_str())
+            Self::Remap { from, to } => head(from)
                 .filter(|head| head.is_empty() || head.ends_with('.'))
                 .map(|head| format!("{head}{to}")),
-            Self::Suffix { from, to } => name.strip_suffix(from).map(|head| format!("{head}{to}")),
-            Self::Regex { regex, to } => to.expand(regex, &name),
+            Self::Suffix { from, to } => head(from).map(|head| format!("{head}{to}")),
+            Self::Regex { regex, to } => to.expand(regex, &lower, &name),
         };
         changed.map_or(name, Cow::Owned)
     }

@@ -9,7 +9,7 @@ mod matcher;
 mod shadow;
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::ops::RangeInclusive;
 
 pub use config::Config;
 use config::Rule;
@@ -19,12 +19,12 @@ use matcher::{Change, Matcher, Replacement};
 use crate::chain::{Handler, Local, Next, Resolving};
 use crate::corefile::Directive;
 use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
-use crate::plugin::lookup::lookup;
+use crate::plugin::lookup::{Parts, lookup};
 use crate::plugin::pattern::NameText;
 use crate::request::{Answer, OwnedRequest, Plugin, Request, Step, ede};
-use crate::wire::record::rebuild;
 use crate::wire::{
-    Class, HEADER_LEN, Name, NameError, NameRef, Rcode, Record, RecordType, Reply, Section,
+    Class, HEADER_LEN, Name, NameBuf, NameError, NameRef, Query, Rcode, Record, RecordType, Reply,
+    Section,
 };
 
 /// All `rewrite` directives of a server block, in the order in which they were written.
@@ -41,6 +41,13 @@ struct Question {
     class: Class,
 }
 
+impl Question {
+    fn of(query: &Query<'_>) -> Self {
+        let name = NameText::of(query.name()).as_str().to_owned();
+        Self { name, qtype: query.qtype(), class: query.qclass() }
+    }
+}
+
 /// What is done with the answer.
 #[derive(Default)]
 struct Reverse<'r> {
@@ -48,9 +55,10 @@ struct Reverse<'r> {
     names: Vec<Change<'r>>,
     /// Changes of names in the data, in the order of the rules.
     values: Vec<Change<'r>>,
-    ttl: Option<(u32, u32)>,
-    rcode: Option<(Rcode, Rcode)>,
-    alias: Option<(&'r Matcher, &'r Replacement)>,
+    /// Bounds of times to live, in the order of the rules.
+    ttls: Vec<RangeInclusive<u32>>,
+    /// Rules of which only the answer shows whether they fit, in order.
+    tried: Vec<&'r Config>,
 }
 
 impl ReadDirective for Config {
@@ -73,18 +81,24 @@ impl Rewrite {
     }
 
     /// Goes through the rules: what is asked instead, and what is done with the answer.
-    fn rewritten(&self, request: &Request<'_>) -> (Question, Options, Reverse<'_>) {
-        let query = &request.query;
-        let name = NameText::of(query.name()).as_str().to_owned();
-        let mut question = Question { name, qtype: query.qtype(), class: query.qclass() };
+    fn rewritten(
+        &self,
+        request: &Request<'_>,
+        asked: &Question,
+    ) -> (Question, Options, Reverse<'_>) {
+        let mut question = asked.clone();
         let mut reverse = Reverse::default();
         let mut options = Options::default();
-        for Config { continues, rule } in &self.rules {
-            let applied = match rule {
+        for config in &self.rules {
+            let applied = match &config.rule {
                 Rule::Edns(rule) => rule.apply(request, &question.name, &mut options),
+                rule if rule.is_tried_on_answers(&question.name) => {
+                    reverse.tried.push(config);
+                    false
+                }
                 rule => rule.apply(&mut question, &mut reverse),
             };
-            if applied && !continues {
+            if applied && !config.continues {
                 break;
             }
         }
@@ -105,6 +119,16 @@ impl Rule {
             Self::Cname { .. } => true,
             Self::Edns(rule) => rule.is_for_any(),
             Self::Broken => false,
+        }
+    }
+
+    /// Whether it is for the name, and only the answer shows if it fits. Such a rule stops others of its kind at most: the
+    /// question has been rewritten by then.
+    fn is_tried_on_answers(&self, name: &str) -> bool {
+        match self {
+            Self::Rcode { matcher, .. } => matcher.is_match(name),
+            Self::Cname { .. } => true,
+            _ => false,
         }
     }
 
@@ -140,15 +164,7 @@ impl Rule {
                 true
             }
             Self::Ttl { matcher, range } if matcher.is_match(&question.name) => {
-                reverse.ttl = Some((*range.start(), *range.end()));
-                true
-            }
-            Self::Rcode { matcher, from, to } if matcher.is_match(&question.name) => {
-                reverse.rcode = Some((*from, *to));
-                true
-            }
-            Self::Cname { matcher, to } => {
-                reverse.alias = Some((matcher, to));
+                reverse.ttls.push(range.clone());
                 true
             }
             _ => false,
@@ -157,17 +173,57 @@ impl Rule {
 }
 
 impl Reverse<'_> {
-    /// Does with the records what has to be done.
-    fn records(&self, records: &mut [(Section, Record)]) {
+    /// Tries the rules that the answer decides about, in order, up to the first that fits and stops. True if one has fitted.
+    async fn try_rules(
+        &self,
+        request: &OwnedRequest,
+        qtype: RecordType,
+        parts: &mut Parts,
+    ) -> bool {
+        let mut any = false;
+        for config in &self.tried {
+            let fits = match &config.rule {
+                Rule::Cname { matcher, to } => {
+                    rewrite_alias(request, qtype, matcher, to, parts).await
+                }
+                Rule::Rcode { from, to, .. } if *from == parts.outcome.rcode => {
+                    parts.outcome.rcode = *to;
+                    true
+                }
+                _ => false,
+            };
+            any |= fits;
+            if fits && !config.continues {
+                break;
+            }
+        }
+        any
+    }
+
+    /// True if the records of every answer are changed.
+    fn changes_records(&self) -> bool {
+        !self.names.is_empty() || !self.values.is_empty() || !self.ttls.is_empty()
+    }
+
+    /// Changes the records.
+    fn change(&self, records: &mut [(Section, Record)]) {
+        // Most records of an answer have the same owner.
+        let mut last: Option<(Name, Option<Name>)> = None;
         for (_, record) in records {
-            if let Some(owner) = changed(record.owner.as_ref(), &self.names) {
+            let other = match &last {
+                Some((owner, other)) if *owner == record.owner => other.clone(),
+                _ => changed(record.owner.as_ref(), &self.names)
+                    .map(|owner| owner.as_name().to_name()),
+            };
+            last = Some((record.owner.clone(), other.clone()));
+            if let Some(owner) = other {
                 record.owner = owner;
             }
             if !self.values.is_empty() {
                 record.change_names(&mut |name| changed(name, &self.values));
             }
-            if let Some((low, high)) = self.ttl {
-                record.ttl = record.ttl.clamp(low, high);
+            for range in &self.ttls {
+                record.ttl = record.ttl.clamp(*range.start(), *range.end());
             }
         }
     }
@@ -188,7 +244,8 @@ impl Handler for Rewrite {
     fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
         Box::pin(async move {
             let Ok(view) = request.view() else { return Answer::unreadable() };
-            let (question, options, reverse) = self.rewritten(&view);
+            let asked = Question::of(&view.query);
+            let (question, options, reverse) = self.rewritten(&view, &asked);
             let packet = match packet_for(&view, &question) {
                 Ok(packet) => packet,
                 Err(error) => {
@@ -205,57 +262,51 @@ impl Handler for Rewrite {
             let mut inner = request.inner(packet);
             inner.options = options.octets().map(Into::into);
             let answer = next.resolve(&inner).await;
-            let Ok(mut records) = Record::all_of(&answer.message) else {
-                let error = "a name in the answer to the rewritten question is malformed";
-                return Answer::failure(&view, Plugin::Rewrite, Rcode::SERVFAIL, ede::OTHER, error);
-            };
-            if let Some((matcher, to)) = reverse.alias {
-                rewrite_alias(&inner, question.qtype, matcher, to, &mut records).await;
+            if answer.message.truncated() {
+                return answer.as_failure(&view);
             }
-            reverse.records(&mut records);
-            let mut message = rebuild(&view.query, &answer.message, &records);
-            let mut outcome = answer.outcome;
-            if let Some((_, to)) = reverse.rcode.filter(|(from, _)| *from == answer.message.rcode())
-            {
-                message = with_rcode(&view, message, to);
-                outcome.rcode = to;
+            let Ok(mut parts) = Parts::of(&answer) else { return Answer::unreadable() };
+            let fitted = reverse.try_rules(&inner, question.qtype, &mut parts).await;
+            if question == asked && !fitted && !reverse.changes_records() {
+                return answer;
             }
-            Answer { message: Arc::new(message), outcome, ..answer }
+            reverse.change(&mut parts.records);
+            parts.into_answer(&view)
         })
     }
 }
 
-/// Gives the first alias whose target matches another target, and the records of that target.
+/// Gives the first alias whose target matches another target, and what that target comes to. False if there is none.
 async fn rewrite_alias(
     request: &OwnedRequest,
     qtype: RecordType,
     matcher: &Matcher,
     to: &Replacement,
-    records: &mut Vec<(Section, Record)>,
-) {
-    let found = records.iter().enumerate().find_map(|(at, (section, record))| {
+    parts: &mut Parts,
+) -> bool {
+    let found = parts.records.iter().enumerate().find_map(|(at, (section, record))| {
         let alias = *section == Section::Answer && record.rtype == RecordType::CNAME;
         let target = record.target().filter(|_| alias)?;
         let other = matcher.replace(NameText::of(target.as_ref()).as_str(), to)?;
         Some((at, Name::from_text(&other).ok()?))
     });
-    let Some((at, target)) = found else { return };
-    if let Some((_, record)) = records.get_mut(at) {
+    let Some((at, target)) = found else { return false };
+    if let Some((_, record)) = parts.records.get_mut(at) {
         record.rdata = target.as_bytes().into();
     }
-    let answered = |(section, _): &(Section, Record)| *section == Section::Answer;
-    let more = match lookup(request, target.as_ref(), qtype).await {
-        Some(answer) if qtype != RecordType::CNAME => {
-            Record::all_of(&answer.message).unwrap_or_default()
-        }
-        _ => Vec::new(),
-    };
     // What the old target led to goes, what the new one leads to comes.
-    records.truncate(at + 1);
-    records.extend(more.into_iter().filter(answered));
+    parts.records.truncate(at + 1);
+    parts.outcome.rcode = Rcode::NOERROR;
+    parts.options.clear();
+    if !matches!(qtype, RecordType::CNAME | RecordType::ANY) {
+        let found = lookup(request, Plugin::Rewrite, target.as_ref(), qtype).await;
+        parts.append_target(qtype, found);
+    }
+    true
 }
 
-fn changed(name: NameRef<'_>, changes: &[Change<'_>]) -> Option<Name> {
+/// What the changes make of a name; `None` if they are not for it.
+fn changed(name: NameRef<'_>, changes: &[Change<'_>]) -> Option<NameBuf> {
     if changes.is_empty() {
         return None;
     }
@@ -264,7 +315,11 @@ fn changed(name: NameRef<'_>, changes: &[Change<'_>]) -> Option<Name> {
     let other =
         changes.iter().rev().fold(Cow::Borrowed(text.as_str()), |name, change| change.apply(name));
     match other {
-        Cow::Owned(other) => Name::from_text(&other).ok(),
+        Cow::Owned(other) => {
+            let mut name = NameBuf::new();
+            name.push_text(&other).ok()?;
+            Some(name)
+        }
         Cow::Borrowed(_) => None,
     }
 }
@@ -279,19 +334,6 @@ fn packet_for(view: &Request<'_>, question: &Question) -> Result<Vec<u8>, NameEr
     packet.extend_from_slice(&question.class.0.to_be_bytes());
     packet.extend_from_slice(query.packet().get(query.question_end()..).unwrap_or_default());
     Ok(packet)
-}
-
-fn with_rcode(
-    view: &Request<'_>,
-    message: crate::wire::Message,
-    rcode: Rcode,
-) -> crate::wire::Message {
-    let mut buf = Vec::with_capacity(message.as_bytes().len());
-    let mut reply = Reply::begin(&mut buf, &view.query, true);
-    reply.copy(&message, crate::wire::reply::Ttl::Keep);
-    reply.set_rcode(rcode);
-    reply.finish(None);
-    crate::wire::Message::from_written(buf)
 }
 
 #[cfg(test)]

@@ -17,8 +17,9 @@ use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDire
 use crate::plugin::lookup::follow;
 use crate::plugin::pattern::NameText;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
-use crate::wire::record::owner_in;
-use crate::wire::{Class, Name, Owner, Rcode, Record, RecordType, Reply, Section, flags, text};
+use crate::wire::{
+    Class, Compressor, Name, Owner, Rcode, Record, RecordType, Reply, Section, flags, text,
+};
 
 /// All `template` directives of a server block, in the order in which they were written.
 #[derive(Debug)]
@@ -166,7 +167,7 @@ impl Config {
 
     /// True where an alias may be among the answers, whose target is then asked for.
     fn follows_alias(&self, qtype: RecordType) -> bool {
-        matches!(qtype, RecordType::A | RecordType::AAAA)
+        !matches!(qtype, RecordType::CNAME | RecordType::ANY)
             && self.answer.iter().any(|entry| entry.may_be_alias)
     }
 
@@ -188,7 +189,7 @@ impl Config {
             (Section::Authority, &self.authority),
             (Section::Additional, &self.additional),
         ];
-        let mut own = None;
+        let (mut own, mut names) = (None, None);
         for (section, entries) in sections {
             for entry in entries {
                 if let Some(Prepared { rtype, class, ttl, rdata }) = &entry.prepared {
@@ -200,15 +201,8 @@ impl Config {
                     None => own.get_or_insert_with(|| NameText::of(query.name())),
                 };
                 let record = self.expand(request, entry, number, name.as_str())?;
-                let owner = owner_in(query.name(), record.owner.as_ref());
-                reply.record_of(
-                    section,
-                    owner,
-                    record.rtype,
-                    record.class,
-                    record.ttl,
-                    &record.rdata,
-                );
+                let names = names.get_or_insert_with(Compressor::new);
+                reply.compressed(names, section, &record.as_ref());
             }
         }
         Ok(Outcome::new(Plugin::Template, self.rcode))

@@ -198,19 +198,54 @@ async fn who_wants_no_recursion_does_not_fill_the_cache() {
 async fn zones_and_disabled_sides_are_left_alone() {
     let mut rig =
         Rig::new("example.org example.net {\n disable success no.example.org\n disable denial\n}");
-    rig.says(answers(vec![(Section::Authority, "org", RecordType::NS, 300, vec![0])]));
     for (name, kept) in [
         ("www.example.org", true),
         ("x.example.net", true),
         ("x.example.com", false),
         ("a.no.example.org", false),
     ] {
+        rig.says(answers(vec![a(name, 300, 1)]));
         rig.ask(name).await;
         assert_eq!(!rig.ask(name).await.waited, kept, "{name}");
     }
     rig.says(denies(Rcode::NXDOMAIN, vec![soa(300, 300)]));
     rig.ask("y.example.org").await;
     assert!(rig.ask("y.example.org").await.waited);
+}
+
+#[tokio::test]
+async fn a_denial_without_soa_holds_briefly_and_a_referral_not_at_all() {
+    for rcode in [Rcode::NOERROR, Rcode::NXDOMAIN] {
+        let mut rig = Rig::new("");
+        rig.says(denies(rcode, vec![cname("www.example.org", 900, "a.example.org")]));
+        assert_eq!(rig.ask("www.example.org").await.ttls(), [900]);
+        let got = rig.ask("www.example.org").await;
+        assert_eq!((got.waited, got.outcome.cache), (false, CacheUse::Denial), "{rcode}");
+        advance(5_000);
+        assert!(rig.ask("www.example.org").await.waited, "{rcode}");
+    }
+    let mut rig = Rig::new("");
+    rig.says(answers(vec![(Section::Authority, "org", RecordType::NS, 3_600, vec![0])]));
+    rig.ask("www.example.org").await;
+    assert!(rig.ask("www.example.org").await.waited);
+}
+
+#[tokio::test]
+async fn what_is_told_first_is_what_is_told_later() {
+    for (records, ttls) in [
+        (vec![a("www.example.org", 1_800, 1)], vec![10]),
+        (vec![a("www.example.org", 0x8000_0000, 1)], vec![5]),
+        (vec![soa(100, 7)], vec![7]),
+        (vec![cname("www.example.org", 100, "a.example.org"), soa(100, 7)], vec![10, 7]),
+    ] {
+        let mut rig = Rig::new("10");
+        rig.says(Says { flags: flags::AA, ..answers(records) });
+        for waited in [true, false] {
+            let got = rig.ask("www.example.org").await;
+            assert_eq!((got.waited, got.ttls()), (waited, ttls.clone()));
+            assert_eq!(got.layout.flags & flags::AA, 0);
+        }
+    }
 }
 
 #[tokio::test]

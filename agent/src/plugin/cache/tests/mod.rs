@@ -87,12 +87,12 @@ impl Handler for Upstream {
                 Outcome::new(Plugin::Forward, rcode)
             };
             match says.instead {
-                None => Answer::written(&view, write),
+                None => Answer::stored(&view, write),
                 Some(name) => {
                     let packet = query(name, view.query.qtype(), 0);
                     let other =
                         Request { query: Query::parse(&packet).unwrap(), origin: view.origin };
-                    Answer::written(&other, write)
+                    Answer::stored(&other, write)
                 }
             }
         })
@@ -190,7 +190,7 @@ impl Rig {
                 let owned = OwnedRequest::new(&request, Arc::clone(&self.dispatch));
                 let answer = chain.resume(&owned, number).await;
                 let mut reply = Reply::begin(&mut bytes, &request.query, false);
-                reply.copy(&answer.message, answer.ttl);
+                reply.copy(&answer.message);
                 reply.finish(None);
                 (answer.outcome, true)
             }
