@@ -13,7 +13,8 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -59,16 +60,34 @@ pub struct AdminError {
     pub address: ListenAddress,
     /// What was to be served there.
     pub pages: Pages,
-    /// What the kernel says.
+    /// The kernel's error.
     #[source]
     pub source: io::Error,
 }
 
+/// An address that could not be listened on is tried again so often.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
 /// The HTTP servers. Dropping it ends them.
 pub struct Admin {
     runtime: Handle,
+    servers: Arc<Servers>,
+}
+
+struct Servers {
     state: Arc<State>,
-    listeners: Mutex<BTreeMap<(Option<std::net::IpAddr>, u16), Listener>>,
+    listening: Mutex<Listening>,
+}
+
+type Key = (Option<std::net::IpAddr>, u16);
+
+#[derive(Default)]
+struct Listening {
+    open: BTreeMap<Key, Listener>,
+    /// What is wanted and could not be listened on.
+    refused: BTreeMap<Key, AdminError>,
+    /// A task tries `refused` again; it ends when that is empty.
+    retrying: bool,
 }
 
 /// What the pages are made of.
@@ -93,67 +112,115 @@ impl Admin {
         let readiness = Arc::<Readiness>::default();
         metrics.register(Arc::clone(&readiness) as Arc<dyn Source>);
         let state = Arc::new(State { metrics, readiness, health });
-        Self { runtime, state, listeners: Mutex::default() }
+        Self { runtime, servers: Arc::new(Servers { state, listening: Mutex::default() }) }
     }
 
     /// What `/ready` answers from.
     pub fn readiness(&self) -> &Arc<Readiness> {
-        &self.state.readiness
+        &self.servers.state.readiness
     }
 
-    /// Serves `wanted` and nothing else. The same address may come several times. Listeners that stay keep their connections;
-    /// what cannot be listened on is returned, and everything else is served all the same.
-    pub fn apply(
-        &self,
-        wanted: impl IntoIterator<Item = (ListenAddress, Pages)>,
-    ) -> Vec<AdminError> {
+    /// Serves `wanted` and nothing else. The same address may come several times. Listeners that stay keep their connections.
+    /// What cannot be listened on is returned and tried again every [`TRY_AGAIN`]; everything else is served all the same.
+    pub fn apply(&self, wanted: impl IntoIterator<Item = (ListenAddress, Pages)>) -> Vec<String> {
         let mut by_address: BTreeMap<_, (ListenAddress, Pages)> = BTreeMap::new();
         for (address, pages) in wanted {
             let entry =
                 by_address.entry((address.ip, address.port)).or_insert((address, Pages::default()));
             entry.1.0 |= pages.0;
         }
-        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        listeners.retain(|key, _| by_address.contains_key(key));
-        let mut errors = Vec::new();
+        let mut listening = self.servers.lock();
+        listening.open.retain(|key, _| by_address.contains_key(key));
+        listening.refused.clear();
         for (key, (address, pages)) in by_address {
-            match listeners.get(&key) {
+            match listening.open.get(&key) {
                 Some(listener) => listener.pages.store(pages.0, Relaxed),
-                None => match self.listen(address, pages) {
-                    Ok(listener) => {
-                        tracing::info!("serving {pages} on {}", listener.address);
-                        listeners.insert(key, listener);
-                    }
-                    Err(source) => errors.push(AdminError { address, pages, source }),
-                },
+                None => self.servers.open(&mut listening, &self.runtime, address, pages),
             }
         }
-        self.state.health.probe(
-            &self.runtime,
-            listeners
-                .values()
-                .find(|listener| Pages(listener.pages.load(Relaxed)).has(Pages::HEALTH))
-                .map(|listener| listener.address),
-        );
-        errors
+        self.servers.opened(&listening, &self.runtime);
+        if !listening.refused.is_empty() && !std::mem::replace(&mut listening.retrying, true) {
+            let servers = Arc::downgrade(&self.servers);
+            self.runtime.spawn(try_again(servers, self.runtime.clone()));
+        }
+        listening.refused.values().map(ToString::to_string).collect()
     }
 
-    /// Where it listens, with the ports that the kernel chose.
+    /// The addresses that it listens on, with the ports that the kernel chose.
     pub fn addresses(&self) -> Vec<(SocketAddr, Pages)> {
-        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        listeners
-            .values()
-            .map(|listener| (listener.address, Pages(listener.pages.load(Relaxed))))
-            .collect()
+        let listening = self.servers.lock();
+        let served = |listener: &Listener| (listener.address, listener.served());
+        listening.open.values().map(served).collect()
+    }
+}
+
+impl Servers {
+    fn lock(&self) -> MutexGuard<'_, Listening> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn listen(&self, address: ListenAddress, pages: Pages) -> io::Result<Listener> {
-        let _entered = self.runtime.enter();
+    fn open(
+        &self,
+        listening: &mut Listening,
+        runtime: &Handle,
+        address: ListenAddress,
+        pages: Pages,
+    ) {
+        let key = (address.ip, address.port);
+        match self.listen(runtime, address, pages) {
+            Ok(listener) => {
+                tracing::info!("serving {pages} on {}", listener.address);
+                listening.open.insert(key, listener);
+            }
+            Err(source) => {
+                listening.refused.insert(key, AdminError { address, pages, source });
+            }
+        }
+    }
+
+    fn listen(
+        &self,
+        runtime: &Handle,
+        address: ListenAddress,
+        pages: Pages,
+    ) -> io::Result<Listener> {
+        let _entered = runtime.enter();
         let pages = Arc::new(AtomicU8::new(pages.0));
         let socket = listener::open(address)?;
         let bound = socket.local_addr()?;
         let task = listener::serve(socket, Arc::clone(&pages), Arc::clone(&self.state));
-        Ok(Listener { pages, address: bound, task: self.runtime.spawn(task) })
+        Ok(Listener { pages, address: bound, task: runtime.spawn(task) })
+    }
+
+    /// Lets the probe and `nodens status` know what is served and what is not. Called after each change.
+    fn opened(&self, listening: &Listening, runtime: &Handle) {
+        let health = listening.open.values().find(|listener| listener.served().has(Pages::HEALTH));
+        self.state.health.probe(runtime, health.map(|listener| listener.address));
+        let refused = listening.refused.values().map(ToString::to_string).collect();
+        self.state.readiness.set_unserved(refused);
+    }
+}
+
+/// Tries again what could not be listened on, until nothing is left or the servers are gone.
+async fn try_again(servers: Weak<Servers>, runtime: Handle) {
+    loop {
+        tokio::time::sleep(TRY_AGAIN).await;
+        let Some(servers) = servers.upgrade() else { return };
+        let mut listening = servers.lock();
+        for (_, AdminError { address, pages, .. }) in std::mem::take(&mut listening.refused) {
+            servers.open(&mut listening, &runtime, address, pages);
+        }
+        servers.opened(&listening, &runtime);
+        if listening.refused.is_empty() {
+            listening.retrying = false;
+            return;
+        }
+    }
+}
+
+impl Listener {
+    fn served(&self) -> Pages {
+        Pages(self.pages.load(Relaxed))
     }
 }
 

@@ -23,7 +23,7 @@ pub const ALPHA: usize = 8;
 /// Counters of one [`Shares`], 32 KiB. A power of two.
 pub const COUNTERS: usize = 4_096;
 
-/// A bounded number of places. They may stand for queries, connections or bytes.
+/// A bounded number of places. A place is a query, a connection or a byte.
 pub struct Shares {
     limit: usize,
     /// Places that are held; never above `limit`.
@@ -58,6 +58,12 @@ impl Shares {
     pub fn try_acquire(self: &Arc<Self>, key: impl Hash, amount: usize) -> Option<Permit> {
         let counter = self.hasher.hash_one(key) as usize % COUNTERS;
         self.take(counter, amount).then(|| Permit { shares: Arc::clone(self), counter, amount })
+    }
+
+    /// Places that `key` holds, with those of keys that share its counter.
+    pub fn held(&self, key: impl Hash) -> usize {
+        let counter = self.hasher.hash_one(key) as usize % COUNTERS;
+        self.held.get(counter).map_or(0, |held| held.load(Relaxed))
     }
 
     /// Places that are held.

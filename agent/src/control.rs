@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 /// The longest request, in octets: a command and a name.
 const MAX_REQUEST: u64 = 4 << 10;
-/// The longest answer that is read, in octets; ours stay far below it.
+/// The longest answer that is read, in bytes; real ones are far below it.
 const MAX_ANSWER: u64 = 64 << 20;
 /// Clients at a time; the next ones wait.
 const MAX_CLIENTS: usize = 8;
@@ -46,7 +46,7 @@ pub enum Request {
     Status,
 }
 
-/// Whoever answers. Called where it may block, never in a worker.
+/// Answers commands. Called on a thread that may block, never in a worker.
 pub trait Commands: Send + Sync {
     /// Does what is asked. An error is a sentence for the one who asked.
     fn run(&self, request: &Request) -> Result<Value, String>;
@@ -65,7 +65,7 @@ pub enum ControlError {
         /// What the kernel said.
         source: std::io::Error,
     },
-    /// Nobody listens, or not for us.
+    /// No server listens, or it may not be connected to.
     #[error(
         "cannot reach a server at {path}: {source}; is it running, with the same --socket, and are you its user?"
     )]
@@ -86,7 +86,7 @@ pub enum ControlError {
     /// The answer is no JSON: a server of another version.
     #[error("the server's answer makes no sense; use the nodens of the running version: {0}")]
     Answer(#[from] serde_json::Error),
-    /// The server says no.
+    /// The server refused.
     #[error("{0}")]
     Refused(String),
 }
@@ -155,7 +155,7 @@ fn listen(path: &Path) -> std::io::Result<UnixListener> {
     let _ = std::fs::remove_file(&aside);
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
     socket.bind(&socket2::SockAddr::unix(&aside)?)?;
-    // Nobody can connect before `listen`, so there is no moment in which others could.
+    // No client can connect before `listen`, so there is no moment in which others could.
     std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
     socket.listen(MAX_CLIENTS as i32)?;
     socket.set_nonblocking(true)?;
@@ -178,7 +178,7 @@ async fn accept(listener: UnixListener, commands: Arc<dyn Commands>) {
         };
         let commands = Arc::clone(&commands);
         tokio::spawn(async move {
-            // A client that stays away or goes is no affair of ours.
+            // A client that is slow or has gone is no error of the server.
             let _ = tokio::time::timeout(2 * PATIENCE, converse(stream, commands)).await;
             drop(place);
         });

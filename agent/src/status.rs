@@ -49,6 +49,7 @@ impl Status {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let store = self.shared.cache.load();
         let details = admin::gather(running.details.iter());
+        let problems = self.readiness.problems();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.begun.elapsed().as_secs(),
@@ -56,7 +57,7 @@ impl Status {
             "workers": self.shared.workers,
             "addresses": running.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "waiting": self.readiness.waits(),
-            "trouble": self.readiness.trouble(),
+            "trouble": (!problems.is_empty()).then(|| problems.join("; ")),
             "cache": { "bytes": store.weight(), "limit_bytes": store.limit() },
             "details": details,
         })

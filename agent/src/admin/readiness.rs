@@ -3,18 +3,18 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::chain::Chain;
 use crate::metrics::{Scrape, Source, names};
 use crate::plugin::ready::Monitor;
 use crate::server::Liveness;
 
-/// Something that tells more of itself at `/ready?verbose`.
+/// A part that has details at `/ready?verbose`.
 pub trait Detail: Send + Sync {
     /// Its key: a directive's name.
     fn name(&self) -> &str;
-    /// What there is to tell: the age of a store, upstreams that are set aside.
+    /// Its details: the age of a store, upstreams that are not used.
     fn detail(&self) -> serde_json::Value;
 }
 
@@ -26,6 +26,8 @@ pub struct Readiness {
     /// With `monitor until-ready`: everything was ready once.
     latched: AtomicBool,
     liveness: OnceLock<Arc<Liveness>>,
+    /// Pages that cannot be served, a line for each.
+    unserved: ArcSwap<Vec<String>>,
 }
 
 struct Running {
@@ -61,7 +63,17 @@ impl Readiness {
         self.liveness.get()?.trouble()
     }
 
-    /// What is missing, a line for each; empty where everything is ready.
+    /// Replaces the pages that cannot be served, a line for each.
+    pub(super) fn set_unserved(&self, unserved: Vec<String>) {
+        self.unserved.store(Arc::new(unserved));
+    }
+
+    /// What is wrong with the process, a line for each: why it is as good as dead, and pages that it cannot serve.
+    pub fn problems(&self) -> Vec<String> {
+        self.trouble().into_iter().chain(self.unserved.load().iter().cloned()).collect()
+    }
+
+    /// What is missing, a line for each; empty if everything is ready.
     pub fn waits(&self) -> Vec<String> {
         if self.stopping.load(Relaxed) {
             return vec!["the server is about to stop".to_owned()];
@@ -91,7 +103,7 @@ impl Readiness {
         waits
     }
 
-    /// What the parts tell of themselves; several of one name stand in a list.
+    /// The details of all parts; those of one name are a list.
     pub(super) fn details(&self) -> serde_json::Value {
         gather(self.running.load().iter().flat_map(|running| &running.details))
     }
@@ -103,7 +115,7 @@ impl Source for Readiness {
     }
 }
 
-/// What all of these tell, by name; each name has a list, since there may be several.
+/// The details of all of these by name; each name has a list, since there may be several.
 pub fn gather<'a>(details: impl Iterator<Item = &'a Arc<dyn Detail>>) -> serde_json::Value {
     let mut all = serde_json::Map::new();
     for detail in details {

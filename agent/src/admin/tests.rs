@@ -113,12 +113,39 @@ fn what_cannot_be_listened_on_is_named_and_the_rest_is_served() {
     let address = ListenAddress { port: taken.local_addr().unwrap().port(), ..ANY };
     let errors = admin.apply([(address, Pages::READY), (ANY, Pages::HEALTH)]);
     assert_eq!(errors.len(), 1);
-    assert!(
-        errors[0].to_string().starts_with(&format!("cannot serve /ready on {address}: ")),
-        "{}",
-        errors[0]
-    );
+    assert!(errors[0].starts_with(&format!("cannot serve /ready on {address}: ")), "{}", errors[0]);
     assert_eq!(get(only_address(&admin), "/health").0, 200);
+    assert_eq!(admin.readiness().problems(), errors);
+    drop(taken);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while admin.addresses().len() < 2 {
+        assert!(Instant::now() < deadline, "the address is free and not served");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    assert!(admin.readiness().problems().is_empty());
+}
+
+#[test]
+fn idle_connections_of_one_client_leave_places_for_others() {
+    let (_runtime, admin) = admin();
+    admin.apply([(ANY, Pages::HEALTH)]);
+    let address = only_address(&admin);
+    let from = |ip: [u8; 4]| {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        TcpStream::from(socket)
+    };
+    let _idle: Vec<TcpStream> = (0..200).map(|_| from([127, 0, 0, 9])).collect();
+    // The node itself, and another client.
+    assert_eq!(get(address, "/health").0, 200);
+    let mut other = from([127, 0, 0, 10]);
+    other.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    other.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    other.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
 
 #[test]
@@ -205,7 +232,7 @@ fn the_text_is_sound() {
             );
         }
     });
-    admin.state.metrics.replace(vec![chain]);
+    admin.servers.state.metrics.replace(vec![chain]);
     let address = only_address(&admin);
     check_text(&get(address, "/metrics").1, "");
     let (_, open) = ask(

@@ -47,6 +47,10 @@ families! {
     UNSENT_REPLIES = Counter "nodens_unsent_replies_total" [];
     /// Open TCP connections of clients.
     TCP_CONNECTIONS = Gauge "nodens_tcp_connections" [];
+    /// Bytes that TCP connections of clients buffer.
+    TCP_BUFFER_BYTES = Gauge "nodens_tcp_buffer_bytes" [];
+    /// TCP connections that were refused or closed because their client had its share of places or bytes.
+    TCP_REFUSED = Counter "nodens_tcp_refused_total" [];
 
     /// Messages in the cache.
     CACHE_ENTRIES = Gauge "coredns_cache_entries" ["server", "type", "zones", "view"];

@@ -20,5 +20,7 @@ impl Source for PoolMetrics {
         out.count(&names::WAITING_OVERFLOW, &[], sum(&Worker::overflowed));
         out.count(&names::UNSENT_REPLIES, &[], sum(&Worker::unsent_replies));
         out.gauge(&names::TCP_CONNECTIONS, &[], self.connections.count() as f64);
+        out.gauge(&names::TCP_BUFFER_BYTES, &[], self.connections.buffered() as f64);
+        out.count(&names::TCP_REFUSED, &[], self.connections.refused());
     }
 }

@@ -11,6 +11,10 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 const UDP_QUEUE: usize = 4 << 20;
 /// Connections that wait to be accepted.
 pub const TCP_BACKLOG: i32 = 1_024;
+/// The kernel's buffers of an accepted connection, inherited from the listening socket. Fixed, since the kernel would let them
+/// grow to megabytes for a client that sends and does not read; a reply of the greatest length passes in two writes.
+const TCP_RECEIVE: usize = 16 << 10;
+const TCP_SEND: usize = 64 << 10;
 
 /// A listening address that could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +78,9 @@ fn open_udp(address: SocketAddr) -> io::Result<OwnedFd> {
 fn open_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = new_socket(address, Type::STREAM, Protocol::TCP)?;
     socket.set_tcp_nodelay(true)?;
+    // Best effort, as above.
+    let _ = socket.set_recv_buffer_size(TCP_RECEIVE);
+    let _ = socket.set_send_buffer_size(TCP_SEND);
     socket.bind(&address.into())?;
     socket.listen(TCP_BACKLOG)?;
     Ok(socket.into())

@@ -1,16 +1,16 @@
-//! Where an upstream is and how it is spoken to, as `forward` writes it.
+//! The address and the transport of an upstream, as they are written in `forward`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 
-/// The path of DNS over HTTPS that is asked where none is written (RFC 8484 section 4.1.1 shows it).
+/// The path of DNS over HTTPS that is used if none is written (RFC 8484 section 4.1.1 shows it).
 const DOH_PATH: &str = "/dns-query";
 
 /// How an upstream is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
-    /// `dns://` or nothing: UDP, and TCP where an answer is cut off.
+    /// `dns://` or nothing: UDP, and TCP if an answer is truncated.
     Plain,
     /// `tls://` (RFC 7858).
     Tls,
@@ -21,7 +21,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// The port where none is written.
+    /// The port if none is written.
     pub fn default_port(self) -> u16 {
         match self {
             Self::Plain => 53,
@@ -40,7 +40,7 @@ impl Scheme {
         }
     }
 
-    /// What stands before the address.
+    /// What is written before the address.
     pub fn prefix(self) -> &'static str {
         match self {
             Self::Plain => "",
@@ -56,7 +56,7 @@ impl Scheme {
 pub struct Target {
     /// How it is spoken to.
     pub scheme: Scheme,
-    /// Where it is.
+    /// Its address and port.
     pub address: SocketAddr,
     /// Whose certificate it must show; `None`: one for its address.
     pub server_name: Option<Arc<str>>,
@@ -92,8 +92,8 @@ impl Target {
         Self { scheme: Scheme::Plain, address, server_name: None, path: DOH_PATH.into() }
     }
 
-    /// Reads `[SCHEME://]ADDRESS[%NAME][:PORT][/PATH]`. IPv6 addresses stand in brackets where a port follows. Behind `%`
-    /// stands the server's name with `tls://`, `https://` and `quic://`, and the interface of a link-local address otherwise.
+    /// Reads `[SCHEME://]ADDRESS[%NAME][:PORT][/PATH]`. IPv6 addresses are in brackets if a port follows. Behind `%`
+    /// is the server's name with `tls://`, `https://` and `quic://`, and the interface of a link-local address otherwise.
     pub fn parse(word: &str) -> Result<Self, TargetError> {
         let (scheme, rest) = match word.split_once("://") {
             None => (Scheme::Plain, word),
@@ -130,14 +130,14 @@ impl Target {
     }
 }
 
-/// The address without its port where that is the scheme's own, as `to` labels of metrics and logs have it.
+/// The address, without the port if that is the scheme's own, as `to` labels of metrics and logs have it.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.scheme.prefix(), self.address)
     }
 }
 
-/// Puts an address together, with the number of its interface where one is named.
+/// Puts an address together, with the number of its interface if one is named.
 pub(super) fn with_zone(
     ip: IpAddr,
     port: u16,

@@ -13,16 +13,18 @@ use tokio_rustls::client::TlsStream;
 use crate::upstream::UpstreamError;
 use crate::upstream::address::{Scheme, Target};
 use crate::upstream::exchange::Exchange;
+use crate::upstream::session::Peer;
 
 /// What was sent and is not acknowledged for so long has not arrived: the kernel ends the connection.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(4);
-/// A connection without traffic is looked after so often, so that a long `expire` keeps no dead ones.
+/// The kernel probes a connection without traffic so often, so that a long `expire` keeps no dead ones.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Sets up connections to one upstream.
 pub struct Dialer {
     to: SocketAddr,
     how: How,
+    peer: Arc<Peer>,
 }
 
 enum How {
@@ -32,7 +34,7 @@ enum How {
     Quic { config: Arc<rustls::ClientConfig>, name: Arc<str> },
 }
 
-/// A connection that stands.
+/// A connection that is set up.
 pub enum Dialed {
     /// Plain.
     Tcp(TcpStream),
@@ -43,7 +45,7 @@ pub enum Dialed {
 }
 
 impl Dialer {
-    /// How `target` is reached over a stream: plain targets over TCP, all others as their scheme says.
+    /// How `target` is reached over a stream: plain targets over TCP, all others by their scheme.
     pub fn new(
         target: &Target,
         tls: Option<&Arc<rustls::ClientConfig>>,
@@ -78,7 +80,12 @@ impl Dialer {
                     .unwrap_or_else(|| target.address.ip().to_string().into()),
             },
         };
-        Ok(Self { to: target.address, how })
+        Ok(Self { to: target.address, how, peer: Arc::default() })
+    }
+
+    /// What connections to this upstream have taught.
+    pub fn peer(&self) -> &Arc<Peer> {
+        &self.peer
     }
 
     /// Connects.

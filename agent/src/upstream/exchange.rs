@@ -18,11 +18,12 @@ use hickory_net::{DnsHandle, NetError};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::clock::CoarseInstant;
 use crate::upstream::UpstreamError;
-use crate::upstream::stream::Shared;
+use crate::upstream::session::Session;
 use crate::wire::{read_u16, write_u16};
 
-/// One query over HTTPS or QUIC takes so long at most; whoever asked has given up before.
+/// One query over HTTPS or QUIC takes so long at most; it has been given up before.
 const QUERY: Duration = Duration::from_secs(5);
 
 /// A connection over HTTPS or QUIC.
@@ -64,9 +65,9 @@ impl Exchange {
     }
 
     /// Moves messages both ways until the connection ends, fails or idles too long.
-    pub(super) async fn run(
+    pub async fn run(
         self,
-        shared: &Shared,
+        session: &Session,
         idle: Duration,
         mut queue: mpsc::Receiver<Vec<u8>>,
     ) -> UpstreamError {
@@ -75,7 +76,7 @@ impl Exchange {
             tokio::select! {
                 next = timeout(idle, queue.recv()) => match next {
                     Ok(Some(framed)) => {
-                        shared.asked();
+                        session.sent();
                         flights.push(self.ask(framed));
                     }
                     Ok(None) => return UpstreamError::Lost,
@@ -84,12 +85,12 @@ impl Exchange {
                 },
                 Some((id, result)) = flights.next(), if !flights.is_empty() => match result {
                     Ok(answer) => {
-                        shared.deliver(&answer);
-                        shared.heard();
+                        session.deliver(&answer);
+                        session.heard(CoarseInstant::now());
                     }
                     Err(error) => {
-                        shared.table.fail(id, &error);
-                        // Only an answer proves that the connection still stands.
+                        session.table.fail(id, &error);
+                        // Only an answer proves that the connection still works.
                         return error;
                     }
                 },

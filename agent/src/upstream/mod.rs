@@ -39,6 +39,7 @@ pub mod random;
 pub mod registry;
 pub mod resolv_conf;
 pub mod rtt;
+pub mod session;
 pub mod stream;
 pub mod table;
 pub mod tls;
@@ -311,7 +312,13 @@ impl Upstream {
     }
 
     fn lifetime(&self) -> Lifetime {
-        Lifetime { idle: self.transport.expire, age: self.transport.max_age, connect: rtt::MAX_TRY }
+        Lifetime {
+            idle: self.transport.expire,
+            age: self.transport.max_age,
+            connect: rtt::MAX_TRY,
+            // Somewhat less, for the clock is coarse and the estimate moves.
+            silence: self.round_trips.try_timeout() * 3 / 4,
+        }
     }
 
     #[expect(clippy::indexing_slicing, reason = "there is at least one lane, by construction")]

@@ -1,21 +1,27 @@
 //! Connections to one upstream, over TCP or TLS: reused, pipelined, bounded (RFC 7766 section 6.2, RFC 7858 section 3.4).
 //!
-//! A connection takes queries from the moment it is asked for: they wait in its queue while it is being set up, and whatever
+//! A connection takes queries from the moment it is opened: they wait in its queue while it is being set up, and whatever
 //! has gathered leaves in one write. Answers may come in any order.
 //!
-//! A connection over which nothing comes while queries wait, as behind a firewall that has forgotten it, is closed after
-//! [`MAX_TRY`], and with it ends whatever waits: TCP itself would take a quarter of an hour to find out.
+//! When a connection ends, its unanswered queries end with [`UpstreamError::Lost`] and are to be sent over another one
+//! (RFC 7766 section 6.2.4). An upstream that closes connections after so many answers has a limit, which is learnt
+//! ([`Peer`]): no more queries than that are written to a connection, and more connections are opened.
+//!
+//! A connection over which nothing comes while queries wait, as behind a firewall that has forgotten it, is given no new
+//! query after a try's time, and is closed after [`MAX_TRY`]: TCP itself would take a quarter of an hour to find out.
+//!
+//! [`Peer`]: crate::upstream::session::Peer
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::clock::CoarseInstant;
 use crate::upstream::UpstreamError;
@@ -23,15 +29,18 @@ use crate::upstream::counters::Counters;
 use crate::upstream::dial::{Dialed, Dialer};
 use crate::upstream::question::Question;
 use crate::upstream::rtt::MAX_TRY;
+use crate::upstream::session::Session;
 use crate::upstream::table::{MAX_IN_FLIGHT, Place, Table};
 
-/// Queries in flight on one connection before another is opened, where there may be one more.
+/// Queries in flight on one connection before another is opened, if there may be one more.
 const PIPELINE: usize = 64;
 /// Connections of one upstream and worker.
 const MAX_CONNECTIONS: usize = 4;
-/// Octets gathered into one write.
+/// The same, for an upstream that takes fewer than [`PIPELINE`] queries over a connection.
+const MAX_LIMITED_CONNECTIONS: usize = 16;
+/// Bytes gathered into one write.
 const WRITE: usize = 16 * 1_024;
-/// Octets read at once.
+/// Bytes read at once, and what a read buffer may keep while it is empty.
 const READ: usize = 8 * 1_024;
 
 /// How long connections last.
@@ -43,6 +52,9 @@ pub struct Lifetime {
     pub age: Option<Duration>,
     /// How long setting one up may take.
     pub connect: Duration,
+    /// Takes no new queries when it has been silent for so long with queries out: a try's time, so that the next try of
+    /// a query goes over another connection.
+    pub silence: Duration,
 }
 
 /// The connections of one upstream and worker.
@@ -53,25 +65,17 @@ pub struct Pool {
 
 /// One connection with the queries that are in flight on it.
 pub struct Connection {
-    shared: Arc<Shared>,
+    session: Arc<Session>,
     queue: mpsc::Sender<Vec<u8>>,
     task: AbortHandle,
     born: Instant,
-}
-
-pub(super) struct Shared {
-    pub(super) table: Table,
-    closed: AtomicBool,
-    // An answer has come over it: its end is then the end of a good connection, not a refusal.
-    pub(super) proven: AtomicBool,
-    // Since when, in milliseconds of `CoarseInstant`, queries have been out without anything read; 0: none is.
-    silent_since: AtomicU64,
-    pub(super) counters: Arc<Counters>,
+    /// Queries that were put into the queue. Those above the upstream's limit are not written.
+    taken: AtomicUsize,
 }
 
 impl Pool {
-    /// Sends a query over the least busy connection, or over a new one. `max_idle`: at most so many are kept; 0: no such
-    /// limit.
+    /// Sends a query over the least busy connection, or over a new one. `max_connections`: at most so many are kept; 0: no
+    /// such limit. Has to be called within the worker's runtime.
     pub fn start(
         &mut self,
         dialer: &Arc<Dialer>,
@@ -80,27 +84,43 @@ impl Pool {
         max_connections: usize,
         counters: &Arc<Counters>,
     ) -> Result<(Arc<Connection>, Place), UpstreamError> {
+        let now = CoarseInstant::now();
         self.connections.retain(|connection| connection.is_usable(lifetime));
-        let limit = if max_connections == 0 {
-            MAX_CONNECTIONS
-        } else {
-            max_connections.min(MAX_CONNECTIONS)
+        let per_connection = dialer.peer().query_limit(now);
+        let limit = match per_connection {
+            0..PIPELINE => MAX_LIMITED_CONNECTIONS,
+            _ => MAX_CONNECTIONS,
         };
-        let least = self.connections.iter().min_by_key(|connection| connection.shared.table.len());
+        let limit = if max_connections == 0 { limit } else { max_connections.min(limit) };
+        // If one has fallen silent, others that have been idle since may be as dead. Silent ones may answer yet; they are too
+        // few to count, for each is closed after `MAX_TRY`.
+        let silent =
+            |connection: &Arc<Connection>| connection.session.silent_for(lifetime.silence, now);
+        if let Some(since) = self.connections.iter().filter_map(silent).min() {
+            self.connections.retain(|connection| !connection.session.is_doubtful(since));
+        }
+        let live = || self.connections.iter().filter(|connection| silent(connection).is_none());
+        let may_open = live().count() < limit;
+        let least = live()
+            .filter(|connection| connection.taken.load(Relaxed) < per_connection)
+            .min_by_key(|connection| connection.session.table.len());
         let connection = match least {
-            Some(least)
-                if least.shared.table.len() < PIPELINE || self.connections.len() >= limit =>
-            {
-                counters.stream_hits.add(1);
-                Arc::clone(least)
-            }
-            _ => {
+            Some(least) if least.session.table.len() < PIPELINE || !may_open => Arc::clone(least),
+            _ if may_open => {
                 counters.stream_misses.add(1);
                 let connection = Connection::open(dialer, lifetime, counters);
                 self.connections.push(Arc::clone(&connection));
-                connection
+                let place = connection.start(question)?;
+                return Ok((connection, place));
+            }
+            // All have taken what the upstream answers: it waits for the end of one and is lost then, without having been
+            // sent.
+            _ => {
+                let least = live().min_by_key(|connection| connection.session.table.len());
+                Arc::clone(least.ok_or(UpstreamError::TooMany)?)
             }
         };
+        counters.stream_hits.add(1);
         let place = connection.start(question)?;
         Ok((connection, place))
     }
@@ -110,7 +130,7 @@ impl Pool {
         self.connections.len()
     }
 
-    /// True where there is none.
+    /// True if there is none.
     pub fn is_empty(&self) -> bool {
         self.connections.is_empty()
     }
@@ -119,23 +139,17 @@ impl Pool {
 impl Connection {
     /// Begins to set up a connection. Has to be called within a runtime, whose it remains.
     pub fn open(dialer: &Arc<Dialer>, lifetime: Lifetime, counters: &Arc<Counters>) -> Arc<Self> {
-        let shared = Arc::new(Shared {
-            table: Table::new(),
-            closed: AtomicBool::new(false),
-            proven: AtomicBool::new(false),
-            silent_since: AtomicU64::new(0),
-            counters: Arc::clone(counters),
-        });
+        let session = Arc::new(Session::new(dialer.peer(), counters, CoarseInstant::now()));
         // Queries that are given up stay in the queue, so that the bound of the table is none for the queue.
         let (queue, waiting) = mpsc::channel(MAX_IN_FLIGHT);
-        let task = tokio::spawn(run(Arc::clone(&shared), Arc::clone(dialer), lifetime, waiting))
+        let task = tokio::spawn(run(Arc::clone(&session), Arc::clone(dialer), lifetime, waiting))
             .abort_handle();
-        Arc::new(Self { shared, queue, task, born: Instant::now() })
+        Arc::new(Self { session, queue, task, born: Instant::now(), taken: AtomicUsize::new(0) })
     }
 
     /// Puts a query into the connection's queue.
     pub fn start(&self, question: &Question) -> Result<Place, UpstreamError> {
-        let started = self.shared.table.start(question, false, |message| {
+        let started = self.session.table.start(question, false, |message| {
             let mut framed = Vec::with_capacity(message.len() + 2);
             framed.extend_from_slice(&(message.len() as u16).to_be_bytes());
             framed.extend_from_slice(message);
@@ -145,9 +159,11 @@ impl Connection {
             })
         });
         let place = started.ok_or(UpstreamError::TooMany)??;
-        // It may have ended between the look and the query; nobody would tell the query then.
-        if self.shared.closed.load(Ordering::Acquire) {
-            self.shared.table.release(place);
+        self.session.queued(CoarseInstant::now());
+        self.taken.fetch_add(1, Relaxed);
+        // If it has ended since it was chosen, `fail_all` may have been called before the query was there.
+        if self.session.is_closed() {
+            self.session.table.release(place);
             return Err(UpstreamError::Lost);
         }
         Ok(place)
@@ -155,12 +171,11 @@ impl Connection {
 
     /// The queries in flight.
     pub fn table(&self) -> &Table {
-        &self.shared.table
+        &self.session.table
     }
 
     fn is_usable(&self, lifetime: Lifetime) -> bool {
-        !self.shared.closed.load(Ordering::Acquire)
-            && lifetime.age.is_none_or(|age| self.born.elapsed() < age)
+        !self.session.is_closed() && lifetime.age.is_none_or(|age| self.born.elapsed() < age)
     }
 }
 
@@ -170,48 +185,9 @@ impl Drop for Connection {
     }
 }
 
-impl Shared {
-    /// Hands one message over.
-    pub(super) fn deliver(&self, message: &[u8]) {
-        self.table.deliver(std::iter::once((message, false)), |why| self.counters.unexpected(why));
-        self.proven.store(true, Ordering::Relaxed);
-    }
-
-    /// A query goes out.
-    pub(super) fn asked(&self) {
-        if self.silent_since.load(Ordering::Relaxed) == 0 {
-            self.silent_since.store(CoarseInstant::now().as_millis().max(1), Ordering::Relaxed);
-        }
-    }
-
-    /// Something has come, and has been handed over.
-    pub(super) fn heard(&self) {
-        let since = if self.table.is_empty() { 0 } else { CoarseInstant::now().as_millis().max(1) };
-        self.silent_since.store(since, Ordering::Relaxed);
-    }
-
-    /// Ends when queries have been out for [`MAX_TRY`] and nothing has come since. Those that were given up count as
-    /// well: with other upstreams to ask, none may be left waiting here.
-    async fn stalled(&self) {
-        loop {
-            let pause = match self.silent_since.load(Ordering::Relaxed) {
-                0 => MAX_TRY / 2,
-                since => {
-                    let silent =
-                        CoarseInstant::now().millis_since(CoarseInstant::from_millis(since));
-                    let Some(left) = MAX_TRY.checked_sub(Duration::from_millis(silent)) else {
-                        return;
-                    };
-                    left + Duration::from_millis(1)
-                }
-            };
-            sleep(pause).await;
-        }
-    }
-}
-
+/// Sets a connection up and carries its queries until it ends.
 async fn run(
-    shared: Arc<Shared>,
+    session: Arc<Session>,
     dialer: Arc<Dialer>,
     lifetime: Lifetime,
     queue: mpsc::Receiver<Vec<u8>>,
@@ -221,100 +197,131 @@ async fn run(
             UpstreamError::Connect(format!("no connection within {:?}", lifetime.connect).into())
         }
         Ok(Err(error)) => error,
-        Ok(Ok(dialed)) => tokio::select! {
-            ended = carry(&shared, dialed, lifetime.idle, queue) => ended,
-            () = shared.stalled() => UpstreamError::Timeout(MAX_TRY),
-        },
+        Ok(Ok(dialed)) => {
+            session.connected(CoarseInstant::now());
+            tokio::select! {
+                ended = carry(&session, dialed, lifetime.idle, queue) => ended,
+                () = session.stalled() => UpstreamError::Timeout(MAX_TRY),
+            }
+        }
     };
-    shared.closed.store(true, Ordering::Release);
-    // The end of a connection that has worked says nothing of the upstream: whoever waits tries again on another.
-    let ended = if shared.proven.load(Ordering::Relaxed) { UpstreamError::Lost } else { ended };
-    shared.table.fail_all(&ended);
+    session.close();
+    // The end of a connection that has worked is no failure of the upstream.
+    let ended = if session.has_worked() { UpstreamError::Lost } else { ended };
+    session.table.fail_all(&ended);
 }
 
 async fn carry(
-    shared: &Shared,
+    session: &Session,
     dialed: Dialed,
     idle: Duration,
     queue: mpsc::Receiver<Vec<u8>>,
 ) -> UpstreamError {
     match dialed {
-        Dialed::Tcp(stream) => frames(shared, stream, idle, queue).await,
-        Dialed::Tls(stream) => frames(shared, *stream, idle, queue).await,
-        Dialed::Exchange(exchange) => exchange.run(shared, idle, queue).await,
+        Dialed::Tcp(stream) => frames(session, stream, idle, queue).await,
+        Dialed::Tls(stream) => frames(session, *stream, idle, queue).await,
+        Dialed::Exchange(exchange) => exchange.run(session, idle, queue).await,
     }
 }
 
 /// Moves length-prefixed messages both ways (RFC 1035 section 4.2.2) until the stream ends, fails or idles too long.
 async fn frames<S: AsyncRead + AsyncWrite>(
-    shared: &Shared,
+    session: &Session,
     stream: S,
     idle: Duration,
     queue: mpsc::Receiver<Vec<u8>>,
 ) -> UpstreamError {
     let (reader, writer) = tokio::io::split(stream);
     let result = tokio::select! {
-        read = read_frames(shared, reader, idle) => read,
-        written = write_frames(shared, writer, queue) => written,
+        // Answers that have come with the end of the stream are delivered, even if writing has failed meanwhile.
+        biased;
+        read = read_frames(session, reader, idle) => read,
+        written = write_frames(session, writer, queue) => written,
     };
     match result {
-        Ok(()) => UpstreamError::Lost,
-        Err(error) => UpstreamError::io("talking over a stream", &error),
+        Ok(Ended::ByUs) => UpstreamError::Lost,
+        Ok(Ended::ByPeer) => {
+            session.ended_by_peer(CoarseInstant::now());
+            UpstreamError::Io("the connection was closed without an answer".into())
+        }
+        Err(error) => {
+            session.ended_by_peer(CoarseInstant::now());
+            UpstreamError::io("talking over a stream", &error)
+        }
     }
 }
 
+/// Whose decision the end of a stream was.
+enum Ended {
+    ByUs,
+    ByPeer,
+}
+
 async fn write_frames<W: AsyncWrite + Unpin>(
-    shared: &Shared,
+    session: &Session,
     mut writer: W,
     mut queue: mpsc::Receiver<Vec<u8>>,
-) -> io::Result<()> {
+) -> io::Result<Ended> {
     let mut out = Vec::new();
-    while let Some(first) = queue.recv().await {
+    loop {
+        if !session.may_send(CoarseInstant::now()) {
+            // `read_frames` ends the connection once these are answered.
+            return std::future::pending().await;
+        }
+        let Some(first) = queue.recv().await else { return Ok(Ended::ByUs) };
         out.clear();
         out.extend_from_slice(&first);
+        session.sent();
         while out.len() < WRITE
+            && session.may_send(CoarseInstant::now())
             && let Ok(more) = queue.try_recv()
         {
             out.extend_from_slice(&more);
+            session.sent();
         }
-        shared.asked();
         // An upstream that reads no more, though it still answers what it has read.
         let written = timeout(MAX_TRY, async {
             writer.write_all(&out).await?;
             writer.flush().await
         });
-        written.await.map_err(|_| io::ErrorKind::TimedOut)??;
+        match written.await.map_err(|_| io::ErrorKind::TimedOut)? {
+            Ok(()) => {}
+            // What the upstream has sent before it closed is still to be read, and reading finds the end too.
+            Err(_) => return std::future::pending().await,
+        }
     }
-    Ok(())
 }
 
 async fn read_frames<R: AsyncRead + Unpin>(
-    shared: &Shared,
+    session: &Session,
     mut reader: R,
     idle: Duration,
-) -> io::Result<()> {
-    let mut buf = Vec::with_capacity(READ);
-    let mut heard = false;
+) -> io::Result<Ended> {
+    let mut buf = Vec::new();
     loop {
+        match timeout(idle, reader.read_buf(&mut buf)).await {
+            // Idle, and no query is in flight: `expire`. Queries that wait have deadlines of their own.
+            Err(_) if session.table.is_empty() => return Ok(Ended::ByUs),
+            Err(_) => continue,
+            Ok(read) => {
+                if read? == 0 {
+                    return Ok(Ended::ByPeer);
+                }
+            }
+        }
         let mut at = 0;
         while let Some(message) = frame(&buf, at) {
-            shared.deliver(message);
+            session.deliver(message);
             at += message.len() + 2;
         }
         buf.drain(..at);
-        if std::mem::take(&mut heard) {
-            shared.heard();
+        if buf.is_empty() && buf.capacity() > READ {
+            buf = Vec::new();
         }
-        match timeout(idle, reader.read_buf(&mut buf)).await {
-            // Idle, and nobody waits: `expire`. Queries that do wait have deadlines of their own.
-            Err(_) if shared.table.is_empty() => return Ok(()),
-            Err(_) => {}
-            Ok(read) => {
-                if read? == 0 {
-                    return Ok(());
-                }
-                heard = true;
-            }
+        let now = CoarseInstant::now();
+        session.heard(now);
+        if session.is_used_up(now) {
+            return Ok(Ended::ByUs);
         }
     }
 }
@@ -350,7 +357,7 @@ mod tests {
         });
         let dialer = Arc::new(Dialer::new(&target, None).unwrap());
         let minute = Duration::from_secs(60);
-        let lifetime = Lifetime { idle: minute, age: None, connect: MAX_TRY };
+        let lifetime = Lifetime { idle: minute, age: None, connect: MAX_TRY, silence: MAX_TRY };
         let connection = Connection::open(&dialer, lifetime, &Arc::default());
         let name = Name::from_text("one.example").unwrap();
         let question = Question::new(name.as_ref(), RecordType::A, true);
@@ -368,7 +375,7 @@ mod tests {
             if let Ok(place) = connection.start(&question) {
                 connection.table().release(place);
             }
-            sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         assert!(begun.elapsed() >= MAX_TRY - Duration::from_millis(100), "{:?}", begun.elapsed());
         assert_eq!(ended(waiting).await, Err(UpstreamError::Lost));

@@ -1,4 +1,4 @@
-//! What is believed of encrypted upstreams: the `tls` option.
+//! The trust in encrypted upstreams: the `tls` option.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 /// The files of `tls [CERT KEY] [CA]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// Our certificate and its key.
+    /// The client's certificate and its key.
     pub client: Option<(PathBuf, PathBuf)>,
-    /// Who is believed instead of the system's authorities.
+    /// Authorities that are trusted instead of the system's.
     pub roots: Option<PathBuf>,
 }
 

@@ -32,6 +32,10 @@ const LOOK_AGAIN_MS: u64 = 50;
 /// Tries for one query, where `max_connect_attempts` says nothing: twice the upstreams, as in CoreDNS, and no fewer than this.
 const MIN_TRIES: usize = 3;
 
+/// How often a query whose connection has ended is sent over another one: an upstream may answer one query a connection,
+/// and many may be under way.
+const MAX_RECONNECTS: u16 = 256;
+
 /// What a question came to.
 #[allow(
     clippy::large_enum_variant,
@@ -98,6 +102,7 @@ pub(super) struct Asking<'a> {
     second_best: Option<Message>,
     error: Option<Failure>,
     retried: bool,
+    reconnects: u16,
 }
 
 /// What a query on its short way has left to the task that goes on with it.
@@ -139,6 +144,7 @@ impl<'a> Asking<'a> {
             second_best: None,
             error: None,
             retried: false,
+            reconnects: 0,
         }
     }
 
@@ -407,8 +413,8 @@ impl<'a> Asking<'a> {
         let upstream = &attempt.upstream;
         match error {
             // It had worked, and was closed while we asked: not a failure, but one more try.
-            UpstreamError::Lost if !self.retried => {
-                self.retried = true;
+            UpstreamError::Lost if self.reconnects < MAX_RECONNECTS && !attempt.timed_out => {
+                self.reconnects += 1;
                 self.tries -= 1;
                 self.again(upstream, attempt.over);
             }

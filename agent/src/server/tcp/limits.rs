@@ -1,0 +1,160 @@
+//! What TCP connections may take: places and bytes, for all clients together and for each of them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::admission::{ALPHA, Permit, Shares};
+use crate::descriptors;
+use crate::upstream::health::Throttle;
+
+/// Connections of all clients together.
+pub const MAX_CONNECTIONS: usize = 4_096;
+/// Connections of one address: more than a pod's resolvers keep, fewer than would starve the others.
+pub const MAX_PER_CLIENT: usize = 256;
+/// Bytes that all connections together may buffer. Nearly all queries and replies pass through the worker's own buffers
+/// and take none of it: it is for messages that arrive in pieces, queries that wait, and replies that are not taken.
+/// 32 MiB hold 500 messages of the greatest length, and are a sixth of the memory limit in the manifests.
+pub const MAX_BYTES: usize = 32 << 20;
+/// A new client waits so long for a place when all are held, as often as [`ADMIT_TRIES`] says.
+const ADMIT_PAUSE: Duration = Duration::from_millis(20);
+const ADMIT_TRIES: usize = 5;
+/// New clients that wait for a place.
+const MAX_ADMITTING: usize = 64;
+/// Idle connections are woken no more often than this.
+const SCARCE_MS: u64 = 20;
+
+/// The connections of all workers. Made after the limit of descriptors was raised, which bounds them too.
+pub struct Connections {
+    places: Arc<Shares>,
+    bytes: Arc<Shares>,
+    admitting: Arc<Shares>,
+    /// Wakes idle connections when a new client finds no place.
+    scarce: Notify,
+    woken: Throttle,
+    refused: AtomicU64,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            places: Shares::new(MAX_CONNECTIONS.min(descriptors::for_clients())),
+            bytes: Shares::new(MAX_BYTES),
+            admitting: Shares::new(MAX_ADMITTING),
+            scarce: Notify::new(),
+            woken: Throttle::default(),
+            refused: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Connections {
+    /// A place for one more connection of `client`; `None`: it has its share, or all are held.
+    pub fn open(&self, client: IpAddr) -> Option<Permit> {
+        let place = self.places.try_acquire(client, 1)?;
+        (place.held_by_key() <= MAX_PER_CLIENT).then_some(place)
+    }
+
+    /// Waits a moment for a place for a client that has few, while idle connections of others are closed.
+    pub async fn admit(&self, client: IpAddr) -> Option<Permit> {
+        if self.places.held(client) > ALPHA {
+            return None;
+        }
+        let _waiting = self.admitting.try_acquire(client, 1)?;
+        for _ in 0..ADMIT_TRIES {
+            if self.woken.now(SCARCE_MS) {
+                self.scarce.notify_waiters();
+            }
+            tokio::time::sleep(ADMIT_PAUSE).await;
+            if let Some(place) = self.open(client) {
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    /// Returns when a new client finds no place.
+    pub async fn scarce(&self) {
+        self.scarce.notified().await;
+    }
+
+    /// A permit for `amount` bytes of `client`; `None`: it has its share of the budget. One of zero can always be had.
+    pub fn bytes(&self, client: IpAddr, amount: usize) -> Option<Permit> {
+        self.bytes.try_acquire(client, amount)
+    }
+
+    /// Open connections.
+    pub fn count(&self) -> usize {
+        self.places.used()
+    }
+
+    /// Bytes that connections buffer.
+    pub fn buffered(&self) -> usize {
+        self.bytes.used()
+    }
+
+    /// Connections that were refused or closed because their client had its share.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    /// Counts a connection that is refused or closed because its client had its share.
+    pub fn count_refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(n: u32) -> IpAddr {
+        std::net::Ipv4Addr::from(0x0a00_0000 + n).into()
+    }
+
+    fn flood(connections: &Connections, client: IpAddr) -> Vec<Permit> {
+        std::iter::from_fn(|| connections.open(client)).collect()
+    }
+
+    #[test]
+    fn one_client_has_its_limit_and_many_leave_places_free() {
+        let connections = Connections::default();
+        let mut held: Vec<Permit> = flood(&connections, client(0));
+        assert_eq!((held.len(), connections.count()), (MAX_PER_CLIENT, MAX_PER_CLIENT));
+        for n in 1..16 {
+            held.extend(flood(&connections, client(n)));
+        }
+        assert!(connections.count() < connections.places.limit());
+        // One of them may share a counter with a client of before.
+        assert!((1_000..1_004).any(|n| connections.open(client(n)).is_some()));
+        drop(held);
+        assert_eq!(connections.count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_client_waits_while_an_idle_connection_is_closed() {
+        let connections = Arc::new(Connections::default());
+        let mut held: Vec<Permit> =
+            (0..100_000).filter_map(|n| connections.open(client(n))).collect();
+        assert!(connections.count() > connections.places.limit() - 8);
+        let held_by = held.len();
+        let waiting = Arc::clone(&connections);
+        let idle = tokio::spawn(async move {
+            waiting.scarce().await;
+            held.truncate(held_by - 8);
+            held
+        });
+        tokio::task::yield_now().await;
+        let newcomer = client(200_000);
+        let admitted = match connections.open(newcomer) {
+            Some(place) => Some(place),
+            None => connections.admit(newcomer).await,
+        };
+        assert!(admitted.is_some());
+        drop(admitted);
+        idle.abort();
+    }
+}

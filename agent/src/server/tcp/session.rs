@@ -1,0 +1,451 @@
+//! One TCP connection: its queries in turns, its replies in whatever order they are ready, everything bounded.
+//!
+//! ```text
+//! wait       readable, an answer of a query that waited, too long idle, the server drains, places are scarce
+//! turn       one read into the worker's buffer; queries that are whole are answered into the worker's buffer, one write
+//!              a query that is not whole     -> input     charged to the client's budget
+//!              replies that are not taken    -> rest      charged; nothing is read until they are
+//!              a query that waits            -> a task    charged; its answer comes through `answers`
+//! ```
+//!
+//! A connection that is idle holds no buffer.
+
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use super::buffer::Buffer;
+use super::limits::Connections;
+use super::turns::{Buffers, READ_LEN, Turn, Turns};
+use crate::admission::Permit;
+use crate::chain::Local;
+use crate::clock::CoarseInstant;
+use crate::plugin::settings::Timeouts;
+use crate::request::{Origin, Transport};
+use crate::server::answer::{Handled, Later, answer};
+use crate::server::listener::Listener;
+use crate::server::worker::{Worker, drained};
+use crate::wire::{read_u16, write_u16};
+
+/// Queries of one connection that may wait at once; then it is not read until one is answered.
+const MAX_IN_FLIGHT: usize = 128;
+/// Queries that one turn answers.
+const QUERIES_PER_TURN: usize = 64;
+/// A turn ends when so many bytes of replies have gathered.
+const OUT_PER_TURN: usize = 64 << 10;
+/// How long a session still takes queries once the server drains: those that were on their way.
+const LAST_QUERIES: Duration = Duration::from_millis(50);
+/// A connection that has been idle for so long gives up its place to a new client.
+const IDLE_WHEN_SCARCE: Duration = Duration::from_secs(1);
+
+/// What all connections of one worker and listener have in common.
+pub struct Shared {
+    /// The address that they were made to.
+    pub listener: Arc<Listener>,
+    /// Who serves them.
+    pub worker: Arc<Worker>,
+    /// What they may take.
+    pub connections: Arc<Connections>,
+    /// Who serves when.
+    pub turns: Arc<Turns>,
+}
+
+/// One connection.
+pub struct Session {
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    client: SocketAddr,
+    local: SocketAddr,
+    place: Permit,
+    /// The beginning of a query; whole queries too, while as many wait as may, or until the next turn.
+    input: Buffer,
+    /// Replies that the client has not taken.
+    rest: Buffer,
+    /// There from the first query that waits until none does.
+    answers: Option<(mpsc::Sender<Answer>, mpsc::Receiver<Answer>)>,
+    in_flight: usize,
+    /// When the query at the start of `input` began to arrive.
+    query_since: Instant,
+    /// When the last whole query or the last answer came.
+    idle_since: Instant,
+}
+
+/// The answer to a query that waited. Its bytes are charged until it is written.
+enum Answer {
+    /// A frame; empty if nothing is to be sent.
+    Frame(Vec<u8>, #[allow(dead_code, reason = "held for its drop")] Option<Permit>),
+    /// The client's budget has no place for it.
+    OverBudget,
+}
+
+/// What a session was woken by.
+enum Woken {
+    Readable,
+    Answer(Answer),
+    TooLong,
+    Drain,
+    Scarce,
+}
+
+/// What a turn ended with.
+enum Turned {
+    /// All that was there is served.
+    Done,
+    /// There may be more to read or to serve.
+    More,
+    /// The client has closed its side.
+    Eof,
+}
+
+impl Session {
+    /// A session over `stream`, for which `place` was acquired. `None`: the connection is gone already.
+    pub fn new(
+        stream: TcpStream,
+        client: SocketAddr,
+        place: Permit,
+        shared: &Arc<Shared>,
+    ) -> Option<Self> {
+        let _ = stream.set_nodelay(true);
+        let local = stream.local_addr().unwrap_or(shared.listener.address);
+        let ip = client.ip().to_canonical();
+        let buffer = || shared.connections.bytes(ip, 0).map(Buffer::new);
+        let now = Instant::now();
+        Some(Self {
+            client: SocketAddr::new(ip, client.port()),
+            local: SocketAddr::new(local.ip().to_canonical(), local.port()),
+            place,
+            input: buffer()?,
+            rest: buffer()?,
+            shared: Arc::clone(shared),
+            stream,
+            answers: None,
+            in_flight: 0,
+            query_since: now,
+            idle_since: now,
+        })
+    }
+
+    /// Serves the connection until it ends.
+    pub async fn run(mut self, mut draining: watch::Receiver<bool>) -> io::Result<()> {
+        let mut end = draining.borrow().then(|| Instant::now() + LAST_QUERIES);
+        loop {
+            self.flush().await?;
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let may_read = self.in_flight < MAX_IN_FLIGHT && left != Some(Duration::ZERO);
+            let woken = if may_read && self.has_query() {
+                Woken::Readable
+            } else if left == Some(Duration::ZERO) && self.in_flight == 0 {
+                return Ok(());
+            } else {
+                self.wait(may_read, left, &mut draining, end.is_none()).await?
+            };
+            match woken {
+                Woken::Readable => {
+                    let turn = self.shared.turns.acquire(self.client.ip()).await;
+                    let turned = self.take_turn(&turn)?;
+                    turn.end(matches!(turned, Turned::More)).await;
+                    if matches!(turned, Turned::Eof) {
+                        return self.finish().await;
+                    }
+                }
+                Woken::Answer(answer) => self.send(answer).await?,
+                Woken::TooLong => return self.finish().await,
+                Woken::Drain => end = Some(Instant::now() + LAST_QUERIES),
+                Woken::Scarce if self.gives_up() => {
+                    self.shared.connections.count_refused();
+                    return Ok(());
+                }
+                Woken::Scarce => {}
+            }
+        }
+    }
+
+    async fn wait(
+        &mut self,
+        may_read: bool,
+        left: Option<Duration>,
+        draining: &mut watch::Receiver<bool>,
+        may_drain: bool,
+    ) -> io::Result<Woken> {
+        let is_idle = self.is_idle();
+        let patience = self.patience().into_iter().chain(left).min();
+        let Self { answers, stream, shared, .. } = self;
+        let answered = async {
+            match answers {
+                Some((_, answers)) => answers.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        let too_long = async {
+            match patience {
+                Some(patience) => tokio::time::sleep(patience).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(answer) = answered => Ok(Woken::Answer(answer)),
+            ready = stream.readable(), if may_read => ready.map(|()| Woken::Readable),
+            () = too_long => Ok(Woken::TooLong),
+            () = drained(draining), if may_drain => Ok(Woken::Drain),
+            () = shared.connections.scarce(), if is_idle => Ok(Woken::Scarce),
+        }
+    }
+
+    /// How long the client may still take. `None`: what is awaited is not its doing.
+    fn patience(&self) -> Option<Duration> {
+        let Timeouts { read, idle, .. } = self.shared.listener.dispatch.load().timeouts();
+        if !self.input.is_empty() && !self.has_query() {
+            // For the whole query, however its bytes trickle in.
+            return Some(read.saturating_sub(self.query_since.elapsed()));
+        }
+        self.is_idle().then(|| idle.saturating_sub(self.idle_since.elapsed()))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.in_flight == 0 && self.input.is_empty()
+    }
+
+    /// True if a new client has more need of its place.
+    fn gives_up(&self) -> bool {
+        self.is_idle()
+            && (self.place.is_over_share() || self.idle_since.elapsed() >= IDLE_WHEN_SCARCE)
+    }
+
+    /// True if a whole query has come that is not served.
+    fn has_query(&self) -> bool {
+        frame(self.input.as_slice(), 0).is_some()
+    }
+
+    /// Reads once, unless a whole query is there already, answers what is whole, and writes what the client takes.
+    fn take_turn(&mut self, turn: &Turn) -> io::Result<Turned> {
+        turn.with_buffers(|Buffers { read, out }| {
+            let mut len = 0;
+            if !self.has_query() {
+                len = match self.read(&mut read[..]) {
+                    Ok(0) => return Ok(Turned::Eof),
+                    Ok(len) => len,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        return Ok(Turned::Done);
+                    }
+                    Err(error) => return Err(error),
+                };
+            }
+            let fresh = read.get(..len).unwrap_or(&[]);
+            let mut begins = self.input.is_empty();
+            let used = if begins {
+                let used = self.serve(fresh, out)?;
+                self.keep(fresh.get(used..).unwrap_or(&[]))?;
+                used
+            } else {
+                self.keep(fresh)?;
+                let input = self.input.take();
+                let served = self.serve(&input, out);
+                let used = *served.as_ref().unwrap_or(&0);
+                self.input.put_back(input, used);
+                served?
+            };
+            begins |= used > 0;
+            if begins {
+                self.query_since = Instant::now();
+            }
+            if used > 0 {
+                self.idle_since = self.query_since;
+            }
+            self.write(out)?;
+            let more = self.has_query() || len == READ_LEN;
+            Ok(if more { Turned::More } else { Turned::Done })
+        })
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut read = Ok(0);
+        let polled = self.stream.try_io(Interest::READABLE, || {
+            read = (&*SockRef::from(&self.stream)).read(buffer);
+            match &read {
+                // Less than the buffer: what comes later makes a new event, and the call that would find nothing is spared.
+                Ok(len) if *len > 0 && *len < buffer.len() => Err(io::ErrorKind::WouldBlock.into()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+                _ => Ok(()),
+            }
+        });
+        match (polled, read) {
+            (Err(_), Ok(0)) => Err(io::ErrorKind::WouldBlock.into()),
+            (_, read) => read,
+        }
+    }
+
+    /// Writes what the socket takes at once, and keeps the rest.
+    fn write(&mut self, out: &[u8]) -> io::Result<()> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let written = match self.stream.try_write(out) {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        if self.rest.push(out.get(written..).unwrap_or(&[])) { Ok(()) } else { self.over_budget() }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() || self.input.push(bytes) { Ok(()) } else { self.over_budget() }
+    }
+
+    fn over_budget<T>(&self) -> io::Result<T> {
+        self.shared.connections.count_refused();
+        Err(io::Error::new(io::ErrorKind::OutOfMemory, "the client has its share of the buffers"))
+    }
+
+    /// Answers the queries at the start of `bytes` that are whole, as far as the bounds allow. Returns how many bytes they
+    /// are.
+    fn serve(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
+        let mut at = 0;
+        let received = CoarseInstant::now();
+        let shared = Arc::clone(&self.shared);
+        let dispatch = shared.listener.dispatch.load();
+        for _ in 0..QUERIES_PER_TURN {
+            if self.in_flight >= MAX_IN_FLIGHT || out.len() >= OUT_PER_TURN {
+                break;
+            }
+            let Some(packet) = frame(bytes, at) else { break };
+            at += packet.len() + 2;
+            let origin = Origin {
+                client: self.client,
+                local: self.local,
+                transport: Transport::Tcp,
+                worker: shared.worker.number,
+                received,
+            };
+            let start = out.len();
+            out.extend_from_slice(&[0, 0]);
+            let handled = catch_unwind(AssertUnwindSafe(|| {
+                Local::with(|local| answer(packet, origin, &dispatch, local, out))
+            }));
+            match handled {
+                Ok(Handled::Reply) => {
+                    let len = out.len() - start - 2;
+                    write_u16(out, start, len as u16);
+                    continue;
+                }
+                Ok(Handled::Silence) => {}
+                Ok(Handled::Later(later, _)) => self.wait_for(later, packet.len())?,
+                Err(_) => shared.worker.panicked(),
+            }
+            out.truncate(start);
+        }
+        Ok(at)
+    }
+
+    /// Spawns the task of a query that waits.
+    fn wait_for(&mut self, later: Box<Later>, len: usize) -> io::Result<()> {
+        let Some(waiting) = self.shared.worker.wait() else { return Ok(()) };
+        let Some(permit) = self.shared.connections.bytes(self.client.ip(), len) else {
+            return self.over_budget();
+        };
+        let (sender, _) = self.answers.get_or_insert_with(|| mpsc::channel(MAX_IN_FLIGHT));
+        let owed = Owed { answer: Some(Answer::Frame(Vec::new(), None)), sender: sender.clone() };
+        self.in_flight += 1;
+        tokio::spawn(async move {
+            let _waiting = waiting;
+            owed.pay(later, permit).await;
+        });
+        Ok(())
+    }
+
+    /// Writes an answer, and with it those that have come meanwhile.
+    async fn send(&mut self, first: Answer) -> io::Result<()> {
+        let mut out = Vec::new();
+        let mut permits = Vec::new();
+        let mut next = Some(first);
+        while let Some(answer) = next {
+            self.in_flight -= 1;
+            match answer {
+                Answer::Frame(frame, permit) => {
+                    if out.is_empty() {
+                        out = frame
+                    } else {
+                        out.extend_from_slice(&frame)
+                    }
+                    permits.extend(permit);
+                }
+                Answer::OverBudget => return self.over_budget(),
+            }
+            let answers = self.answers.as_mut().filter(|_| out.len() < OUT_PER_TURN);
+            next = answers.and_then(|(_, answers)| answers.try_recv().ok());
+        }
+        if self.in_flight == 0 {
+            self.answers = None;
+        }
+        self.idle_since = Instant::now();
+        let patience = self.shared.listener.dispatch.load().timeouts().write;
+        timeout(patience, self.stream.write_all(&out)).await?
+    }
+
+    /// Writes what the client has not taken.
+    async fn flush(&mut self) -> io::Result<()> {
+        if !self.rest.is_empty() {
+            let patience = self.shared.listener.dispatch.load().timeouts().write;
+            timeout(patience, self.stream.write_all(self.rest.as_slice())).await??;
+            self.rest.consume(usize::MAX);
+        }
+        Ok(())
+    }
+
+    /// Sends what is still to come (RFC 7766 section 6.2.4) before the connection ends.
+    async fn finish(mut self) -> io::Result<()> {
+        self.flush().await?;
+        while self.in_flight > 0 {
+            let Some((_, answers)) = &mut self.answers else { break };
+            let Some(answer) = answers.recv().await else { break };
+            self.send(answer).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The answer that a task owes its session: sent when it is dropped, empty if the task has panicked, so that the session
+/// gets one for each query.
+struct Owed {
+    answer: Option<Answer>,
+    sender: mpsc::Sender<Answer>,
+}
+
+impl Owed {
+    async fn pay(mut self, later: Box<Later>, mut permit: Permit) {
+        let mut frame = vec![0, 0];
+        if later.run(&mut frame).await {
+            let len = frame.len() - 2;
+            write_u16(&mut frame, 0, len as u16);
+            self.answer = Some(match permit.grow(frame.capacity()) {
+                true => Answer::Frame(frame, Some(permit)),
+                false => Answer::OverBudget,
+            });
+        }
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            // The channel holds as many as a session lets wait. If the session has gone, the answer is not needed.
+            let _ = self.sender.try_send(answer);
+        }
+    }
+}
+
+/// The message at `at`, if it is there as a whole.
+fn frame(bytes: &[u8], at: usize) -> Option<&[u8]> {
+    let len = usize::from(read_u16(bytes, at)?);
+    bytes.get(at + 2..at + 2 + len)
+}
