@@ -9,14 +9,22 @@
 //! | [`table`] | the hash table that is read without waiting |
 //! | [`slice`] | an EndpointSlice, packed: four octets for an endpoint without a name |
 //! | [`group`] | a Service, its slices, and its addresses as they are answered |
+//! | [`targets`] | endpoints merged over slices that may repeat each other |
+//! | [`change`] | what the change of one slice means for its Service |
+//! | [`sharded`] | a set that is copied at the cost of what changes in it |
+//! | [`label`] | labels that are made of addresses |
 //! | [`address`] | from addresses back to names |
 //! | [`writer`] | what only the writer knows: who every object is, mark and sweep |
 //! | [`objects`] | the objects read back, for the snapshot |
 
 pub mod address;
 pub mod group;
+pub mod label;
+pub mod sharded;
 pub mod slice;
+pub mod targets;
 
+mod change;
 mod objects;
 mod table;
 mod writer;
@@ -28,7 +36,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use self::address::{Addresses, Prefix, Reason};
 use self::group::{Group, Key};
+use self::label::Label;
 use self::table::Table;
+use self::targets::{Hasher, Target, Targets};
 use self::writer::Writer;
 use super::object::{Event, Kind, Text};
 use crate::clock::CoarseInstant;
@@ -54,7 +64,7 @@ pub struct Statistics {
 /// The index. One serves every `kubernetes` directive that watches the same source.
 pub struct Index {
     settings: Settings,
-    hasher: foldhash::fast::RandomState,
+    hasher: Hasher,
     groups: Table<Arc<Group>>,
     addresses: Addresses,
     namespaces: Table<Text>,
@@ -84,7 +94,7 @@ impl Index {
         let epoch = now.saturating_sub(CoarseInstant::now().as_millis() / 1_000);
         Self {
             settings,
-            hasher: foldhash::fast::RandomState::default(),
+            hasher: Hasher::default(),
             groups: Table::new(13),
             addresses: Addresses::new(),
             namespaces: Table::new(8),
@@ -148,6 +158,25 @@ impl Index {
     /// [`Index::owners`].
     pub fn has_addresses_below(&self, prefix: Prefix) -> bool {
         self.addresses.any_below(prefix)
+    }
+
+    /// The merged target of this name; for readers within [`Index::group`].
+    pub fn target<'g>(
+        &self,
+        targets: &'g Targets,
+        label: Label<'_>,
+        cluster: Option<&[u8]>,
+    ) -> Option<&'g Target> {
+        targets.find(&self.hasher, label, cluster)
+    }
+
+    /// The merged names of this address; for readers within [`Index::group`].
+    pub fn target_address<'g>(
+        &self,
+        targets: &'g Targets,
+        address: IpAddr,
+    ) -> Option<&'g targets::Address> {
+        targets.address(&self.hasher, address)
     }
 
     /// True once every one of `kinds` has been listed completely, since the start or by a snapshot.

@@ -126,6 +126,11 @@ impl<'b> Reply<'b> {
         self.flags = if on { self.flags | mask } else { self.flags & !mask };
     }
 
+    /// True for a reply over TCP, which may be as long as a message can be.
+    pub fn is_over_tcp(&self) -> bool {
+        self.over_tcp
+    }
+
     /// True once a record did not fit and TC is set.
     pub fn truncated(&self) -> bool {
         self.flags & flags::TC != 0

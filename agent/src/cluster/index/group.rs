@@ -6,7 +6,11 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::slice::{Addresses, Ports, Slice, octets_v4, octets_v6};
+use super::change::{Change, Difference, are_alike, rows_of, step};
+use super::label::Label;
+use super::sharded::{Counted, Sharded};
+use super::slice::{Ports, Slice, octets_v4, octets_v6};
+use super::targets::{Hasher, Targets};
 use crate::cluster::object::{self, Text};
 use crate::wire::{Name, name::Labels};
 
@@ -86,17 +90,26 @@ pub struct Group {
     pub service: Option<Arc<Service>>,
     /// Its slices.
     pub slices: SmallVec<[Arc<Slice>; 1]>,
+    /// What the slices have together.
+    merged: Merged,
+    /// Rows over all slices: ready addresses, those that several slices have counted each time.
+    rows: u32,
     /// A records of the Service's own name, [`A_LEN`] octets each.
     pub a: Records,
     /// AAAA records of the Service's own name, [`AAAA_LEN`] octets each.
     pub aaaa: Records,
 }
 
-/// Addresses that a change of slices brings to a group or takes from it, each list in ascending order.
-#[derive(Default)]
-pub(super) struct Difference {
-    pub(super) gone: Vec<IpAddr>,
-    pub(super) come: Vec<IpAddr>,
+/// What the slices of a Service have together, so that no reader compares them.
+#[derive(Debug)]
+enum Merged {
+    /// There is one slice at most. It repeats no name and no address, or all of its names are addresses.
+    No,
+    /// All names are addresses, and all slices have the same ports and cluster: a reader needs only the addresses, each once.
+    /// The writer counts how many slices have each.
+    Addresses(Arc<Sharded<Counted<IpAddr>>>),
+    /// Anything else. It stays so until there are no slices, so that a change never has to merge all of them again.
+    Targets(Arc<Targets>),
 }
 
 impl Group {
@@ -105,6 +118,8 @@ impl Group {
             key,
             service: None,
             slices: SmallVec::new(),
+            merged: Merged::No,
+            rows: 0,
             a: Records::new(),
             aaaa: Records::new(),
         }
@@ -139,15 +154,63 @@ impl Group {
             && known.publish_not_ready == service.publish_not_ready
     }
 
-    /// True where no two rows of its slices have the same address; only headless Services are looked through.
-    pub fn has_unique_addresses(&self) -> bool {
-        self.a.len() / A_LEN + self.aaaa.len() / AAAA_LEN == self.ready()
-            && self.service.as_ref().is_some_and(|service| service.kind == Kind::Headless)
+    /// Ready addresses over all slices, those that several slices have counted each time.
+    pub fn ready(&self) -> usize {
+        self.rows as usize
     }
 
-    /// Ready addresses over all slices, those that stand in several counted each time.
-    pub fn ready(&self) -> usize {
-        self.slices.iter().map(|slice| slice.len()).sum()
+    /// The merged endpoints; `None` if no slice can repeat another: then [`Group::plain_ports`] are the ports of all.
+    pub fn targets(&self) -> Option<&Targets> {
+        if let Merged::Targets(targets) = &self.merged { Some(targets) } else { None }
+    }
+
+    /// The ports of all endpoints of a Service without [`Group::targets`].
+    pub fn plain_ports(&self) -> Option<&Ports> {
+        self.plain_slice().map(|slice| &slice.ports)
+    }
+
+    /// The cluster of all endpoints of a Service without [`Group::targets`].
+    pub fn plain_cluster(&self) -> Option<&[u8]> {
+        self.plain_slice().and_then(|slice| slice.cluster())
+    }
+
+    fn plain_slice(&self) -> Option<&Arc<Slice>> {
+        self.slices.iter().find(|slice| !slice.is_empty())
+    }
+
+    /// The endpoints of a headless Service without [`Group::targets`], each once, from some of them on.
+    pub fn plain_endpoints(&self, start: usize) -> impl Iterator<Item = (Label<'_>, IpAddr)> {
+        let named = self.plain_slice().filter(|slice| !slice.is_named_by_address());
+        let (v4, v6) = (self.a.len() / A_LEN, self.aaaa.len() / AAAA_LEN);
+        let total = named.map_or(v4 + v6, |slice| slice.len());
+        let first = start.checked_rem(total).unwrap_or(0);
+        (first..total).chain(0..first).filter_map(move |row| match named {
+            Some(slice) => Some((slice.label(row)?, slice.address(row)?)),
+            None => {
+                let address = match row.checked_sub(v4) {
+                    None => address_at::<4>(&self.a, row),
+                    Some(row) => address_at::<16>(&self.aaaa, row),
+                }?;
+                Some((Label::Address(address), address))
+            }
+        })
+    }
+
+    /// The address of the endpoint with this label, of a Service without [`Group::targets`].
+    pub fn plain_endpoint(&self, label: Label<'_>, cluster: Option<&[u8]>) -> Option<IpAddr> {
+        let in_cluster = self.slices.iter().filter(|slice| slice.cluster() == cluster);
+        in_cluster.into_iter().find_map(|slice| {
+            if let (Label::Address(address), true) = (label, slice.is_named_by_address()) {
+                return (!slice.rows_of(address).is_empty()).then_some(address);
+            }
+            let row = slice.rows_with(label).next()?;
+            slice.address(row)
+        })
+    }
+
+    /// The label of the endpoint with this address, of a Service without [`Group::targets`].
+    pub fn plain_label(&self, address: IpAddr) -> Option<Label<'_>> {
+        self.slices.iter().find_map(|slice| slice.label(slice.rows_of(address).next()?))
     }
 
     /// The same with another Service, and its record sets.
@@ -184,25 +247,25 @@ impl Group {
     }
 
     /// The same with `new` in the place of the slice of this `name`, or without it; and which addresses that changes.
-    pub(super) fn with_slice(&self, name: &str, new: Option<Arc<Slice>>) -> (Self, Difference) {
+    pub(super) fn with_slice(
+        &self,
+        hasher: &Hasher,
+        name: &str,
+        new: Option<Arc<Slice>>,
+    ) -> (Self, Difference) {
         let mut group = self.without_records();
         let at = group.slices.iter().position(|slice| &*slice.name == name);
         let old = at.map(|at| group.slices.remove(at));
-        // What stays of the group are the other slices: an address that one of them has neither goes nor comes.
-        let elsewhere =
-            |address: IpAddr| group.slices.iter().any(|slice| !slice.rows_of(address).is_empty());
-        let difference = Difference {
-            gone: missing_in(old.as_deref(), new.as_deref())
-                .into_iter()
-                .filter(|&gone| !elsewhere(gone))
-                .collect(),
-            come: missing_in(new.as_deref(), old.as_deref())
-                .into_iter()
-                .filter(|&come| !elsewhere(come))
-                .collect(),
-        };
+        let merged = group.merged_without(hasher, old.as_ref(), new.as_ref());
+        let rows = |slice: &Option<Arc<Slice>>| slice.as_ref().map_or(0, |slice| slice.len());
+        group.rows = (self.ready() + rows(&new)).saturating_sub(rows(&old)) as u32;
+        let difference;
+        (group.merged, difference) = merged;
         if let Some(new) = new {
             group.slices.insert(at.unwrap_or(group.slices.len()), new);
+        }
+        if group.slices.is_empty() {
+            group.merged = Merged::No;
         }
         if group.service.as_ref().is_some_and(|service| service.kind == Kind::Headless) {
             let Difference { gone, come } = &difference;
@@ -215,11 +278,58 @@ impl Group {
         (group, difference)
     }
 
+    /// What the slices have together once `new` is in the place of `old`, which has been taken out of them.
+    fn merged_without(
+        &self,
+        hasher: &Hasher,
+        old: Option<&Arc<Slice>>,
+        new: Option<&Arc<Slice>>,
+    ) -> (Merged, Difference) {
+        let change = Change::of(old.map(|slice| &**slice), new.map(|slice| &**slice));
+        let all = || self.slices.iter().chain(new);
+        match &self.merged {
+            Merged::Targets(targets) => {
+                let (targets, difference) = change.of_targets(hasher, Targets::clone(targets));
+                (Merged::Targets(Arc::new(targets)), difference)
+            }
+            _ if !are_alike(all()) => {
+                let mut targets = Targets::default();
+                for slice in self.slices.iter().chain(old) {
+                    rows_of(slice).for_each(|row| targets.step(hasher, &row, true));
+                }
+                let (targets, difference) = change.of_targets(hasher, targets);
+                (Merged::Targets(Arc::new(targets)), difference)
+            }
+            _ if self.slices.is_empty() => (Merged::No, change.alone()),
+            merged => {
+                let mut addresses = match merged {
+                    Merged::Addresses(addresses) => Sharded::clone(addresses),
+                    _ => {
+                        let mut addresses = Sharded::default();
+                        let before = self.slices.iter().chain(old).flat_map(|slice| rows_of(slice));
+                        before.for_each(|row| {
+                            step(hasher, &mut addresses, row.address, true);
+                        });
+                        addresses
+                    }
+                };
+                let difference = change.of_addresses(hasher, &mut addresses);
+                (Merged::Addresses(Arc::new(addresses)), difference)
+            }
+        }
+    }
+
     fn without_records(&self) -> Self {
         Self {
             key: Arc::clone(&self.key),
             service: self.service.clone(),
             slices: self.slices.clone(),
+            merged: match &self.merged {
+                Merged::No => Merged::No,
+                Merged::Addresses(addresses) => Merged::Addresses(Arc::clone(addresses)),
+                Merged::Targets(targets) => Merged::Targets(Arc::clone(targets)),
+            },
+            rows: self.rows,
             a: Records::new(),
             aaaa: Records::new(),
         }
@@ -264,6 +374,14 @@ fn each_once(addresses: &[IpAddr]) -> Vec<IpAddr> {
     once
 }
 
+fn address_at<const N: usize>(records: &[u8], row: usize) -> Option<IpAddr>
+where
+    IpAddr: From<[u8; N]>,
+{
+    let record = records.get(row * (12 + N)..(row + 1) * (12 + N))?;
+    record.last_chunk::<N>().copied().map(IpAddr::from)
+}
+
 fn octets<const N: usize>(records: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
     records.chunks_exact(12 + N).filter_map(|record| record.last_chunk::<N>().copied())
 }
@@ -273,33 +391,6 @@ fn of_family<const N: usize>(
     octets: fn(IpAddr) -> Option<[u8; N]>,
 ) -> Vec<[u8; N]> {
     addresses.iter().filter_map(|&address| octets(address)).collect()
-}
-
-/// The addresses of `all` that `other` has not, each once.
-fn missing_in(all: Option<&Slice>, other: Option<&Slice>) -> Vec<IpAddr> {
-    fn missing<const N: usize>(all: &[[u8; N]], other: &[[u8; N]]) -> Vec<IpAddr>
-    where
-        IpAddr: From<[u8; N]>,
-    {
-        let mut found: Vec<IpAddr> = Vec::new();
-        let mut other = other.iter().peekable();
-        for address in all {
-            while other.next_if(|o| *o < address).is_some() {}
-            let address_is_there = other.peek().is_some_and(|o| *o == address);
-            let address = IpAddr::from(*address);
-            if !address_is_there && found.last() != Some(&address) {
-                found.push(address);
-            }
-        }
-        found
-    }
-    match (all.map(|slice| &slice.addresses), other.map(|slice| &slice.addresses)) {
-        (Some(Addresses::V4(all)), Some(Addresses::V4(other))) => missing(all, other),
-        (Some(Addresses::V6(all)), Some(Addresses::V6(other))) => missing(all, other),
-        (Some(Addresses::V4(all)), _) => missing(all, &[]),
-        (Some(Addresses::V6(all)), _) => missing(all, &[]),
-        (None, _) => Vec::new(),
-    }
 }
 
 /// The set without `gone` and with `come`, both in ascending order if `records` is. Everything between two changes is

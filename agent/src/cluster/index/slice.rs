@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::label::{Label, LabelBuf};
 use crate::cluster::object::{self, Port};
 use crate::wire::name::MAX_LABEL;
 
@@ -71,6 +72,44 @@ impl Slice {
     /// The label of the cluster that it comes from, of an import.
     pub fn cluster(&self) -> Option<&[u8]> {
         self.cluster.as_ref().map(|label| label.as_bytes())
+    }
+
+    /// The label of the endpoint at `row`: its hostname, else its Pod's name where the index keeps those, else its address.
+    pub fn label(&self, row: usize) -> Option<Label<'_>> {
+        let own = match self.hostnames.get(row) {
+            b"" => self.pods.get(row),
+            hostname => hostname,
+        };
+        if own.is_empty() { self.address(row).map(Label::Address) } else { Some(Label::read(own)) }
+    }
+
+    /// The rows whose endpoint has this label.
+    pub fn rows_with<'s>(&'s self, label: Label<'s>) -> impl Iterator<Item = usize> + 's {
+        let mut buffer = LabelBuf::new();
+        let hash = hash(label.text(&mut buffer));
+        let by_name = [&self.hostnames, &self.pods].into_iter().flat_map(move |c| c.rows(hash));
+        let by_address = match label {
+            Label::Address(address) => self.rows_of(address),
+            Label::Own(_) => 0..0,
+        };
+        by_name.chain(by_address).filter(move |&row| self.label(row) == Some(label))
+    }
+
+    /// True if every endpoint is named by its address.
+    pub fn is_named_by_address(&self) -> bool {
+        self.hostnames.is_empty() && self.pods.is_empty()
+    }
+
+    /// True if no two rows have the same address or may have the same label. Costs a step for each row.
+    pub(super) fn has_no_repetition(&self) -> bool {
+        let mut labels = hashbrown::HashSet::with_capacity(self.len());
+        let mut before = None;
+        (0..self.len()).all(|row| {
+            let address = self.address(row);
+            let repeated = before == Some(address);
+            before = Some(address);
+            !repeated && self.label(row).is_some_and(|label| labels.insert(label))
+        })
     }
 
     /// How many addresses are ready.
@@ -150,12 +189,12 @@ impl Column {
         self.0.as_ref().map_or(&[], |texts| texts.get(row))
     }
 
-    /// The rows that have this text, in order; `wanted` is its [`hash`].
-    pub fn rows_of<'c>(&'c self, text: &'c [u8], wanted: u32) -> impl Iterator<Item = usize> + 'c {
+    /// The rows whose text has this [`hash`], in order.
+    fn rows(&self, wanted: u32) -> impl Iterator<Item = usize> + '_ {
         let by_hash = self.0.as_ref().map_or(&[][..], |texts| &texts.by_hash);
         let start = by_hash.partition_point(|&(hash, _)| hash < wanted);
         let same = by_hash.iter().skip(start).take_while(move |(hash, _)| *hash == wanted);
-        same.map(|&(_, row)| row as usize).filter(move |&row| self.get(row) == text)
+        same.map(|&(_, row)| row as usize)
     }
 
     /// True where no row has a text.
@@ -193,9 +232,9 @@ pub(super) fn octets_v6(address: IpAddr) -> Option<[u8; 16]> {
     if let IpAddr::V6(v6) = address { Some(v6.octets()) } else { None }
 }
 
-// FNV-1a. It only orders a column of one slice, where a collision costs one comparison: nothing to be won by forcing some.
-/// The hash that orders a [`Column`]; whoever looks into many takes it once.
-pub fn hash(text: &[u8]) -> u32 {
+/// The hash that orders a [`Column`], FNV-1a. A collision costs one comparison in one slice: there is nothing to gain by
+/// forcing some.
+fn hash(text: &[u8]) -> u32 {
     text.iter()
         .fold(0x811c_9dc5, |hash, &octet| (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193))
 }

@@ -193,7 +193,98 @@ fn every_address() -> impl Iterator<Item = IpAddr> {
     v4.chain((0..8u16).map(|last| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last])))
 }
 
+/// Labels and clusters, each with its addresses and the numbers of its ports.
+type Names = BTreeMap<(Vec<u8>, Option<Vec<u8>>), (BTreeSet<IpAddr>, BTreeSet<u16>)>;
+
+fn text(label: Label<'_>) -> Vec<u8> {
+    label.text(&mut label::LabelBuf::new()).to_vec()
+}
+
+/// What has each list of ports, beside what the slices with these ports have.
+fn compare_lists(group: &Group, targets: &Targets) {
+    let lists = targets.ports().iter().count();
+    assert!(targets.lists().len() == lists || targets.lists().is_empty() && lists <= 1);
+    for list in targets.lists() {
+        let slices = group.slices.iter().filter(|slice| Arc::ptr_eq(&slice.ports, &list.ports));
+        let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());
+        for (slice, row) in slices.flat_map(|slice| (0..slice.len()).map(move |row| (slice, row))) {
+            names.insert((text(slice.label(row).unwrap()), slice.cluster()));
+            addresses.extend(slice.address(row));
+        }
+        assert_eq!(list.len(), names.len());
+        let found = list.names_from(1).map(|(label, cluster)| (text(label), cluster));
+        assert_eq!(found.collect::<BTreeSet<_>>(), names);
+        let found = [false, true].into_iter().flat_map(|is_v6| list.addresses_from(is_v6, 1));
+        assert_eq!(found.collect::<BTreeSet<_>>(), addresses);
+    }
+}
+
+/// What readers see of the endpoints of a Service beside what its slices have.
+fn compare_endpoints(index: &Index, group: &Group) {
+    let mut expected = Names::new();
+    for slice in &group.slices {
+        for row in 0..slice.len() {
+            let name = (text(slice.label(row).unwrap()), slice.cluster().map(Into::into));
+            let (addresses, ports) = expected.entry(name).or_default();
+            addresses.extend(slice.address(row));
+            ports.extend(slice.ports.iter().map(|port| port.number));
+        }
+    }
+    let rows: usize = group.slices.iter().map(|slice| slice.len()).sum();
+    assert_eq!(group.ready(), rows);
+    let mut found = Names::new();
+    if let Some(targets) = group.targets() {
+        for target in targets.iter_from(rows / 2) {
+            let families = [false, true].map(|is_v6| target.addresses.of(is_v6));
+            let addresses: Vec<IpAddr> =
+                families.iter().flat_map(|family| family.iter_from(1)).map(|a| a.value).collect();
+            let ports = target.ports.iter().flat_map(|(list, _)| list.iter());
+            let has = (addresses.iter().copied().collect(), ports.map(|p| p.number).collect());
+            assert_eq!(addresses.len(), families.iter().map(|family| family.len()).sum::<usize>());
+            let name = (text(target.label()), target.cluster().map(Into::into));
+            assert!(found.insert(name, has).is_none(), "a name comes twice");
+            let same = index.target(targets, target.label(), target.cluster()).unwrap();
+            assert_eq!(same.label(), target.label());
+        }
+        let by_address: BTreeSet<_> = [false, true]
+            .into_iter()
+            .flat_map(|is_v6| targets.addresses_from(is_v6, 1))
+            .flat_map(|known| known.names().map(|(label, _)| (known.address, text(label))))
+            .collect();
+        let expected = expected.iter().flat_map(|((label, _), (addresses, _))| {
+            addresses.iter().map(|address| (*address, label.clone()))
+        });
+        assert_eq!(by_address, expected.collect());
+        let counted: usize = targets.ports().iter().map(|(_, rows)| rows).sum();
+        assert_eq!(counted, rows);
+        compare_lists(group, targets);
+    } else {
+        let ports: BTreeSet<u16> =
+            group.plain_ports().iter().flat_map(|list| list.iter()).map(|p| p.number).collect();
+        let cluster: Option<Vec<u8>> = group.plain_cluster().map(Into::into);
+        for ((label, of), (addresses, of_slices)) in &expected {
+            assert_eq!((addresses.len(), of_slices, of), (1, &ports, &cluster));
+            let label = Label::read(label);
+            let address = group.plain_endpoint(label, of.as_deref());
+            assert_eq!(address.as_ref(), addresses.first());
+            assert_eq!(group.plain_label(address.unwrap()), Some(label));
+        }
+        if group.service.as_ref().is_none_or(|service| service.kind != group::Kind::Headless) {
+            return;
+        }
+        for (label, address) in group.plain_endpoints(rows / 2) {
+            let has = ([address].into_iter().collect(), ports.clone());
+            let before = found.insert((text(label), cluster.clone()), has);
+            assert!(before.is_none(), "a name comes twice");
+        }
+    }
+    assert_eq!(found, expected);
+}
+
 fn compare(index: &Index, model: &Model) {
+    for group in index.groups.all() {
+        compare_endpoints(index, &group);
+    }
     for (imported, namespace, name) in every_group() {
         let service = model.service(imported, namespace, name);
         let expected: BTreeSet<IpAddr> = match service.map(|service| &service.kind) {

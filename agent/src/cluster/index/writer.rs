@@ -8,7 +8,8 @@ use hashbrown::{HashMap, HashSet, HashTable};
 use smallvec::SmallVec;
 
 use super::address::{Counts, Reason};
-use super::group::{Difference, Group, Key};
+use super::change::Difference;
+use super::group::{Group, Key};
 use super::slice::{Ports, Slice};
 use super::{Index, Pod, bit};
 use crate::cluster::object::{
@@ -288,7 +289,7 @@ impl Writer {
 
     fn change_slice(&mut self, index: &Index, key: &Arc<Key>, name: &str, new: Option<Arc<Slice>>) {
         let group = group_of(index, key).unwrap_or_else(|| Arc::new(Group::new(Arc::clone(key))));
-        let (new, difference) = group.with_slice(name, new);
+        let (new, difference) = group.with_slice(&index.hasher, name, new);
         self.publish(index, &group, new, Some(difference));
     }
 

@@ -93,14 +93,9 @@ impl Kubernetes {
                     name.push(b"\x03svc");
                     name.push(&pointer(ask.cut));
                     if let Some(name) = name.get() {
-                        reply.record(
-                            Section::Answer,
-                            Owner::Question,
-                            RecordType::NS,
-                            self.view.ttl,
-                            name,
-                        );
                         verdict = Verdict::Answered;
+                        let (ttl, ns) = (self.view.ttl, RecordType::NS);
+                        return reply.record(Section::Answer, Owner::Question, ns, ttl, name);
                     }
                 }
                 true
@@ -120,7 +115,7 @@ impl Kubernetes {
             );
             verdict = Verdict::Answered;
         }
-        if verdict == Verdict::Answered {
+        if verdict == Verdict::Answered && !reply.truncated() {
             self.glue(ask, reply);
         }
         verdict
@@ -140,11 +135,11 @@ impl Kubernetes {
                     let name = name.get().and_then(|name| NameRef::parse(name).ok());
                     let cluster_ips =
                         self.index.group(key.wire(), false, |group| group.cluster_ips());
-                    for ip in cluster_ips.unwrap_or_default() {
-                        name.map(|name| {
-                            write_address(reply, Section::Additional, Owner::Name(name), ttl, ip)
-                        });
-                    }
+                    let mut ips = cluster_ips.unwrap_or_default().into_iter();
+                    return name.is_none_or(|name| {
+                        let owner = Owner::Name(name);
+                        ips.all(|ip| write_address(reply, Section::Additional, owner, ttl, ip))
+                    });
                 }
                 true
             });

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::cluster::index::label::decimal;
 use crate::wire::{Class, HEADER_LEN, NameRef, Query, RecordType, name::Labels};
 
 /// The most labels that a name below a zone has: port, protocol, service, namespace, `svc`.
@@ -212,18 +213,6 @@ fn read_reversed(prefix: &[u8], to: &mut [u8], read: fn(&[u8]) -> Option<u8>) ->
         *slot = read(label)?;
     }
     Some(count as u8)
-}
-
-/// An octet in decimal, without leading zeros.
-pub(super) fn decimal(text: &[u8]) -> Option<u8> {
-    if text.is_empty() || text.len() > 3 || (text.len() > 1 && text.first() == Some(&b'0')) {
-        return None;
-    }
-    let mut value = 0u16;
-    for &digit in text {
-        value = value * 10 + u16::from(digit.is_ascii_digit().then(|| digit - b'0')?);
-    }
-    u8::try_from(value).ok()
 }
 
 fn nibble(text: &[u8]) -> Option<u8> {

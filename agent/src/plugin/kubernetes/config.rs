@@ -180,7 +180,6 @@ impl Config {
             }
             "endpoint_pod_names" => {
                 wanted.endpoint_pods = true;
-                self.view.endpoint_pod_names = true;
             }
             "endpoints" => {
                 wanted.endpoints =

@@ -1,40 +1,129 @@
-//! Record sets that are composed from slices while they are asked for: SRV, and the addresses of one port or one endpoint.
+//! Record sets that are composed from endpoints while they are asked for: SRV, and the addresses of one port or one endpoint.
 //!
-//! Several slices may hold the same endpoint. Of each (target, port), and of each address, the first in the order of
-//! slices and rows counts, wherever the walk begins. It ends where the message is full, so that a Service of 5,000
-//! endpoints costs a query no more than its answer holds.
+//! The index has merged what several slices repeat, so that each (target, port) and each address comes once. A walk ends
+//! where the message is full, so that a Service of 5,000 endpoints costs a query no more than its answer holds.
 
 use std::net::IpAddr;
 
-use super::apex::{address_type, write_address};
+use super::apex::write_address;
 use super::ask::{Ask, NameWriter};
-use super::naming::{Label, LabelBuf};
-use super::service::{Ports, weight, write_srv};
+use super::ports::{Ports, each_number, weight, write_srv};
 use super::{Kubernetes, Verdict};
 use crate::cluster::index::group::Group;
-use crate::cluster::index::slice::Slice;
+use crate::cluster::index::label::{Label, LabelBuf};
+use crate::cluster::index::slice;
+use crate::cluster::index::targets::{Address, OfPorts, Target, Targets};
 use crate::wire::name::MAX_NAME;
-use crate::wire::{Owner, RecordType, Reply, Section};
+use crate::wire::{Owner, RecordType, Reply, Section, flags};
+
+/// Endpoints without the selected port that a reply by datagram passes over. A Service with more of them, which takes
+/// several lists of ports, is answered by TCP.
+const MAX_PASSED_OVER: usize = 4_096;
 
 /// Which endpoints are asked for.
 pub(super) struct Selected<'q> {
     /// Those whose slices have one of these ports.
     pub(super) ports: Ports<'q>,
     /// All of them or one.
-    pub(super) target: Target<'q>,
-    /// Which row to begin at, modulo their number.
+    pub(super) target: Which<'q>,
+    /// Which one to begin at, modulo their number.
     pub(super) start: usize,
 }
 
 /// All endpoints of a Service or one.
-pub(super) enum Target<'q> {
+pub(super) enum Which<'q> {
     /// All.
     Every,
-    /// Those of this name, from slices of this cluster (of imports only); several addresses may share it.
+    /// The one of this name, of this cluster (of imports only); it may have several addresses.
     One(Label<'q>, Option<&'q [u8]>),
 }
 
+/// One endpoint.
+#[derive(Clone, Copy)]
+pub(super) struct Endpoint<'g> {
+    label: Label<'g>,
+    cluster: Option<&'g [u8]>,
+    has: Has<'g>,
+}
+
+/// Its addresses and ports.
+#[derive(Clone, Copy)]
+enum Has<'g> {
+    One(IpAddr, Option<&'g slice::Ports>),
+    Many(&'g Target),
+}
+
+impl<'g> Endpoint<'g> {
+    fn of(target: &'g Target) -> Self {
+        Self { label: target.label(), cluster: target.cluster(), has: Has::Many(target) }
+    }
+
+    fn plain(group: &'g Group, label: Label<'g>, address: IpAddr) -> Self {
+        let has = Has::One(address, group.plain_ports());
+        Self { label, cluster: group.plain_cluster(), has }
+    }
+
+    /// Its addresses of one family in slices that have one of `ports`.
+    fn addresses(
+        &self,
+        ports: Ports<'g>,
+        is_v6: bool,
+        start: usize,
+    ) -> impl Iterator<Item = IpAddr> + use<'g> {
+        let (one, many) = match self.has {
+            Has::One(address, _) => (Some(address).filter(|ip| ip.is_ipv6() == is_v6), None),
+            Has::Many(target) => (None, Some(target.addresses.of(is_v6))),
+        };
+        let many = many.into_iter().flat_map(move |family| family.iter_from(start));
+        let of_ports = many
+            .filter(move |known| known.ports.iter().any(|(list, _)| ports.are_in(list)))
+            .map(|known| known.value);
+        one.into_iter().chain(of_ports)
+    }
+
+    /// Its lists of ports, each with the number of rows that have it.
+    fn ports(&self) -> impl Iterator<Item = (&'g slice::Ports, usize)> + Clone + use<'g> {
+        let (one, many) = match self.has {
+            Has::One(_, ports) => (ports, None),
+            Has::Many(target) => (None, Some(target)),
+        };
+        one.map(|ports| (ports, 1))
+            .into_iter()
+            .chain(many.into_iter().flat_map(|target| target.ports.iter()))
+    }
+}
+
 impl Kubernetes {
+    /// Calls `visit` with every endpoint, from some of them on, until it returns false; false if it did.
+    fn each_endpoint<'g>(
+        &self,
+        group: &'g Group,
+        start: usize,
+        mut visit: impl FnMut(Endpoint<'g>) -> bool,
+    ) -> bool {
+        match group.targets() {
+            Some(targets) => targets.iter_from(start).all(|target| visit(Endpoint::of(target))),
+            None => group
+                .plain_endpoints(start)
+                .all(|(label, address)| visit(Endpoint::plain(group, label, address))),
+        }
+    }
+
+    /// The endpoint of this name.
+    pub(super) fn find_endpoint<'g>(
+        &self,
+        group: &'g Group,
+        label: Label<'g>,
+        cluster: Option<&[u8]>,
+    ) -> Option<Endpoint<'g>> {
+        match group.targets() {
+            Some(targets) => self.index.target(targets, label, cluster).map(Endpoint::of),
+            None => group
+                .plain_endpoint(label, cluster)
+                .map(|address| Endpoint::plain(group, label, address)),
+        }
+    }
+
     /// The addresses of the selected endpoints, each once.
     pub(super) fn composed_addresses(
         &self,
@@ -44,23 +133,46 @@ impl Kubernetes {
         reply: &mut Reply<'_>,
     ) -> Verdict {
         let mut verdict = Verdict::NoData;
-        self.each(group, selected, |number, slice, row| {
-            let Some(address) =
-                slice.address(row).filter(|&address| address_type(address) == ask.qtype)
-            else {
-                return true;
-            };
-            if self.address_came_before(group, selected, number, row, address) {
-                return true;
-            }
+        let mut write = |reply: &mut Reply<'_>, address: IpAddr| {
             verdict = Verdict::Answered;
             write_address(reply, Section::Answer, Owner::Question, self.view.ttl, address)
-        });
+        };
+        let (ports, start) = (selected.ports, selected.start);
+        let is_v6 = ask.qtype == RecordType::AAAA;
+        match (&selected.target, group.targets()) {
+            (Which::One(label, cluster), _) => {
+                if let Some(endpoint) = self.find_endpoint(group, *label, *cluster) {
+                    endpoint.addresses(ports, is_v6, start).all(|address| write(reply, address));
+                }
+            }
+            (Which::Every, None) => {
+                self.each_endpoint(group, start, |endpoint| {
+                    endpoint.addresses(ports, is_v6, 0).all(|address| write(reply, address))
+                });
+            }
+            (Which::Every, Some(targets)) => match only_list(targets, ports) {
+                Some(list) => {
+                    list.addresses_from(is_v6, start).all(|address| write(reply, address));
+                }
+                None => {
+                    let has_port =
+                        |known: &Address| known.ports.iter().any(|(list, _)| ports.are_in(list));
+                    let mut passed_over = 0;
+                    targets.addresses_from(is_v6, start).all(|known| {
+                        if has_port(known) {
+                            return write(reply, known.address);
+                        }
+                        passed_over += 1;
+                        passed_over <= MAX_PASSED_OVER || !by_datagram(reply)
+                    });
+                }
+            },
+        }
         verdict
     }
 
-    /// SRV records of the selected endpoints and their ports, then the addresses of the targets. Where not all records
-    /// fit there is no room for addresses, and those that fit begin at another endpoint the next time.
+    /// SRV records of the selected endpoints and their ports, then the addresses of the targets. If not all records fit there
+    /// is no place for addresses, and those that fit begin at another endpoint the next time.
     pub(super) fn composed_srv(
         &self,
         ask: &Ask<'_>,
@@ -69,47 +181,28 @@ impl Kubernetes {
         reply: &mut Reply<'_>,
     ) -> Verdict {
         let weight = weight(self.pairs(group, selected));
-        let repeated = self.may_repeat(group);
         let mut rdata = NameWriter::new();
         let mut verdict = Verdict::NoData;
-        let whole = self.each(group, selected, |number, slice, row| {
-            let mut room = LabelBuf::new();
-            let label = Label::of(self.naming(), slice, row, &mut room);
-            let ports = selected.ports.of(&slice.ports);
-            for (n, port) in ports.clone().enumerate() {
-                if ports.clone().take(n).any(|earlier| earlier.number == port.number)
-                    || repeated
-                        && self.target_came_before(
-                            group,
-                            selected.ports,
-                            number,
-                            row,
-                            &label,
-                            Some(port.number),
-                        )
-                {
-                    continue;
-                }
-                write_srv(&mut rdata, weight, port.number);
+        let mut passed_over = 0;
+        let whole = self.each_selected(group, selected, |endpoint| {
+            let ports = endpoint.ports().flat_map(|(list, _)| selected.ports.of(list));
+            if ports.clone().next().is_none() {
+                passed_over += 1;
+                return passed_over <= MAX_PASSED_OVER || !by_datagram(reply);
+            }
+            each_number(ports, |number| {
+                write_srv(&mut rdata, weight, number);
                 let name = rdata.len();
-                push_endpoint(&label, slice, &mut rdata);
+                push_endpoint(endpoint.label, endpoint.cluster, &mut rdata);
                 ask.write_suffix(ask.service_start(), &mut rdata);
                 // A name of more than 255 octets is none.
                 let Some(data) = rdata.get().filter(|data| data.len() - name <= MAX_NAME) else {
-                    continue;
+                    return true;
                 };
                 verdict = Verdict::Answered;
-                if !reply.record(
-                    Section::Answer,
-                    Owner::Question,
-                    RecordType::SRV,
-                    self.view.ttl,
-                    data,
-                ) {
-                    return false;
-                }
-            }
-            true
+                let (ttl, srv) = (self.view.ttl, RecordType::SRV);
+                reply.record(Section::Answer, Owner::Question, srv, ttl, data)
+            })
         });
         if whole && verdict == Verdict::Answered {
             self.target_addresses(ask, group, selected, reply);
@@ -117,6 +210,7 @@ impl Kubernetes {
         verdict
     }
 
+    /// The addresses of the targets that [`Kubernetes::composed_srv`] has written, which were few enough to fit.
     fn target_addresses(
         &self,
         ask: &Ask<'_>,
@@ -125,25 +219,16 @@ impl Kubernetes {
         reply: &mut Reply<'_>,
     ) {
         let mut record = NameWriter::new();
-        let repeated = self.may_repeat(group);
-        self.each(group, selected, |number, slice, row| {
-            let mut room = LabelBuf::new();
-            let label = Label::of(self.naming(), slice, row, &mut room);
-            if repeated && self.target_came_before(group, selected.ports, number, row, &label, None)
-            {
+        self.each_selected(group, selected, |endpoint| {
+            if !endpoint.ports().any(|(list, _)| selected.ports.are_in(list)) {
                 return true;
             }
             record.truncate(0);
-            push_endpoint(&label, slice, &mut record);
+            push_endpoint(endpoint.label, endpoint.cluster, &mut record);
             ask.write_pointer(ask.service_start(), &mut record);
             let owner = record.len();
-            let target = Target::One(label, slice.cluster());
-            let named = Selected { ports: selected.ports, target, start: 0 };
-            self.each(group, &named, |number, slice, row| {
-                let Some(address) = slice.address(row) else { return true };
-                if self.address_came_before(group, &named, number, row, address) {
-                    return true;
-                }
+            let v4 = endpoint.addresses(selected.ports, false, 0);
+            v4.chain(endpoint.addresses(selected.ports, true, 0)).all(|address| {
                 record.truncate(owner);
                 record.push_address_record(self.view.ttl, address);
                 reply.records(Section::Additional, 1, record.get().unwrap_or(&[]))
@@ -151,132 +236,65 @@ impl Kubernetes {
         });
     }
 
-    /// False where no two rows can have the same name: then nobody has to look for the first.
-    fn may_repeat(&self, group: &Group) -> bool {
-        !group.has_unique_addresses()
-            || !group.slices.iter().all(|slice| self.naming().is_by_address(slice))
-    }
-
-    /// How many (address, port) pairs are selected, those that stand in several slices counted each time.
-    fn pairs(&self, group: &Group, selected: &Selected<'_>) -> usize {
-        let rows = |slice: &Slice| match &selected.target {
-            Target::Every => slice.len(),
-            Target::One(_, cluster) if slice.cluster() != *cluster => 0,
-            Target::One(label, _) => {
-                let mut rows = 0;
-                self.naming().rows(slice, label, |_| {
-                    rows += 1;
-                    true
-                });
-                rows
-            }
-        };
-        group.slices.iter().map(|slice| selected.ports.of(&slice.ports).count() * rows(slice)).sum()
-    }
-
-    /// Calls `visit` with every selected row until it returns false; false if it did.
-    fn each(
+    fn each_selected<'g>(
         &self,
-        group: &Group,
-        selected: &Selected<'_>,
-        mut visit: impl FnMut(usize, &Slice, usize) -> bool,
+        group: &'g Group,
+        selected: &Selected<'g>,
+        mut visit: impl FnMut(Endpoint<'g>) -> bool,
     ) -> bool {
-        let all_ports = matches!(selected.ports, Ports::All);
-        let slices = || {
-            let slices = group.slices.iter().enumerate();
-            slices
-                .filter(|(_, slice)| all_ports || selected.ports.of(&slice.ports).next().is_some())
-        };
-        match &selected.target {
-            Target::One(label, cluster) => {
-                slices().filter(|(_, slice)| slice.cluster() == *cluster).all(|(number, slice)| {
-                    self.naming().rows(slice, label, |row| visit(number, slice, row))
-                })
-            }
-            Target::Every => {
-                let total: usize = slices().map(|(_, slice)| slice.len()).sum();
-                let start = selected.start.checked_rem(total).unwrap_or(0);
-                let mut walk = |from: usize, to: usize| {
-                    let mut first = 0;
-                    slices().all(|(number, slice)| {
-                        let (low, high) = (from.max(first), to.min(first + slice.len()));
-                        let rows = low.saturating_sub(first)..high.saturating_sub(first);
-                        first += slice.len();
-                        { rows }.all(|row| visit(number, slice, row))
-                    })
-                };
-                walk(start, total) && walk(0, start)
+        let targets = group.targets();
+        let list = targets.and_then(|targets| Some((targets, only_list(targets, selected.ports)?)));
+        match selected.target {
+            Which::Every => match list {
+                Some((targets, list)) => list.names_from(selected.start).all(|(label, cluster)| {
+                    let target = self.index.target(targets, label, cluster);
+                    target.is_none_or(|target| visit(Endpoint::of(target)))
+                }),
+                None => self.each_endpoint(group, selected.start, visit),
+            },
+            Which::One(label, cluster) => {
+                self.find_endpoint(group, label, cluster).is_none_or(&mut visit)
             }
         }
     }
 
-    /// True where an earlier selected row has the address.
-    fn address_came_before(
-        &self,
-        group: &Group,
-        selected: &Selected<'_>,
-        number: usize,
-        row: usize,
-        address: IpAddr,
-    ) -> bool {
-        let naming = self.naming();
-        group.slices.iter().take(number + 1).enumerate().any(|(n, slice)| {
-            let mut rows = slice
-                .rows_of(address)
-                .take_while(|&earlier| n < number || earlier < row)
-                .peekable();
-            rows.peek().is_some()
-                && selected.ports.of_or_all(slice)
-                && rows.any(|row| match &selected.target {
-                    Target::Every => true,
-                    Target::One(label, cluster) => {
-                        slice.cluster() == *cluster
-                            && naming.label(slice, row, &mut LabelBuf::new()) == label.text
-                    }
-                })
-        })
+    /// How many (address, port) pairs are selected, those that several slices have counted each time.
+    fn pairs(&self, group: &Group, selected: &Selected<'_>) -> usize {
+        let pairs = |(list, rows): (&slice::Ports, usize)| selected.ports.of(list).count() * rows;
+        match (&selected.target, group.targets()) {
+            (Which::One(label, cluster), _) => {
+                let endpoint = self.find_endpoint(group, *label, *cluster);
+                endpoint.map_or(0, |endpoint| endpoint.ports().map(pairs).sum())
+            }
+            (Which::Every, Some(targets)) => targets.ports().iter().map(pairs).sum(),
+            (Which::Every, None) => {
+                group.plain_ports().map_or(0, |list| pairs((list, group.ready())))
+            }
+        }
     }
+}
 
-    /// True where an earlier row has the same name, and its slice the same port number if one is given.
-    fn target_came_before(
-        &self,
-        group: &Group,
-        ports: Ports<'_>,
-        number: usize,
-        row: usize,
-        label: &Label<'_>,
-        port: Option<u16>,
-    ) -> bool {
-        let naming = self.naming();
-        let cluster = group.slices.get(number).and_then(|slice| slice.cluster());
-        let same_cluster = |slice: &Slice| slice.cluster() == cluster;
-        let slices = group.slices.iter().take(number + 1).enumerate();
-        slices.filter(|(_, slice)| same_cluster(slice)).any(|(n, slice)| {
-            let earlier = if n < number {
-                naming.knows(slice, label)
-            } else {
-                !naming.rows(slice, label, |same| same >= row)
-            };
-            earlier
-                && match port {
-                    Some(number) => ports.of(&slice.ports).any(|port| port.number == number),
-                    None => ports.of_or_all(slice),
-                }
-        })
+/// The one list of several that has the selected ports; `None` if there is not exactly one. Endpoints that have it are then
+/// walked, and no others.
+fn only_list<'g>(targets: &'g Targets, ports: Ports<'_>) -> Option<&'g OfPorts> {
+    let mut lists = targets.lists().iter().filter(|list| ports.are_in(&list.ports));
+    let first = lists.next()?;
+    lists.next().is_none().then_some(first)
+}
+
+/// Marks a reply by datagram as cut, so that the client comes by TCP; false for TCP.
+fn by_datagram(reply: &mut Reply<'_>) -> bool {
+    let datagram = !reply.is_over_tcp();
+    if datagram {
+        reply.set_flags(flags::TC, true);
     }
+    datagram
 }
 
 /// Appends the labels of an endpoint below its Service.
-pub(super) fn push_endpoint(label: &Label<'_>, slice: &Slice, name: &mut NameWriter) {
-    name.push_label(label.text);
-    if let Some(cluster) = slice.cluster() {
+pub(super) fn push_endpoint(label: Label<'_>, cluster: Option<&[u8]>, name: &mut NameWriter) {
+    name.push_label(label.text(&mut LabelBuf::new()));
+    if let Some(cluster) = cluster {
         name.push_label(cluster);
-    }
-}
-
-impl Ports<'_> {
-    /// True where the slice's endpoints are selected by its ports; a slice without ports is, where all are asked for.
-    fn of_or_all(self, slice: &Slice) -> bool {
-        matches!(self, Self::All) || self.of(&slice.ports).next().is_some()
     }
 }

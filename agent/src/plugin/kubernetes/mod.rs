@@ -7,11 +7,11 @@
 //! | [`apex`] | the zone itself: SOA, name servers, the version |
 //! | [`service`] | Services, their ports, their endpoints |
 //! | [`endpoints`] | record sets that are composed from slices: SRV, and addresses of one port or one endpoint |
-//! | [`naming`] | names made of addresses |
+//! | [`ports`] | ports that are asked for |
 //! | [`pod`] | Pods by address |
 //! | [`reverse`] | names of addresses |
 //! | [`external`] | ExternalName: the target resolved through the chain |
-//! | [`standing`] | how fresh it all is, for `/ready`, metrics and `nodens status` |
+//! | [`store_health`] | how fresh it all is, for `/ready`, metrics and `nodens status` |
 //!
 //! A name exists if it has a record or if a name below it does; then it is never denied and never falls through
 //! (RFC 8020). Everything is decided in the receive loop, without waiting or allocating, but for the targets of
@@ -23,8 +23,8 @@ pub mod config;
 mod directive;
 mod endpoints;
 mod external;
-mod naming;
 mod pod;
+mod ports;
 mod reverse;
 mod service;
 pub mod store_health;
@@ -34,7 +34,6 @@ use std::sync::Arc;
 
 use self::ask::Ask;
 pub use self::config::Config;
-use self::naming::Naming;
 pub use self::store_health::StoreHealth;
 use crate::chain::{Handler, Local, Next, Resolving};
 use crate::cluster::index::Index;
@@ -56,8 +55,6 @@ pub struct View {
     pub ttl: u32,
     /// `pods`.
     pub pods: Pods,
-    /// `endpoint_pod_names`.
-    pub endpoint_pod_names: bool,
     /// False with `noendpoints`: endpoints have no names.
     pub endpoints: bool,
     /// `ignore empty_service`.
@@ -268,10 +265,6 @@ impl Kubernetes {
             Exposed::Listed(names) => names.iter().any(|name| name.as_bytes() == namespace),
             Exposed::Known => self.index.has_namespace(namespace),
         }
-    }
-
-    fn naming(&self) -> Naming {
-        if self.view.endpoint_pod_names { Naming::Pod } else { Naming::Address }
     }
 
     /// Whether it is known which endpoints Services, or imports, have.

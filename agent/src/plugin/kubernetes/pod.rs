@@ -2,8 +2,8 @@
 
 use super::apex::{address_type, write_address};
 use super::ask::{Ask, NameWriter};
-use super::naming::dashed;
 use super::{Kubernetes, Pods, Verdict};
+use crate::cluster::index::label::dashed;
 use crate::cluster::object::Kind;
 use crate::wire::{Owner, RecordType, Reply, Section};
 

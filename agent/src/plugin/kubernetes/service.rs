@@ -1,38 +1,16 @@
 //! Zones of Services: which name is whose.
 
 use super::ask::{Ask, NameWriter};
-use super::endpoints::{Selected, Target};
-use super::naming::Label;
+use super::endpoints::{Selected, Which};
+use super::ports::{Ports, each_number, weight, write_srv};
 use super::{Kubernetes, Verdict, stride};
 use crate::chain::Local;
 use crate::cluster::index::group::{A_LEN, AAAA_LEN, Group, Kind, Service, addresses_in};
+use crate::cluster::index::label::Label;
+use crate::cluster::index::slice;
 use crate::cluster::object::{Port, Protocol};
 use crate::request::Request;
 use crate::wire::{Owner, RecordType, Reply, Section};
-
-/// Which ports of a Service or slice are asked for.
-#[derive(Clone, Copy)]
-pub(super) enum Ports<'q> {
-    /// All of them.
-    All,
-    /// Those of this name and protocol.
-    Named(&'q [u8], Protocol),
-}
-
-impl Ports<'_> {
-    /// The ports of `all` that are asked for.
-    pub(super) fn of<'p>(self, all: &'p [Port]) -> impl Iterator<Item = &'p Port> + Clone
-    where
-        Self: 'p,
-    {
-        all.iter().filter(move |port| match self {
-            Self::All => true,
-            Self::Named(name, protocol) => {
-                port.protocol == protocol && port.name.as_bytes() == name
-            }
-        })
-    }
-}
 
 impl Kubernetes {
     /// A name in a zone of Services.
@@ -164,20 +142,14 @@ impl Kubernetes {
         let weight = weight(addresses * chosen.clone().count());
         let mut rdata = NameWriter::new();
         let mut verdict = Verdict::NoData;
-        for (n, port) in chosen.clone().enumerate() {
-            if chosen.clone().take(n).any(|earlier| earlier.number == port.number) {
-                continue;
-            }
-            write_srv(&mut rdata, weight, port.number);
+        let whole = each_number(chosen, |number| {
+            write_srv(&mut rdata, weight, number);
             ask.write_suffix(ask.service_start(), &mut rdata);
-            let Some(data) = rdata.get() else { continue };
+            let Some(data) = rdata.get() else { return true };
             verdict = Verdict::Answered;
-            if !reply.record(Section::Answer, Owner::Question, RecordType::SRV, self.view.ttl, data)
-            {
-                return verdict;
-            }
-        }
-        if verdict == Verdict::Answered {
+            reply.record(Section::Answer, Owner::Question, RecordType::SRV, self.view.ttl, data)
+        });
+        if whole && verdict == Verdict::Answered {
             let mut record = rdata;
             record.truncate(0);
             ask.write_pointer(ask.service_start(), &mut record);
@@ -203,7 +175,7 @@ impl Kubernetes {
             RecordType::A | RecordType::AAAA => self.addresses(ask, group, reply, local),
             RecordType::SRV => {
                 let selected =
-                    Selected { ports: Ports::All, target: Target::Every, start: stride(local) };
+                    Selected { ports: Ports::All, target: Which::Every, start: stride(local) };
                 self.composed_srv(ask, group, &selected, reply)
             }
             _ => Verdict::NoData,
@@ -219,8 +191,10 @@ impl Kubernetes {
         reply: &mut Reply<'_>,
         local: &mut Local,
     ) -> Verdict {
-        let with_port = group.slices.iter().filter(|slice| ports.of(&slice.ports).next().is_some());
-        let ready: usize = with_port.map(|slice| slice.len()).sum();
+        let rows_with_port = |(list, rows): (&slice::Ports, usize)| {
+            if ports.are_in(list) { rows } else { 0 }
+        };
+        let ready: usize = port_lists(group).map(rows_with_port).sum();
         if ready == 0 {
             return Verdict::NoName;
         }
@@ -231,11 +205,11 @@ impl Kubernetes {
             RecordType::A | RecordType::AAAA => {
                 let octets = ready * if ask.qtype == RecordType::A { A_LEN } else { AAAA_LEN };
                 let start = self.rotation(octets, reply, local);
-                let selected = Selected { ports, target: Target::Every, start };
+                let selected = Selected { ports, target: Which::Every, start };
                 self.composed_addresses(ask, group, &selected, reply)
             }
             RecordType::SRV => {
-                let selected = Selected { ports, target: Target::Every, start: stride(local) };
+                let selected = Selected { ports, target: Which::Every, start: stride(local) };
                 self.composed_srv(ask, group, &selected, reply)
             }
             _ => Verdict::NoData,
@@ -249,8 +223,8 @@ impl Kubernetes {
             return false;
         };
         let named = |port: &Port| port.protocol == protocol && !port.name.is_empty();
-        let of_slices = group.slices.iter().filter(|slice| ports.is_empty() && !slice.is_empty());
-        ports.iter().any(named) || of_slices.flat_map(|slice| slice.ports.iter()).any(named)
+        ports.iter().any(named)
+            || ports.is_empty() && port_lists(group).any(|(list, _)| list.iter().any(named))
     }
 
     /// An endpoint, of that cluster where it is an import's.
@@ -268,14 +242,13 @@ impl Kubernetes {
         if !self.endpoints_are_listed(group.key.imported) {
             return Verdict::NotYet;
         }
-        let label = Label::asked(ask.label(0));
-        let mut slices = group.slices.iter().filter(|slice| slice.cluster() == cluster);
-        if !slices.any(|slice| self.naming().knows(slice, &label)) {
+        let label = Label::read(ask.label(0));
+        if self.find_endpoint(group, label, cluster).is_none() {
             return Verdict::NoName;
         }
         let selected = Selected {
             ports: Ports::All,
-            target: Target::One(label, cluster),
+            target: Which::One(label, cluster),
             start: self.rotation(0, reply, local),
         };
         match ask.qtype {
@@ -325,6 +298,13 @@ fn has_underscore(ask: &Ask<'_>) -> bool {
     ask.label(0).starts_with(b"_") || ask.label(1).starts_with(b"_")
 }
 
+/// The lists of ports that endpoints have, each with the number of rows.
+fn port_lists(group: &Group) -> impl Iterator<Item = (&slice::Ports, usize)> {
+    let plain = if group.targets().is_none() { group.plain_ports() } else { None };
+    let merged = group.targets().into_iter().flat_map(|targets| targets.ports().iter());
+    plain.map(|list| (list, group.ready())).into_iter().chain(merged)
+}
+
 /// True where endpoints of an import have names below this label: those of that cluster.
 fn is_cluster(label: &[u8], group: &Group) -> bool {
     group.slices.iter().any(|slice| !slice.is_empty() && slice.cluster() == Some(label))
@@ -334,17 +314,4 @@ fn protocol(label: &[u8]) -> Option<Protocol> {
     [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
         .into_iter()
         .find(|protocol| protocol.label().as_bytes() == label)
-}
-
-/// The weight of each of `pairs` (address, port) pairs, as CoreDNS shares out 100.
-pub(super) fn weight(pairs: usize) -> u16 {
-    100usize.checked_div(pairs).unwrap_or(100).max(1) as u16
-}
-
-/// Begins the data of an SRV record anew: priority 0, weight, port.
-pub(super) fn write_srv(rdata: &mut NameWriter, weight: u16, port: u16) {
-    rdata.truncate(0);
-    rdata.push(&[0, 0]);
-    rdata.push(&weight.to_be_bytes());
-    rdata.push(&port.to_be_bytes());
 }

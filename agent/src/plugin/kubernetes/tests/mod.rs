@@ -1,5 +1,8 @@
-//! The handler beside the conformance record, without an API server: objects are read from the recorded cluster, and the
-//! upstream is a handler with the recorded zone.
+//! The handler without an API server: objects are made, or read from the recorded cluster, and the upstream is a handler with
+//! the recorded zone.
+
+mod costs;
+mod recorded;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -110,8 +113,8 @@ fn lean(item: &Value) -> Option<Object> {
     })
 }
 
-fn recorded_index(exposed: &Exposed) -> Arc<Index> {
-    let index = Index::new(Settings { endpoint_pods: true, ..Settings::default() });
+fn recorded_index(exposed: &Exposed, endpoint_pods: bool) -> Arc<Index> {
+    let index = Index::new(Settings { endpoint_pods, ..Settings::default() });
     let cluster: Value = serde_json::from_str(&data("cluster.json")).unwrap();
     for object in cluster["items"].as_array().unwrap().iter().filter_map(lean) {
         let namespace = match &object {
@@ -290,7 +293,7 @@ fn variant(variant: &str) -> View {
     let reverse = Fallthrough::Within(Zones::new(vec![name("in-addr.arpa"), name("ip6.arpa")]));
     match variant {
         "insecure" => View { fallthrough: reverse, ..recorded_view(30) },
-        "verified" => View { pods: Pods::Verified, endpoint_pod_names: true, ..recorded_view(5) },
+        "verified" => View { pods: Pods::Verified, ..recorded_view(5) },
         "namespaces" => View {
             pods: Pods::Disabled,
             exposed: Exposed::Listed(vec!["default".into(), "team-a".into(), "kube-system".into()]),
@@ -302,102 +305,6 @@ fn variant(variant: &str) -> View {
         }
         _ => View { endpoints: false, ..recorded_view(30) },
     }
-}
-
-/// The deviations that the notes beside the record list, by what they look like.
-fn is_deviation(expected: &Value, message: &Message) -> bool {
-    let asked = expected["name"].as_str().unwrap();
-    let denied_by_coredns = expected["rcode"] == "NXDOMAIN" && message.rcode() == Rcode::NOERROR;
-    let no_data = message.layout().section(Section::Answer).next().is_none();
-    // FQDN slices: a CNAME beside addresses.
-    let fqdn = |section: &str| {
-        strings(&expected[section]).any(|record| record.ends_with("CNAME far.example.org."))
-    };
-    let arpa = asked.ends_with(".arpa.");
-    let labels: Vec<&str> = asked.trim_end_matches(".cluster.local.").split('.').collect();
-    let empty_non_terminal = arpa
-        || asked == "cluster.local."
-        || matches!(
-            labels.as_slice(),
-            ["svc" | "pod" | "dns" | "dns-version"]
-                | ["ns", "dns"]
-                | [_, "svc" | "pod"]
-                | ["_tcp" | "_udp" | "_sctp", _, _, "svc"]
-        );
-    fqdn("answer") || (denied_by_coredns && no_data && empty_non_terminal)
-}
-
-#[track_caller]
-fn compare(which: &str) {
-    let view = variant(which);
-    let server = Server::new(view.clone(), recorded_index(&view.exposed));
-    let (mut asked, mut deviations, mut wrong) = (0, 0, Vec::new());
-    for line in data(&format!("{which}.jsonl")).lines() {
-        let expected: Value = serde_json::from_str(line).unwrap();
-        let text = expected["name"].as_str().unwrap();
-        if !name(text).as_ref().is_within(name("cluster.local").as_ref())
-            && !text.ends_with(".arpa.")
-        {
-            continue;
-        }
-        asked += 1;
-        let message =
-            server.ask(text, RecordType::from_name(expected["type"].as_str().unwrap()).unwrap());
-        let section =
-            |name: &str| strings(&expected[name]).map(str::to_owned).collect::<BTreeSet<_>>();
-        let same = message.rcode().to_string() == expected["rcode"].as_str().unwrap()
-            && message.layout().flags & flags::AA != 0
-            && records(&message, Section::Answer) == section("answer")
-            && records(&message, Section::Authority) == section("authority")
-            && records(&message, Section::Additional) == section("additional");
-        if same {
-            continue;
-        }
-        if is_deviation(&expected, &message) {
-            deviations += 1;
-            continue;
-        }
-        wrong.push(format!(
-            "{text} {}: {} {:?} {:?} {:?}\n   wanted {} {} {} {}",
-            expected["type"],
-            message.rcode(),
-            records(&message, Section::Answer),
-            records(&message, Section::Authority),
-            records(&message, Section::Additional),
-            expected["rcode"],
-            expected["answer"],
-            expected["authority"],
-            expected["additional"]
-        ));
-    }
-    assert!(asked > 2_000, "{asked} questions");
-    println!("{which}: {asked} questions, {deviations} deviations, {} wrong", wrong.len());
-    assert!(wrong.is_empty(), "{} of {asked} differ:\n{}", wrong.len(), wrong.join("\n"));
-}
-
-#[test]
-fn answers_as_recorded_insecure() {
-    compare("insecure");
-}
-
-#[test]
-fn answers_as_recorded_verified() {
-    compare("verified");
-}
-
-#[test]
-fn answers_as_recorded_namespaces() {
-    compare("namespaces");
-}
-
-#[test]
-fn answers_as_recorded_ignore_empty() {
-    compare("ignore_empty");
-}
-
-#[test]
-fn answers_as_recorded_noendpoints() {
-    compare("noendpoints");
 }
 
 /// Headless, with `count` endpoints in slices of a hundred; nothing is synced.
@@ -556,7 +463,7 @@ proptest::proptest! {
         qtype in proptest::sample::select(vec![1u16, 2, 5, 6, 12, 16, 28, 33, 255]),
         zone in proptest::sample::select(vec!["cluster.local", "in-addr.arpa", "ip6.arpa"]),
     ) {
-        let index = INDEX.get_or_init(|| recorded_index(&Exposed::All));
+        let index = INDEX.get_or_init(|| recorded_index(&Exposed::All, false));
         let server = Server::new(recorded_view(30), Arc::clone(index));
         let mut text: String = labels.iter().map(|label| format!("{label}.")).collect();
         octets.iter().for_each(|octet| text.push_str(&format!("\\{octet:03}.")));
