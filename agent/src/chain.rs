@@ -11,12 +11,15 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::admission::Shares;
+use crate::clock::CoarseInstant;
 use crate::metrics::Scrape;
 use crate::metrics::cells::Cells;
-use crate::plugin::cache::{Cache, HotSet};
-use crate::plugin::forward::Forward;
+use crate::plugin::cache::HotSet;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
 use crate::server::Dispatch;
+use crate::upstream::Question;
+use crate::upstream::event::{Event, Send as SendQuery};
 use crate::wire::{Name, Rcode, Reply, flags};
 
 /// A future that a handler returns.
@@ -51,19 +54,16 @@ pub trait Handler: Send + Sync {
         let _ = (server, out);
     }
 
-    /// True where [`Handler::serve`] would certainly say [`Step::Next`].
-    fn passes(&self, _request: &Request<'_>) -> bool {
+    /// True only if [`Handler::serve`] returns [`Step::Next`] for this query and leaves the reply as it was.
+    fn bypasses(&self, _request: &Request<'_>) -> bool {
         false
     }
 
-    /// The cache that it is.
-    fn as_cache(&self) -> Option<&Cache> {
-        None
-    }
-
-    /// The forward that it is, where it takes this query.
-    fn as_forward(&self, _request: &Request<'_>) -> Option<&Arc<Forward>> {
-        None
+    /// Contributes its part to a miss that is resolved in place. Called for the handler that has returned [`Step::Wait`]
+    /// and those behind it, in order, until one does not return [`JoinMiss::Bypass`] or [`JoinMiss::Joined`].
+    fn join_miss(&self, request: &Request<'_>, miss: &mut Miss) -> JoinMiss {
+        let _ = miss;
+        if self.bypasses(request) { JoinMiss::Bypass } else { JoinMiss::Task }
     }
 
     /// What the handler still waits for before it can do its work; `/ready` prints it.
@@ -72,14 +72,61 @@ pub trait Handler: Send + Sync {
     }
 }
 
-/// What one worker has for itself; nobody else touches it.
+/// What a handler has to do with a miss that is resolved in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinMiss {
+    /// Nothing: the next handler is asked.
+    Bypass,
+    /// It has contributed its part, and the next handler is asked.
+    Joined,
+    /// It has contributed the query, and with it the miss is complete.
+    Complete,
+    /// It has to await another handler's answer: the miss needs a task.
+    Task,
+}
+
+/// A miss that is resolved in place, as far as it does not depend on how the reply leaves.
+#[derive(Default)]
+pub struct Miss {
+    /// What takes the answer on its way to the client.
+    pub flight: Option<Box<dyn MissFlight>>,
+    /// What brings the answer.
+    pub query: Option<Box<dyn MissQuery>>,
+}
+
+/// The cache's part in a miss. Dropping it gives the flight up: the queries that follow it begin anew.
+pub trait MissFlight {
+    /// Takes the answer in and gives it to the queries that follow. Returns the answer for the client.
+    fn complete(self: Box<Self>, request: &Request<'_>, answer: Answer) -> Answer;
+}
+
+/// A query that is out for a miss: events in, queries to send out. Its driver calls `poll_send` until it is `None`, at the
+/// start and after each event, and delivers [`Event::Timeout`] at `poll_timeout`, until it is finished.
+pub trait MissQuery {
+    /// Takes an event.
+    fn handle(&mut self, now: CoarseInstant, event: Event<'_>);
+    /// The next query to send.
+    fn poll_send(&mut self) -> Option<SendQuery>;
+    /// What is to be sent.
+    fn question(&self) -> &Question;
+    /// When the next time-out is due.
+    fn poll_timeout(&self) -> CoarseInstant;
+    /// True once there is an answer; then nothing changes any more.
+    fn is_finished(&self) -> bool;
+    /// The answer to `request`, once, when there is one. All that is out is to be given up then.
+    fn finish(&mut self, request: &Request<'_>) -> Option<Answer>;
+}
+
+/// What one worker has for itself. Only its thread uses it.
 pub struct Local {
     /// Which worker: 0 up to the number of workers.
     pub worker: usize,
     /// Moves on with every answer that rotates (`loadbalance`).
     pub rotation: usize,
-    /// What this worker has answered from the cache of late.
+    /// Answers of the cache that this worker has served recently.
     pub hot: HotSet,
+    /// The places of all queries that wait, of all workers together. `None` outside of a server.
+    pub pending: Option<Arc<Shares>>,
 }
 
 thread_local! {
@@ -89,12 +136,13 @@ thread_local! {
 impl Local {
     /// A new worker's.
     pub fn new(worker: usize) -> Self {
-        Self { worker, rotation: worker, hot: HotSet::new() }
+        Self { worker, rotation: worker, hot: HotSet::new(), pending: None }
     }
 
-    /// Makes this thread worker number `worker`'s.
-    pub fn enter(worker: usize) {
-        LOCAL.with_borrow_mut(|local| *local = Self::new(worker));
+    /// Makes this thread worker number `worker`'s, of a server with these places.
+    pub fn enter(worker: usize, pending: Arc<Shares>) {
+        let local = Self { pending: Some(pending), ..Self::new(worker) };
+        LOCAL.replace(local);
     }
 
     /// Lends what this thread's worker has. Within a loan another one gets an empty one of its own.
@@ -285,15 +333,17 @@ impl Chain {
         }
     }
 
-    /// The cache whose number this is.
-    pub fn cache(&self, number: usize) -> Option<&Cache> {
-        self.handlers.get(number)?.as_cache()
-    }
-
-    /// The forward that a query goes to from the cache of this number, where nobody in between has a say.
-    pub fn forward_behind(&self, number: usize, request: &Request<'_>) -> Option<&Arc<Forward>> {
-        let behind = self.handlers.get(number + 1..)?;
-        behind.iter().find(|handler| !handler.passes(request))?.as_forward(request)
+    /// The parts of a miss that handler `number` has begun, if it can be resolved in place.
+    pub fn join_miss(&self, number: usize, request: &Request<'_>) -> Option<Miss> {
+        let mut miss = Miss::default();
+        for handler in self.handlers.get(number..)? {
+            match handler.join_miss(request, &mut miss) {
+                JoinMiss::Bypass | JoinMiss::Joined => {}
+                JoinMiss::Complete => return Some(miss),
+                JoinMiss::Task => return None,
+            }
+        }
+        None
     }
 
     /// Serves a query that may wait, from the first handler on.

@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::Admin;
+use crate::admission::Shares;
 use crate::args::Serve;
 use crate::assemble::{Assembled, assemble};
 use crate::clock::CoarseInstant;
@@ -30,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::node::{self, Node, Origin};
 use crate::plugin::{self, Block, cache};
 use crate::server::pool::DRAIN;
+use crate::server::worker::MAX_FORWARDED;
 use crate::server::{Liveness, Pool};
 use crate::shared::Shared;
 use crate::status::Status;
@@ -96,6 +98,7 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
         stale: AtomicU32::new(0),
         clusters: Clusters::default(),
         health_registry: Arc::default(),
+        upstream_places: Shares::new(MAX_FORWARDED),
         watching: WatchThread::default(),
         loops: Arc::default(),
     });

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use arc_swap::ArcSwap;
 
+use crate::admission::Shares;
 use crate::cluster::index::Index;
 use crate::cluster::{Clusters, WatchThread};
 use crate::logging;
@@ -29,6 +30,8 @@ pub struct Shared {
     pub stale: AtomicU32,
     /// Which upstreams are down, which loop, and how long each takes.
     pub health_registry: Arc<HealthRegistry>,
+    /// Places of all queries that are forwarded, shared by group of upstreams.
+    pub upstream_places: Arc<Shares>,
     /// Recognises our own queries when upstreams send them back (`loop`).
     pub loops: Arc<LoopGuard>,
     /// The clusters that are watched; directives with equal settings share one.

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use nodens::admission::Shares;
 use nodens::assemble::{Assembled, assemble};
 use nodens::chain::Local;
 use nodens::clock::CoarseInstant;
@@ -18,7 +19,7 @@ use nodens::control::Request;
 use nodens::metrics::Metrics;
 use nodens::plugin::{self, cache};
 use nodens::request::{Origin, Transport};
-use nodens::server::answer::{Handled, answer};
+use nodens::server::answer::{Disposition, answer};
 use nodens::shared::Shared;
 use nodens::upstream::Question;
 use nodens::upstream::question::check;
@@ -98,6 +99,7 @@ impl Server {
             cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
             stale: AtomicU32::new(0),
             health_registry: Arc::default(),
+            upstream_places: Shares::new(8_192),
             loops: Arc::default(),
             clusters: Clusters::default(),
             watching: WatchThread::default(),
@@ -128,9 +130,12 @@ pub fn wire(packet: &[u8]) {
         let mut out = Vec::new();
         let handled = Local::with(|local| answer(packet, origin, dispatch, local, &mut out));
         let replied = match handled {
-            Handled::Reply => true,
-            Handled::Silence => false,
-            Handled::Later(later, _) => server.runtime.block_on(later.run(&mut out)),
+            Disposition::Reply => true,
+            Disposition::Drop => false,
+            Disposition::Pending(reply, request) => {
+                let answer = server.runtime.block_on(reply.resolve());
+                reply.write(&request, &answer, Instant::now(), &mut out)
+            }
         };
         match Query::parse(packet) {
             Err(Reject::Silent) => assert!(!replied),

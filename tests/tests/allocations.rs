@@ -7,9 +7,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use nodens::admission::Shares;
 use nodens::assemble::{Assembled, assemble};
 use nodens::chain::Local;
 use nodens::clock::CoarseInstant;
@@ -18,7 +19,7 @@ use nodens::metrics::Metrics;
 use nodens::plugin::{self, cache};
 use nodens::request::{Origin, Transport};
 use nodens::server::Dispatch;
-use nodens::server::answer::{Handled, answer};
+use nodens::server::answer::{Disposition, answer};
 use nodens::shared::Shared;
 use nodens::wire::query::write_query;
 use nodens::wire::{Class, Message, Name, Rcode, RecordType, Section, flags};
@@ -201,12 +202,12 @@ impl Server {
         };
         self.out.clear();
         match answer(packet, origin, dispatch, &mut self.local, &mut self.out) {
-            Handled::Reply => true,
-            Handled::Silence => panic!("silence"),
-            Handled::Later(later, _) => {
+            Disposition::Reply => true,
+            Disposition::Drop => panic!("silence"),
+            Disposition::Pending(reply, request) => {
                 self.out.clear();
-                let out = &mut self.out;
-                assert!(self.runtime.block_on(later.run(out)));
+                let answer = self.runtime.block_on(reply.resolve());
+                assert!(reply.write(&request, &answer, Instant::now(), &mut self.out));
                 false
             }
         }
@@ -269,6 +270,7 @@ fn assemble_text(text: &str) -> Assembled {
         cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
         stale: AtomicU32::new(0),
         health_registry: Arc::default(),
+        upstream_places: Shares::new(8_192),
         loops: Arc::default(),
         clusters: Clusters::default(),
         watching: WatchThread::default(),

@@ -99,6 +99,8 @@ families! {
     FORWARD_HEDGES = Counter "nodens_forward_hedges_total" ["to"];
     /// Answers over UDP that were cut off and asked for again over TCP.
     FORWARD_TRUNCATED = Counter "nodens_forward_truncated_total" ["to"];
+    /// Queries refused because their group of upstreams held its share of all that wait.
+    FORWARD_SHARE_REJECTS = Counter "nodens_forward_share_rejects_total" [];
     /// 1 while an upstream answers, else 0.
     FORWARD_UPSTREAM_UP = Gauge "nodens_forward_upstream_up" ["to"];
     /// 1 while queries to an upstream come back here, else 0.

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::chain::{Chain, Handler, Local};
 use crate::clock::CoarseInstant;
@@ -11,7 +12,7 @@ use crate::corefile::{Diagnostics, Directive};
 use crate::plugin::pattern::NameText;
 use crate::request::{Origin, Outcome, Plugin, Request, Step, Transport};
 use crate::server::Dispatch;
-use crate::server::answer::{Handled, answer};
+use crate::server::answer::{Disposition, answer};
 use crate::wire::query::write_query;
 use crate::wire::{
     Class, Compressor, Message, Name, Query, Rcode, Record, RecordType, Reply, Section, flags, text,
@@ -197,12 +198,13 @@ impl Client {
         };
         let mut out = Vec::new();
         match answer(&packet, origin, &self.dispatch, &mut Local::new(0), &mut out) {
-            Handled::Silence => return None,
-            Handled::Reply => {}
-            Handled::Later(later, _) => {
+            Disposition::Drop => return None,
+            Disposition::Reply => {}
+            Disposition::Pending(reply, request) => {
                 let runtime =
                     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                if !runtime.block_on(later.run(&mut out)) {
+                let answer = runtime.block_on(reply.resolve());
+                if !reply.write(&request, &answer, Instant::now(), &mut out) {
                     return None;
                 }
             }

@@ -1,11 +1,9 @@
-//! One packet to one reply: at once, or later in a task. Knows no sockets, so that tests and fuzzers can drive it.
+//! One packet to one reply: at once, or later. Knows no sockets, so that tests and fuzzers can drive it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::chain::{Chain, Local};
-use crate::plugin::cache::Cache;
-use crate::plugin::forward::Forward;
+use crate::chain::{Chain, Local, Miss};
 use crate::request::{
     Answer, OVERFLOW, Origin, Outcome, OwnedRequest, Plugin, Request, Transport, ede,
 };
@@ -13,48 +11,51 @@ use crate::server::Dispatch;
 use crate::wire::reply::write_rejection;
 use crate::wire::{Class, Owner, Query, Rcode, RecordType, Reject, Reply, Section, flags};
 
-/// What became of a packet.
+/// What becomes of a packet.
 #[allow(
     clippy::large_enum_variant,
-    reason = "it is looked at where it is returned, and never kept"
+    reason = "it is matched by the caller at once, and never stored"
 )]
-pub enum Handled<'p> {
+pub enum Disposition<'p> {
     /// The reply stands at the end of the buffer.
     Reply,
     /// Nothing is sent.
-    Silence,
-    /// The query waits: spawn [`Later::run`]. Beside it the request once more, as it was read from the packet.
-    Later(Box<Later>, Request<'p>),
+    Drop,
+    /// The query waits. Beside it the request once more, as it was read from the packet.
+    Pending(PendingReply, Request<'p>),
 }
 
-/// A query that has to wait for somebody.
-pub struct Later {
+/// The reply that is owed to a query that waits.
+pub struct PendingReply {
     request: OwnedRequest,
     chain: Arc<Chain>,
+    /// The handler that has returned `Wait`.
     number: usize,
+    /// When the query was received, as far as its latency is measured.
     begun: Option<Instant>,
 }
 
-/// Answers one packet into the end of `out`, or says what else becomes of it. Allocates only for [`Handled::Later`].
+/// Answers one packet into the end of `out`, or returns what else becomes of it. Allocates only for
+/// [`Disposition::Pending`].
 pub fn answer<'p>(
     packet: &'p [u8],
     origin: Origin,
     dispatch: &Arc<Dispatch>,
     local: &mut Local,
     out: &mut Vec<u8>,
-) -> Handled<'p> {
+) -> Disposition<'p> {
     let query = match Query::parse(packet) {
         Ok(query) => query,
-        Err(Reject::Silent) => return Handled::Silence,
+        Err(Reject::Silent) => return Disposition::Drop,
         Err(Reject::Answer(rcode)) => {
             write_rejection(out, packet, rcode);
-            return Handled::Reply;
+            return Disposition::Reply;
         }
     };
     let request = Request { query, origin };
     let Some(chain) = dispatch.find(query.name(), query.qtype()) else {
         refuse(&request, out);
-        return Handled::Reply;
+        return Disposition::Reply;
     };
     let start = out.len();
     let mut reply = Reply::begin(out, &request.query, origin.transport == Transport::Tcp);
@@ -76,37 +77,38 @@ pub fn answer<'p>(
             finished(chain, &request, &outcome, out.get(start..start + len).unwrap_or(&[]), 0);
             if outcome.silent {
                 out.truncate(start);
-                return Handled::Silence;
+                return Disposition::Drop;
             }
-            Handled::Reply
+            Disposition::Reply
         }
         Err(number) => {
             out.truncate(start);
             let owned = OwnedRequest::new(&request, Arc::clone(dispatch));
             let chain = Arc::clone(chain);
-            let later = Later { request: owned, chain, number, begun: None };
-            Handled::Later(Box::new(later), request)
+            let pending = PendingReply { request: owned, chain, number, begun: None };
+            Disposition::Pending(pending, request)
         }
     }
 }
 
-impl Later {
-    /// The same, begun at a moment that is known already.
-    pub fn since(mut self: Box<Self>, begun: Instant) -> Box<Self> {
-        self.begun = Some(begun);
-        self
+impl PendingReply {
+    /// The same, begun at this moment.
+    pub fn since(self, begun: Instant) -> Self {
+        Self { begun: Some(begun), ..self }
     }
 
-    /// Waits for the answer and writes the reply at the end of `out`. False: nothing is to be sent.
-    pub async fn run(mut self: Box<Self>, out: &mut Vec<u8>) -> bool {
-        self.begun.get_or_insert_with(Instant::now);
-        let answer = self.chain.resume(&self.request, self.number).await;
-        let Ok(request) = self.request.view() else { return false };
-        self.write(&request, &answer, Instant::now(), out)
+    /// Awaits the answer.
+    pub async fn resolve(&self) -> Answer {
+        self.chain.resume(&self.request, self.number).await
     }
 
-    /// Writes the reply to [`Later::request`], of which `request` is the view, with an answer that came at `now` at the end
-    /// of `out`. False: nothing is to be sent.
+    /// The parts of the miss, if it can be resolved in place. `request` is the view of [`PendingReply::request`].
+    pub fn join_miss(&self, request: &Request<'_>) -> Option<Miss> {
+        self.chain.join_miss(self.number, request)
+    }
+
+    /// Writes the reply to [`PendingReply::request`], of which `request` is the view, with an answer that came at `now` at the
+    /// end of `out`. False: nothing is to be sent.
     pub fn write(
         &self,
         request: &Request<'_>,
@@ -158,16 +160,6 @@ impl Later {
     /// The query.
     pub fn request(&self) -> &OwnedRequest {
         &self.request
-    }
-
-    /// The cache that it waits for.
-    pub fn cache(&self) -> Option<&Cache> {
-        self.chain.cache(self.number)
-    }
-
-    /// The forward that the cache would ask, where nobody in between has a say.
-    pub fn forward(&self, request: &Request<'_>) -> Option<&Arc<Forward>> {
-        self.chain.forward_behind(self.number, request)
     }
 
     /// The client's address and the rest of where the query came from.

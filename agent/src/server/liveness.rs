@@ -8,6 +8,8 @@
 //!   implements and each refuses with NOTIMP: it goes through socket and receive loop, and is in no log and no metric. It comes
 //!   from another port each time, so that the kernel leads it to another worker.
 //!
+//! While a flood fills the queues, our own question may be lost in them: then only the threads are judged.
+//!
 //! Rounds are counted rather than time, so that a process that was stopped and goes on is not taken for a dead one.
 
 use std::io;
@@ -27,9 +29,11 @@ use super::worker::Worker;
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long an address has to answer.
 const PATIENCE: Duration = Duration::from_millis(900);
-/// So many rounds in a row without a sign are trouble. Longer than a link takes to be mended, and than a node under load keeps a
-/// thread from its turn; short beside the minute after which people call.
+/// Consecutive missed rounds before `/health` fails. At one round a second this outlasts the repair of a link or a scheduling
+/// stall on a loaded node, and fails well within a minute.
 const MISSED: u64 = 10;
+/// Full batches of all workers within a round from which on the queues count as flooded: 2,048 queries that came in bursts.
+const FLOOD: u64 = 64;
 
 /// The judgement, and what it is made of.
 #[derive(Default)]
@@ -62,14 +66,15 @@ impl Liveness {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let beats: Vec<u64> = self.workers.iter().map(|worker| worker.beats()).collect();
+            let beats: Vec<u64> = self.workers.iter().map(|worker| worker.heartbeats()).collect();
             self.workers.iter().for_each(|worker| worker.ping());
             let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let answers = join_all(addresses.into_iter().map(|address| async move {
                 let asked = timeout(PATIENCE, ask(address)).await;
                 (address, asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))
             }));
-            self.judge(rounds.next(&beats, answers.await));
+            let full_batches = self.workers.iter().map(|worker| worker.full_batches()).sum();
+            self.judge(rounds.next(&beats, full_batches, answers.await));
         }
     }
 
@@ -90,6 +95,8 @@ struct Rounds {
     workers: Vec<(u64, u64)>,
     /// For each address the rounds since it answered.
     addresses: Vec<(SocketAddr, u64)>,
+    /// Full batches until the last round.
+    full_batches: u64,
 }
 
 impl Rounds {
@@ -97,6 +104,7 @@ impl Rounds {
     fn next(
         &mut self,
         beats: &[u64],
+        full_batches: u64,
         answers: Vec<(SocketAddr, io::Result<()>)>,
     ) -> Option<String> {
         self.workers.resize(beats.len(), (0, 0));
@@ -108,10 +116,16 @@ impl Rounds {
                 trouble.push(format!("worker {number} has stood still for {missed} s"));
             }
         }
+        let before = std::mem::replace(&mut self.full_batches, full_batches);
+        let is_flooded = full_batches.saturating_sub(before) >= FLOOD;
         let before = std::mem::take(&mut self.addresses);
         for (address, answer) in answers {
             let missed = before.iter().find(|(known, _)| *known == address).map_or(0, |(_, n)| *n);
-            let missed = if answer.is_ok() { 0 } else { missed + 1 };
+            let missed = match answer {
+                Ok(()) => 0,
+                Err(_) if is_flooded => missed,
+                Err(_) => missed + 1,
+            };
             if let (Err(error), true) = (answer, missed >= MISSED) {
                 trouble.push(format!("{address} has not answered us for {missed} s ({error})"));
             }
@@ -157,11 +171,11 @@ mod tests {
     fn a_worker_that_stands_still_is_found_and_recovers() {
         let mut rounds = Rounds::default();
         for round in 1..=MISSED {
-            assert!(rounds.next(&[round, 5], Vec::new()).is_none(), "round {round}");
+            assert!(rounds.next(&[round, 5], 0, Vec::new()).is_none(), "round {round}");
         }
-        let trouble = rounds.next(&[MISSED + 1, 5], Vec::new()).unwrap();
+        let trouble = rounds.next(&[MISSED + 1, 5], 0, Vec::new()).unwrap();
         assert_eq!(trouble, "worker 1 has stood still for 10 s");
-        assert_eq!(rounds.next(&[MISSED + 2, 6], Vec::new()), None);
+        assert_eq!(rounds.next(&[MISSED + 2, 6], 0, Vec::new()), None);
     }
 
     #[test]
@@ -170,13 +184,26 @@ mod tests {
             ("127.0.0.1:53".parse().unwrap(), "127.0.0.2:53".parse::<SocketAddr>().unwrap());
         let mut rounds = Rounds::default();
         for _ in 1..MISSED {
-            assert_eq!(rounds.next(&[], silent(address)), None);
+            assert_eq!(rounds.next(&[], 0, silent(address)), None);
         }
         assert!(
-            rounds.next(&[], silent(address)).unwrap().contains("127.0.0.1:53 has not answered")
+            rounds.next(&[], 0, silent(address)).unwrap().contains("127.0.0.1:53 has not answered")
         );
-        assert_eq!(rounds.next(&[], vec![(other, Ok(()))]), None);
-        assert_eq!(rounds.next(&[], silent(address)), None);
+        assert_eq!(rounds.next(&[], 0, vec![(other, Ok(()))]), None);
+        assert_eq!(rounds.next(&[], 0, silent(address)), None);
+    }
+
+    #[test]
+    fn a_question_that_is_lost_in_a_flood_is_no_sign_of_death() {
+        let address = "127.0.0.1:53".parse().unwrap();
+        let mut rounds = Rounds::default();
+        for round in 1..=3 * MISSED {
+            assert_eq!(rounds.next(&[], round * FLOOD, silent(address)), None);
+        }
+        for _ in 1..MISSED {
+            assert_eq!(rounds.next(&[], 3 * MISSED * FLOOD, silent(address)), None);
+        }
+        assert!(rounds.next(&[], 3 * MISSED * FLOOD, silent(address)).is_some());
     }
 
     #[tokio::test]

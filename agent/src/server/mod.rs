@@ -12,18 +12,20 @@
 //! | [`metrics`] | what the workers count besides queries |
 //! | [`liveness`] | whether the workers still do their work |
 //! | [`answer`] | one packet to one reply, now or later |
-//! | `errand` | a miss that needs no task |
-//! | `outbox` | replies that were not written in the receive loop |
+//! | `pending`, `miss` | misses that are resolved in place, without a task |
+//! | `send_queue` | replies that were not written in the receive loop |
 
 pub mod answer;
 mod batch;
 pub mod dispatch;
-mod errand;
+
 pub mod listener;
 pub mod liveness;
 pub mod metrics;
-mod outbox;
+mod miss;
+mod pending;
 pub mod pool;
+mod send_queue;
 pub mod sockets;
 pub mod tcp;
 mod udp;

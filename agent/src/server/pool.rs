@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicUsize;
+use std::os::fd::OwnedFd;
+use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use netsetup::privileges::run_in_slices;
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
@@ -19,8 +21,9 @@ use super::listener::Listener;
 use super::metrics::PoolMetrics;
 use super::sockets::{BindError, Sockets};
 use super::tcp::{self, Connections};
-use super::worker::Worker;
-use super::{Dispatch, udp};
+use super::worker::{MAX_PENDING, Worker};
+use super::{Dispatch, pending, udp};
+use crate::admission::Shares;
 use crate::chain::Local;
 
 /// How long a worker means to run at a time: some fifty queries. So a query that comes while another thread decodes a change
@@ -61,9 +64,9 @@ impl Pool {
     /// Starts `workers` threads that have nothing to do yet.
     pub fn start(workers: usize) -> io::Result<Self> {
         let connections = Arc::new(Connections::default());
-        let waiting = Arc::default();
+        let places = Shares::new(MAX_PENDING);
         let threads = (0..workers)
-            .map(|number| spawn_thread(number, Arc::clone(&connections), Arc::clone(&waiting)))
+            .map(|number| spawn_thread(number, Arc::clone(&connections), Arc::clone(&places)))
             .collect::<io::Result<Vec<_>>>()?;
         let workers = threads.iter().map(|thread| Arc::clone(&thread.worker)).collect();
         Ok(Self { threads: Mutex::new(threads), workers, connections, open: Mutex::default() })
@@ -158,15 +161,15 @@ impl Pool {
 fn spawn_thread(
     number: usize,
     connections: Arc<Connections>,
-    waiting: Arc<AtomicUsize>,
+    places: Arc<Shares>,
 ) -> io::Result<Thread> {
-    let worker = Arc::new(Worker::new(number, waiting));
+    let worker = Arc::new(Worker::new(number, Arc::clone(&places)));
     let (tasks, inbox) = mpsc::unbounded_channel();
     let shared = Arc::clone(&worker);
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let (end, ended) = std::sync::mpsc::channel();
     let handle = std::thread::Builder::new().name(format!("dns-{number}")).spawn(move || {
-        Local::enter(number);
+        Local::enter(number, places);
         // Without it, queries wait for whatever runs on this processor, and that is all.
         if let Err(error) = run_in_slices(SLICE) {
             tracing::debug!(worker = number, "{error}");
@@ -190,30 +193,53 @@ async fn run(
     while let Some(task) = inbox.recv().await {
         let Task { listener, sockets, draining } = task;
         let address = listener.address;
-        let datagrams =
-            udp::serve(sockets.udp, Arc::clone(&listener), Arc::clone(&worker), draining.clone());
-        serving.spawn(async move {
-            if let Err(error) = datagrams.await {
-                tracing::error!(%error, %address, "the UDP socket failed");
+        let (serve, worker) = ((Arc::clone(&listener), draining.clone()), Arc::clone(&worker));
+        serving.spawn(supervise("UDP", address, Arc::clone(&worker), sockets.udp, {
+            let worker = Arc::clone(&worker);
+            move |socket| {
+                let (listener, draining) = serve.clone();
+                udp::serve(socket, listener, Arc::clone(&worker), draining)
             }
-        });
-        let streams = tcp::serve(
-            sockets.tcp,
-            listener,
-            Arc::clone(&worker),
-            Arc::clone(&connections),
-            draining,
-        );
-        serving.spawn(async move {
-            if let Err(error) = streams.await {
-                tracing::error!(%error, %address, "the TCP socket failed");
-            }
-        });
+        }));
+        let connections = Arc::clone(&connections);
+        serving.spawn(supervise("TCP", address, Arc::clone(&worker), sockets.tcp, move |socket| {
+            let (listener, worker) = (Arc::clone(&listener), Arc::clone(&worker));
+            tcp::serve(socket, listener, worker, Arc::clone(&connections), draining.clone())
+        }));
         while serving.try_join_next().is_some() {}
     }
     while serving.join_next().await.is_some() {}
     let deadline = Instant::now() + DRAIN;
     while worker.waiting() + connections.count() > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    pending::abandon();
+}
+
+/// Serves a socket until it has drained or failed. A panic is counted, and the socket is served anew: what waits in its
+/// queue is not lost.
+async fn supervise<F: Future<Output = io::Result<()>>>(
+    kind: &'static str,
+    address: SocketAddr,
+    worker: Arc<Worker>,
+    socket: OwnedFd,
+    serve: impl Fn(OwnedFd) -> F,
+) {
+    loop {
+        let served = match socket.try_clone() {
+            Ok(socket) => AssertUnwindSafe(serve(socket)).catch_unwind().await,
+            Err(error) => Ok(Err(error)),
+        };
+        match served {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                tracing::error!(%error, %address, "the {kind} socket failed");
+                return;
+            }
+            Err(_) => {
+                worker.panicked();
+                tracing::error!(%address, "serving the {kind} socket panicked; it is served again");
+            }
+        }
     }
 }

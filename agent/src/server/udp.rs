@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-use super::answer::{Handled, answer};
+use super::answer::{Disposition, answer};
 use super::batch::{BATCH, Batch};
 use super::listener::Listener;
-use super::outbox::Back;
+use super::send_queue::{ReplyPath, UdpPath};
 use super::sockets::leave_group;
 use super::worker::{Worker, drained};
-use super::{Dispatch, errand};
+use super::{Dispatch, pending};
 use crate::chain::Local;
 use crate::clock::CoarseInstant;
 use crate::request::{Origin, Transport};
@@ -39,13 +39,18 @@ pub(super) async fn serve(
     let mut receiving =
         tokio::spawn(receive(Arc::clone(&socket), Arc::clone(&listener), Arc::clone(&worker)));
     tokio::select! {
-        ended = &mut receiving => return ended?,
+        ended = &mut receiving => return match ended {
+            Ok(ended) => ended,
+            // The supervisor of the socket is to hear of it.
+            Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+            Err(error) => Err(error.into()),
+        },
         () = drained(&mut draining) => receiving.abort(),
     }
     // Cancelled, or a failure of the socket that the end makes good.
     let _ = receiving.await;
     if let Err(error) = leave_group(socket.as_fd(), listener.address) {
-        tracing::warn!(%error, address = %listener.address, "the kernel goes on giving queries to a socket that closes; where another instance takes over, a few may be lost");
+        tracing::warn!(%error, address = %listener.address, "cannot leave the SO_REUSEPORT group: queries that arrive on this socket while it closes may be lost");
     }
     let mut batch = Batch::new(listener.address.ip().is_unspecified());
     empty(&socket, &listener, &worker, &mut batch).await;
@@ -92,6 +97,7 @@ async fn receive(
                 }
             }
             full += 1;
+            worker.full_batch();
             if full % BATCHES_BEFORE_YIELD == 0 {
                 tokio::task::yield_now().await;
             }
@@ -169,15 +175,19 @@ fn serve_one(
         // A bug in one answer must not end the worker.
         let handled = catch_unwind(AssertUnwindSafe(|| {
             let handled = answer(datagram.bytes, origin, dispatch, local, out);
-            if let Handled::Later(later, request) = handled {
-                if let Some(waiting) = worker.wait() {
-                    let back = Back { socket: Arc::clone(socket), source: datagram.local };
-                    let begun = *begun.get_or_insert_with(Instant::now);
-                    errand::set_out(later.since(begun), &request, waiting, back);
+            match handled {
+                Disposition::Reply => true,
+                Disposition::Drop => false,
+                Disposition::Pending(reply, request) => {
+                    if let Some(permit) = worker.admit(&origin) {
+                        let socket = Arc::clone(socket);
+                        let path = UdpPath { socket, source: datagram.local };
+                        let reply = reply.since(*begun.get_or_insert_with(Instant::now));
+                        pending::resolve(reply, &request, permit, ReplyPath::Udp(path));
+                    }
+                    false
                 }
-                return false;
             }
-            matches!(handled, Handled::Reply)
         }));
         handled.unwrap_or_else(|_| {
             worker.panicked();

@@ -1,45 +1,63 @@
-//! What the tasks of one worker thread share, and its bounds.
+//! What the tasks of one worker thread share, and the bound of queries that wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::{Notify, watch};
 
-/// Queries that may wait at once, of all workers together. Each costs a few kilobytes, so that they stay below some tens of
-/// megabytes whatever comes; beyond it new misses get no answer, and hits go on. `max_concurrent` of `forward` bounds them
-/// with an answer, and earlier.
-pub const MAX_WAITING: usize = 8_192;
+use crate::admission::{Permit, Shares};
+use crate::request::Origin;
+
+/// Upper bound of queries that wait, of all workers together; refreshes of the cache count among them. At a few KiB each it
+/// keeps their memory at tens of MiB under any load. A client that takes most of the places is held to its share. What is
+/// refused is dropped unanswered and counted in `nodens_waiting_overflow_total`: an answer would make a flooding client
+/// retry at once. Hits are unaffected. `max_concurrent` of `forward` is the lower limit, and answers REFUSED.
+pub const MAX_PENDING: usize = 8_192;
+/// Of them, so many may wait for upstreams, shared by group of upstreams. Fewer than a lone client may hold, so that the
+/// queries of one client for a dead upstream do not keep out its other ones.
+pub const MAX_FORWARDED: usize = MAX_PENDING / 4 * 3;
 
 /// One worker's state.
-#[derive(Default)]
 pub struct Worker {
     /// 0 up to the number of workers.
     pub number: usize,
     waiting: AtomicUsize,
-    all_waiting: Arc<AtomicUsize>,
+    /// The places of all workers.
+    pending: Arc<Shares>,
     overflowed: AtomicU64,
     unsent: AtomicU64,
     panics: AtomicU64,
-    beats: AtomicU64,
-    /// Signalled by [`Worker::ping`]; its thread then counts a beat.
+    heartbeats: AtomicU64,
+    /// Signalled by [`Worker::ping`]; its thread then counts a heartbeat.
     pinged: Notify,
+    /// Only its thread writes it.
+    full_batches: AtomicU64,
 }
 
 impl Worker {
-    /// Worker `number`; `all_waiting` counts the queries that wait, of all workers.
-    pub fn new(number: usize, all_waiting: Arc<AtomicUsize>) -> Self {
-        Self { number, all_waiting, ..Self::default() }
+    /// Worker `number`, with the places of all workers.
+    pub fn new(number: usize, pending: Arc<Shares>) -> Self {
+        Self {
+            number,
+            waiting: AtomicUsize::new(0),
+            pending,
+            overflowed: AtomicU64::new(0),
+            unsent: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
+            heartbeats: AtomicU64::new(0),
+            pinged: Notify::new(),
+            full_batches: AtomicU64::new(0),
+        }
     }
 
-    /// Lets one more query wait, unless too many do.
-    pub(super) fn wait(self: &Arc<Self>) -> Option<Waiting> {
-        if self.all_waiting.fetch_add(1, Relaxed) >= MAX_WAITING {
-            self.all_waiting.fetch_sub(1, Relaxed);
+    /// A place for one more query that waits, unless there is none, or its client holds its share.
+    pub(super) fn admit(self: &Arc<Self>, origin: &Origin) -> Option<PendingPermit> {
+        let Some(permit) = self.pending.try_acquire(origin.client.ip(), 1) else {
             self.overflowed.fetch_add(1, Relaxed);
             return None;
-        }
+        };
         self.waiting.fetch_add(1, Relaxed);
-        Some(Waiting { worker: Arc::clone(self) })
+        Some(PendingPermit { worker: Arc::clone(self), _permit: permit })
     }
 
     /// Queries that wait now.
@@ -47,7 +65,7 @@ impl Worker {
         self.waiting.load(Relaxed)
     }
 
-    /// Queries that were dropped because too many waited.
+    /// Queries that were dropped because too many waited, of all clients or of theirs.
     pub fn overflowed(&self) -> u64 {
         self.overflowed.load(Relaxed)
     }
@@ -63,21 +81,31 @@ impl Worker {
     }
 
     /// How often its thread has answered [`Worker::ping`].
-    pub fn beats(&self) -> u64 {
-        self.beats.load(Relaxed)
+    pub fn heartbeats(&self) -> u64 {
+        self.heartbeats.load(Relaxed)
     }
 
-    /// Wakes its thread, which counts a beat. Called by another thread, so that the worker's runtime needs no timer for it.
+    /// Wakes its thread, which counts a heartbeat. Called by another thread, so that the worker's runtime needs no timer for
+    /// it.
     pub(super) fn ping(&self) {
         self.pinged.notify_one();
     }
 
-    /// Counts a beat for every ping. Runs on the worker's thread, and ends with its runtime.
+    /// Counts a heartbeat for every ping. Runs on the worker's thread, and ends with its runtime.
     pub(super) async fn answer_pings(&self) {
         loop {
             self.pinged.notified().await;
-            self.beats.fetch_add(1, Relaxed);
+            self.heartbeats.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Batches of queries that were full: more was waiting than one call takes.
+    pub fn full_batches(&self) -> u64 {
+        self.full_batches.load(Relaxed)
+    }
+
+    pub(super) fn full_batch(&self) {
+        self.full_batches.store(self.full_batches.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
     pub(super) fn unsent(&self, replies: usize) {
@@ -96,20 +124,20 @@ pub(super) async fn drained(draining: &mut watch::Receiver<bool>) {
     let _ = draining.wait_for(|draining| *draining).await;
 }
 
-/// A query that waits; counted until it is dropped.
-pub(super) struct Waiting {
+/// The place of a query that waits; given back when it is dropped.
+pub(super) struct PendingPermit {
     worker: Arc<Worker>,
+    _permit: Permit,
 }
 
-impl Waiting {
+impl PendingPermit {
     pub(super) fn worker(&self) -> &Arc<Worker> {
         &self.worker
     }
 }
 
-impl Drop for Waiting {
+impl Drop for PendingPermit {
     fn drop(&mut self) {
         self.worker.waiting.fetch_sub(1, Relaxed);
-        self.worker.all_waiting.fetch_sub(1, Relaxed);
     }
 }

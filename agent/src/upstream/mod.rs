@@ -6,7 +6,7 @@
 //!      -> udp       a pool of connected sockets with random ports      -> TC: over a stream again
 //!      -> stream    pipelined connections: TCP, TLS (own framing), HTTPS and QUIC (hickory's transports)
 //!          -> dial  how one is set up
-//!      -> table     who waits for which id; checks id, question and letter case
+//!      -> table     the queries in flight: checks id, question and letter case
 //! ```
 //!
 //! | module | what |
@@ -18,17 +18,17 @@
 //! | [`question`] | what is asked, and whether an answer is one to it |
 //! | [`health`], [`rtt`] | what the traffic says of an upstream |
 //! | [`registry`] | what of that outlives a reload |
-//! | [`alarms`] | coarse timers |
+//! | [`event`] | what passes between a query and its driver |
 //! | [`fresh`] | a port of its own for each query |
 //! | [`random`] | ids that nobody can guess |
 //!
-//! All state is per worker: sockets, connections and counters are touched by the one thread whose query it is, so that no
-//! lock is ever waited for. Health and round trips are shared, as atomics.
+//! Sockets, connections and counters are per worker: only its thread uses them, so that no lock is ever waited for. Health
+//! and round trips are shared, as atomics.
 
 pub mod address;
-pub mod alarms;
 pub mod counters;
 pub mod dial;
+pub mod event;
 pub mod exchange;
 pub mod follow;
 pub mod fresh;
@@ -57,13 +57,13 @@ pub use own::OwnAddresses;
 pub use question::Question;
 pub use udp::SourcePort;
 
-use crate::clock::CoarseInstant;
 use counters::Counters;
 use dial::Dialer;
+use event::Receiver;
 use health::Health;
 use rtt::RoundTrips;
 use stream::{Connection, Lifetime};
-use table::{Errand, Place};
+use table::SlotId;
 
 /// Why an upstream gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +89,9 @@ pub enum UpstreamError {
     /// All ids of the socket are in use.
     #[error("too many queries are in flight")]
     TooMany,
+    /// A truncated answer over a stream, which has no reason to truncate.
+    #[error("the answer is truncated over TCP too")]
+    Truncated,
     /// No answer in time.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
@@ -108,8 +111,8 @@ impl UpstreamError {
 pub struct Received {
     /// The whole message.
     pub bytes: Vec<u8>,
-    /// The datagram was longer than the room for it.
-    pub cut_off: bool,
+    /// The datagram was longer than the buffer for it.
+    pub oversize: bool,
     /// From sending to receiving.
     pub round_trip: Duration,
 }
@@ -145,9 +148,9 @@ impl Default for TransportConfig {
     }
 }
 
-/// Over what a query goes.
+/// What a query is sent over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
+pub enum Transport {
     /// A datagram.
     Udp,
     /// A connection, of the kind that the upstream's scheme says.
@@ -160,7 +163,7 @@ pub struct Upstream {
     label: Arc<str>,
     dialer: Arc<Dialer>,
     transport: TransportConfig,
-    lanes: Box<[Lane]>,
+    per_worker: Box<[PerWorker]>,
     /// What its answers say of it.
     pub health: Health,
     /// How long it takes.
@@ -169,16 +172,17 @@ pub struct Upstream {
     pub probe_failures: AtomicU64,
 }
 
-/// What one worker has of an upstream. The lock is the worker's own.
-struct Lane {
+/// What one worker has of an upstream.
+struct PerWorker {
+    /// Only the worker's thread takes the lock.
     pools: Mutex<(udp::Pool, stream::Pool)>,
     counters: Arc<Counters>,
 }
 
-/// A query on its way. Dropping it gives the query up.
-pub struct Flight {
-    carrier: Carrier,
-    place: Place,
+/// A query that is out. Dropping it gives the query up.
+pub struct InFlight {
+    connection: Carrier,
+    slot: SlotId,
 }
 
 enum Carrier {
@@ -194,7 +198,7 @@ impl Upstream {
         tls: Option<&Arc<rustls::ClientConfig>>,
         workers: usize,
     ) -> Result<Self, UpstreamError> {
-        let lane = || Lane {
+        let per_worker = || PerWorker {
             pools: Mutex::new((udp::Pool::new(target.address), stream::Pool::default())),
             counters: Arc::new(Counters::default()),
         };
@@ -202,7 +206,7 @@ impl Upstream {
             label: target.to_string().into(),
             dialer: Arc::new(Dialer::new(&target, tls)?),
             transport,
-            lanes: (0..workers.max(1)).map(|_| lane()).collect(),
+            per_worker: (0..workers.max(1)).map(|_| per_worker()).collect(),
             health: Health::default(),
             round_trips: RoundTrips::default(),
             probe_failures: AtomicU64::new(0),
@@ -220,12 +224,12 @@ impl Upstream {
         &self.label
     }
 
-    /// Over what it is asked first.
-    pub fn first_over(&self) -> Over {
+    /// What it is asked over first.
+    pub fn first_transport(&self) -> Transport {
         if self.target.scheme == Scheme::Plain && !self.transport.force_tcp {
-            Over::Udp
+            Transport::Udp
         } else {
-            Over::Stream
+            Transport::Stream
         }
     }
 
@@ -234,76 +238,50 @@ impl Upstream {
         &self,
         worker: usize,
         question: &Question,
-        over: Over,
-    ) -> Result<Flight, UpstreamError> {
-        let lane = self.lane(worker);
-        let mut pools = lane.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        match over {
-            Over::Udp => {
+        transport: Transport,
+    ) -> Result<InFlight, UpstreamError> {
+        let PerWorker { pools, counters } = self.per_worker(worker);
+        let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
+        match transport {
+            Transport::Udp => {
                 let TransportConfig { random_case, source_port, .. } = self.transport;
-                let (socket, place) =
-                    pools.0.start(question, random_case, source_port, &lane.counters)?;
-                Ok(Flight { carrier: Carrier::Udp(socket), place })
+                let (socket, slot) = pools.0.start(question, random_case, source_port, counters)?;
+                Ok(InFlight { connection: Carrier::Udp(socket), slot })
             }
-            Over::Stream => {
+            Transport::Stream => {
                 let limit = self.transport.max_connections;
-                let (connection, place) = pools.1.start(
-                    &self.dialer,
-                    question,
-                    self.lifetime(),
-                    limit,
-                    &lane.counters,
-                )?;
-                Ok(Flight { carrier: Carrier::Stream(connection), place })
+                let (connection, slot) =
+                    pools.1.start(&self.dialer, question, self.lifetime(), limit, counters)?;
+                Ok(InFlight { connection: Carrier::Stream(connection), slot })
             }
         }
     }
 
-    /// Sends a query as a datagram on behalf of `worker` on an errand, which becomes a task at `due` unless the answer has
-    /// come. Only where [`Upstream::takes_errands`].
-    pub fn send_off(
-        &self,
-        worker: usize,
-        question: &Question,
-        errand: Box<dyn Errand>,
-        due: CoarseInstant,
-    ) {
-        let lane = self.lane(worker);
-        let mut pools = lane.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let TransportConfig { random_case, source_port, .. } = self.transport;
-        pools.0.send_off(question, random_case, source_port, &lane.counters, errand, due);
-    }
-
-    /// True where [`Upstream::send_off`] is possible: it is asked by datagrams.
-    pub fn takes_errands(&self) -> bool {
-        self.first_over() == Over::Udp
-    }
-
     /// Sends a query over a socket or connection of its own, as probes do: they run in another runtime than the workers.
-    pub fn ask_apart(&self, question: &Question) -> Result<Flight, UpstreamError> {
+    pub fn ask_standalone(&self, question: &Question) -> Result<InFlight, UpstreamError> {
         let counters = Arc::new(Counters::default());
-        match self.first_over() {
-            Over::Udp => {
+        match self.first_transport() {
+            Transport::Udp => {
                 let mut pool = udp::Pool::new(self.target.address);
-                let (socket, place) = pool.start(question, false, SourcePort::Fresh, &counters)?;
-                Ok(Flight { carrier: Carrier::Udp(socket), place })
+                let (socket, slot) = pool.start(question, false, SourcePort::Fresh, &counters)?;
+                Ok(InFlight { connection: Carrier::Udp(socket), slot })
             }
-            Over::Stream => {
+            Transport::Stream => {
                 let connection = Connection::open(&self.dialer, self.lifetime(), &counters);
-                let place = connection.start(question)?;
-                Ok(Flight { carrier: Carrier::Stream(connection), place })
+                let slot = connection.start(question)?;
+                Ok(InFlight { connection: Carrier::Stream(connection), slot })
             }
         }
     }
 
     /// One worker's counters.
     pub fn counters(&self, worker: usize) -> &Counters {
-        &self.lane(worker).counters
+        &self.per_worker(worker).counters
     }
 
     /// All workers' counters.
     pub fn all_counters(&self) -> impl Iterator<Item = &Counters> {
-        self.lanes.iter().map(|lane| &*lane.counters)
+        self.per_worker.iter().map(|per_worker| &*per_worker.counters)
     }
 
     /// Counts a probe that failed.
@@ -321,9 +299,9 @@ impl Upstream {
         }
     }
 
-    #[expect(clippy::indexing_slicing, reason = "there is at least one lane, by construction")]
-    fn lane(&self, worker: usize) -> &Lane {
-        &self.lanes[worker % self.lanes.len()]
+    #[expect(clippy::indexing_slicing, reason = "there is at least one worker, by construction")]
+    fn per_worker(&self, worker: usize) -> &PerWorker {
+        &self.per_worker[worker % self.per_worker.len()]
     }
 }
 
@@ -333,25 +311,26 @@ impl std::fmt::Debug for Upstream {
     }
 }
 
-impl Flight {
-    fn over_udp(socket: Arc<udp::Socket>, place: Place) -> Self {
-        Self { carrier: Carrier::Udp(socket), place }
+impl InFlight {
+    /// Has the end of the query delivered in place. To be called right after it was sent, and not if it is polled.
+    pub fn receive_in_place(&self, receiver: Receiver) {
+        self.table().receive_in_place(self.slot, receiver);
     }
 
     /// What has become of the query.
     pub fn poll_answer(&self, context: &mut Context<'_>) -> Poll<Result<Received, UpstreamError>> {
-        self.table().poll(self.place, context)
+        self.table().poll(self.slot, context)
     }
 
     fn table(&self) -> &table::Table {
-        match &self.carrier {
+        match &self.connection {
             Carrier::Udp(socket) => socket.table(),
             Carrier::Stream(connection) => connection.table(),
         }
     }
 }
 
-impl Future for Flight {
+impl Future for InFlight {
     type Output = Result<Received, UpstreamError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -359,8 +338,11 @@ impl Future for Flight {
     }
 }
 
-impl Drop for Flight {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.table().release(self.place);
+        let is_answered = self.table().release(self.slot);
+        if is_answered && let Carrier::Udp(socket) = &self.connection {
+            socket.recycle();
+        }
     }
 }

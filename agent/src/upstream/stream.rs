@@ -30,7 +30,7 @@ use crate::upstream::dial::{Dialed, Dialer};
 use crate::upstream::question::Question;
 use crate::upstream::rtt::MAX_TRY;
 use crate::upstream::session::Session;
-use crate::upstream::table::{MAX_IN_FLIGHT, Place, Table};
+use crate::upstream::table::{MAX_IN_FLIGHT, SlotId, Table};
 
 /// Queries in flight on one connection before another is opened, if there may be one more.
 const PIPELINE: usize = 64;
@@ -83,7 +83,7 @@ impl Pool {
         lifetime: Lifetime,
         max_connections: usize,
         counters: &Arc<Counters>,
-    ) -> Result<(Arc<Connection>, Place), UpstreamError> {
+    ) -> Result<(Arc<Connection>, SlotId), UpstreamError> {
         let now = CoarseInstant::now();
         self.connections.retain(|connection| connection.is_usable(lifetime));
         let per_connection = dialer.peer().query_limit(now);
@@ -148,7 +148,7 @@ impl Connection {
     }
 
     /// Puts a query into the connection's queue.
-    pub fn start(&self, question: &Question) -> Result<Place, UpstreamError> {
+    pub fn start(&self, question: &Question) -> Result<SlotId, UpstreamError> {
         let started = self.session.table.start(question, false, |message| {
             let mut framed = Vec::with_capacity(message.len() + 2);
             framed.extend_from_slice(&(message.len() as u16).to_be_bytes());

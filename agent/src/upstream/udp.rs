@@ -10,7 +10,6 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, recv, recvmmsg, send, sendmmsg};
@@ -18,16 +17,15 @@ use smallvec::SmallVec;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::clock::CoarseInstant;
+use crate::upstream::UpstreamError;
 use crate::upstream::counters::Counters;
 use crate::upstream::fresh::{self, Idle};
 use crate::upstream::question::{Question, Unexpected};
 use crate::upstream::random;
-use crate::upstream::table::{Errand, FLUSH, Place, Table};
-use crate::upstream::{Flight, UpstreamError};
+use crate::upstream::table::{FLUSH, SlotId, Table};
 
 /// Sockets of one upstream and worker. Three bits more to guess, and still few enough that answers arrive in batches.
 pub const POOL: usize = 8;
@@ -59,10 +57,11 @@ pub enum SourcePort {
 pub struct Pool {
     to: SocketAddr,
     sockets: SmallVec<[Entry; POOL]>,
-    // Which of them is used until what is queued has been sent, and the number of the batch that it was drawn for.
+    /// Index into `sockets` of the one that is used until what is queued has been sent.
     turn: usize,
+    /// The number of the batch that `turn` was drawn for.
     batch: u64,
-    // For queries with ports of their own.
+    /// For queries with ports of their own.
     idle: Arc<Idle>,
 }
 
@@ -82,18 +81,10 @@ struct Io {
     socket: UdpSocket,
     table: Table,
     counters: Arc<Counters>,
-    // Nobody reads any more, or nothing can be sent: its route or its source address may be gone.
+    /// Its reader has ended, or nothing can be sent: its route or its source address may be gone. Never false again.
     closed: AtomicBool,
-    // Where it is kept between queries that have ports of their own.
-    home: Option<Home>,
-}
-
-/// What a socket needs to go back by itself to the idle ones.
-struct Home {
-    idle: Weak<Idle>,
-    socket: Weak<Socket>,
-    // An errand is out. What a task waits for on such a socket closes it.
-    on_errand: AtomicBool,
+    /// Keeps it between queries that have ports of their own. `None`: it is one of a pool's.
+    idle: Option<Weak<Idle>>,
 }
 
 impl Pool {
@@ -109,34 +100,13 @@ impl Pool {
         random_case: bool,
         ports: SourcePort,
         counters: &Arc<Counters>,
-    ) -> Result<(Arc<Socket>, Place), UpstreamError> {
-        if ports == SourcePort::Fresh {
-            let socket = self.fresh(counters)?;
-            return socket.start(question, random_case).map(|place| (socket, place));
-        }
-        let socket = self.socket(counters)?;
-        let place = socket.queue(question, random_case)?;
-        Ok((socket, place))
-    }
-
-    /// Sends a query on an errand, which becomes a task at `due`, or at once where it cannot be sent.
-    pub fn send_off(
-        &mut self,
-        question: &Question,
-        random_case: bool,
-        ports: SourcePort,
-        counters: &Arc<Counters>,
-        errand: Box<dyn Errand>,
-        due: CoarseInstant,
-    ) {
+    ) -> Result<(Arc<Socket>, SlotId), UpstreamError> {
         let socket = match ports {
-            SourcePort::Pool => self.socket(counters),
-            SourcePort::Fresh => self.fresh(counters),
+            SourcePort::Pool => self.socket(counters)?,
+            SourcePort::Fresh => self.fresh(counters)?,
         };
-        match socket {
-            Ok(socket) => socket.queue_errand(question, random_case, errand, due),
-            Err(_) => errand.goes_on(None),
-        }
+        let slot = socket.queue(question, random_case)?;
+        Ok((socket, slot))
     }
 
     /// A socket with a port that no query has had, as far as chance goes.
@@ -212,74 +182,40 @@ impl Socket {
             .and_then(|socket| fresh::connect(&socket, to).map(|()| socket))
             .and_then(UdpSocket::from_std)
             .map_err(|error| UpstreamError::io("opening a socket", &error))?;
-        Ok(Arc::new_cyclic(|this| {
-            let home = idle.map(|idle| Home {
-                idle: Arc::downgrade(idle),
-                socket: Weak::clone(this),
-                on_errand: AtomicBool::new(false),
-            });
-            let io = Arc::new(Io {
-                socket,
-                table: Table::new(),
-                counters: Arc::clone(counters),
-                closed: AtomicBool::new(false),
-                home,
-            });
-            let reader = tokio::spawn(Io::read(Arc::clone(&io))).abort_handle();
-            Self { io, reader }
-        }))
-    }
-
-    /// Sends a query at once.
-    fn start(&self, question: &Question, random_case: bool) -> Result<Place, UpstreamError> {
-        let started = self.io.table.start(question, random_case, |message| {
-            // Straight to the kernel: tokio would have to be told first that a new socket can be written to.
-            match send(self.io.socket.as_raw_fd(), message, MsgFlags::MSG_DONTWAIT) {
-                // A full send buffer is a datagram lost on the way: the time-out deals with it.
-                Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS) => Ok(()),
-                Err(error) => Err(io::Error::from(error)),
-            }
+        let io = Arc::new(Io {
+            socket,
+            table: Table::new(),
+            counters: Arc::clone(counters),
+            closed: AtomicBool::new(false),
+            idle: idle.map(Arc::downgrade),
         });
-        match started {
-            Some(Ok(place)) => Ok(place),
-            Some(Err(error)) => Err(UpstreamError::io("sending", &error)),
-            None => Err(UpstreamError::TooMany),
-        }
+        let reader = tokio::spawn(Io::read(Reader(Arc::clone(&io)))).abort_handle();
+        Ok(Arc::new(Self { io, reader }))
     }
 
     /// Sends a query together with those of the other tasks that are ready now. An upstream that sleeps is woken by the
     /// first of them only: that wake-up is the dearest part of sending, and ours to pay.
-    fn queue(&self, question: &Question, random_case: bool) -> Result<Place, UpstreamError> {
+    fn queue(&self, question: &Question, random_case: bool) -> Result<SlotId, UpstreamError> {
         match self.io.table.queue(question, random_case) {
-            Some((place, true)) => {
+            Some((slot, true)) => {
                 Flush::soon(&self.io);
-                Ok(place)
+                Ok(slot)
             }
-            Some((place, false)) => Ok(place),
+            Some((slot, false)) => Ok(slot),
             None => Err(UpstreamError::TooMany),
         }
     }
 
-    fn queue_errand(
-        self: &Arc<Self>,
-        question: &Question,
-        random_case: bool,
-        errand: Box<dyn Errand>,
-        due: CoarseInstant,
-    ) {
-        match self.io.table.queue_errand(question, random_case, errand, due) {
-            Ok((unsent, unwatched)) => {
-                if let Some(home) = &self.io.home {
-                    home.on_errand.store(true, Relaxed);
-                }
-                if unsent {
-                    Flush::soon(&self.io);
-                }
-                if unwatched {
-                    Watch::over(self);
-                }
-            }
-            Err(errand) => errand.goes_on(None),
+    /// Keeps the socket for the next query, if it has a port of its own and its query is over: without that port, and
+    /// without anything that was sent to it. Has to be called within the worker's runtime.
+    pub(super) fn recycle(self: &Arc<Self>) {
+        let Some(idle) = &self.io.idle else { return };
+        if !self.io.closed.load(Relaxed)
+            && let Some(idle) = idle.upgrade()
+            && fresh::dissolve(&self.io.socket).is_ok()
+            && self.io.is_empty()
+        {
+            Idle::keep(&idle, Arc::clone(self));
         }
     }
 
@@ -319,19 +255,14 @@ impl Io {
         });
         if !sent {
             self.closed.store(true, Relaxed);
-            Watch::hurry();
         }
     }
 
-    async fn read(self: Arc<Self>) {
-        self.receive_all().await;
-        // The next query opens another socket; those that are out would never be heard of.
-        self.closed.store(true, Relaxed);
-        self.table.fail_all(&UpstreamError::Lost);
-        Watch::hurry();
+    async fn read(reader: Reader) {
+        reader.0.receive_all().await;
     }
 
-    /// Receives until the socket is good for nothing.
+    /// Receives until the socket can no longer be used.
     async fn receive_all(&self) {
         let mut errors = 0;
         while self.socket.ready(INTERESTS[0].add(INTERESTS[1])).await.is_ok() {
@@ -344,19 +275,18 @@ impl Io {
         }
     }
 
-    /// Receives until there is nothing more. False where the socket is good for nothing.
+    /// Receives until there is nothing more. False if the socket can no longer be used.
     fn drain(&self, interest: Interest, errors: &mut u32) -> bool {
         loop {
-            let result = self.socket.try_io(interest, || match &self.home {
+            let result = self.socket.try_io(interest, || match &self.idle {
                 None => self.receive(errors),
-                Some(home) => self.receive_one(home, errors),
+                Some(_) => self.receive_one(errors),
             });
             match result {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(error) => {
                     self.table.fail_all(&UpstreamError::io("receiving", &error));
-                    Watch::hurry();
                     *errors += 1;
                     if *errors >= MAX_ERRORS {
                         return false;
@@ -382,43 +312,30 @@ impl Io {
             let messages = octets
                 .chunks_exact(DATAGRAM)
                 .zip(&lengths)
-                .map(|(chunk, &(len, cut_off))| (chunk.get(..len).unwrap_or(chunk), cut_off));
-            self.table.deliver(messages, |why| self.unexpected(why));
+                .map(|(chunk, &(len, oversize))| (chunk.get(..len).unwrap_or(chunk), oversize));
+            self.table.deliver(messages, |why| self.counters.unexpected(why));
             *errors = 0;
             if lengths.len() < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         })
     }
 
-    /// Takes one datagram. With the answer the query's port is given up.
-    fn receive_one(&self, home: &Home, errors: &mut u32) -> io::Result<()> {
+    /// Takes one datagram. The waiter of its query gives the query's port up with [`Socket::recycle`].
+    fn receive_one(&self, errors: &mut u32) -> io::Result<()> {
         BUFFERS.with_borrow_mut(|buffers| {
-            let room = buffers.octets.get_mut(..DATAGRAM).unwrap_or_default();
+            let buffer = buffers.octets.get_mut(..DATAGRAM).unwrap_or_default();
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
-            let len = recv(self.socket.as_raw_fd(), room, flags)?;
-            let message = (room.get(..len).unwrap_or(room), len > DATAGRAM);
+            let len = recv(self.socket.as_raw_fd(), buffer, flags)?;
+            let message = (buffer.get(..len).unwrap_or(buffer), len > DATAGRAM);
             *errors = 0;
-            if self.table.deliver(std::iter::once(message), |why| self.unexpected(why)) == 0 {
-                return Ok(());
+            let unexpected = |why| self.counters.unexpected(why);
+            match self.table.deliver(std::iter::once(message), unexpected) {
+                0 => Ok(()),
+                _ => Err(io::ErrorKind::WouldBlock.into()),
             }
-            self.go_home(home);
-            Err(io::ErrorKind::WouldBlock.into())
         })
     }
 
-    /// Keeps the socket for the next query: without its port, and without anything that was sent to that.
-    fn go_home(&self, home: &Home) {
-        if !home.on_errand.swap(false, Relaxed) || self.closed.load(Relaxed) {
-            return;
-        }
-        if let (Some(idle), Some(socket)) = (home.idle.upgrade(), home.socket.upgrade())
-            && fresh::dissolve(&self.socket).is_ok()
-            && self.is_empty()
-        {
-            Idle::keep(&idle, socket);
-        }
-    }
-
-    /// Throws away what is queued. True where nothing is left, errors neither.
+    /// Throws away what is queued. True if nothing is left, errors neither.
     fn is_empty(&self) -> bool {
         for _ in 0..BATCH {
             match recv(self.socket.as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT) {
@@ -429,12 +346,15 @@ impl Io {
         }
         false
     }
+}
 
-    fn unexpected(&self, why: Unexpected) {
-        self.counters.unexpected(why);
-        if why == Unexpected::Case {
-            Watch::hurry();
-        }
+/// The reader of a socket. When it ends, however it ends, the socket takes no more queries and those that are out fail.
+struct Reader(Arc<Io>);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Relaxed);
+        self.0.table.fail_all(&UpstreamError::Lost);
     }
 }
 
@@ -473,66 +393,7 @@ impl Drop for Flush {
     }
 }
 
-/// Looks after the errands of this thread, as long as there are any: those that are overdue, or have failed, go on as
-/// tasks.
-struct Watch;
-
-impl Watch {
-    /// How often it looks.
-    const EVERY: Duration = Duration::from_millis(10);
-
-    fn over(socket: &Arc<Socket>) {
-        WATCHED.with_borrow_mut(|watched| watched.push(Arc::clone(socket)));
-        if !WATCHING.replace(true) {
-            tokio::spawn(Self.run());
-        }
-    }
-
-    /// Something has failed: has it look at once.
-    fn hurry() {
-        HURRY.with(|hurry| hurry.notify_one());
-    }
-
-    async fn run(self) {
-        let hurry = HURRY.with(Arc::clone);
-        let mut interval = tokio::time::interval(Self::EVERY);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        interval.tick().await;
-        loop {
-            tokio::select! {
-                _ = interval.tick() => {}
-                () = hurry.notified() => {}
-            }
-            let now = CoarseInstant::now();
-            for socket in WATCHED.take() {
-                let (overdue, left) = socket.table().overdue(now);
-                if left > 0 {
-                    WATCHED.with_borrow_mut(|watched| watched.push(Arc::clone(&socket)));
-                }
-                if let Some(home) = socket.io.home.as_ref().filter(|_| !overdue.is_empty()) {
-                    home.on_errand.store(false, Relaxed);
-                }
-                for (errand, place) in overdue {
-                    errand.goes_on(Some(Flight::over_udp(Arc::clone(&socket), place)));
-                }
-            }
-            if WATCHED.with_borrow(Vec::is_empty) {
-                return;
-            }
-        }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let _ = WATCHING.try_with(|watching| watching.set(false));
-    }
-}
-
 thread_local! {
-    static WATCHED: RefCell<Vec<Arc<Socket>>> = const { RefCell::new(Vec::new()) };
-    static WATCHING: Cell<bool> = const { Cell::new(false) };
-    static HURRY: Arc<Notify> = Arc::default();
     static BATCHES: Cell<u64> = const { Cell::new(1) };
     /// The sockets of this worker that have something to send.
     static UNSENT: RefCell<Vec<Arc<Io>>> = const { RefCell::new(Vec::new()) };

@@ -17,11 +17,11 @@ mod door;
 pub mod entry;
 mod fill;
 mod filter;
-pub mod flight;
 mod hot;
 pub mod inspect;
 mod metrics;
 pub mod rules;
+pub mod single_flight;
 pub mod store;
 #[cfg(test)]
 mod tests;
@@ -29,7 +29,8 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::chain::{Detached, Handler, Local, Next, Resolving};
+use crate::admission::Permit;
+use crate::chain::{Detached, Handler, JoinMiss, Local, Miss, MissFlight, Next, Resolving};
 use crate::clock::CoarseInstant;
 use crate::config::{Effect, ServerBlock, table};
 use crate::corefile;
@@ -44,7 +45,7 @@ pub use store::Store;
 
 use config::{Refresh, Stale};
 use entry::{BlockStats, Entry, Key, bits};
-use flight::{Leader, Part};
+use single_flight::{FlightGuard, Join};
 
 /// How long one refresh has the right to be the only one, seconds: longer than an upstream's last time-out, so that it
 /// ends only with a refresh that has died.
@@ -188,49 +189,55 @@ impl Cache {
     /// Answers from an entry after its end, with or after an attempt to refresh it (RFC 8767 section 5).
     async fn resolve_stale(
         &self,
+        request: &OwnedRequest,
         question: Question<'_>,
         entry: &Arc<Entry>,
         stale: &Stale,
         next: Next<'_>,
-        now: CoarseInstant,
     ) -> Answer {
-        if entry.is_deferred(now) {
-            return self.stale_answer(entry, stale, question.view);
-        }
-        match stale.refresh {
-            Refresh::Immediate => {
-                if entry.claim(now, CLAIM) {
-                    self.stats.prefetches.fetch_add(1, Relaxed);
-                    self.refresh(question, entry, next);
-                }
-            }
-            // What is already under way is joined there, so that every waiting client is part of one flight.
-            Refresh::Verify(wait) => match self.refresh(question, entry, next) {
-                Some(refresh) => {
-                    if let Ok(Ok(answer)) = tokio::time::timeout(wait, refresh).await
-                        && is_good(&answer)
-                    {
-                        return answer;
+        let now = (self.now)();
+        if !entry.is_deferred(now)
+            && let Some(permit) = refresh_permit(request)
+        {
+            match stale.refresh {
+                Refresh::Immediate => {
+                    if entry.claim(now, CLAIM) {
+                        self.stats.prefetches.fetch_add(1, Relaxed);
+                        self.refresh(request, entry, next, permit);
                     }
                 }
-                None => return self.fly(question, Some(entry), next).await,
-            },
+                // A refresh that is out already is joined there, so that all waiting clients are in one flight.
+                Refresh::Verify(wait) => match self.refresh(request, entry, next, permit) {
+                    Some(refresh) => {
+                        if let Ok(Ok(answer)) = tokio::time::timeout(wait, refresh).await
+                            && is_good(&answer)
+                        {
+                            return answer;
+                        }
+                    }
+                    None => return self.resolve_once(request, question, Some(entry), next).await,
+                },
+            }
         }
         self.stale_answer(entry, stale, question.view)
     }
 
-    /// Asks again in a task of its own, with recursion whether or not the client wants it: the question is our own. `None`
-    /// where no task can be begun.
+    /// Resolves the question in a task of its own, with recursion whatever the client wants: the question is our own. `None`
+    /// if no task can be begun.
     fn refresh(
         &self,
-        question: Question<'_>,
+        request: &OwnedRequest,
         old: &Arc<Entry>,
         next: Next<'_>,
+        permit: Option<Permit>,
     ) -> Option<tokio::task::JoinHandle<Answer>> {
         let runtime = tokio::runtime::Handle::try_current().ok()?;
-        let detached = next.detach(&question.request.dispatch)?;
-        let (cache, request, old) = (self.clone(), question.request.recursive(), Arc::clone(old));
-        Some(runtime.spawn(async move { cache.refreshed(&request, &old, &detached).await }))
+        let detached = next.detach(&request.dispatch)?;
+        let (cache, request, old) = (self.clone(), request.recursive(), Arc::clone(old));
+        Some(runtime.spawn(async move {
+            let _permit = permit;
+            cache.refreshed(&request, &old, &detached).await
+        }))
     }
 
     async fn refreshed(
@@ -244,8 +251,8 @@ impl Cache {
             return detached.next().resolve(request).await;
         };
         let question =
-            Question { request, view: &view, key: &key, hash: self.store.hash(&self.stats, &key) };
-        let answer = self.fly(question, Some(old), detached.next()).await;
+            Question { view: &view, key: &key, hash: self.store.hash(&self.stats, &key) };
+        let answer = self.resolve_once(request, question, Some(old), detached.next()).await;
         let now = (self.now)();
         if !is_good(&answer) {
             let fresh = old.is_fresh(now);
@@ -259,35 +266,33 @@ impl Cache {
         answer
     }
 
-    /// Asks whoever comes next, once for all who ask the same meanwhile, and keeps the answer.
-    async fn fly(
+    /// Resolves a question by the next handlers, once for all queries that come meanwhile, and fills the answer in.
+    async fn resolve_once(
         &self,
+        request: &OwnedRequest,
         question: Question<'_>,
         old: Option<&Arc<Entry>>,
         next: Next<'_>,
     ) -> Answer {
-        let Question { request, view, key, hash } = question;
+        let Question { view, key, hash } = question;
+        let recursion = view.query.recursion_desired();
         loop {
-            match self.store.flights().join(
-                hash,
-                self.stats.block,
-                key,
-                view.query.recursion_desired(),
-            ) {
-                Part::Lead { leader, landed } => {
-                    let answer = match landed.then(|| self.landed(&question, old)).flatten() {
+            match self.store.flights().join(hash, self.stats.block, key, recursion) {
+                Join::Leader { guard, is_recent } => {
+                    let filled = is_recent.then(|| self.filled_meanwhile(&question, old)).flatten();
+                    let answer = match filled {
                         Some(answer) => answer,
                         None => self.keep(&question, old, next.resolve(request).await),
                     };
-                    leader.land(&answer);
+                    guard.complete(&answer);
                     return answer;
                 }
-                Part::Follow(answer) => {
+                Join::Follower(answer) => {
                     if let Ok(answer) = answer.await {
                         return answer;
                     }
                 }
-                Part::Full => {
+                Join::Overloaded => {
                     self.stats.turned_away.fetch_add(1, Relaxed);
                     let error = "too many queries wait for the answer to this question";
                     let code = (Rcode::REFUSED, ede::OTHER);
@@ -295,14 +300,14 @@ impl Cache {
                     // One line in the log for each would be a flood of its own.
                     return Answer { error: None, ..answer };
                 }
-                Part::Alone => return self.keep(&question, old, next.resolve(request).await),
+                Join::Collision => return self.keep(&question, old, next.resolve(request).await),
             }
         }
     }
 
-    /// Begins the flight of a query that has to wait, where there is nothing to consider but the answer that will come: no
-    /// old one, and nobody who asks the same.
-    pub fn set_out(&self, request: &Request<'_>) -> Option<Lead> {
+    /// Leads the flight of a miss if nothing matters but the answer that will come: there is no old one, and no flight to
+    /// follow.
+    fn try_lead(&self, request: &Request<'_>) -> Option<InPlaceFlight> {
         let query = &request.query;
         let key = self.key(query)?;
         if self.config.nxdomain_cut {
@@ -313,28 +318,17 @@ impl Cache {
         if may_have_old && self.find(hash, &key).is_some() {
             return None;
         }
-        let block = self.stats.block;
-        let leader = self.store.flights().lead(hash, block, &key, query.recursion_desired())?;
-        Some(Lead { leader, hash })
+        let flights = self.store.flights();
+        let guard = flights.try_lead(hash, self.stats.block, &key, query.recursion_desired())?;
+        Some(InPlaceFlight { cache: self.clone(), guard, hash })
     }
 
-    /// Ends such a flight: keeps the answer and hands it to all who wait for it.
-    pub fn land(
+    /// What a flight brought that was completed between this query's look at the store, where it saw `old`, and its joining.
+    fn filled_meanwhile(
         &self,
-        request: &OwnedRequest,
-        view: &Request<'_>,
-        lead: Lead,
-        answer: Answer,
-    ) -> Answer {
-        let Some(key) = self.key(&view.query) else { return answer };
-        let question = Question { request, view, key: &key, hash: lead.hash };
-        let answer = self.keep(&question, None, answer);
-        lead.leader.land(&answer);
-        answer
-    }
-
-    /// What a flight brought that landed between this query's look at the store, where it saw `old`, and its joining.
-    fn landed(&self, question: &Question<'_>, old: Option<&Arc<Entry>>) -> Option<Answer> {
+        question: &Question<'_>,
+        old: Option<&Arc<Entry>>,
+    ) -> Option<Answer> {
         let entry = self.find(question.hash, question.key)?;
         let is_news =
             entry.is_fresh((self.now)()) && !old.is_some_and(|old| Arc::ptr_eq(old, &entry));
@@ -383,8 +377,10 @@ impl Handler for Cache {
         Plugin::Cache
     }
 
-    fn as_cache(&self) -> Option<&Cache> {
-        Some(self)
+    fn join_miss(&self, request: &Request<'_>, miss: &mut Miss) -> JoinMiss {
+        let Some(flight) = self.try_lead(request) else { return JoinMiss::Task };
+        miss.flight = Some(Box::new(flight));
+        JoinMiss::Joined
     }
 
     fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Step {
@@ -400,24 +396,23 @@ impl Handler for Cache {
         Box::pin(async move {
             let Ok(view) = request.view() else { return Answer::unreadable() };
             let Some(key) = self.key(&view.query) else { return next.resolve(request).await };
-            let question = Question {
-                request,
-                view: &view,
-                key: &key,
-                hash: self.store.hash(&self.stats, &key),
-            };
+            let hash = self.store.hash(&self.stats, &key);
+            let question = Question { view: &view, key: &key, hash };
             let may_have_old = self.config.stale.is_some() || self.config.prefetch.is_some();
             if let Some(entry) = may_have_old.then(|| self.find(question.hash, &key)).flatten() {
                 let now = (self.now)();
                 if entry.is_fresh(now) {
-                    if self.is_near_end(&entry, now) && entry.claim(now, CLAIM) {
+                    if self.is_near_end(&entry, now)
+                        && let Some(permit) = refresh_permit(request)
+                        && entry.claim(now, CLAIM)
+                    {
                         self.stats.prefetches.fetch_add(1, Relaxed);
-                        self.refresh(question, &entry, next);
+                        self.refresh(request, &entry, next, permit);
                     }
                     return self.fresh_answer(&entry, &view);
                 }
                 if let Some(stale) = self.stale_for(&entry, now) {
-                    return self.resolve_stale(question, &entry, stale, next, now).await;
+                    return self.resolve_stale(request, question, &entry, stale, next).await;
                 }
             }
             if self.config.nxdomain_cut
@@ -425,24 +420,45 @@ impl Handler for Cache {
             {
                 return answer;
             }
-            self.fly(question, None, next).await
+            self.resolve_once(request, question, None, next).await
         })
     }
 }
 
-/// The flight of a question that is led by a query without a task.
-pub struct Lead {
-    leader: Leader,
+/// The flight of a miss that is resolved in place.
+struct InPlaceFlight {
+    cache: Cache,
+    guard: FlightGuard,
     hash: u64,
 }
 
-/// A query in a task, with its key.
+impl MissFlight for InPlaceFlight {
+    fn complete(self: Box<Self>, request: &Request<'_>, answer: Answer) -> Answer {
+        let Self { cache, guard, hash } = *self;
+        let Some(key) = cache.key(&request.query) else { return answer };
+        let answer = cache.keep(&Question { view: request, key: &key, hash }, None, answer);
+        guard.complete(&answer);
+        answer
+    }
+}
+
+/// A query with its key.
 #[derive(Clone, Copy)]
 struct Question<'q> {
-    request: &'q OwnedRequest,
     view: &'q Request<'q>,
     key: &'q Key<'q>,
     hash: u64,
+}
+
+/// A place for a refresh among the queries that wait. `None`: there is none to be had, so the old answer has to do. Without
+/// a server, as in tests, there is no bound.
+#[allow(clippy::option_option, reason = "the outer is refused, the inner unbounded")]
+fn refresh_permit(request: &OwnedRequest) -> Option<Option<Permit>> {
+    let client = request.origin.client.ip();
+    Local::with(|local| match &local.pending {
+        Some(pending) => pending.try_acquire(client, 1).map(Some),
+        None => Some(None),
+    })
 }
 
 /// An answer that refreshes: NOERROR or NXDOMAIN (RFC 8767 section 4).

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::door::Door;
-use super::entry::{BlockStats, Entry, Key};
+use super::entry::{BlockStats, Entry, Key, Kind};
 use super::filter::Filter;
-use super::flight::Flights;
+use super::single_flight::SingleFlight;
 use crate::clock::CoarseInstant;
 
 /// Entries of which moka can be told at a time: as many as a worker's hot set holds.
@@ -24,7 +24,7 @@ pub struct Store {
     seed: foldhash::fast::RandomState,
     generation: AtomicU64,
     all_stats: RwLock<Vec<Arc<BlockStats>>>,
-    flights: Arc<Flights>,
+    flights: Arc<SingleFlight>,
     door: Door,
     filter: Filter,
     sweeping: Mutex<()>,
@@ -177,6 +177,8 @@ impl Store {
         let _one_at_a_time = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         self.filter.sweep();
         for (hash, entry) in &self.cache {
+            // A failure serves nobody after its end, whatever the stale time is.
+            let stale = if entry.kind() == Kind::Failure { 0 } else { stale };
             if entry.is_stale_within(now, stale) {
                 self.filter.note(*hash);
             } else {
@@ -228,7 +230,7 @@ impl Store {
     }
 
     /// The questions that are being asked right now.
-    pub fn flights(&self) -> &Arc<Flights> {
+    pub fn flights(&self) -> &Arc<SingleFlight> {
         &self.flights
     }
 

@@ -8,10 +8,11 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
 use super::{Forward, Set};
+use crate::clock::CoarseInstant;
 use crate::file_watch::{self, FileWatch};
 use crate::plugin::loop_::{LoopGuard, Verdict};
 use crate::upstream::follow::Reading;
-use crate::upstream::{Over, Question, Received, Target, Upstream, UpstreamError};
+use crate::upstream::{Question, Received, Target, Transport, Upstream, UpstreamError};
 use crate::wire::RecordType;
 
 /// How long a probe may take.
@@ -52,9 +53,9 @@ impl Forward {
         let is_down = upstream.health.is_down();
         // As long as any try of it. Longer where a connection has to be set up first, and where it is down: it may have become
         // slow, and nothing but a probe would find that out.
-        let limit = match upstream.first_over() {
-            Over::Udp if !is_down => upstream.round_trips.try_timeout().min(PROBE),
-            Over::Udp | Over::Stream => PROBE,
+        let limit = match upstream.first_transport() {
+            Transport::Udp if !is_down => upstream.round_trips.try_timeout().min(PROBE),
+            Transport::Udp | Transport::Stream => PROBE,
         };
         let received = ask(upstream, &question, limit).await?;
         if is_down || upstream.round_trips.mean().is_none() {
@@ -130,7 +131,7 @@ impl State {
             tracing::info!(%gone, %new, "the upstreams have changed");
             match forward.build(&targets, &reading) {
                 Ok(set) if set.upstreams.is_empty() && !forward.set.load().upstreams.is_empty() => {
-                    tracing::error!("forward: {}: the upstreams from before are kept", set.trouble);
+                    tracing::error!("forward: {}: the upstreams from before are kept", set.problem);
                     self.waiting = None;
                 }
                 Ok(set) => self.waiting = Some(set),
@@ -176,17 +177,16 @@ impl State {
             return;
         }
         self.probed = Some(Instant::now());
-        let probes = doubtful.into_iter().map(async |upstream| match forward.probe(upstream).await {
-            Ok(()) => {
-                if upstream.health.succeeded() {
-                    tracing::info!(upstream = %upstream.label(), "the upstream answers again");
-                }
-            }
-            Err(error) => {
-                upstream.probe_failed();
-                if upstream.health.failed(forward.config.max_fails) {
-                    tracing::warn!(upstream = %upstream.label(), %error, "the upstream does not answer");
-                    forward.has_fallen();
+        let probes = doubtful.into_iter().map(async |upstream| {
+            let begun = CoarseInstant::now();
+            match forward.probe(upstream).await {
+                Ok(()) => forward.answered(upstream, CoarseInstant::now()),
+                Err(error) => {
+                    upstream.probe_failed();
+                    // It may answer queries, though not this one.
+                    if upstream.health.last_answer() <= begun {
+                        forward.failed(upstream, &error, CoarseInstant::now());
+                    }
                 }
             }
         });
@@ -251,7 +251,7 @@ impl State {
 /// Worth a probe: it has failed or was late since its last answer, or has never answered while there are others to ask.
 fn is_in_doubt(upstream: &Upstream, others: bool) -> bool {
     upstream.health.failures() > 0
-        || upstream.health.is_doubted()
+        || upstream.health.is_suspect()
         || upstream.health.is_down()
         || others && upstream.round_trips.mean().is_none()
 }
@@ -261,7 +261,7 @@ async fn ask(
     question: &Question,
     limit: Duration,
 ) -> Result<Received, UpstreamError> {
-    let flight = upstream.ask_apart(question)?;
+    let flight = upstream.ask_standalone(question)?;
     match timeout(limit, flight).await {
         Ok(answer) => answer,
         Err(_) => Err(UpstreamError::Timeout(limit)),

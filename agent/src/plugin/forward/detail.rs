@@ -1,4 +1,4 @@
-//! What a forward tells of itself in `/ready?verbose` and `nodens status`.
+//! What a forward reports of itself to `/ready?verbose` and `nodens status`.
 
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ impl Detail for Forwarding {
             "upstreams": set.upstreams.iter().map(|upstream| told(upstream)).collect::<Vec<_>>(),
         });
         if let (true, Some(fields)) = (set.upstreams.is_empty(), value.as_object_mut()) {
-            fields.insert("trouble".to_owned(), (*set.trouble).into());
+            fields.insert("trouble".to_owned(), (*set.problem).into());
         }
         value
     }

@@ -3,31 +3,39 @@
 //! | module | what |
 //! |---|---|
 //! | [`config`] | the directive and its options |
-//! | `choose` | policies |
-//! | `marks` | which question is asked too often, and who has failed at which |
-//! | `query` | one question through the upstreams: tries, hedging, deadline |
-//! | [`trip`] | the short way, without a task: one datagram there, its answer back |
+//! | `handler` | its place in a chain: in place, or awaited by a task |
+//! | `query` | one query through the upstreams, a state machine: tries, hedging, deadline |
+//! | `attempt` | one try |
+//! | `drive` | awaits that machine |
+//! | `select` | policies |
+//! | `limits` | places that clients and groups of upstreams share; the hedge budget |
+//! | `recent` | which question is asked too often, and which upstreams have failed at it |
+//! | `outcome` | what a query ends in |
 //! | `background` | files that are followed, probes of upstreams in doubt, probes for loops |
-//! | `targets` | who is to be asked: what is written and what files say |
+//! | `targets` | which upstreams there are: what is written and what files name |
 //! | `metrics` | what is counted |
-//! | `detail` | what `nodens status` tells |
+//! | `detail` | what `nodens status` prints |
 
+mod attempt;
 mod background;
-mod choose;
 pub mod config;
 mod detail;
 mod directive;
-mod marks;
+mod drive;
+mod handler;
+mod limits;
 mod metrics;
 mod options;
+mod outcome;
 mod query;
+mod recent;
+mod select;
 mod targets;
 #[cfg(test)]
 mod tests;
-pub mod trip;
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -35,27 +43,27 @@ use tokio::sync::Notify;
 
 pub use config::{Config, Policy};
 pub use directive::start;
+pub use handler::Forwarding;
 pub use targets::check;
 
-use crate::chain::{Handler, Local, Next, Resolving};
+use crate::admission::Shares;
+use crate::clock::CoarseInstant;
 use crate::metrics::Counter;
 use crate::plugin::loop_::LoopGuard;
-use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
-use crate::upstream::alarms::Alarms;
 use crate::upstream::follow::Reading;
 use crate::upstream::health::Throttle;
 use crate::upstream::registry::{HealthRegistry, UpstreamKey};
-use crate::upstream::{OwnAddresses, Question, Target, Upstream, UpstreamError};
-use crate::wire::{Message, Name, NameRef, Rcode, Reply, Section};
-use marks::{Failures, Identify, Rates};
-use query::{Asking, Ended, Failure};
+use crate::upstream::{OwnAddresses, Target, Upstream, UpstreamError};
+use crate::wire::{Name, NameRef};
+use limits::Limits;
+use recent::{QuestionHasher, RateTable, RecentFailures};
 
-/// Of a hundred queries, so many may be asked of a second upstream because the first is late...
-const HEDGES_PER_100: i32 = 3;
-/// ... and so many hundreds may gather for when they are needed all at once.
-const HEDGES_SAVED: i32 = 5;
-
-/// With `max_fails 0`, failures in a row after which an upstream is looked at for a loop.
+/// Clients and questions that look like a loop make upstreams be probed once in so long: a server of the node that asks us
+/// for cluster names looks the same all day.
+const SUSPECTED_AGAIN_MS: u64 = 10_000;
+/// An upstream that goes down does, once in so long: so does one that is busy with queries that go round.
+const FALLEN_AGAIN_MS: u64 = 1_000;
+/// With `max_fails 0`, failures in a row after which an upstream is probed for a loop.
 const SUSPECT_AFTER: u32 = 2;
 
 /// Why a `forward` cannot be set up.
@@ -69,17 +77,19 @@ pub enum ForwardError {
     Upstream(#[from] UpstreamError),
 }
 
-/// What a forward stands in: what all of a process share, and its server block.
+/// What a forward is built in: what all of a process share, and its server block.
 #[derive(Clone, Default)]
 pub struct ForwardContext {
     /// Threads that answer.
     pub workers: usize,
-    /// What is nobody's upstream.
+    /// Addresses that cannot be an upstream.
     pub own: OwnAddresses,
-    /// Recognises queries of our own that come back; `None` without `loop` in the server block.
+    /// Recognises probes that come back; `None` without `loop` in the server block.
     pub loops: Option<Arc<LoopGuard>>,
     /// What is known of upstreams from the configuration before.
     pub health_registry: Arc<HealthRegistry>,
+    /// Places that the forwards of the process share among them, by group of upstreams. `None`: no bound.
+    pub groups: Option<Arc<Shares>>,
     /// The zones of the server block: only names within them reach the forward. Empty: all names.
     pub zones: Vec<Name>,
 }
@@ -89,33 +99,38 @@ pub struct Forward {
     config: Config,
     context: ForwardContext,
     tls: Option<Arc<rustls::ClientConfig>>,
+    /// Replaced when a file names other upstreams.
     set: ArcSwap<Set>,
-    lanes: Box<[Lane]>,
+    workers: usize,
+    limits: Limits,
+    /// Counts the queries of `policy round_robin`.
     turn: AtomicUsize,
-    in_flight: AtomicUsize,
+    /// Wakes the background work: an upstream is to be probed soon.
     in_doubt: Arc<Notify>,
+    /// Bounds how often clients make all upstreams be probed for loops...
     suspected: Throttle,
+    /// ... and how often upstreams that go down do.
     fallen: Throttle,
-    suspicious: std::sync::atomic::AtomicBool,
-    identify: Identify,
-    rates: Rates,
-    failures: Failures,
+    /// The background work is to look for loops.
+    suspicious: AtomicBool,
+    hasher: QuestionHasher,
+    rates: RateTable,
+    failures: RecentFailures,
+    /// `coredns_forward_healthcheck_broken_total`.
     broken: Counter,
+    /// `coredns_forward_max_concurrent_rejects_total`.
     rejected: Counter,
-    // What was read at the start, until the background work takes it up.
+    /// `nodens_forward_share_rejects_total`.
+    share_rejected: Counter,
+    /// What was read at the start; the background work takes it once.
     first: Mutex<(Vec<Target>, Reading)>,
 }
 
 /// The upstreams of the moment.
 struct Set {
     upstreams: Vec<Arc<Upstream>>,
-    // Why there are none, for whoever asks.
-    trouble: Arc<str>,
-}
-
-struct Lane {
-    alarms: Arc<Alarms>,
-    hedges: AtomicI32,
+    /// Why there are none; clients and `nodens status` read it.
+    problem: Arc<str>,
 }
 
 impl Forward {
@@ -123,21 +138,22 @@ impl Forward {
     /// names are SERVFAIL until they do.
     pub fn new(config: Config, context: ForwardContext) -> Result<Arc<Self>, ForwardError> {
         let tls = if config.needs_tls() { Some(config.tls.load()?) } else { None };
-        let lane = || Lane { alarms: Arc::default(), hedges: AtomicI32::new(HEDGES_SAVED * 100) };
+        let workers = context.workers.max(1);
         let forward = Self {
-            lanes: (0..context.workers.max(1)).map(|_| lane()).collect(),
-            set: ArcSwap::from_pointee(Set { upstreams: Vec::new(), trouble: "".into() }),
+            set: ArcSwap::from_pointee(Set { upstreams: Vec::new(), problem: "".into() }),
+            workers,
+            limits: Limits::new(&config, context.groups.clone(), workers),
             turn: AtomicUsize::new(0),
-            in_flight: AtomicUsize::new(0),
             in_doubt: Arc::default(),
             suspected: Throttle::default(),
             fallen: Throttle::default(),
-            suspicious: std::sync::atomic::AtomicBool::new(true),
-            identify: Identify::default(),
-            rates: Rates::new(),
-            failures: Failures::new(),
+            suspicious: AtomicBool::new(true),
+            hasher: QuestionHasher::default(),
+            rates: RateTable::new(),
+            failures: RecentFailures::new(),
             broken: Counter::new(),
             rejected: Counter::new(),
+            share_rejected: Counter::new(),
             first: Mutex::default(),
             config,
             context,
@@ -149,7 +165,7 @@ impl Forward {
         }
         let set = forward.build(&targets, &reading)?;
         if set.upstreams.is_empty() {
-            tracing::error!("forward: there is no upstream: {}", set.trouble);
+            tracing::error!("forward: there is no upstream: {}", set.problem);
         }
         forward.set.store(Arc::new(set));
         *forward.first.lock().unwrap_or_else(PoisonError::into_inner) = (targets, reading);
@@ -199,15 +215,14 @@ impl Forward {
                 return Ok(Arc::clone(known));
             }
             let transport = self.config.transport.clone();
-            let made =
-                Upstream::new(target.clone(), transport, self.tls.as_ref(), self.lanes.len())?;
+            let made = Upstream::new(target.clone(), transport, self.tls.as_ref(), self.workers)?;
             let made = Arc::new(made);
             let may_be_down = self.config.max_fails != 0;
             self.context.health_registry.take_over(&made, self.key(target), may_be_down);
             Ok(made)
         });
-        let trouble = if targets.is_empty() { targets::trouble(reading).into() } else { "".into() };
-        Ok(Set { upstreams: upstreams.collect::<Result<_, _>>()?, trouble })
+        let problem = if targets.is_empty() { targets::problem(reading).into() } else { "".into() };
+        Ok(Set { upstreams: upstreams.collect::<Result<_, _>>()?, problem })
     }
 
     /// What has to be the same for what is known of an upstream to hold for another.
@@ -221,213 +236,52 @@ impl Forward {
         }
     }
 
-    #[expect(clippy::indexing_slicing, reason = "there is at least one lane, by construction")]
-    fn lane(&self, worker: usize) -> &Lane {
-        &self.lanes[worker % self.lanes.len()]
-    }
-
-    fn alarms(&self, worker: usize) -> &Arc<Alarms> {
-        &self.lane(worker).alarms
-    }
-
-    /// Takes one hedge out of the worker's budget.
-    fn may_hedge(&self, worker: usize) -> bool {
-        let hedges = &self.lane(worker).hedges;
-        let saved = hedges.load(Relaxed);
-        if saved >= 100 {
-            hedges.store(saved - 100, Relaxed);
-        }
-        saved >= 100
-    }
-
-    fn earn_hedge(&self, worker: usize) {
-        let hedges = &self.lane(worker).hedges;
-        let saved = hedges.load(Relaxed);
-        if saved < HEDGES_SAVED * 100 {
-            hedges.store(saved + HEDGES_PER_100, Relaxed);
+    /// An upstream has answered.
+    fn answered(&self, upstream: &Upstream, now: CoarseInstant) {
+        if upstream.health.succeeded(now) {
+            tracing::info!(upstream = %upstream.label(), "the upstream answers again");
         }
     }
 
     /// A try of an upstream has failed.
-    fn failed(&self, upstream: &Upstream, error: &UpstreamError) {
-        if upstream.health.failed(self.config.max_fails) {
+    fn failed(&self, upstream: &Upstream, error: &UpstreamError, now: CoarseInstant) {
+        let max_fails = self.config.max_fails;
+        if upstream.health.failed(max_fails) {
+            self.watch_for_loops_after(&self.fallen, FALLEN_AGAIN_MS, now);
+        }
+        if upstream.health.is_down_to_be_logged(now) {
             tracing::warn!(upstream = %upstream.label(), %error, "the upstream does not answer");
-            self.has_fallen();
         }
-        if self.config.max_fails == 0 && upstream.health.failures() >= SUSPECT_AFTER {
-            self.suspect();
+        if max_fails == 0 && upstream.health.failures() >= SUSPECT_AFTER {
+            self.watch_for_loops_after(&self.suspected, SUSPECTED_AGAIN_MS, now);
         }
-        self.doubt();
+        self.probe_soon();
     }
 
-    /// Something is odd: upstreams are probed soon.
-    fn doubt(&self) {
+    /// Upstreams in doubt are probed soon.
+    fn probe_soon(&self) {
         self.in_doubt.notify_one();
     }
 
-    /// A client looks like an upstream: queries may be going round. All upstreams are probed for that, seldom: a server of
-    /// the node that asks us for cluster names looks the same all day.
-    fn suspect(&self) {
-        const AGAIN_MS: u64 = 10_000;
-        self.look_for_loops(&self.suspected, AGAIN_MS);
-    }
-
-    /// An upstream has gone down, as one does that is busy with queries that go round.
-    fn has_fallen(&self) {
-        const AGAIN_MS: u64 = 1_000;
-        self.look_for_loops(&self.fallen, AGAIN_MS);
-    }
-
-    fn look_for_loops(&self, seldom: &Throttle, millis: u64) {
-        if self.context.loops.is_some() && seldom.now(millis) {
-            self.suspicious.store(true, Relaxed);
-            self.doubt();
-        }
-    }
-
-    /// Looks for loops where a question looks like one that goes round: the client is an upstream, so that it may be what we
-    /// have asked it, or it is asked too often.
-    fn look_out(&self, client: IpAddr, identity: u64) {
+    /// Has all upstreams probed for loops if a question looks like one that goes round: the client is an upstream, so that
+    /// it may be what we have asked it, or the question comes too often.
+    fn watch_for_loops(&self, client: IpAddr, identity: u64, now: CoarseInstant) {
         let has_loops = self.context.loops.is_some();
-        if has_loops && (self.rates.is_suspicious(identity) || self.is_upstream(client)) {
-            self.suspect();
+        if has_loops && (self.rates.is_suspicious(identity, now) || self.is_upstream(client)) {
+            self.watch_for_loops_after(&self.suspected, SUSPECTED_AGAIN_MS, now);
         }
     }
 
-    /// True where a client's address is an upstream's.
+    fn watch_for_loops_after(&self, throttle: &Throttle, millis: u64, now: CoarseInstant) {
+        if self.context.loops.is_some() && throttle.allows(now, millis) {
+            self.suspicious.store(true, Relaxed);
+            self.probe_soon();
+        }
+    }
+
+    /// True if a client's address is an upstream's.
     fn is_upstream(&self, client: IpAddr) -> bool {
         let client = client.to_canonical();
         self.set.load().upstreams.iter().any(|upstream| upstream.target().address.ip() == client)
-    }
-
-    async fn answer<'a>(self: &'a Arc<Self>, request: &'a OwnedRequest, next: Next<'a>) -> Answer {
-        let Ok(view) = request.view() else { return Answer::unreadable() };
-        let _slot = match self.config.max_concurrent {
-            None => None,
-            Some(limit) => match Slot::take(&self.in_flight, limit) {
-                Some(slot) => Some(slot),
-                None => {
-                    self.rejected.add(1);
-                    let error = "max_concurrent: too many queries are being forwarded";
-                    return Answer::failure(
-                        &view,
-                        Plugin::Forward,
-                        Rcode::REFUSED,
-                        ede::OTHER,
-                        error,
-                    );
-                }
-            },
-        };
-        let worker = request.origin.worker;
-        self.earn_hedge(worker);
-        let set = self.set.load_full();
-        let identity = self.identify.question(&view.query);
-        self.look_out(request.origin.client.ip(), identity);
-        let mut question = Question::of_query(&view.query);
-        if let Some(options) = &request.options {
-            question = question.with_options(options);
-        }
-        let ended = Asking::new(self, &set, worker, question, identity).run().await;
-        if let Ended::Answered(message) = &ended
-            && self.goes_on(message)
-        {
-            let theirs = next.resolve(request).await;
-            // Only another `forward` is asked; what the end of the chain says is no answer.
-            if theirs.outcome.plugin == Plugin::Forward {
-                return theirs;
-            }
-        }
-        self.conclude(&view, &set, identity, ended)
-    }
-
-    fn conclude(&self, view: &Request<'_>, set: &Set, identity: u64, ended: Ended) -> Answer {
-        // Who asks again may be told by another upstream: only when all have failed, the failure is worth keeping.
-        let is_open = || {
-            let mut others = set.upstreams.iter();
-            others.any(|up| up.health.is_fit() && !self.failures.has_failed(identity, up))
-        };
-        match ended {
-            Ended::Answered(message) => {
-                let outcome = Outcome::new(Plugin::Forward, message.rcode());
-                let is_passing = outcome.rcode == Rcode::SERVFAIL && is_open();
-                Answer { is_passing, ..Answer::new(Arc::new(message), outcome) }
-            }
-            Ended::Failed(failure) => {
-                let code = match &failure {
-                    Failure::Upstream { .. } | Failure::AllDown => ede::NO_REACHABLE_AUTHORITY,
-                    Failure::NoUpstream(_) | Failure::AllLoop => ede::NETWORK_ERROR,
-                };
-                let error = failure.to_string();
-                let answer = Answer::failure(view, Plugin::Forward, Rcode::SERVFAIL, code, &error);
-                Answer { is_passing: is_open(), ..answer }
-            }
-        }
-    }
-
-    /// `next` and `next_on_nodata`.
-    fn goes_on(&self, message: &Message) -> bool {
-        let nodata = || {
-            message.rcode() == Rcode::NOERROR
-                && message.layout().section(Section::Answer).next().is_none()
-        };
-        self.config.next.contains(&message.rcode()) || self.config.next_on_nodata && nodata()
-    }
-}
-
-/// The handler of a [`Forward`] in a chain.
-pub struct Forwarding(pub Arc<Forward>);
-
-impl Handler for Forwarding {
-    fn plugin(&self) -> Plugin {
-        Plugin::Forward
-    }
-
-    fn serve(&self, request: &Request<'_>, _reply: &mut Reply<'_>, _local: &mut Local) -> Step {
-        if self.0.takes(request.query.name()) { Step::Wait } else { Step::Next }
-    }
-
-    fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
-        Box::pin(self.0.answer(request, next))
-    }
-
-    fn as_forward(&self, request: &Request<'_>) -> Option<&Arc<Forward>> {
-        self.0.takes(request.query.name()).then_some(&self.0)
-    }
-
-    fn passes(&self, request: &Request<'_>) -> bool {
-        !self.0.takes(request.query.name())
-    }
-
-    fn not_ready(&self) -> Option<String> {
-        let set = self.0.set.load();
-        let looping: Vec<_> = set
-            .upstreams
-            .iter()
-            .filter(|up| up.health.is_looping())
-            .map(|up| &**up.label())
-            .collect();
-        match (looping.is_empty(), looping.len() < set.upstreams.len()) {
-            (true, _) => None,
-            // Some still answer; that is worth a word, but no reason to be taken out of service.
-            (false, true) => None,
-            (false, false) => Some(format!("forwarding loops: {}", looping.join(", "))),
-        }
-    }
-}
-
-/// One of the queries that may be in flight.
-struct Slot<'a>(&'a AtomicUsize);
-
-impl<'a> Slot<'a> {
-    fn take(count: &'a AtomicUsize, limit: usize) -> Option<Self> {
-        let slot = Self(count);
-        if count.fetch_add(1, Relaxed) < limit { Some(slot) } else { None }
-    }
-}
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }

@@ -1,529 +1,533 @@
-//! One question on its way through the upstreams, until one has answered or the time is over.
+//! One query to the upstreams of a `forward`, as a state machine: events in, actions out. It owns no socket, reads no
+//! clock and never waits.
 //!
 //! ```text
-//! ask the first of the order
-//!   answer             done (TC: the same upstream over a stream; FORMERR: once more without EDNS; `failover`: the next)
-//!   error              the next upstream at once
-//!   later than usual   the next upstream besides (hedging), where the budget allows
-//!   try timed out      the next upstream besides; who answers first is taken
+//! start                     the first upstream of the order is asked
+//!   Response                finish (TC: the same upstream over a stream; FORMERR: once more without EDNS;
+//!                           `failover`, malformed: the next upstream)
+//!   Failed                  the next upstream at once (a connection that had worked and ended: the same one again)
+//!   Timeout: hedge          a second upstream beside the first, if the budget allows
+//!   Timeout: try            the next upstream beside the first; the answer that comes first is taken
+//!   Timeout: deadline       finish without an answer
 //! ```
+//!
+//! What a query does to the state of its upstreams (health, round trips, counters), to the hedge budget and to the memory
+//! of failures is done in here and nowhere else. A driver ([`super::drive`], `server::pending`) calls
+//! [`ForwardQuery::poll_send`] until it is `None` after each event, then [`ForwardQuery::finish`], and delivers `Timeout`
+//! at [`ForwardQuery::poll_timeout`].
 
-use std::future::poll_fn;
+use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::choose::{Fitness, Order, order};
-use super::trip::Trip;
-use super::{Forward, Policy, Set};
+use super::attempt::{Attempt, complete, late_answers};
+use super::limits::Permits;
+use super::outcome::{Failure, Finished};
+use super::select::{Availability, Order, order};
+use super::{Forward, Set};
 use crate::clock::CoarseInstant;
-use crate::upstream::alarms::Alarm;
-use crate::upstream::question::Unexpected;
+use crate::upstream::event::{AttemptId, Event, Send};
 use crate::upstream::rtt::MAX_TRY;
-use crate::upstream::{Flight, Over, Question, Received, Upstream, UpstreamError};
-use crate::wire::{HEADER_LEN, Message, Rcode, read_u16, write_u16};
+use crate::upstream::{Question, Transport, Upstream, UpstreamError};
+use crate::wire::{Message, Rcode, flags};
 
-/// One query is given up after so long, as in CoreDNS.
-pub(super) const DEADLINE: Duration = Duration::from_secs(5);
-/// A query that is late looks so often whether its upstream has gone down, and whether a hedge can be had by now.
-const LOOK_AGAIN_MS: u64 = 50;
-/// Tries for one query, where `max_connect_attempts` says nothing: twice the upstreams, as in CoreDNS, and no fewer than this.
+/// A query is given up after so long. CoreDNS takes 5 s, which is when glibc has given up itself: the SERVFAIL that
+/// explains what happened would come too late.
+pub(super) const DEADLINE: Duration = Duration::from_secs(4);
+/// A late query checks so often if its upstream has gone down, and if the budget has a hedge by now.
+const RECHECK_MS: u64 = 50;
+/// Tries of one query if `max_connect_attempts` is not set: twice the upstreams, as in CoreDNS, and no fewer than this.
 const MIN_TRIES: usize = 3;
+/// So often one query is sent again because its connection ended while others were answered. A server that closes after each
+/// answer gets through 100 queries at once over four connections in 25 rounds.
+const MAX_RECONNECTS: u16 = 128;
 
-/// How often a query whose connection has ended is sent over another one: an upstream may answer one query a connection,
-/// and many may be under way.
-const MAX_RECONNECTS: u16 = 256;
-
-/// What a question came to.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "answers are the rule; a box would be an allocation for each"
-)]
-pub(super) enum Ended {
-    /// An answer.
-    Answered(Message),
-    /// None.
-    Failed(Failure),
+/// What a query needs from outside: the moment, the worker, chance, and the shared state of its `forward`.
+pub(super) struct Cx<'a> {
+    /// The moment of the event.
+    pub now: CoarseInstant,
+    /// The worker that the query belongs to.
+    pub worker: usize,
+    /// A number below the argument, drawn at random.
+    pub random: fn(usize) -> usize,
+    /// The `forward`.
+    pub forward: &'a Forward,
 }
 
-/// Why there is no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Failure {
-    /// No upstream at all.
-    #[error("there is no upstream to forward to: {0}")]
-    NoUpstream(Arc<str>),
-    /// All of them lead back here.
-    #[error("queries to every upstream come back here: see the log for the loop and its cure")]
-    AllLoop,
-    /// All of them are down, and `failfast_all_unhealthy_upstreams` is set.
-    #[error("every upstream is down")]
-    AllDown,
-    /// The last of several errors.
-    #[error("{upstream}: {error}")]
-    Upstream {
-        /// Whose.
-        upstream: Arc<str>,
-        /// Which.
-        error: UpstreamError,
-    },
-}
-
-/// One try.
-struct Attempt {
-    upstream: Arc<Upstream>,
-    flight: Flight,
-    over: Over,
-    begun: CoarseInstant,
-    timeout: Duration,
-    timed_out: bool,
-    // Late answers of the upstream when the try began: one more means that it lives.
-    late_before: u64,
-}
-
-/// One question with its tries.
-pub(super) struct Asking<'a> {
-    forward: &'a Forward,
-    set: &'a Set,
-    worker: usize,
+/// One query with its tries.
+pub(super) struct ForwardQuery {
+    /// The upstreams when the query began. A newer set is taken up when a try times out.
+    set: Arc<Set>,
+    /// Loses its EDNS after a FORMERR.
     question: Question,
-    // By which `Forward::failures` knows it.
+    /// The hash by which the memory of failures knows the question.
     identity: u64,
+    /// Places in `set` in the order of the policy.
     order: Order,
-    next: usize,
+    /// Index into `order` of the next upstream; counts on past its end.
+    cursor: usize,
+    /// Places in `set` whose answers are truncated, over UDP and then without a whole one over a stream.
+    truncated: SmallVec<[u16; 4]>,
+    /// Tries begun; those that `reconnects` counts are not among them.
     tries: usize,
     max_tries: usize,
-    attempts: SmallVec<[Attempt; 2]>,
-    begun: CoarseInstant,
-    // When it is later than usual; only where there is another upstream to ask.
-    look_at: Option<CoarseInstant>,
-    // An answer that is better than none: cut off, or with a code of `failover`.
-    second_best: Option<Message>,
-    error: Option<Failure>,
-    retried: bool,
+    /// Tries that were sent again because their connection had ended.
     reconnects: u16,
+    /// One retry without EDNS.
+    without_edns: bool,
+    next_attempt: u16,
+    /// Unanswered tries. Those that have timed out stay: their answers are still good.
+    attempts: SmallVec<[Attempt; 2]>,
+    started: CoarseInstant,
+    /// When a second upstream is worth asking; only with several upstreams.
+    hedge_at: Option<CoarseInstant>,
+    /// An answer that is better than none: truncated, or with a code of `failover`.
+    fallback: Option<Message>,
+    error: Option<Failure>,
+    sends: SmallVec<[Send; 2]>,
+    /// An upstream that is down and is to get the question too, to find out if it answers queries again.
+    trial: Option<Arc<Upstream>>,
+    /// Set once, and then nothing changes any more.
+    finished: Option<Finished>,
+    _permits: Permits,
 }
 
-/// What a query on its short way has left to the task that goes on with it.
-pub(super) enum First {
-    /// It is still on its way to this upstream, or has failed.
-    Flight(Arc<Upstream>, Flight),
-    /// An answer that has to be looked at.
-    Received(Arc<Upstream>, Received),
-    /// Nothing could be sent.
-    Nothing,
-}
-
-enum Event {
-    Done(usize, Result<Received, UpstreamError>),
-    Due,
-}
-
-impl<'a> Asking<'a> {
-    pub(super) fn new(
-        forward: &'a Forward,
-        set: &'a Set,
-        worker: usize,
+impl ForwardQuery {
+    /// Begins a query for `client`. If the query cannot be forwarded it is finished at once.
+    pub(super) fn start(
+        cx: &mut Cx<'_>,
+        client: IpAddr,
         question: Question,
         identity: u64,
     ) -> Self {
-        Self {
-            forward,
-            set,
-            worker,
+        let mut query = Self {
+            set: cx.forward.set.load_full(),
             question,
             identity,
             order: Order::new(),
-            next: 0,
+            cursor: 0,
+            truncated: SmallVec::new(),
             tries: 0,
             max_tries: 0,
-            attempts: SmallVec::new(),
-            begun: CoarseInstant::now(),
-            look_at: None,
-            second_best: None,
-            error: None,
-            retried: false,
             reconnects: 0,
-        }
-    }
-
-    /// Asks until there is an answer, or none to be had.
-    pub(super) async fn run(mut self) -> Ended {
-        if let Some(failure) = self.set_out() {
-            return Ended::Failed(failure);
-        }
-        self.wait().await
-    }
-
-    /// The same, from where a query on its short way has come to.
-    pub(super) async fn run_from(mut self, trip: &Trip, first: First) -> Ended {
-        let upstream = match &first {
-            First::Nothing => return self.run().await,
-            First::Flight(upstream, _) | First::Received(upstream, _) => Arc::clone(upstream),
+            without_edns: false,
+            next_attempt: 0,
+            attempts: SmallVec::new(),
+            started: cx.now,
+            hedge_at: None,
+            fallback: None,
+            error: None,
+            sends: SmallVec::new(),
+            trial: None,
+            finished: None,
+            _permits: Permits::default(),
         };
-        self.begun = trip.begun;
-        // It has had its turn.
-        let policy = self.forward.config.policy;
-        self.put_in_order(if policy == Policy::RoundRobin { Policy::Random } else { policy });
-        let mut all = self.set.upstreams.iter().zip(0u16..);
-        if let Some((_, at)) = all.find(|(up, _)| Arc::ptr_eq(up, &upstream)) {
-            // Also where it has gone down since: the others are then asked soon.
-            self.order.retain(|other| *other != at);
-            self.order.insert(0, at);
-            self.next = 1;
+        if let Err(failure) = query.begin(cx, client) {
+            query.finished = Some(Finished::failed(failure));
         }
-        self.tries = 1;
-        match first {
-            First::Received(_, received) => {
-                if let Some(message) = self.received(&upstream, Over::Udp, received) {
-                    return Ended::Answered(message);
-                }
-            }
-            First::Flight(_, flight) => {
-                let timeout = upstream.round_trips.try_timeout();
-                self.attempts.push(Attempt {
-                    upstream,
-                    flight,
-                    over: Over::Udp,
-                    begun: trip.begun,
-                    timeout,
-                    timed_out: false,
-                    late_before: trip.late_before,
-                });
-                self.look_out();
-            }
-            First::Nothing => {}
-        }
-        self.wait().await
+        query
     }
 
-    async fn wait(mut self) -> Ended {
-        let mut alarm = Alarm::new(self.forward.alarms(self.worker));
-        loop {
-            if self.attempts.is_empty() {
-                return self.give_up();
-            }
-            let wake_at = self.wake_at();
-            let event = poll_fn(|context| {
-                for (n, attempt) in self.attempts.iter().enumerate() {
-                    if let Poll::Ready(result) = attempt.flight.poll_answer(context) {
-                        return Poll::Ready(Event::Done(n, result));
-                    }
-                }
-                if CoarseInstant::now() >= wake_at {
-                    return Poll::Ready(Event::Due);
-                }
-                alarm.set(wake_at, context.waker());
-                Poll::Pending
-            });
-            match event.await {
-                Event::Done(n, result) => {
-                    let attempt = self.attempts.remove(n);
-                    match result {
-                        Ok(received) => {
-                            let Attempt { upstream, over, .. } = &attempt;
-                            if let Some(message) = self.received(upstream, *over, received) {
-                                return Ended::Answered(message);
-                            }
-                        }
-                        Err(error) => self.failed(&attempt, error),
-                    }
-                }
-                Event::Due => {
-                    if CoarseInstant::now().millis_since(self.begun) >= DEADLINE.as_millis() as u64
-                    {
-                        self.attempts.clear();
-                    } else {
-                        self.due();
-                    }
+    fn begin(&mut self, cx: &mut Cx<'_>, client: IpAddr) -> Result<(), Failure> {
+        let forward = cx.forward;
+        self._permits = forward.limits.admit(client)?;
+        forward.limits.earn_hedge(cx.worker);
+        forward.watch_for_loops(client, self.identity, cx.now);
+        match self.put_in_order(cx) {
+            Availability::Some => {}
+            Availability::None => return Err(Failure::NoUpstream(Arc::clone(&self.set.problem))),
+            Availability::AllLoop => return Err(Failure::AllLoop),
+            Availability::AllDown => {
+                forward.broken.add(1);
+                forward.probe_soon();
+                if forward.config.failfast {
+                    self.begin_trial(cx, |_| true);
+                    return Err(Failure::AllDown);
                 }
             }
+        }
+        self.launch_next(cx);
+        if self.order.len() > 1
+            && let Some(first) = self.attempts.first()
+        {
+            let after = first.upstream.round_trips.hedge_after().as_millis() as u64 + 1;
+            self.hedge_at = Some(self.started.plus_millis(after));
+        }
+        let order = self.order.clone();
+        self.begin_trial(cx, |place| !order.contains(&place));
+        Ok(())
+    }
+
+    /// Takes an event. Events of unknown attempts are ignored, and all that come after the end.
+    pub(super) fn handle(&mut self, cx: &mut Cx<'_>, event: Event<'_>) {
+        if self.finished.is_some() {
+            return;
+        }
+        match event {
+            Event::Response { attempt, message, oversize, round_trip } => {
+                if let Some(attempt) = self.take(attempt) {
+                    self.response(cx, &attempt, message, oversize, round_trip);
+                }
+            }
+            Event::Failed { attempt, error } => {
+                if let Some(attempt) = self.take(attempt) {
+                    self.failed(cx, attempt, error);
+                }
+            }
+            Event::Timeout => self.timeout(cx),
+        }
+        // Nothing is out that could still be answered in its time, and nothing was sent in its place.
+        if self.finished.is_none() && self.attempts.iter().all(|attempt| attempt.timed_out) {
+            self.conclude(cx);
         }
     }
 
-    fn set_out(&mut self) -> Option<Failure> {
-        let config = &self.forward.config;
-        match self.put_in_order(config.policy) {
-            Fitness::Good => {}
-            Fitness::None => return Some(Failure::NoUpstream(Arc::clone(&self.set.trouble))),
-            Fitness::AllLoop => return Some(Failure::AllLoop),
-            Fitness::AllDown => {
-                self.forward.broken.add(1);
-                self.forward.doubt();
-                if config.failfast {
-                    return Some(Failure::AllDown);
-                }
-            }
+    /// The next query to send. The driver reports with [`Event::Failed`] what cannot be sent.
+    pub(super) fn poll_send(&mut self) -> Option<Send> {
+        if self.finished.is_some() || self.sends.is_empty() {
+            return None;
         }
-        self.launch_next();
-        self.look_out();
-        None
+        Some(self.sends.remove(0))
     }
 
-    fn put_in_order(&mut self, policy: Policy) -> Fitness {
-        let config = &self.forward.config;
-        let (order, fitness) = order(&self.set.upstreams, policy, &self.forward.turn);
+    /// When the next `Timeout` is due.
+    pub(super) fn poll_timeout(&self) -> CoarseInstant {
+        let deadline = self.started.plus_millis(DEADLINE.as_millis() as u64);
+        let tries = self.attempts.iter().filter(|attempt| !attempt.timed_out).map(Attempt::due);
+        tries.chain(self.hedge_at).fold(deadline, CoarseInstant::min)
+    }
+
+    /// What is asked now.
+    pub(super) fn question(&self) -> &Question {
+        &self.question
+    }
+
+    /// The upstream to send the question to apart from the query's own tries. To be asked right after the start.
+    pub(super) fn take_trial(&mut self) -> Option<Arc<Upstream>> {
+        self.trial.take()
+    }
+
+    /// True once there is a result.
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished.is_some()
+    }
+
+    /// The result, once, when there is one. All attempts are to be given up then.
+    pub(super) fn finish(&mut self) -> Option<Finished> {
+        self.finished.take()
+    }
+
+    fn take(&mut self, id: AttemptId) -> Option<Attempt> {
+        let at = self.attempts.iter().position(|attempt| attempt.id == id)?;
+        Some(self.attempts.remove(at))
+    }
+
+    fn put_in_order(&mut self, cx: &mut Cx<'_>) -> Availability {
+        let config = &cx.forward.config;
+        let upstreams = &self.set.upstreams;
+        let (order, availability) = order(upstreams, config.policy, &cx.forward.turn, cx.random);
         self.order = order;
-        self.forward.failures.put_last(self.identity, &mut self.order, |at| {
-            self.set.upstreams.get(usize::from(at)).map(|upstream| &**upstream)
+        cx.forward.failures.put_last(self.identity, cx.now, &mut self.order, |place| {
+            upstreams.get(usize::from(place)).map(|upstream| &**upstream)
         });
+        self.cursor = 0;
         self.max_tries = match config.max_connect_attempts {
             0 => (self.order.len() * 2).max(MIN_TRIES),
             limit => limit,
         };
-        fitness
+        availability
     }
 
-    /// Sets the time when the first upstream is later than usual.
-    fn look_out(&mut self) {
-        if self.order.len() > 1
-            && let Some(first) = self.attempts.first()
+    /// Asks the next upstream that can be asked, if there is one and the query has a try left.
+    fn launch_next(&mut self, cx: &Cx<'_>) {
+        if self.tries < self.max_tries
+            && let Some((place, upstream)) = self.next_upstream()
         {
-            let after = first.upstream.round_trips.hedge_after();
-            self.look_at = Some(self.begun.plus_millis(after.as_millis() as u64 + 1));
+            let transport = upstream.first_transport();
+            self.launch(cx, place, upstream, transport);
         }
     }
 
-    /// Asks the next upstream that can be asked; gives up on those that cannot even be sent to.
-    fn launch_next(&mut self) {
-        while self.tries < self.max_tries {
-            let Some(upstream) = self.next_upstream() else { return };
-            let over = upstream.first_over();
-            if self.launch(upstream, over) {
-                return;
-            }
-        }
-    }
-
-    fn next_upstream(&mut self) -> Option<Arc<Upstream>> {
-        let up = |at: &u16| self.set.upstreams.get(usize::from(*at));
+    fn next_upstream(&mut self) -> Option<(u16, Arc<Upstream>)> {
         let len = self.order.len();
-        // One that has gone down since is passed over, where there is another.
-        let healthy = (0..len).find(|step| {
-            let at = self.order.get((self.next + step) % len);
-            at.and_then(up).is_some_and(|upstream| !upstream.health.is_down())
-        });
-        let place = self.next + healthy.unwrap_or(0);
-        let upstream = self.order.get(place.checked_rem(len)?).and_then(up).cloned();
-        self.next = place + 1;
-        upstream
+        let at = |step: usize| {
+            let place = *self.order.get((self.cursor + step).checked_rem(len)?)?;
+            let upstream = self.set.upstreams.get(usize::from(place))?;
+            (!self.truncated.contains(&place)).then_some((place, upstream))
+        };
+        // One that has gone down since is left out if there is another.
+        let up = (0..len).find(|step| at(*step).is_some_and(|(_, up)| !up.health.is_down()));
+        let step = up.or_else(|| (0..len).find(|step| at(*step).is_some()))?;
+        let (place, upstream) = at(step)?;
+        let upstream = Arc::clone(upstream);
+        self.cursor += step + 1;
+        Some((place, upstream))
     }
 
-    fn launch(&mut self, upstream: Arc<Upstream>, over: Over) -> bool {
+    fn launch(&mut self, cx: &Cx<'_>, place: u16, upstream: Arc<Upstream>, transport: Transport) {
         self.tries += 1;
-        match upstream.ask(self.worker, &self.question, over) {
-            Ok(flight) => {
-                let usual = upstream.round_trips.try_timeout();
-                // Each further try of a question is given twice as long: the name itself may be slow to resolve.
-                let timeout = (usual * (1 << (self.tries - 1).min(4) as u32)).min(MAX_TRY);
-                let late_before = upstream.counters(self.worker).unexpected_count(Unexpected::Late);
-                let begun = CoarseInstant::now();
-                self.attempts.push(Attempt {
-                    upstream,
-                    flight,
-                    over,
-                    begun,
-                    timeout,
-                    timed_out: false,
-                    late_before,
-                });
-                true
-            }
-            Err(error) => {
-                self.count_failure(&upstream, &error);
-                self.error =
-                    Some(Failure::Upstream { upstream: Arc::clone(upstream.label()), error });
-                false
-            }
-        }
+        // Each further try of a question is given twice as long: the name itself may be slow to resolve.
+        let factor = 1 << (self.tries - 1).min(4) as u32;
+        let timeout = (upstream.round_trips.try_timeout() * factor).min(MAX_TRY);
+        self.send(cx, place, upstream, transport, timeout);
     }
 
-    fn wake_at(&self) -> CoarseInstant {
-        let deadline = self.begun.plus_millis(DEADLINE.as_millis() as u64);
-        let tries = self.attempts.iter().filter(|attempt| !attempt.timed_out);
-        let tries =
-            tries.map(|attempt| attempt.begun.plus_millis(attempt.timeout.as_millis() as u64));
-        tries.chain(self.look_at).min().unwrap_or(deadline).min(deadline)
-    }
-
-    /// An answer has come. `None`: it is not the last word.
-    fn received(
+    fn send(
         &mut self,
-        upstream: &Arc<Upstream>,
-        over: Over,
-        received: Received,
-    ) -> Option<Message> {
-        let counters = upstream.counters(self.worker);
-        upstream.round_trips.record(received.round_trip);
-        if upstream.health.succeeded() {
-            tracing::info!(upstream = %upstream.label(), "the upstream answers again");
-        }
-        let cut_off = received.cut_off;
-        let message = match Message::from_received(complete(received.bytes, &self.question)) {
+        cx: &Cx<'_>,
+        place: u16,
+        upstream: Arc<Upstream>,
+        transport: Transport,
+        timeout: Duration,
+    ) {
+        let id = AttemptId(self.next_attempt);
+        self.next_attempt = self.next_attempt.wrapping_add(1);
+        self.sends.push(Send { attempt: id, upstream: Arc::clone(&upstream), transport });
+        let late_before = late_answers(&upstream, cx.worker);
+        self.attempts.push(Attempt {
+            id,
+            upstream,
+            place,
+            transport,
+            sent: cx.now,
+            timeout,
+            timed_out: false,
+            late_before,
+        });
+    }
+
+    /// Once a second, has the question sent to an upstream that is down beside the usual one, so that real queries bring it
+    /// back even if it does not answer probes. Of those whose place is `wanted`.
+    fn begin_trial(&mut self, cx: &Cx<'_>, wanted: impl Fn(u16) -> bool) {
+        let mut places = self.set.upstreams.iter().zip(0u16..);
+        let down = places.find(|(upstream, place)| {
+            let health = &upstream.health;
+            health.is_down()
+                && !health.is_looping()
+                && wanted(*place)
+                && health.try_begin_trial(cx.now)
+        });
+        self.trial = down.map(|(upstream, _)| Arc::clone(upstream));
+    }
+
+    fn response(
+        &mut self,
+        cx: &Cx<'_>,
+        attempt: &Attempt,
+        message: Cow<'_, [u8]>,
+        oversize: bool,
+        round_trip: Duration,
+    ) {
+        let Attempt { upstream, place, transport, .. } = attempt;
+        let (place, transport) = (*place, *transport);
+        let counters = upstream.counters(cx.worker);
+        upstream.round_trips.record(round_trip);
+        cx.forward.answered(upstream, cx.now);
+        let is_marked = message.get(2).is_some_and(|octet| octet & (flags::TC >> 8) as u8 != 0);
+        let message = match Message::from_received(complete(message, &self.question)) {
             Ok(message) => message,
-            // Cut off in the middle of a record: only a stream can bring the rest.
-            Err(_) if cut_off && over == Over::Udp => {
-                counters.truncated.add(1);
-                self.again(upstream, Over::Stream);
-                return None;
+            // Cut in the middle of a record: only a stream can bring the whole.
+            Err(_) if transport == Transport::Udp && (oversize || is_marked) => {
+                return self.over_stream(cx, attempt);
             }
             Err(error) => {
                 counters.errors.add(1);
-                self.error = Some(Failure::Upstream {
-                    upstream: Arc::clone(upstream.label()),
-                    error: error.into(),
-                });
-                self.launch_if_idle();
-                return None;
+                cx.forward.failures.note(self.identity, upstream, cx.now);
+                return self.next_after(cx, upstream, error.into());
             }
         };
-        counters.answered(message.rcode(), received.round_trip);
-        if over == Over::Udp && (message.truncated() || cut_off) {
-            counters.truncated.add(1);
-            self.second_best = Some(message);
-            self.again(upstream, Over::Stream);
-            return None;
-        }
+        counters.answered(message.rcode(), round_trip);
         let rcode = message.rcode();
         if rcode == Rcode::SERVFAIL {
-            self.forward.failures.note(self.identity, upstream);
+            cx.forward.failures.note(self.identity, upstream, cx.now);
         }
-        let no_edns = matches!(rcode, Rcode::FORMERR | Rcode::NOTIMP | Rcode::BADVERS)
+        if message.truncated() || oversize {
+            self.fallback = Some(message);
+            if transport == Transport::Udp {
+                return self.over_stream(cx, attempt);
+            }
+            // A stream has no reason to truncate; what is truncated is no answer (RFC 2181 section 9).
+            self.truncated.push(place);
+            return self.next_after(cx, upstream, UpstreamError::Truncated);
+        }
+        let refuses_edns = matches!(rcode, Rcode::FORMERR | Rcode::NOTIMP | Rcode::BADVERS)
             && self.question.has_edns()
-            && !self.retried;
-        if no_edns && message.layout().records.is_empty() {
-            self.retried = true;
+            && !self.without_edns
+            && message.layout().records.is_empty();
+        if refuses_edns {
+            self.without_edns = true;
             self.question = self.question.without_edns();
-            self.second_best = Some(message);
-            self.again(upstream, over);
-            return None;
+            self.fallback = Some(message);
+            return self.launch(cx, place, Arc::clone(upstream), transport);
         }
-        if self.forward.config.failover.contains(&rcode)
-            && self.tries < self.max_tries.min(self.order.len())
-        {
-            self.second_best = Some(message);
-            self.launch_if_idle();
-            return None;
+        let may_fail_over = self.tries < self.max_tries.min(self.order.len());
+        if cx.forward.config.failover.contains(&rcode) && may_fail_over {
+            self.fallback = Some(message);
+            return self.launch_if_idle(cx);
         }
-        Some(message)
+        let is_transient = rcode == Rcode::SERVFAIL && self.is_open(cx);
+        self.finished = Some(Finished { is_transient, ..Finished::answered(message) });
     }
 
-    fn failed(&mut self, attempt: &Attempt, error: UpstreamError) {
-        let upstream = &attempt.upstream;
+    /// Asks for the whole of a truncated answer. The upstream is not asked over UDP again.
+    fn over_stream(&mut self, cx: &Cx<'_>, attempt: &Attempt) {
+        let Attempt { upstream, place, .. } = attempt;
+        upstream.counters(cx.worker).truncated.add(1);
+        self.truncated.push(*place);
+        self.launch(cx, *place, Arc::clone(upstream), Transport::Stream);
+        // Without another upstream to ask, there is nothing to hurry for.
+        if self.order.iter().all(|place| self.truncated.contains(place))
+            && let Some(launched) = self.attempts.last_mut()
+        {
+            launched.timeout = MAX_TRY;
+        }
+    }
+
+    fn failed(&mut self, cx: &Cx<'_>, attempt: Attempt, error: UpstreamError) {
+        let is_busy = attempt.upstream_is_busy();
+        let Attempt { upstream, place, transport, timeout, timed_out, .. } = attempt;
         match error {
-            // It had worked, and was closed while we asked: not a failure, but one more try.
-            UpstreamError::Lost if self.reconnects < MAX_RECONNECTS && !attempt.timed_out => {
+            // It ended while the query was out: no failure, and no try of the query. Without an answer to any other query
+            // in the meantime that is believed once.
+            UpstreamError::Lost
+                if !timed_out
+                    && (self.reconnects == 0 || is_busy && self.reconnects < MAX_RECONNECTS) =>
+            {
                 self.reconnects += 1;
-                self.tries -= 1;
-                self.again(upstream, attempt.over);
+                self.send(cx, place, upstream, transport, timeout);
             }
             // It lives, but cannot be asked this way.
-            UpstreamError::Case => self.again(upstream, Over::Stream),
+            UpstreamError::Case => self.launch(cx, place, upstream, Transport::Stream),
+            // A limit of our own.
+            UpstreamError::TooMany => {
+                upstream.counters(cx.worker).errors.add(1);
+                self.next_after(cx, &upstream, error);
+            }
             error => {
-                self.forward.failures.note(self.identity, upstream);
-                if !attempt.timed_out {
-                    self.count_failure(upstream, &error);
+                cx.forward.failures.note(self.identity, &upstream, cx.now);
+                if !timed_out {
+                    upstream.counters(cx.worker).errors.add(1);
+                    cx.forward.failed(&upstream, &error, cx.now);
                 }
-                self.error =
-                    Some(Failure::Upstream { upstream: Arc::clone(upstream.label()), error });
-                self.launch_if_idle();
+                self.next_after(cx, &upstream, error);
             }
         }
     }
 
-    fn again(&mut self, upstream: &Arc<Upstream>, over: Over) {
-        // Not a try of another upstream: it counts, but is not refused.
-        if !self.launch(Arc::clone(upstream), over) {
-            self.launch_if_idle();
-        }
+    fn next_after(&mut self, cx: &Cx<'_>, upstream: &Upstream, error: UpstreamError) {
+        self.error = Some(Failure::upstream(upstream, error));
+        self.launch_if_idle(cx);
     }
 
-    /// The next one, unless somebody is still within their time.
-    fn launch_if_idle(&mut self) {
+    /// Asks the next upstream, unless a try is still within its time.
+    fn launch_if_idle(&mut self, cx: &Cx<'_>) {
         if self.attempts.iter().all(|attempt| attempt.timed_out) {
-            self.launch_next();
+            self.launch_next(cx);
         }
     }
 
-    /// A try or the hedge is due.
-    fn due(&mut self) {
-        let now = CoarseInstant::now();
-        let mut ended = false;
-        // Where all are down there is nobody better to turn to: each try then has its time.
-        let others = self.order.iter().any(|&at| {
-            let upstream = self.set.upstreams.get(usize::from(at));
-            upstream.is_some_and(|upstream| !upstream.health.is_down())
+    fn timeout(&mut self, cx: &mut Cx<'_>) {
+        if cx.now.millis_since(self.started) >= DEADLINE.as_millis() as u64 {
+            self.end_tries(cx, true);
+            return self.conclude(cx);
+        }
+        let ended = self.end_tries(cx, false);
+        if ended {
+            self.take_up_new_set(cx);
+            self.launch_if_idle(cx);
+        }
+        if self.hedge_at.is_some_and(|at| at <= cx.now) {
+            self.hedge_at = Some(cx.now.plus_millis(RECHECK_MS));
+            if !ended && self.tries == 1 {
+                self.hedge(cx);
+            }
+        }
+    }
+
+    /// Ends the tries whose time is over, or `all`. True if there was one.
+    fn end_tries(&mut self, cx: &Cx<'_>, all: bool) -> bool {
+        // While all are down there is no better one to turn to: each try then has its time.
+        let set = &self.set;
+        let others = self.order.iter().any(|&place| {
+            set.upstreams.get(usize::from(place)).is_some_and(|up| !up.health.is_down())
         });
+        let mut ended = false;
         for attempt in self.attempts.iter_mut().filter(|attempt| !attempt.timed_out) {
-            // Others have found out meanwhile that it is dead: there is nothing to wait for.
-            let dead = others && attempt.upstream.health.is_down();
-            if !dead && now.millis_since(attempt.begun) < attempt.timeout.as_millis() as u64 {
+            let upstream = &attempt.upstream;
+            // Other queries have found out meanwhile that it does not answer.
+            let is_dead = others && upstream.health.is_down();
+            let is_over = is_dead || cx.now >= attempt.due();
+            if !is_over && !all {
                 continue;
             }
+            let waited = Duration::from_millis(cx.now.millis_since(attempt.sent));
+            let error = UpstreamError::Timeout(waited);
+            if is_over {
+                upstream.counters(cx.worker).timeouts.add(1);
+                cx.forward.failures.note(self.identity, upstream, cx.now);
+                if !attempt.upstream_has_answered(cx.worker) {
+                    cx.forward.failed(upstream, &error, cx.now);
+                }
+            }
+            self.error = Some(Failure::upstream(upstream, error));
             attempt.timed_out = true;
             ended = true;
-            self.forward.failures.note(self.identity, &attempt.upstream);
-            let counters = attempt.upstream.counters(self.worker);
-            counters.timeouts.add(1);
-            let waited = Duration::from_millis(now.millis_since(attempt.begun));
-            let error = UpstreamError::Timeout(waited);
-            if counters.unexpected_count(Unexpected::Late) == attempt.late_before {
-                self.forward.failed(&attempt.upstream, &error);
-            }
-            let upstream = Arc::clone(attempt.upstream.label());
-            self.error = Some(Failure::Upstream { upstream, error });
         }
-        if ended {
-            self.launch_if_idle();
-            // Nobody is left to be asked, and who has been asked has had its time.
-            if self.tries >= self.max_tries && self.attempts.iter().all(|attempt| attempt.timed_out)
-            {
-                self.attempts.clear();
-            }
-        }
-        if self.look_at.is_some_and(|at| at <= now) {
-            self.look_at = Some(now.plus_millis(LOOK_AGAIN_MS));
-            if !ended
-                && self.tries == 1
-                && self.forward.config.hedge
-                && self.forward.may_hedge(self.worker)
-            {
-                if let Some(late) = self.attempts.first() {
-                    late.upstream.counters(self.worker).hedges.add(1);
-                    // The other one's answer ends the query: what this one did not say would never be noticed.
-                    late.upstream.health.doubt();
-                }
-                self.forward.doubt();
-                self.launch_next();
-            }
-        }
+        ended
     }
 
-    fn count_failure(&self, upstream: &Arc<Upstream>, error: &UpstreamError) {
-        upstream.counters(self.worker).errors.add(1);
-        // Our own limits are not the upstream's fault.
-        if *error != UpstreamError::TooMany {
-            self.forward.failed(upstream, error);
+    /// Turns to the upstreams that have replaced those of the query. Tries that are out stay.
+    fn take_up_new_set(&mut self, cx: &mut Cx<'_>) {
+        let current = cx.forward.set.load();
+        if Arc::ptr_eq(&current, &self.set) {
+            return;
         }
+        self.set = Arc::clone(&current);
+        self.truncated.clear();
+        self.tries = 0;
+        self.put_in_order(cx);
     }
 
-    fn give_up(self) -> Ended {
-        match (self.second_best, self.error) {
-            (Some(message), _) => Ended::Answered(message),
-            (None, Some(failure)) => Ended::Failed(failure),
-            (None, None) => Ended::Failed(Failure::AllDown),
+    fn hedge(&mut self, cx: &Cx<'_>) {
+        let forward = cx.forward;
+        if !forward.config.hedge || !forward.limits.spend_hedge(cx.worker) {
+            return;
         }
+        if let Some(late) = self.attempts.first() {
+            late.upstream.counters(cx.worker).hedges.add(1);
+            // The other one's answer ends the query: what this one did not answer would never be noticed.
+            late.upstream.health.suspect();
+        }
+        forward.probe_soon();
+        self.launch_next(cx);
     }
-}
 
-/// A bare header, as servers answer to what they cannot read, with the question that it is about.
-fn complete(mut answer: Vec<u8>, question: &Question) -> Vec<u8> {
-    if read_u16(&answer, 4) == Some(0) {
-        answer.truncate(HEADER_LEN);
-        answer.get_mut(4..HEADER_LEN).into_iter().for_each(|counts| counts.fill(0));
-        write_u16(&mut answer, 4, 1);
-        answer.extend_from_slice(question.octets());
+    /// Ends the query with the best that there is.
+    fn conclude(&mut self, cx: &Cx<'_>) {
+        let is_open = self.is_open(cx);
+        let error = self.error.take();
+        self.finished = Some(match (self.fallback.take(), error) {
+            (Some(message), error) if message.truncated() => Finished::truncated(message, error),
+            (Some(message), _) => {
+                let is_transient = message.rcode() == Rcode::SERVFAIL && is_open;
+                Finished { is_transient, ..Finished::answered(message) }
+            }
+            (None, error) => {
+                let finished = Finished::failed(error.unwrap_or(Failure::AllDown));
+                Finished { is_transient: finished.is_transient || is_open, ..finished }
+            }
+        });
     }
-    answer
+
+    /// True while an upstream is up that has not failed at this question: the client may ask again and get its answer, so
+    /// that the failure is not worth caching.
+    fn is_open(&self, cx: &Cx<'_>) -> bool {
+        let failures = &cx.forward.failures;
+        self.set.upstreams.iter().any(|upstream| {
+            upstream.health.is_available() && !failures.has_failed(self.identity, upstream, cx.now)
+        })
+    }
 }

@@ -66,7 +66,7 @@ pub fn check(
 }
 
 /// Why there is no upstream, and what to do.
-pub(super) fn trouble(reading: &Reading) -> String {
+pub(super) fn problem(reading: &Reading) -> String {
     let files: Vec<String> = reading.files.iter().map(|file| file.display().to_string()).collect();
     match (files.is_empty(), reading.notes.last()) {
         (_, Some(note)) => format!("{note}; {CURE}"),

@@ -52,7 +52,7 @@ impl Handler for Loop {
         Step::Done(Outcome::new(Plugin::Loop, Rcode::NXDOMAIN))
     }
 
-    fn passes(&self, request: &Request<'_>) -> bool {
+    fn bypasses(&self, request: &Request<'_>) -> bool {
         request.query.qtype() != RecordType::HINFO
     }
 }

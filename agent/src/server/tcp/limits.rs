@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::admission::{ALPHA, Permit, Shares};
+use crate::clock::CoarseInstant;
 use crate::descriptors;
 use crate::upstream::health::Throttle;
 
@@ -65,7 +66,7 @@ impl Connections {
         }
         let _waiting = self.admitting.try_acquire(client, 1)?;
         for _ in 0..ADMIT_TRIES {
-            if self.woken.now(SCARCE_MS) {
+            if self.woken.allows(CoarseInstant::now(), SCARCE_MS) {
                 self.scarce.notify_waiters();
             }
             tokio::time::sleep(ADMIT_PAUSE).await;

@@ -5,7 +5,7 @@
 //! turn       one read into the worker's buffer; queries that are whole are answered into the worker's buffer, one write
 //!              a query that is not whole     -> input     charged to the client's budget
 //!              replies that are not taken    -> rest      charged; nothing is read until they are
-//!              a query that waits            -> a task    charged; its answer comes through `answers`
+//!              a query that waits            -> pending   charged; its answer comes through `answers`
 //! ```
 //!
 //! A connection that is idle holds no buffer.
@@ -29,9 +29,11 @@ use crate::admission::Permit;
 use crate::chain::Local;
 use crate::clock::CoarseInstant;
 use crate::plugin::settings::Timeouts;
-use crate::request::{Origin, Transport};
-use crate::server::answer::{Handled, Later, answer};
+use crate::request::{Origin, Request, Transport};
+use crate::server::answer::{Disposition, PendingReply, answer};
 use crate::server::listener::Listener;
+use crate::server::pending;
+use crate::server::send_queue::{OwedReply, ReplyPath};
 use crate::server::worker::{Worker, drained};
 use crate::wire::{read_u16, write_u16};
 
@@ -333,13 +335,15 @@ impl Session {
                 Local::with(|local| answer(packet, origin, &dispatch, local, out))
             }));
             match handled {
-                Ok(Handled::Reply) => {
+                Ok(Disposition::Reply) => {
                     let len = out.len() - start - 2;
                     write_u16(out, start, len as u16);
                     continue;
                 }
-                Ok(Handled::Silence) => {}
-                Ok(Handled::Later(later, _)) => self.wait_for(later, packet.len())?,
+                Ok(Disposition::Drop) => {}
+                Ok(Disposition::Pending(reply, request)) => {
+                    self.wait_for(reply, &request, packet.len())?;
+                }
                 Err(_) => shared.worker.panicked(),
             }
             out.truncate(start);
@@ -347,19 +351,24 @@ impl Session {
         Ok(at)
     }
 
-    /// Spawns the task of a query that waits.
-    fn wait_for(&mut self, later: Box<Later>, len: usize) -> io::Result<()> {
-        let Some(waiting) = self.shared.worker.wait() else { return Ok(()) };
+    /// Lets a query wait. Its reply comes through `answers`.
+    fn wait_for(
+        &mut self,
+        reply: PendingReply,
+        request: &Request<'_>,
+        len: usize,
+    ) -> io::Result<()> {
+        let worker = &self.shared.worker;
+        let Some(place) = worker.admit(&request.origin) else { return Ok(()) };
         let Some(permit) = self.shared.connections.bytes(self.client.ip(), len) else {
             return self.over_budget();
         };
         let (sender, _) = self.answers.get_or_insert_with(|| mpsc::channel(MAX_IN_FLIGHT));
-        let owed = Owed { answer: Some(Answer::Frame(Vec::new(), None)), sender: sender.clone() };
+        let answer = Some(Answer::Frame(Vec::new(), None));
+        let owed = Owed { answer, sender: sender.clone(), permit: Some(permit) };
         self.in_flight += 1;
-        tokio::spawn(async move {
-            let _waiting = waiting;
-            owed.pay(later, permit).await;
-        });
+        let path = ReplyPath::Tcp(Box::new(owed));
+        pending::resolve(reply.since(Instant::now()), request, place, path);
         Ok(())
     }
 
@@ -414,24 +423,28 @@ impl Session {
     }
 }
 
-/// The answer that a task owes its session: sent when it is dropped, empty if the task has panicked, so that the session
-/// gets one for each query.
+/// The answer that is owed to a session: sent when this is dropped, empty if there is no reply, so that the session gets one
+/// for each query.
 struct Owed {
     answer: Option<Answer>,
     sender: mpsc::Sender<Answer>,
+    /// Of the query's bytes; it grows by those of the answer.
+    permit: Option<Permit>,
 }
 
-impl Owed {
-    async fn pay(mut self, later: Box<Later>, mut permit: Permit) {
+impl OwedReply for Owed {
+    fn send(mut self: Box<Self>, write: &mut dyn FnMut(&mut Vec<u8>) -> bool) {
         let mut frame = vec![0, 0];
-        if later.run(&mut frame).await {
-            let len = frame.len() - 2;
-            write_u16(&mut frame, 0, len as u16);
-            self.answer = Some(match permit.grow(frame.capacity()) {
-                true => Answer::Frame(frame, Some(permit)),
-                false => Answer::OverBudget,
-            });
+        if !write(&mut frame) {
+            return;
         }
+        let len = frame.len() - 2;
+        write_u16(&mut frame, 0, len as u16);
+        let Some(mut permit) = self.permit.take() else { return };
+        self.answer = Some(match permit.grow(frame.capacity()) {
+            true => Answer::Frame(frame, Some(permit)),
+            false => Answer::OverBudget,
+        });
     }
 }
 

@@ -1,4 +1,4 @@
-use super::flight::{Flights, MAX_FOLLOWERS};
+use super::single_flight::{Join, MAX_FOLLOWERS, SingleFlight};
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -60,28 +60,28 @@ async fn followers_outlive_their_leader() {
 
 #[test]
 fn another_question_with_the_same_hash_asks_alone() {
-    let flights = Arc::new(Flights::new());
+    let flights = Arc::new(SingleFlight::new());
     let (one, other) = (Name::from_text("a.org").unwrap(), Name::from_text("b.org").unwrap());
     let key = |name| Key { name, qtype: RecordType::A, bits: 0 };
     let leader = flights.join(5, 1, &key(one.as_ref()), true);
-    assert!(matches!(leader, Part::Lead { landed: false, .. }));
-    assert!(matches!(flights.join(5, 1, &key(one.as_ref()), true), Part::Follow(_)));
-    assert!(matches!(flights.join(5, 1, &key(other.as_ref()), true), Part::Alone));
-    assert!(matches!(flights.join(5, 2, &key(one.as_ref()), true), Part::Alone));
-    assert!(matches!(flights.join(5, 1, &key(one.as_ref()), false), Part::Lead { .. }));
+    assert!(matches!(leader, Join::Leader { is_recent: false, .. }));
+    assert!(matches!(flights.join(5, 1, &key(one.as_ref()), true), Join::Follower(_)));
+    assert!(matches!(flights.join(5, 1, &key(other.as_ref()), true), Join::Collision));
+    assert!(matches!(flights.join(5, 2, &key(one.as_ref()), true), Join::Collision));
+    assert!(matches!(flights.join(5, 1, &key(one.as_ref()), false), Join::Leader { .. }));
     drop(leader);
     assert!(flights.is_empty());
 }
 
 #[test]
 fn who_waits_for_one_answer_is_bounded() {
-    let flights = Arc::new(Flights::new());
+    let flights = Arc::new(SingleFlight::new());
     let name = Name::from_text("a.org").unwrap();
     let key = Key { name: name.as_ref(), qtype: RecordType::A, bits: 0 };
     let leader = flights.join(5, 1, &key, true);
     let waiting: Vec<_> = (0..MAX_FOLLOWERS).map(|_| flights.join(5, 1, &key, true)).collect();
-    assert!(waiting.iter().all(|part| matches!(part, Part::Follow(_))));
-    assert!(matches!(flights.join(5, 1, &key, true), Part::Full));
+    assert!(waiting.iter().all(|part| matches!(part, Join::Follower(_))));
+    assert!(matches!(flights.join(5, 1, &key, true), Join::Overloaded));
     drop(leader);
-    assert!(matches!(flights.join(5, 1, &key, true), Part::Lead { .. }));
+    assert!(matches!(flights.join(5, 1, &key, true), Join::Leader { .. }));
 }

@@ -39,7 +39,7 @@ async fn a_loop_is_set_aside_and_returns_when_it_is_gone() {
     assert!(!forward.upstreams()[1].health.is_looping());
     looping.store(false, Relaxed);
     forward.suspicious.store(true, Relaxed);
-    forward.doubt();
+    forward.probe_soon();
     until(false).await;
 }
 

@@ -4,6 +4,7 @@ mod answers;
 mod changes;
 mod health;
 mod loops;
+mod query;
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
@@ -12,13 +13,15 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 
+use super::limits::HEDGES_SAVED;
 use super::*;
-use crate::chain::Chain;
+use crate::chain::{Chain, Handler, Local};
 use crate::metrics::{Format, Metrics};
 use crate::plugin::testing::{read, request_of};
+use crate::request::{Answer, Outcome, OwnedRequest, Plugin};
 use crate::server::Dispatch;
 use crate::upstream::question::Unexpected;
-use crate::wire::{Layout, Name, RecordType, flags, write_u16};
+use crate::wire::{Layout, Name, Rcode, RecordType, Reply, flags, write_u16};
 
 /// What a scripted upstream does with one query: the datagrams that it answers, from its own port or from another.
 type Script = Box<dyn Fn(&[u8], u64) -> Vec<Reaction> + Send>;

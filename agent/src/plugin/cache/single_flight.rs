@@ -1,4 +1,5 @@
-//! One question on its way at a time: whoever asks what is already being asked waits for that answer.
+//! Single flight: of queries for the same question that come at the same time one, the leader, is resolved, and the others
+//! follow it and get its answer.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,22 +12,24 @@ use crate::request::Answer;
 
 /// Locks, each over its share of the flights; many more than workers, so that two seldom meet.
 const SHARDS: usize = 64;
-/// How many landed flights each shard remembers, for those who set out just before one landed.
-const LANDED: usize = 8;
+/// How many completed flights each shard remembers: a query that found nothing in the store just before one was completed
+/// looks again.
+const RECENT: usize = 8;
 
-/// Who may wait in one flight: a quarter of all that may wait in the process (`server::worker`), so that one question cannot
-/// keep all others out.
+/// Followers of one flight: a quarter of all queries that may wait in the process (`server::worker`), so that one question
+/// cannot keep all others out.
 pub const MAX_FOLLOWERS: usize = 2_048;
 
 /// The flights of the process.
-pub struct Flights {
+pub struct SingleFlight {
     shards: Box<[Mutex<Shard>]>,
 }
 
 #[derive(Default)]
 struct Shard {
     flights: HashTable<Flight>,
-    landed: [u64; LANDED],
+    recent: [u64; RECENT],
+    /// Index into `recent` of the one to overwrite.
     next: usize,
 }
 
@@ -46,28 +49,28 @@ struct Question {
     name: SmallVec<[u8; 64]>,
 }
 
-/// The part that a query plays in a flight.
-pub enum Part {
-    /// Ask, and tell the others. `landed`: the same question was answered a moment ago, so look again first.
-    Lead {
-        /// To be landed with the answer; dropped without one, the followers set out anew.
-        leader: Leader,
+/// The part of a query in a flight.
+pub enum Join {
+    /// To be resolved. `is_recent`: the same question was answered a moment ago, so look again first.
+    Leader {
+        /// To be completed with the answer.
+        guard: FlightGuard,
         /// Whether an answer may have come in meanwhile.
-        landed: bool,
+        is_recent: bool,
     },
-    /// Wait. An error: the leader gave up; join again.
-    Follow(oneshot::Receiver<Answer>),
-    /// Too many wait already: refuse.
-    Full,
-    /// Another question has the same hash: ask alone.
-    Alone,
+    /// To wait. An error: the leader gave up; join again.
+    Follower(oneshot::Receiver<Answer>),
+    /// Too many follow already: refuse.
+    Overloaded,
+    /// Another question has the same hash: resolve without a flight.
+    Collision,
 }
 
-/// The one that asks for all.
-pub struct Leader {
-    flights: Arc<Flights>,
+/// The leader's hold on its flight. Dropped without [`FlightGuard::complete`], the followers join anew.
+pub struct FlightGuard {
+    flights: Arc<SingleFlight>,
     hash: u64,
-    landed: bool,
+    is_complete: bool,
 }
 
 impl Question {
@@ -77,64 +80,68 @@ impl Question {
     }
 }
 
-impl Flights {
-    /// None under way.
+impl SingleFlight {
+    /// Without flights.
     pub fn new() -> Self {
         Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
     /// Joins the flight of a question or begins it. Queries that do not want recursion have flights of their own: their
     /// answers are others.
-    pub fn join(self: &Arc<Self>, hash: u64, block: u64, key: &Key<'_>, recursion: bool) -> Part {
+    pub fn join(self: &Arc<Self>, hash: u64, block: u64, key: &Key<'_>, recursion: bool) -> Join {
         let hash = if recursion { hash } else { !hash };
         let question = Question::new(block, key, recursion);
         let mut shard = self.shard(hash);
         if let Some(flight) = shard.flights.find_mut(hash, |flight| flight.hash == hash) {
             if flight.question != question {
-                return Part::Alone;
+                return Join::Collision;
             }
             if flight.followers.len() >= MAX_FOLLOWERS {
-                return Part::Full;
+                return Join::Overloaded;
             }
             let (sender, receiver) = oneshot::channel();
             flight.followers.push(sender);
-            return Part::Follow(receiver);
+            return Join::Follower(receiver);
         }
-        let landed = shard.landed.contains(&hash);
+        let is_recent = shard.recent.contains(&hash);
         shard.flights.insert_unique(
             hash,
             Flight { hash, question, followers: Vec::new() },
             |flight| flight.hash,
         );
-        Part::Lead { leader: Leader { flights: Arc::clone(self), hash, landed: false }, landed }
+        Join::Leader { guard: self.guard(hash), is_recent }
     }
 
-    /// Begins the flight of a question, unless it is under way or has landed a moment ago.
-    pub fn lead(
+    /// Begins the flight of a question, unless there is one or one was completed a moment ago.
+    pub fn try_lead(
         self: &Arc<Self>,
         hash: u64,
         block: u64,
         key: &Key<'_>,
         recursion: bool,
-    ) -> Option<Leader> {
+    ) -> Option<FlightGuard> {
         let hash = if recursion { hash } else { !hash };
         let mut shard = self.shard(hash);
         let taken = shard.flights.find(hash, |flight| flight.hash == hash).is_some();
-        if taken || shard.landed.contains(&hash) {
+        if taken || shard.recent.contains(&hash) {
             return None;
         }
         let question = Question::new(block, key, recursion);
         let flight = Flight { hash, question, followers: Vec::new() };
         shard.flights.insert_unique(hash, flight, |flight| flight.hash);
-        Some(Leader { flights: Arc::clone(self), hash, landed: false })
+        Some(self.guard(hash))
     }
 
-    /// How many are under way.
+    fn guard(self: &Arc<Self>, hash: u64) -> FlightGuard {
+        FlightGuard { flights: Arc::clone(self), hash, is_complete: false }
+    }
+
+    /// How many there are.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).flights.len()).sum()
     }
 
-    /// True where none is under way.
+    /// True if there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -149,14 +156,14 @@ impl Flights {
         lock(&self.shards[index])
     }
 
-    fn remove(&self, hash: u64, landed: bool) -> Vec<oneshot::Sender<Answer>> {
+    fn remove(&self, hash: u64, is_complete: bool) -> Vec<oneshot::Sender<Answer>> {
         let mut shard = self.shard(hash);
-        if landed {
+        if is_complete {
             let next = shard.next;
-            if let Some(slot) = shard.landed.get_mut(next) {
+            if let Some(slot) = shard.recent.get_mut(next) {
                 *slot = hash;
             }
-            shard.next = (next + 1) % LANDED;
+            shard.next = (next + 1) % RECENT;
         }
         match shard.flights.find_entry(hash, |flight| flight.hash == hash) {
             Ok(entry) => entry.remove().0.followers,
@@ -165,28 +172,28 @@ impl Flights {
     }
 }
 
-impl Default for Flights {
+impl Default for SingleFlight {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Leader {
-    /// Ends the flight and gives everyone the answer.
-    pub fn land(mut self, answer: &Answer) {
+impl FlightGuard {
+    /// Ends the flight and gives all followers the answer.
+    pub fn complete(mut self, answer: &Answer) {
         for follower in self.flights.remove(self.hash, true) {
             // A follower that has gone needs no answer.
             let _ = follower.send(answer.clone());
         }
-        // Nothing is left to do when the leader goes.
-        self.landed = true;
+        // Nothing is left to do when the guard is dropped.
+        self.is_complete = true;
     }
 }
 
-impl Drop for Leader {
+impl Drop for FlightGuard {
     fn drop(&mut self) {
-        // The senders go, and with them the followers' wait.
-        if !self.landed {
+        // With the senders the followers' wait ends.
+        if !self.is_complete {
             drop(self.flights.remove(self.hash, false));
         }
     }

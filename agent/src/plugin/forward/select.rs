@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use smallvec::SmallVec;
 
 use super::config::Policy;
-use crate::upstream::{Upstream, random};
+use crate::upstream::Upstream;
 
 /// With `fastest`, one query in so many goes to any upstream, to see whether it has become quicker.
 const EXPLORE: usize = 32;
@@ -14,11 +14,11 @@ const EXPLORE: usize = 32;
 /// The order in which upstreams are asked for one query, as places in the set.
 pub(super) type Order = SmallVec<[u16; 8]>;
 
-/// What the upstreams of a set are fit for at the moment.
+/// Which upstreams of a set can be asked at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fitness {
-    /// Some answer.
-    Good,
+pub(super) enum Availability {
+    /// Some are up.
+    Some,
     /// All that could be asked are down.
     AllDown,
     /// Queries to all of them come back to us.
@@ -32,42 +32,43 @@ pub(super) fn order(
     upstreams: &[Arc<Upstream>],
     policy: Policy,
     turn: &AtomicUsize,
-) -> (Order, Fitness) {
-    let places = |fit: &dyn Fn(&Upstream) -> bool| -> Order {
-        upstreams.iter().enumerate().filter(|(_, up)| fit(up)).map(|(at, _)| at as u16).collect()
+    random: fn(usize) -> usize,
+) -> (Order, Availability) {
+    let places = |chosen: &dyn Fn(&Upstream) -> bool| -> Order {
+        upstreams.iter().enumerate().filter(|(_, up)| chosen(up)).map(|(at, _)| at as u16).collect()
     };
     let mut order = places(&|up| !up.health.is_looping() && !up.health.is_down());
     if order.is_empty() {
         order = places(&|up| !up.health.is_looping());
-        shuffle(&mut order);
-        let fitness = match (order.is_empty(), upstreams.is_empty()) {
-            (false, _) => Fitness::AllDown,
-            (true, false) => Fitness::AllLoop,
-            (true, true) => Fitness::None,
+        shuffle(&mut order, random);
+        let availability = match (order.is_empty(), upstreams.is_empty()) {
+            (false, _) => Availability::AllDown,
+            (true, false) => Availability::AllLoop,
+            (true, true) => Availability::None,
         };
-        return (order, fitness);
+        return (order, availability);
     }
     if order.len() > 1 {
         match policy {
             Policy::Sequential => {}
-            Policy::Random => shuffle(&mut order),
+            Policy::Random => shuffle(&mut order, random),
             Policy::RoundRobin => {
                 let first = turn.fetch_add(1, Relaxed) % order.len();
                 order.rotate_left(first);
             }
-            Policy::Fastest if random::below(EXPLORE) == 0 => shuffle(&mut order),
+            Policy::Fastest if random(EXPLORE) == 0 => shuffle(&mut order, random),
             Policy::Fastest => order.sort_by_cached_key(|&at| {
                 // Not yet measured comes first, so that every upstream is measured.
                 upstreams.get(usize::from(at)).and_then(|up| up.round_trips.mean())
             }),
         }
     }
-    (order, Fitness::Good)
+    (order, Availability::Some)
 }
 
-fn shuffle(order: &mut Order) {
+fn shuffle(order: &mut Order, random: fn(usize) -> usize) {
     for last in (1..order.len()).rev() {
-        order.swap(last, random::below(last + 1));
+        order.swap(last, random(last + 1));
     }
 }
 
@@ -76,6 +77,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::upstream::random::below;
     use crate::upstream::{Target, TransportConfig};
 
     fn upstreams(n: u8) -> Vec<Arc<Upstream>> {
@@ -91,7 +93,7 @@ mod tests {
         let turn = AtomicUsize::new(0);
         let mut counts = vec![0; upstreams.len()];
         for _ in 0..3_200 {
-            counts[usize::from(order(upstreams, policy, &turn).0[0])] += 1;
+            counts[usize::from(order(upstreams, policy, &turn, below).0[0])] += 1;
         }
         counts
     }
@@ -115,15 +117,18 @@ mod tests {
         let turn = AtomicUsize::new(0);
         ups[0].health.failed(1);
         ups[1].health.set_looping(true);
-        assert_eq!(order(&ups, Policy::Random, &turn), (Order::from_slice(&[2]), Fitness::Good));
+        assert_eq!(
+            order(&ups, Policy::Random, &turn, below),
+            (Order::from_slice(&[2]), Availability::Some)
+        );
         ups[2].health.failed(1);
-        let (mut all, fitness) = order(&ups, Policy::Sequential, &turn);
+        let (mut all, availability) = order(&ups, Policy::Sequential, &turn, below);
         all.sort();
-        assert_eq!((all.as_slice(), fitness), (&[0, 2][..], Fitness::AllDown));
+        assert_eq!((all.as_slice(), availability), (&[0, 2][..], Availability::AllDown));
         for up in &ups {
             up.health.set_looping(true);
         }
-        assert_eq!(order(&ups, Policy::Random, &turn).1, Fitness::AllLoop);
-        assert_eq!(order(&[], Policy::Random, &turn).1, Fitness::None);
+        assert_eq!(order(&ups, Policy::Random, &turn, below).1, Availability::AllLoop);
+        assert_eq!(order(&[], Policy::Random, &turn, below).1, Availability::None);
     }
 }
