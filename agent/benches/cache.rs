@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use nodens::chain::{Handler, Local};
 use nodens::clock::CoarseInstant;
 use nodens::plugin::cache::entry::{Entry, Key, OVERHEAD};
-use nodens::plugin::cache::{Cache, Config, Store, flight::Part, rules};
+use nodens::plugin::cache::{Cache, Config, Store, rules, single_flight::Join};
 use nodens::request::{Answer, Origin, Outcome, Plugin, Request, Step, Transport};
 use nodens::wire::query::write_query;
 use nodens::wire::{Class, Name, Owner, Query, Rcode, RecordType, Reply, Section, flags};
@@ -49,8 +49,8 @@ fn main() {
         let question = Key { name: request.query.name(), qtype: RecordType::A, bits: 0 };
         let hash = cache.store().hash(cache.stats(), &question);
         match cache.store().flights().join(hash, 1, &question, true) {
-            Part::Lead { leader, .. } => leader.land(&answers[number]),
-            Part::Follow(_) | Part::Full | Part::Alone => {}
+            Join::Leader { guard, .. } => guard.complete(&answers[number]),
+            Join::Follower(_) | Join::Overloaded | Join::Collision => {}
         }
     });
     println!("flight            {ns:7.1} ns");

@@ -147,9 +147,11 @@ fn an_alias_of_a_truncated_answer_is_a_failure() {
 fn one_dead_name_takes_no_upstream_down() {
     let upstreams = [zone(), zone()];
     for upstream in &upstreams {
-        upstream.on_query(|seen| {
-            if seen.name.starts_with("dead") { Act::Drop } else { Act::Answer }
-        });
+        upstream.on_query(
+            |seen| {
+                if seen.name.starts_with("dead") { Act::Drop } else { Act::Answer }
+            },
+        );
     }
     let mut nodens = start(&[&upstreams[0], &upstreams[1]], "failfast_all_unhealthy_upstreams");
     let stop = AtomicBool::new(false);
@@ -162,8 +164,7 @@ fn one_dead_name_takes_no_upstream_down() {
                     // Not in the zone: each is a miss, and a good answer.
                     let name = format!("n{part}x{n}.test.");
                     let answer = nodens.client().ask(&name, RecordType::A);
-                    let good =
-                        answer.is_ok_and(|answer| rcode(&answer) == ResponseCode::NXDomain);
+                    let good = answer.is_ok_and(|answer| rcode(&answer) == ResponseCode::NXDomain);
                     failed.fetch_add(usize::from(!good), Relaxed);
                     poll::pause(Duration::from_millis(2));
                 }
@@ -203,9 +204,9 @@ fn an_upstream_that_does_not_answer_probes_is_used_again() {
         let answer = nodens.client().ask(&www(n % 250), RecordType::A).unwrap();
         assert_eq!(answer.data(RecordType::A), [format!("192.0.2.{}", n % 250)]);
     };
-    nodens.log().wait_for_line_while("down", LONG, &mut ask, |line| {
-        line.contains("does not answer")
-    });
+    nodens
+        .log()
+        .wait_for_line_while("down", LONG, &mut ask, |line| line.contains("does not answer"));
     deaf.store(false, Relaxed);
     nodens.log().wait_for_line_while("up", LONG, &mut ask, |line| line.contains("answers again"));
 }
