@@ -36,16 +36,9 @@ pub struct Cli {
 /// What to do instead of serving.
 #[derive(Subcommand, Debug, Clone)]
 pub enum Command {
-    /// Check a Corefile: print every error as FILE:LINE and exit with 1, or print the configuration in effect and exit
-    /// with 0.
-    Check {
-        /// The Corefile.
-        #[arg(default_value = "Corefile")]
-        file: PathBuf,
-        /// How to print the configuration.
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Output,
-    },
+    /// Check a configuration as a start would, and change nothing: print every mistake as FILE:LINE and exit with 1, or
+    /// print the configuration in effect and exit with 0.
+    Check(Box<Check>),
     /// Show or flush the cache of the running server.
     Cache {
         /// What to do with it.
@@ -74,6 +67,20 @@ pub enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
     },
+}
+
+/// A configuration to check.
+#[derive(Args, Debug, Clone)]
+pub struct Check {
+    /// The Corefile; `-` for standard input. Without it: what the flags describe; without flags and a file `Corefile`
+    /// here: what the running server serves.
+    pub file: Option<PathBuf>,
+    /// How to print the configuration.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// The server's flags.
+    #[command(flatten)]
+    pub serve: Serve,
 }
 
 /// The node's network by hand.
@@ -342,6 +349,14 @@ impl Cli {
     pub fn from_env() -> Self {
         Self::parse_from(normalise(std::env::args_os()))
     }
+
+    /// Reads a command line that begins with the program's name.
+    ///
+    /// # Errors
+    /// It is not one of this program.
+    pub fn read(words: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(normalise(words))
+    }
 }
 
 /// Turns Go's single-dash flags into double-dash ones, and leaves out node-cache's `-tls-...`, since metrics are served in
@@ -448,7 +463,7 @@ mod tests {
     fn commands_and_flags_do_not_mix() {
         assert!(matches!(
             parse("nodens check x -o json").unwrap().command,
-            Some(Command::Check { .. })
+            Some(Command::Check(_))
         ));
         assert!(parse("nodens -syncinterval 0").is_err());
         let net = parse("nodens net show -localip 169.254.20.10 --notrack auto -o json");

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 use crate::admin::{Detail, Pages};
 use crate::chain::{Chain, ErrorLog, QueryLog};
 use crate::cluster::Store;
@@ -14,6 +16,7 @@ use crate::config::ListenAddress;
 use crate::metrics::{Enabled, Handlers, Source};
 use crate::plugin::cache::{self, Cache};
 use crate::plugin::directive::{BuildContext, Built};
+use crate::plugin::forward::Forward;
 use crate::plugin::log::Log;
 use crate::plugin::ready::Monitor;
 use crate::plugin::settings::Timeouts;
@@ -31,15 +34,17 @@ pub struct Assembled {
     pub sources: Vec<Arc<dyn Source>>,
     /// What is served over HTTP, and where.
     pub pages: Vec<(ListenAddress, Pages)>,
-    /// What `/ready?verbose` tells more.
+    /// What `/ready?verbose` shows in addition.
     pub details: Vec<Arc<dyn Detail>>,
-    /// The clusters that its directives watch; each is watched as long as somebody holds it.
+    /// Its forwards, those of the chain.
+    pub forwards: Vec<Arc<Forward>>,
+    /// The clusters that its directives watch; each is watched as long as it is held.
     pub stores: Vec<Arc<Store<Index>>>,
     /// The cache's store, and the blocks that use it.
     pub cache: (Arc<cache::Store>, Vec<u64>),
     /// For how many seconds answers may be served after they have expired (`serve_stale`).
     pub stale: u32,
-    /// How `/ready` goes on once everything was ready.
+    /// How `/ready` behaves once everything was ready.
     pub monitor: Monitor,
     /// Whether a panic is logged with its stack.
     pub stacktrace: bool,
@@ -47,7 +52,7 @@ pub struct Assembled {
     pub listeners: BTreeMap<SocketAddr, Arc<Dispatch>>,
     /// How long the start may wait for what is not ready: the longest `startup_timeout`.
     pub startup_timeout: Duration,
-    /// How long to go on answering after a signal: the longest `lameduck`.
+    /// How long to continue to answer after a signal: the longest `lameduck`.
     pub lameduck: Duration,
     /// How often the file is looked at: the first `reload`.
     pub reload: Option<reload::Config>,
@@ -70,8 +75,8 @@ impl Assembled {
         self.stores.iter().all(|store| store.status().is_known())
     }
 
-    /// What is still missing before cluster names can be answered, each said once. What other handlers wait for (upstreams
-    /// that are away, say) keeps nobody from serving.
+    /// What is still missing before cluster names can be answered, each listed once. What other handlers wait for (such as
+    /// upstreams that are away) does not delay the start.
     pub fn waiting_for(&self) -> Vec<String> {
         let mut reasons: Vec<String> = self
             .chains
@@ -119,6 +124,7 @@ impl Assembly {
         let done = Assembled {
             chains: Vec::new(),
             sources: Vec::new(),
+            forwards: Vec::new(),
             stores: Vec::new(),
             pages: blocks.iter().flat_map(pages).collect(),
             details: Vec::new(),
@@ -152,7 +158,8 @@ impl Assembly {
             built: Built::default(),
         };
         block.build(&mut cx)?;
-        let Built { handlers, cache, store, sources, details } = cx.built;
+        let Built { handlers, cache, store, forwards, sources, details } = cx.built;
+        self.done.forwards.extend(forwards);
         self.done.sources.extend(sources);
         self.done.details.extend(details);
         self.done.cache.1.extend(cache.as_ref().map(|_| cx.block_id));
@@ -237,14 +244,14 @@ fn pages(block: &Block) -> Vec<(ListenAddress, Pages)> {
 
 /// The addresses that a block listens on.
 fn listen_addresses(block: &Block) -> anyhow::Result<Vec<IpAddr>> {
-    let mut addresses = bind::resolve(&block.bind)?;
+    let mut addresses = bind::resolve(&block.bind).context("bind")?;
     if addresses.is_empty() {
         addresses.push(unspecified());
     }
     Ok(addresses)
 }
 
-/// All that this configuration listens on, which therefore is nobody's upstream.
+/// All that this configuration listens on, which therefore cannot be an upstream.
 pub(crate) fn own_addresses(blocks: &[Block]) -> anyhow::Result<OwnAddresses> {
     let mut all = Vec::new();
     for block in blocks {

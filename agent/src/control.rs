@@ -44,6 +44,8 @@ pub enum Request {
     },
     /// What the server knows and waits for.
     Status,
+    /// The command line that it was started with, and in which folder.
+    Arguments,
 }
 
 /// Answers commands. Called on a thread that may block, never in a worker.

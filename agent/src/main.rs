@@ -28,12 +28,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     let cli = Cli::from_env();
     let result = match cli.command {
-        Some(Command::Check { file, output }) => {
-            return match check::run(&file, output, &mut std::io::stdout().lock()) {
-                Ok(true) => ExitCode::SUCCESS,
-                _ => ExitCode::FAILURE,
-            };
-        }
+        Some(Command::Check(args)) => match check::run(&args, &mut std::io::stdout().lock()) {
+            Ok(false) => return ExitCode::FAILURE,
+            done => done.map(drop),
+        },
         Some(Command::Net(args)) => match node::cli::run(&args, &mut std::io::stdout().lock()) {
             Ok(false) => return ExitCode::FAILURE,
             done => done.map(drop),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::clock::CoarseInstant;
 pub use crate::config::Plugin;
+use crate::redact;
 use crate::server::Dispatch;
 use crate::wire::{Message, Query, Rcode, Reject, Reply, flags};
 
@@ -254,7 +255,7 @@ impl Answer {
     ) -> Self {
         let answer = Self::written(request, |reply| {
             reply.set_rcode(rcode);
-            reply.extended_error(ede, error);
+            reply.extended_error(ede, &redact::for_clients(error));
             Outcome::new(plugin, rcode)
         });
         Self { error: Some(error.into()), ..answer }

@@ -6,6 +6,8 @@
 //! stop    lameduck: /ready says so, everything is answered; then queues are emptied, what waits is answered, exit
 //! ```
 
+mod reload;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,25 +29,24 @@ use crate::control::{self, Commands, Control};
 use crate::corefile::Diagnostics;
 use crate::descriptors;
 use crate::logging::{self, Logs};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Source};
 use crate::node::{self, Node, Origin};
-use crate::plugin::{self, Block, cache};
+use crate::plan::Plan;
+use crate::plugin::cache;
 use crate::server::pool::DRAIN;
 use crate::server::worker::MAX_FORWARDED;
 use crate::server::{Liveness, Pool};
 use crate::shared::Shared;
 use crate::status::Status;
 use crate::systemd::Systemd;
+use reload::Seen;
 
-/// More threads than this answer no faster on any node that we know of; `--workers` says otherwise.
+/// More threads than this answer no faster on any node that we know of; `--workers` overrides it.
 const MAX_WORKERS: usize = 8;
 /// How often it is looked at what the start still waits for.
 const START_POLL: Duration = Duration::from_millis(5);
 
-/// The longest wait of a reload for a cluster that was not watched before: signals wait as long.
-const MAX_RELOAD_WAIT: Duration = Duration::from_secs(10);
-
-/// The cache's store is told so often what is in use.
+/// How often the cache's store learns what is in use.
 const TEND: Duration = Duration::from_secs(1);
 /// How often the cache is swept.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -54,17 +55,6 @@ const SWEEP: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 #[error("the Corefile has errors; nothing was started\n{0}")]
 pub struct BadConfig(Diagnostics);
-
-/// A configuration whose clusters have not been heard of.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}; it is tried again with the next look at the file, or by a signal")]
-struct NotKnown(String);
-
-/// A Corefile that was read: what it means, and a hash of what was written, imports included.
-struct Loaded {
-    blocks: Vec<Block>,
-    hash: String,
-}
 
 /// The running server.
 struct Server {
@@ -78,6 +68,7 @@ struct Server {
     _control: Option<Control>,
     running: Assembled,
     hash: String,
+    seen: Seen,
 }
 
 /// Serves until a signal ends it.
@@ -111,6 +102,13 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
 }
 
 fn run_on(node: &mut Node, args: &Serve, shared: Arc<Shared>, logs: &Logs) -> anyhow::Result<()> {
+    // Everything is read and checked before anything of the node is touched.
+    let origin = Origin::from_flags(args, node.counts())?;
+    let plan = load(args, &origin);
+    if plan.diagnostics.has_errors() {
+        return Err(BadConfig(plan.diagnostics).into());
+    }
+    reload::log(&plan.diagnostics);
     node.set_up()?;
     logs.drop_privileges();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -120,7 +118,7 @@ fn run_on(node: &mut Node, args: &Serve, shared: Arc<Shared>, logs: &Logs) -> an
         .build()
         .context("cannot start the control runtime")?;
     let result = runtime.block_on(async {
-        let result = serve(node, args, shared).await;
+        let result = serve(node, args, (origin, plan), shared).await;
         node.tear_down().await;
         result
     });
@@ -136,10 +134,14 @@ fn workers(args: &Serve) -> usize {
     }
 }
 
-async fn serve(node: &mut Node, args: &Serve, shared: Arc<Shared>) -> anyhow::Result<()> {
+async fn serve(
+    node: &mut Node,
+    args: &Serve,
+    (origin, plan): (Origin, Plan),
+    shared: Arc<Shared>,
+) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let origin = Origin::from_flags(args, node.counts())?;
-    let mut server = Server::start(args, origin, shared).await?;
+    let mut server = Server::start(args, origin, plan, shared).await?;
     node.keep();
     let systemd = Arc::new(Systemd::from_env());
     systemd.ready("serving");
@@ -168,11 +170,16 @@ async fn serve(node: &mut Node, args: &Serve, shared: Arc<Shared>) -> anyhow::Re
 }
 
 impl Server {
-    async fn start(args: &Serve, origin: Origin, shared: Arc<Shared>) -> anyhow::Result<Self> {
+    async fn start(
+        args: &Serve,
+        origin: Origin,
+        plan: Plan,
+        shared: Arc<Shared>,
+    ) -> anyhow::Result<Self> {
         let begun = Instant::now();
-        let loaded = load(args, &origin)?;
-        let running = assemble(loaded.blocks, &shared)?;
-        running.show(&shared, &loaded.hash);
+        let (seen, hash) = (Seen::of(&plan), plan.hash());
+        let running = assemble(plan.blocks, &shared)?;
+        running.show(&shared, &hash);
         let pool = Pool::start(shared.workers).context("cannot start the worker threads")?;
         shared.metrics.register(pool.metrics());
         let admin = Admin::new(Handle::current(), Arc::clone(&shared.metrics));
@@ -188,7 +195,8 @@ impl Server {
         liveness.set_addresses(running.listeners.keys().copied());
         tokio::spawn(Arc::clone(&liveness).watch());
         let status = Status::new(Arc::clone(&shared), Arc::clone(admin.readiness()));
-        show(&admin, &status, &running, &loaded.hash);
+        shared.metrics.register(Arc::clone(&status) as Arc<dyn Source>);
+        show(&admin, &status, &running, &hash);
         let control = serve_control(&args.socket, &status);
         tokio::spawn(sweep(Arc::clone(&shared)));
         tokio::spawn(tend(Arc::clone(&shared)));
@@ -214,45 +222,12 @@ impl Server {
             status,
             _control: control,
             running,
-            hash: loaded.hash,
+            hash,
+            seen,
         })
     }
 
-    /// Reads the configuration again and puts it in the place of the running one. Where anything about it is wrong, the
-    /// running one stays. `always`: also where nothing was changed in the file.
-    async fn reload(&mut self, why: &str, always: bool) {
-        let loaded = match load(&self.args, &self.origin) {
-            Ok(loaded) if loaded.hash == self.hash && !always => return,
-            Ok(loaded) => loaded,
-            Err(error) => return self.reload_failed(&error.into()),
-        };
-        let assembled = match assemble(loaded.blocks, &self.shared) {
-            Ok(assembled) => assembled,
-            Err(error) => return self.reload_failed(&error),
-        };
-        // Whoever serves names that are known does not change over to ones that are not.
-        if self.running.is_known() && !wait_until_known(&assembled, MAX_RELOAD_WAIT).await {
-            return self.reload_failed(&NotKnown(assembled.waiting_for().join("; ")).into());
-        }
-        if let Err(error) = self.pool.apply(assembled.listeners.clone()) {
-            return self.reload_failed(&error.into());
-        }
-        self.liveness.set_addresses(assembled.listeners.keys().copied());
-        assembled.show(&self.shared, &loaded.hash);
-        serve_pages(&self.admin, &assembled, &self.args);
-        show(&self.admin, &self.status, &assembled, &loaded.hash);
-        self.running = assembled;
-        self.hash = loaded.hash;
-        tracing::info!(why, "reloaded the configuration");
-    }
-
-    fn reload_failed(&self, error: &anyhow::Error) {
-        let error = logging::causes(error.as_ref());
-        tracing::error!("the configuration was not reloaded; the running one stays: {error}");
-        self.shared.metrics.common().reload_failed.add(1);
-    }
-
-    /// Returns when `reload` says that the file is to be looked at; never without that directive.
+    /// Returns when the file is due to be read again (`reload`); never without that directive.
     async fn time_to_look(&self) {
         let Some(reload) = self.running.reload else { return std::future::pending().await };
         let mut random = [0];
@@ -315,7 +290,7 @@ fn serve_pages(admin: &Admin, assembled: &Assembled, args: &Serve) {
     }
 }
 
-/// Lets `/ready` and `nodens status` tell of this configuration, which is served now.
+/// Lets `/ready` and `nodens status` report this configuration, which is served now.
 fn show(admin: &Admin, status: &Status, assembled: &Assembled, hash: &str) {
     status.set_running(assembled, hash);
     let readiness = admin.readiness();
@@ -377,7 +352,7 @@ enum Asked {
 }
 
 /// Waits for the clusters' objects, but no longer than `startup_timeout` and `most`; true once there is nothing to wait
-/// for: a snapshot is as good, and whoever has a fallback or wants no waiting does without.
+/// for: a snapshot is as good, and with a fallback, or a wait of zero, there is no wait.
 async fn wait_until_known(assembled: &Assembled, most: Duration) -> bool {
     let begun = Instant::now();
     let patience = assembled.startup_timeout.min(most);
@@ -390,22 +365,10 @@ async fn wait_until_known(assembled: &Assembled, most: Duration) -> bool {
     true
 }
 
-/// Reads the Corefile. Warnings are logged, errors are returned all at once.
-fn load(args: &Serve, origin: &Origin) -> Result<Loaded, BadConfig> {
-    let (file, mut diagnostics) = origin.load();
-    let blocks = if diagnostics.has_errors() {
-        Vec::new()
-    } else {
-        plugin::read(&file, args.dns_port, &mut diagnostics)
-    };
-    diagnostics.sort();
-    if diagnostics.has_errors() {
-        return Err(BadConfig(diagnostics));
-    }
-    for warning in diagnostics.iter() {
-        tracing::warn!("{warning}");
-    }
-    Ok(Loaded { blocks, hash: plugin::reload::hash(&file) })
+/// Reads the configuration as it is now.
+fn load(args: &Serve, origin: &Origin) -> Plan {
+    let (file, diagnostics) = origin.load();
+    Plan::new(file, diagnostics, args.dns_port, node::link(&args.node))
 }
 
 fn write_pid(path: &Path) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ use crate::admin::{self, Detail, Readiness};
 use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
 use crate::control::{Commands, Request};
+use crate::metrics::{Scrape, Source, names};
 use crate::plugin::cache::inspect;
 use crate::shared::Shared;
 
@@ -20,6 +21,8 @@ pub struct Status {
     readiness: Arc<Readiness>,
     begun: Instant,
     running: Mutex<Running>,
+    /// Why the configuration on disk is not the running one.
+    refused: Mutex<Option<String>>,
 }
 
 #[derive(Default)]
@@ -33,10 +36,23 @@ impl Status {
     /// For a server that is starting.
     pub fn new(shared: Arc<Shared>, readiness: Arc<Readiness>) -> Arc<Self> {
         let running = Mutex::default();
-        Arc::new(Self { shared, readiness, begun: Instant::now(), running })
+        let refused = Mutex::default();
+        Arc::new(Self { shared, readiness, begun: Instant::now(), running, refused })
     }
 
-    /// Tells of this configuration from now on.
+    /// Reports why the configuration on disk is not the running one, `None` if it is. Returns whether that is news.
+    pub fn set_refused(&self, reason: Option<String>) -> bool {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = *refused != reason;
+        *refused = reason;
+        is_news
+    }
+
+    fn refused(&self) -> Option<String> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reports this configuration from now on.
     pub fn set_running(&self, assembled: &Assembled, hash: &str) {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Running {
             addresses: assembled.listeners.keys().copied().collect(),
@@ -54,6 +70,7 @@ impl Status {
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.begun.elapsed().as_secs(),
             "configuration": running.hash.get(..16),
+            "refused_configuration": self.refused(),
             "workers": self.shared.workers,
             "addresses": running.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "waiting": self.readiness.waits(),
@@ -61,6 +78,13 @@ impl Status {
             "cache": { "bytes": store.weight(), "limit_bytes": store.limit() },
             "details": details,
         })
+    }
+}
+
+impl Source for Status {
+    fn collect(&self, out: &mut Scrape) {
+        let refused = f64::from(u8::from(self.refused().is_some()));
+        out.gauge(&names::CONFIG_REFUSED, &[], refused);
     }
 }
 
@@ -76,8 +100,15 @@ impl Commands for Status {
                 inspect::flush(&store, name.as_deref()).map_err(|e| e.to_string())
             }
             Request::Status => Ok(self.status()),
+            Request::Arguments => Ok(arguments()),
         }
     }
+}
+
+fn arguments() -> Value {
+    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    let folder = std::env::current_dir().unwrap_or_default();
+    json!({ "arguments": words.collect::<Vec<_>>(), "folder": folder.to_string_lossy() })
 }
 
 /// The status as text for people: one thing a line, nested things indented.

@@ -1,10 +1,14 @@
 //! What a Corefile is told about: lines without effect, mistakes with their remedies, and what a reload makes of both.
 
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
+use nodens::config::{Effect, table};
 use tests::poll;
-use tests::process::{self, Setup};
+use tests::process::{self, Ready, Setup};
 use tests::upstream::{Act, Upstream};
 
 const SOON: Duration = Duration::from_secs(15);
@@ -102,6 +106,10 @@ fn warnings_are_logged_at_the_start_and_by_a_reload() {
 fn mistakes_come_with_a_remedy() {
     for (line, expected) in [
         ("forward 203.0.113.1", "2: forward: the zone to forward is missing"),
+        (
+            "forward . $(KUBE_DNS_SERVICE_HOST)",
+            "2: the placeholder $(KUBE_DNS_SERVICE_HOST) has not been filled in; write {$KUBE_DNS_SERVICE_HOST}",
+        ),
         ("cache 30\n    cache 60\n    whoami", "3: cache: duplicate directive; first used at"),
         (
             "on_startup /bin/true\n    whoami",
@@ -117,6 +125,16 @@ fn mistakes_come_with_a_remedy() {
         assert!(!good && found.len() == 1, "{line}\n{found:#?}");
         assert!(found[0].starts_with(expected), "{}", found[0]);
     }
+}
+
+#[test]
+fn a_corefile_without_braces_is_understood() {
+    let (good, found) = checked("forward . 203.0.113.1\ncache 30\n");
+    assert!(!good && found.len() == 1, "{found:#?}");
+    assert!(
+        found[0]
+            .starts_with("1: the directive \"forward\" is outside of a server block; write `. {`")
+    );
 }
 
 #[test]
@@ -141,4 +159,195 @@ fn an_upstream_of_several_blocks_is_up_once() {
     });
     upstream.always(Act::Answer);
     poll::wait_for("the upstream to be up again", SOON, || up() == 1.0);
+}
+
+#[test]
+fn a_check_has_the_starts_verdict_and_all_mistakes_of_all_stages() {
+    for (text, expected) in [
+        (
+            ". {\n    bind eth9\n    whoami\n}\n",
+            "2: bind: \"eth9\" is neither an address nor an interface",
+        ),
+        (
+            ". {\n    forward . tls://203.0.113.1 {\n        tls /no/ca.pem\n        tls_servername a.test\n    }\n}\n",
+            "2: forward: /no/ca.pem",
+        ),
+    ] {
+        let (good, found) = checked(text);
+        assert!(!good && found.len() == 1 && found[0].starts_with(expected), "{text}\n{found:#?}");
+        let text = text.replacen(". {", ".:@dns@ {", 1);
+        let mut nodens = Setup::new(&text).ready(Ready::No).start();
+        assert_eq!(nodens.wait_exit(SOON).code(), Some(1));
+        nodens.wait_for_log(expected.split_once(": ").unwrap().1, SOON);
+    }
+    warned(
+        "cluster.local {\n    kubernetes cluster.local {\n        kubeconfig /nonexistent/config\n    }\n}\n",
+        &["2: warning: kubernetes: kubeconfig /nonexistent/config"],
+    );
+    // A bad import hides no other mistake.
+    let (good, found) = checked(
+        "import /nonexistent/a\nimport /nonexistent/b\n. {\n    cahce\n    health :x\n}\na {\n    forwrad . 203.0.113.1\n}\n",
+    );
+    assert!(!good && found.len() == 5, "{found:#?}");
+    // Braces that do not match would only mislead.
+    let (good, found) = checked(". {\n    cahce\n");
+    assert!(!good && found.len() == 1, "{found:#?}");
+}
+
+#[test]
+fn standard_input_a_template_and_the_running_server_are_checked() {
+    let check = |arguments: &[&str], input: &str, folder: &Path| {
+        let mut child = Command::new(process::binary())
+            .arg("check")
+            .args(arguments)
+            .current_dir(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let out = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        (out.status.success(), text + &String::from_utf8_lossy(&out.stderr))
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    assert_eq!(check(&["-"], ". {\n    whoami\n}\n", at), (true, ". {\n    whoami\n}\n".into()));
+    let (good, out) = check(&["-"], ". {\n    whomai\n}\n", at);
+    assert!(!good && out.starts_with("-:2: there is no directive"), "{out}");
+
+    let template =
+        ".:53 {\n    bind __PILLAR__LOCAL__DNS__\n    forward . __PILLAR__UPSTREAM__SERVERS__\n}\n";
+    std::fs::write(at.join("base"), template).unwrap();
+    std::fs::create_dir(at.join("cm")).unwrap();
+    std::fs::write(at.join("cm/upstreamNameservers"), r#"["203.0.113.1"]"#).unwrap();
+    let flags =
+        ["-localip", "169.254.20.10", "-basecorefile=base", "-kubednscm", "cm", "-conf", "out"];
+    let (good, out) = check(&flags, "", at);
+    assert!(good && out.contains("bind 169.254.20.10"), "{out}");
+    assert!(out.contains("forward . 203.0.113.1") && !at.join("out").exists(), "{out}");
+
+    let nodens = Setup::new(".:@dns@ {\n    whoami\n    chaos found-it\n}\n")
+        .arguments(&["--socket=@folder@/nodens.sock"])
+        .start();
+    let socket = nodens.folder().join("nodens.sock").display().to_string();
+    let (good, out) = check(&["--socket", &socket], "", at);
+    assert!(good && out.contains("chaos found-it"), "{out}");
+}
+
+#[test]
+fn a_refused_reload_is_reported_once_and_stays_visible() {
+    let text = ".:@dns@ {\n    whoami\n    reload 2s 1s\n    prometheus 127.0.0.1:@metrics@\n    @more@\n}\n";
+    let setup = Setup::new(text).word("more", "errors");
+    let nodens = setup.arguments(&["--socket=@folder@/nodens.sock"]).start();
+    let refused = || nodens.metrics().sum("nodens_configuration_refused", &[]);
+    assert_eq!(refused(), 0.0);
+    nodens.write_corefile(&text.replace("@more@", "cahce\n    health :x"));
+    poll::wait_for("the refusal", SOON, || refused() == 1.0);
+    poll::wait_for("a second attempt", SOON, || {
+        nodens.metrics().sum("coredns_reload_failed_total", &[]) >= 2.0
+    });
+    nodens.wait_for_log(
+        "the configuration was not reloaded; the running one stays: it has 2 errors",
+        SOON,
+    );
+    let log = nodens.log();
+    for once in [":5: there is no directive", ":6: health: ", "the configuration was not reloaded"]
+    {
+        assert_eq!(log.matches(once).count(), 1, "{once}\n{log}");
+    }
+    assert!(!log.contains("nothing was started"), "{log}");
+    let socket = nodens.folder().join("nodens.sock").display().to_string();
+    let (_, status, _) = process::run(&["status", "--socket", &socket]);
+    assert!(status.contains("it has 2 errors"), "{status}");
+    nodens.write_corefile(&text.replace("@more@", "errors\n    log"));
+    nodens.wait_for_log("reloaded the configuration", SOON);
+    poll::wait_for("the end of the refusal", SOON, || refused() == 0.0);
+}
+
+#[test]
+fn a_reload_that_would_silence_the_node_is_held_back() {
+    let (up, dead) = (Upstream::with_zone(ZONE), Upstream::with_zone(ZONE));
+    dead.always(Act::Drop);
+    let text =
+        ".:@dns@ {\n    forward . @up@\n    reload 2s 1s\n    prometheus 127.0.0.1:@metrics@\n}\n";
+    let nodens = Setup::new(text).word("up", up.address()).start();
+    let answered = |name: &str| {
+        let answer = nodens.client().ask(name, RecordType::A).unwrap();
+        answer.normal.rcode == "NOERROR"
+    };
+    assert!(answered("www.test."));
+    nodens.write_corefile(&text.replace("@up@", &dead.address().to_string()));
+    nodens.wait_for_log(
+        "held back, since the node would be silent: no upstream of `forward .` answers",
+        SOON,
+    );
+    assert!(answered("www.test."));
+    // Somebody means it.
+    nodens.signal(nix::sys::signal::Signal::SIGHUP);
+    nodens.wait_for_log("reloaded the configuration", SOON);
+}
+
+#[test]
+fn a_stub_domain_that_is_served_already_is_left_out() {
+    let template = "corp.test:@dns@ {\n    whoami\n}\n.:@dns@ {\n    whoami\n    prometheus 127.0.0.1:@metrics@\n}\n";
+    let nodens = Setup::new(".:@dns@ {\n    whoami\n}\n")
+        .file("base", template)
+        .file("cm/stubDomains", r#"{"Corp.test": ["203.0.113.1"], "other.test": ["203.0.113.1"]}"#)
+        .arguments(&["-basecorefile=@folder@/base", "-kubednscm=@folder@/cm", "-dns.port=@dns@"])
+        .start();
+    nodens.wait_for_log("the stub domain corp.test.", SOON);
+    let metrics = nodens.metrics();
+    let errors = metrics.sum("coredns_nodecache_setup_errors_total", &[("errortype", "configmap")]);
+    assert!(errors >= 1.0, "{errors}");
+    nodens.signal(nix::sys::signal::Signal::SIGHUP);
+    nodens.wait_for_log("reloaded the configuration", SOON);
+}
+
+#[test]
+fn log_levels_that_are_none_are_refused() {
+    for level in ["verbose", "loud"] {
+        let (status, _, error) = process::run(&[&format!("--log-level={level}")]);
+        assert!(!status.success() && error.contains("expected error, warn, info"), "{error}");
+    }
+}
+
+/// Directives of the effect `Operations` have no say in any answer.
+#[test]
+fn operations_change_no_octet_of_an_answer() {
+    let block = ".:@dns@ {\n    hosts {\n        192.0.2.80 a.test\n        fallthrough\n    }\n    template IN A t.test {\n        answer \"{{ .Name }} 30 IN A 192.0.2.7\"\n    }\n    forward . @up@\n    @more@\n}\n";
+    let line = |name: &str| match name {
+        "bind" => "    bind 127.0.0.1\n".to_owned(),
+        "log" => "    log . {combined}\n".to_owned(),
+        "health" | "ready" | "prometheus" => {
+            format!("    {name} 127.0.0.1:@{}@\n", name.replace("prometheus", "metrics"))
+        }
+        "timeouts" => "    timeouts {\n        idle 20s\n    }\n".to_owned(),
+        "reload" | "debug" | "errors" => format!("    {name}\n"),
+        other => panic!("{other} has no line in this test"),
+    };
+    let operations = table::all().iter().filter(|entry| entry.effect == Effect::Operations);
+    let lines: String = operations.map(|entry| line(entry.name)).collect();
+    let up = Upstream::with_zone(ZONE);
+    let start = |more: &str| {
+        Setup::new(&block.replace("    @more@\n", more)).word("up", up.address()).start()
+    };
+    let (without, with) = (start(""), start(&lines));
+    let mut compared = 0;
+    for name in
+        ["www.test.", "none.test.", "a.test.", "x.t.test.", "WwW.TeSt.", "version.bind.", "."]
+    {
+        for kind in
+            [RecordType::A, RecordType::AAAA, RecordType::ANY, RecordType::SOA, RecordType::TXT]
+        {
+            let ask = |nodens: &tests::process::Nodens| {
+                let bytes = nodens.client().ask(name, kind).unwrap().bytes;
+                bytes.get(2..).unwrap().to_vec()
+            };
+            assert_eq!(ask(&without), ask(&with), "{name} {kind}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 35);
 }

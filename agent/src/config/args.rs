@@ -12,8 +12,8 @@ use crate::wire::name::Name;
 
 /// Reads the arguments of a directive or of an option in its block.
 ///
-/// Nothing returns early: what is missing or wrong becomes a diagnostic and `None`, and the caller goes on with its
-/// default. [`Args::end`] comes last and reports the words that nobody took.
+/// Nothing returns early: what is missing or wrong becomes a diagnostic and `None`, and the caller continues with its
+/// default. [`Args::end`] comes last and reports the words that are left.
 ///
 /// ```
 /// use nodens::{config::Args, corefile};
@@ -125,7 +125,7 @@ impl<'d, 'g> Args<'d, 'g> {
         self.read(word, parse)
     }
 
-    /// A word that was taken before, read by `parse`. A placeholder that nobody filled in has been reported already.
+    /// A word that was taken before, read by `parse`. A placeholder that was not filled in has been reported already.
     pub fn read<T>(
         &mut self,
         word: &Token,
@@ -200,7 +200,7 @@ impl<'d, 'g> Args<'d, 'g> {
         zones
     }
 
-    /// Reports the words that nobody took. Without any reading before it: that there are no arguments.
+    /// Reports the words that are left. Called first, it makes every argument an error.
     pub fn end(mut self) {
         if let Some(word) = self.next() {
             let what = format!("there is an argument too many: {:?}", word.as_str());

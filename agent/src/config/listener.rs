@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use super::ServerBlock;
 use crate::corefile::{Diagnostic, Diagnostics, Location, Token};
 
-/// Where a server block listens, as far as the file tells.
+/// Where a server block listens, as far as the file shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Listens {
     /// There is no `bind`.
@@ -19,7 +19,7 @@ enum Listens {
 /// Reports zones that two server blocks, or one block twice, claim for the same transport, address and port.
 ///
 /// Several blocks may share a port: the most specific zone answers. A block with `bind` and one without cannot share a
-/// zone and a port, since nothing would say which one a query is for.
+/// zone and a port, since a query could be for either.
 pub(super) fn check(blocks: &[ServerBlock], diagnostics: &mut Diagnostics) {
     let mut claims: HashMap<_, Vec<(Listens, &Location)>> = HashMap::new();
     for block in blocks {

@@ -1,12 +1,12 @@
 //! What a Corefile means: zones as names in wire form, values with their types, directives that exist.
 //!
 //! ```text
-//! corefile::File -> read   keys to zones, directive names checked, listeners told apart
+//! corefile::File -> read   keys to zones, directive names and listeners checked
 //!                -> Vec<ServerBlock>
 //!                -> each plugin's `parse`, which reads its directive with Args
 //! ```
 //!
-//! Every step adds to one [`Diagnostics`](crate::corefile::Diagnostics) and goes on, so that all errors are shown at
+//! Every step adds to one [`Diagnostics`](crate::corefile::Diagnostics) and continues, so that all errors are shown at
 //! once. What it returns after an error is good for finding more errors only.
 
 mod args;
@@ -23,7 +23,7 @@ pub use table::{Effect, Plugin};
 pub use value::{ListenAddress, ValueError};
 pub use zone::{Transport, ZoneKey, zone_names};
 
-use crate::corefile::{Diagnostic, Diagnostics, Directive, File, Location, limits};
+use crate::corefile::{self, Diagnostic, Diagnostics, Directive, File, Location, Token, limits};
 use crate::wire::name::Name;
 
 /// A server block whose zones are understood and whose directives all have a parser.
@@ -63,19 +63,22 @@ impl ServerBlock {
 /// and are left out of the result.
 pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<ServerBlock> {
     let mut blocks = Vec::new();
-    let mut room = limits::ZONES;
+    let mut left = limits::ZONES;
     for block in &file.blocks {
+        if is_outside(block, diagnostics) {
+            continue;
+        }
         let mut zones = Vec::new();
         for key in &block.keys {
             let more = zone::parse(key, dns_port, diagnostics);
-            if more.len() > room {
+            if more.len() > left {
                 diagnostics.push(
                     Diagnostic::error(key.at.clone(), "there are too many zones")
                         .expected(format!("at most {} in all", limits::ZONES)),
                 );
                 break;
             }
-            room -= more.len();
+            left -= more.len();
             zones.extend(more);
         }
         let directives = directive::check(&block.directives, diagnostics);
@@ -84,6 +87,36 @@ pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<Se
     }
     listener::check(&blocks, diagnostics);
     blocks
+}
+
+/// Whether the block is a line of directives instead, the braces around them having been forgotten; reported here.
+fn is_outside(block: &corefile::ServerBlock, diagnostics: &mut Diagnostics) -> bool {
+    // `local` is also the name of a zone.
+    let is_directive =
+        |key: &&Token| key.as_str() != "local" && table::find(key.as_str()).is_some();
+    let Some(key) = block.keys.first().filter(is_directive) else { return false };
+    let help = "write `. {` above the directives, and `}` below them";
+    if block.keys.len() > 1 {
+        let what = format!("the directive {:?} is outside of a server block", key.as_str());
+        diagnostics.push(Diagnostic::error(key.at.clone(), what).help(help));
+        return true;
+    }
+    let what = format!("the zone {:?} has the name of a directive", key.as_str());
+    diagnostics
+        .push(Diagnostic::warning(key.at.clone(), what).help(format!("if it is one, {help}")));
+    false
+}
+
+/// The zones of a file with their ports, as far as they are understood.
+pub fn served_zones(file: &File, dns_port: u16) -> Vec<(Name, u16)> {
+    let keys = file.blocks.iter().flat_map(|block| &block.keys);
+    keys.flat_map(|key| zones_of(key, dns_port)).collect()
+}
+
+/// The zones of one key of a server block with their port; none if it is not understood.
+pub fn zones_of(key: &Token, dns_port: u16) -> Vec<(Name, u16)> {
+    let zones = zone::parse(key, dns_port, &mut Diagnostics::default());
+    zones.into_iter().map(|zone| (zone.name, zone.port)).collect()
 }
 
 #[cfg(test)]

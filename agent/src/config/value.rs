@@ -14,7 +14,7 @@ use ipnet::IpNet;
 pub struct ValueError {
     /// What is wrong with it, with the word in quotes.
     pub what: String,
-    /// What should stand there.
+    /// What is expected in its place.
     pub expected: String,
 }
 

@@ -13,7 +13,7 @@ pub enum Severity {
     Warning,
 }
 
-/// One thing that is wrong: `file:line: directive: what is wrong, expected what was expected; what to do`.
+/// One thing that is wrong: `file:line: directive: what is wrong, expected a value; what to do`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     /// How bad it is.
@@ -24,9 +24,9 @@ pub struct Diagnostic {
     pub directive: Option<String>,
     /// What is wrong, in lower case and without a full stop.
     pub what: String,
-    /// What should stand there instead; empty where nothing useful can be said.
+    /// The value that is expected in its place; may be empty.
     pub expected: String,
-    /// What to do about it; empty where `expected` is enough.
+    /// What to do about it; empty if `expected` is enough.
     pub help: String,
 }
 
@@ -37,6 +37,7 @@ pub struct Diagnostics {
     errors: usize,
     warnings: usize,
     dropped: usize,
+    malformed: bool,
 }
 
 impl Diagnostic {
@@ -54,7 +55,7 @@ impl Diagnostic {
         Self { severity, at, directive: None, what, expected: String::new(), help: String::new() }
     }
 
-    /// Says what should stand there.
+    /// Adds what is expected in its place.
     #[must_use]
     pub fn expected(mut self, expected: impl Into<String>) -> Self {
         self.expected = expected.into();
@@ -68,7 +69,7 @@ impl Diagnostic {
         self
     }
 
-    /// Says which directive it is about.
+    /// Adds the directive that it is about.
     #[must_use]
     pub fn directive(mut self, name: impl Into<String>) -> Self {
         self.directive = Some(name.into());
@@ -95,10 +96,23 @@ impl Diagnostics {
         }
     }
 
+    /// As [`Diagnostics::push`], for braces or quotes that do not match: what follows was probably not read as it was
+    /// meant, so that errors found in it would mislead.
+    pub fn push_malformed(&mut self, diagnostic: Diagnostic) {
+        self.malformed = true;
+        self.push(diagnostic);
+    }
+
+    /// Whether there is no use in looking for more errors.
+    pub fn is_malformed(&self) -> bool {
+        self.malformed
+    }
+
     /// Adds all of another collection.
     pub fn append(&mut self, other: Diagnostics) {
         other.items.into_iter().for_each(|item| self.push(item));
         self.dropped += other.dropped;
+        self.malformed |= other.malformed;
     }
 
     /// Whether the configuration must not be used.
@@ -111,7 +125,7 @@ impl Diagnostics {
         self.errors
     }
 
-    /// Whether there is nothing to say at all.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }

@@ -1,4 +1,4 @@
-//! `{$NAME}` and `{%NAME%}` inside of words, and placeholders that nobody filled in.
+//! `{$NAME}` and `{%NAME%}` inside of words, and placeholders that were not filled in.
 //!
 //! Values are put in after the lexer, as CoreDNS does: a blank, a brace or a `#` in a value means nothing special.
 
@@ -27,16 +27,33 @@ pub(super) fn expand(
     let word = expand_form(word, ("{%", "%}"), &mut budget, at, environment, diagnostics);
     let word = expand_form(word, ("{$", "}"), &mut budget, at, environment, diagnostics);
     if let Some(name) = placeholder(&word) {
-        diagnostics.push(
-            Diagnostic::error(at.clone(), format!("the placeholder {name} has not been filled in"))
-                .help("use the rendered file, or write a value in its place"),
-        );
+        let error =
+            Diagnostic::error(at.clone(), format!("the placeholder {name} has not been filled in"));
+        let plain = name.strip_prefix("$(").and_then(|name| name.strip_suffix(')'));
+        diagnostics.push(match plain {
+            Some(plain) => error.help(format!("write {{${plain}}} for the environment variable")),
+            None => error.help("use the rendered file, or write a value in its place"),
+        });
     }
     word
 }
 
-/// The first placeholder of a node-cache template in a word.
+/// The first placeholder in a word: of a node-cache template, or of a manifest, as `$(POD_IP)`.
 pub(super) fn placeholder(word: &str) -> Option<&str> {
+    pillar(word).or_else(|| manifest_variable(word))
+}
+
+/// `$(NAME)`, which the kubelet replaces in arguments, but not in a ConfigMap.
+fn manifest_variable(word: &str) -> Option<&str> {
+    let start = word.find("$(")?;
+    let (name, _) = word.get(start + 2..)?.split_once(')')?;
+    let is_name =
+        |letter: u8| letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == b'_';
+    let is_variable = !name.is_empty() && name.bytes().all(is_name);
+    word.get(start..start + name.len() + 3).filter(|_| is_variable)
+}
+
+fn pillar(word: &str) -> Option<&str> {
     let start = PLACEHOLDERS.iter().filter_map(|prefix| word.find(prefix)).min()?;
     let rest = word.get(start..)?;
     let end = rest

@@ -1,6 +1,6 @@
 //! Words and braces out of text.
 //!
-//! As in CoreDNS: any Unicode space separates; `#` begins a comment wherever it stands outside of quotes, also inside
+//! As in CoreDNS: any Unicode space separates; `#` begins a comment anywhere outside of quotes, also inside
 //! of a word; `"` quotes only at the beginning of a word, and only `\"` is an escape in there; quotes may span lines; a
 //! carriage return is dropped rather than taken as a space. Different from CoreDNS: a quoted brace is text.
 
@@ -100,7 +100,7 @@ impl Lexer<'_> {
                     text.push(letter);
                 }
                 None => {
-                    self.diagnostics.push(
+                    self.diagnostics.push_malformed(
                         Diagnostic::error(
                             self.at(begin),
                             "the quote that begins here is never closed",

@@ -3,11 +3,11 @@
 //! ```text
 //! text -> lexer   words and braces, quotes and comments gone
 //!      -> tree    lines and their blocks, environment variables put in
-//!      -> parser  imports and snippets expanded, server blocks told apart
+//!      -> parser  imports and snippets expanded, server blocks separated
 //!      -> File    what `config` gives a meaning to, and `render` prints
 //! ```
 //!
-//! Nothing here knows a directive. Every stage goes on after an error, so that one look at the diagnostics shows
+//! Nothing here knows a directive. Every stage continues after an error, so that one look at the diagnostics shows
 //! all that is wrong. All input is bounded (see [`limits`]), and [`parse`] returns for any text whatsoever.
 //!
 //! A file that has placeholders of another tool's template (`__PILLAR__...`) is rendered as plain text first and
@@ -40,7 +40,7 @@ pub struct File {
 /// One server block: the zones it is for, and its directives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerBlock {
-    /// What stands before the brace, without commas: zones with schemes and ports, still as text.
+    /// What is before the brace, without commas: zones with schemes and ports, still as text.
     pub keys: Vec<Token>,
     /// The directives in the order in which they were written.
     pub directives: Vec<Directive>,
@@ -152,7 +152,7 @@ impl fmt::Display for Location {
 
 /// Reads and parses the file at `path` with the environment of this process.
 ///
-/// A file that cannot be read is one of the diagnostics. The file is good when [`Diagnostics::has_errors`] says no.
+/// A file that cannot be read is one of the diagnostics. The file is good if [`Diagnostics::has_errors`] is false.
 pub fn load(path: impl AsRef<Path>) -> (File, Diagnostics) {
     let path = path.as_ref();
     let mut diagnostics = Diagnostics::default();
@@ -183,7 +183,7 @@ pub fn parse(
 }
 
 /// Reads a regular file of bounded size. Bytes that are not UTF-8 are replaced and warned about, since they mostly
-/// stand in comments.
+/// are in comments.
 pub(crate) fn read(
     path: &Path,
     at: &Location,

@@ -1,4 +1,4 @@
-//! Snippets and imports expanded, server blocks told apart from what they hold.
+//! Snippets and imports expanded, server blocks separated from their contents.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ enum Source {
 }
 
 impl Parser<'_> {
-    /// Expands lines that stand outside of any block: takes the snippets out, puts imported lines in.
+    /// Expands lines outside of any block: takes the snippets out, puts imported lines in.
     fn top(&mut self, lines: Vec<Line>, flat: &mut Vec<Line>) {
         for line in &lines {
             if let Some(name) = snippet_name(line) {
@@ -103,7 +103,7 @@ impl Parser<'_> {
         expanded
     }
 
-    /// Counts the words of a line; says no, once, when there are too many.
+    /// Counts the words of a line; false, with one error, when there are too many.
     fn count(&mut self, line: &Line) -> bool {
         // A line costs something even without words.
         self.words += line.words.len().max(1);
@@ -273,7 +273,7 @@ impl Parser<'_> {
     }
 }
 
-/// The zones before a brace, which may go on in the next line after a comma.
+/// The zones before a brace, which may continue on the next line after a comma.
 #[derive(Default)]
 struct Keys {
     found: Vec<Token>,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Directive, File, ServerBlock, Token, tree};
 
 impl File {
-    /// The effective configuration: what stands where, after imports and variables.
+    /// The effective configuration: what is written where, after imports and variables.
     pub fn to_json(&self) -> Value {
         json!({ "serverBlocks": self.blocks.iter().map(ServerBlock::to_json).collect::<Vec<_>>() })
     }

@@ -11,7 +11,7 @@ use super::{Diagnostic, Diagnostics, Location, Token, limits};
 /// One line: its words, and the block that was opened at its end.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
-    /// Empty for a brace that stands alone.
+    /// Empty for a brace that is alone on its line.
     pub(super) words: Vec<Token>,
     pub(super) body: Option<Vec<Line>>,
     pub(super) at: Location,
@@ -164,6 +164,6 @@ impl Builder<'_> {
     }
 
     fn error(&mut self, at: &Location, what: impl Into<String>, help: impl Into<String>) {
-        self.diagnostics.push(Diagnostic::error(at.clone(), what).help(help));
+        self.diagnostics.push_malformed(Diagnostic::error(at.clone(), what).help(help));
     }
 }

@@ -1,5 +1,5 @@
 //! The counters of the hot path. Each worker has a set of its own for each server block and is the only one to write it, so
-//! that counting is a load, an add and a store; whoever scrapes sums them up.
+//! that counting is a load, an add and a store; a scrape sums them up.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -64,11 +64,25 @@ impl Source for Chain {
     }
 }
 
+impl Chain {
+    /// Whether a query has been answered by this plugin, or by any but the server itself.
+    pub fn has_answered(&self, plugin: Option<Plugin>) -> bool {
+        let by = |answered: &Plugin| match plugin {
+            Some(plugin) => *answered == plugin,
+            None => *answered != Plugin::Server,
+        };
+        Plugin::ALL.iter().filter(|plugin| by(plugin)).any(|&plugin| {
+            (0..RCODES)
+                .any(|code| total(&self.cells, |cells| &cells.responses[plugin as usize][code]) > 0)
+        })
+    }
+}
+
 /// What the handlers of a server block count themselves.
 pub struct Handlers {
     /// The `server` label.
     pub server: Arc<str>,
-    /// Those of the block; each is in one source only, however many chains it stands in.
+    /// Those of the block; each is in one source only, however many chains have it.
     pub handlers: Vec<Arc<dyn Handler>>,
 }
 

@@ -22,7 +22,7 @@ pub struct Common {
 pub enum SetupError {
     /// The rules that keep queries out of connection tracking.
     Rules,
-    /// Waiting for somebody else's lock on the rules; we take none.
+    /// Waiting for another process's lock on the rules; never, since none is taken.
     RulesLock,
     /// Making the interface, or giving it its addresses.
     InterfaceAdd,
@@ -55,7 +55,7 @@ impl Common {
         }
     }
 
-    /// Says which configuration runs: the name of a hash, as `sha512`, and its value in hexadecimal digits.
+    /// Sets which configuration runs: the name of a hash, as `sha512`, and its value in hexadecimal digits.
     pub fn set_version(&self, hash: &'static str, value: String) {
         *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some((hash, value));
     }

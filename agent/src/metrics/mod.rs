@@ -107,7 +107,7 @@ impl Metrics {
 }
 
 impl State {
-    /// Takes over the totals of the sources that nobody else holds any more, and lets go of them.
+    /// Takes over the totals of the sources that are held nowhere else, and lets go of them.
     fn settle(&mut self) {
         let (gone, leaving) = std::mem::take(&mut self.leaving)
             .into_iter()

@@ -1,7 +1,7 @@
 //! Every metric by name: the one list that the code, `docs/metrics.md` and the tests share.
 //!
 //! The doc comment of a family is also its HELP text. A name here is the name that Prometheus stores, so counters end in
-//! `_total`. Whoever adds a family adds it here and to `docs/metrics.md`; a test compares the two.
+//! `_total`. A new family is added here and to `docs/metrics.md`; a test compares the two.
 
 use super::scrape::{Family, Kind};
 
@@ -168,6 +168,8 @@ families! {
     HEALTH_REQUEST_FAILURES = Counter "coredns_health_request_failures_total" [];
     /// Reloads that failed; the configuration before goes on.
     RELOAD_FAILED = Counter "coredns_reload_failed_total" [];
+    /// 1 while the configuration on disk is refused or held back and an older one runs, else 0.
+    CONFIG_REFUSED = Gauge "nodens_configuration_refused" [];
     /// Always 1; the hash of the running configuration.
     RELOAD_VERSION_INFO = Gauge "coredns_reload_version_info" ["hash", "value"];
     /// Failures to set the node's network up.

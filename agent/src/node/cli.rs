@@ -7,7 +7,7 @@ use netsetup::observed::{Conntrack, ObservedLink, ObservedTable};
 use netsetup::{Desired, Kernel, Observed, Operation, Refusal, Report};
 use serde::Serialize;
 
-use super::{FlagError, Wanted};
+use super::{FlagError, NodeConfig};
 use crate::args::{Net, NetAction, NodeFlags, Output};
 use crate::corefile::process_environment;
 
@@ -27,27 +27,27 @@ struct Shown {
     refusal: Option<Refusal>,
 }
 
-/// Runs the command; false where something is not as it should be, which has been said then.
+/// Runs the command; false if something is not as it should be, which has been printed then.
 ///
 /// # Errors
-/// The flags make no sense, the kernel cannot be read, or nobody reads the output.
+/// The flags make no sense, the kernel cannot be read, or the output cannot be written.
 pub fn run(args: &Net, out: &mut impl Write) -> anyhow::Result<bool> {
     // Nothing is kept here, so it is of no consequence that nothing could be mended.
     let flags = NodeFlags { skipteardown: true, ..args.node.clone() };
-    let wanted = Wanted::read(&flags, args.dns_port, process_environment)?;
+    let config = NodeConfig::read(&flags, args.dns_port, process_environment)?;
     let output = args.output;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let kernel = Kernel::connect()?;
         match args.action {
             NetAction::Show => {
-                let shown = Shown::new(&wanted, kernel.observe().await?);
+                let shown = Shown::new(&config, kernel.observe().await?);
                 print(&shown, output, out)?;
                 Ok(shown.refusal.is_none())
             }
-            NetAction::Apply if !wanted.is_any() => Err(FlagError::NoAddress.into()),
-            NetAction::Apply => finish(&kernel.apply(&wanted.desired).await, output, out),
-            NetAction::Teardown => finish(&kernel.teardown(&wanted.desired).await, output, out),
+            NetAction::Apply if !config.is_any() => Err(FlagError::NoAddress.into()),
+            NetAction::Apply => finish(&kernel.apply(&config.desired).await, output, out),
+            NetAction::Teardown => finish(&kernel.teardown(&config.desired).await, output, out),
         }
     })
 }
@@ -73,22 +73,22 @@ fn print(
 }
 
 impl Shown {
-    fn new(wanted: &Wanted, observed: Observed) -> Self {
-        let name = wanted.desired.link.as_ref().map(|link| link.name.as_str());
+    fn new(config: &NodeConfig, observed: Observed) -> Self {
+        let name = config.desired.link.as_ref().map(|link| link.name.as_str());
         let of_interest = |link: &&ObservedLink| {
             link.is_ours()
                 || Some(link.name.as_str()) == name
                 || observed.ipvs().is_some_and(|ipvs| ipvs.name == link.name)
         };
         let links = observed.links.iter().filter(of_interest).cloned().collect();
-        let planned = wanted.is_any().then(|| netsetup::plan(&wanted.desired, &observed));
+        let planned = config.is_any().then(|| netsetup::plan(&config.desired, &observed));
         let (plan, refusal) = match planned {
             None => (None, None),
             Some(Ok(plan)) => (Some(plan), None),
             Some(Err(refusal)) => (None, Some(refusal)),
         };
         Self {
-            wanted: wanted.desired.clone(),
+            wanted: config.desired.clone(),
             links,
             table: observed.table,
             conntrack: observed.conntrack,

@@ -19,7 +19,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Counts what the reconciler tells, and logs it.
+    /// Counts what the reconciler reports, and logs it.
     pub(super) fn note(&self, event: &Event) {
         match event {
             Event::SetUp(report) => {

@@ -36,7 +36,7 @@ pub enum KubeDnsError {
     NoServers(PathBuf, String),
 }
 
-/// What the ConfigMap says. Without the ConfigMap it says nothing.
+/// The contents of the ConfigMap. Empty without one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KubeDns {
     /// The servers of each domain.
@@ -46,7 +46,7 @@ pub struct KubeDns {
 }
 
 impl KubeDns {
-    /// Reads the folder. Files that are not there say nothing.
+    /// Reads the folder. Missing files count as empty.
     pub fn read(folder: &Path) -> Result<Self, KubeDnsError> {
         let [stub_file, upstream_file] = files(folder);
         let stub_domains: BTreeMap<String, Vec<String>> =

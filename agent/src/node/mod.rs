@@ -2,19 +2,19 @@
 //! NodeLocal DNSCache's Corefile template.
 //!
 //! ```text
-//! one thread   flags -> Wanted; capabilities dropped; link and addresses set up; other user
+//! one thread   flags -> NodeConfig; capabilities dropped; link and addresses set up; other user
 //! threads      the server listens -> rules written, everything kept so
 //! the end      rules away -> the server drains -> link away
 //! ```
 //!
-//! So an address is there before it is listened on, and packets are led here only while somebody listens.
+//! So an address exists before it is listened on, and packets are led here only while it is.
 
 pub mod cli;
+mod config;
 mod counts;
 pub mod kube_dns;
 mod origin;
 pub mod template;
-mod wanted;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,28 +25,28 @@ use netsetup::{Kernel, Reconciler, Report};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use config::{FlagError, NodeConfig};
 pub use counts::Counts;
 pub use origin::Origin;
-pub use wanted::{FlagError, Wanted};
 
 use crate::admin::Pages;
 use crate::args::NodeFlags;
 use crate::config::ListenAddress;
 use crate::corefile::process_environment;
 
-/// The most that a tear-down may take; the kernel needs milliseconds, unless somebody holds its locks.
+/// The most that a tear-down may take; the kernel needs milliseconds, unless its locks are held.
 const TEARDOWN: Duration = Duration::from_secs(10);
 
 /// The node's network, from the start of the process to its end.
 #[derive(Debug)]
 pub struct Node {
-    wanted: Wanted,
+    config: NodeConfig,
     interval: Duration,
     counts: Arc<Counts>,
     keeper: Option<Keeper>,
 }
 
-/// The task that mends, and how it is told what to keep.
+/// The task that repairs, and the channel for what it is to keep.
 #[derive(Debug)]
 struct Keeper {
     desired: watch::Sender<netsetup::Desired>,
@@ -64,9 +64,9 @@ impl Node {
     /// # Errors
     /// They make no sense together.
     pub fn from_flags(flags: &NodeFlags, dns_port: u16) -> Result<Self, FlagError> {
-        let wanted = Wanted::read(flags, dns_port, process_environment)?;
+        let config = NodeConfig::read(flags, dns_port, process_environment)?;
         let interval = flags.syncinterval;
-        Ok(Self { wanted, interval, counts: Arc::default(), keeper: None })
+        Ok(Self { config, interval, counts: Arc::default(), keeper: None })
     }
 
     /// The metrics.
@@ -80,7 +80,7 @@ impl Node {
     /// # Errors
     /// The kernel refuses, which it never does to a process that has little to give away.
     pub fn drop_privileges(&self) -> anyhow::Result<()> {
-        drop_capabilities(&self.wanted.capabilities_before(), &self.wanted.capabilities_after())?;
+        drop_capabilities(&self.config.capabilities_before(), &self.config.capabilities_after())?;
         Ok(())
     }
 
@@ -90,27 +90,27 @@ impl Node {
     /// # Errors
     /// The addresses are not there, so that the server could not listen; or the change of user failed.
     pub fn set_up(&self) -> anyhow::Result<()> {
-        if self.wanted.is_any() {
+        if self.config.is_any() {
             // A runtime of its own, which has ended before the user changes: threads keep the privileges that they have.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(self.first_set_up())?;
         }
-        let after = self.wanted.capabilities_after();
-        if let Some(user) = self.wanted.user {
+        let after = self.config.capabilities_after();
+        if let Some(user) = self.config.user {
             become_user(user.uid, user.gid, &after)
                 .with_context(|| format!("cannot become user {user}"))?;
             tracing::info!(%user, "changed the user");
-        } else if !self.wanted.reconcile {
+        } else if !self.config.reconcile {
             drop_capabilities(&after, &after)?;
         }
         Ok(())
     }
 
     async fn first_set_up(&self) -> anyhow::Result<()> {
-        // With nobody to write them later, the rules come now.
-        let first = match self.wanted.reconcile {
-            true => self.wanted.without_rules(),
-            false => self.wanted.desired.clone(),
+        // There is no task to write them later, so the rules come now.
+        let first = match self.config.reconcile {
+            true => self.config.without_rules(),
+            false => self.config.desired.clone(),
         };
         let kernel = Kernel::connect()?;
         let report = kernel.apply(&first).await;
@@ -122,7 +122,7 @@ impl Node {
         if !fatal.is_empty() {
             // What this start has made goes again. A link that was there before may serve another instance.
             if report.created_link() {
-                kernel.teardown(&self.wanted.desired).await;
+                kernel.teardown(&self.config.desired).await;
             }
             return Err(SetUpError(fatal.into_iter().map(|p| p.message).collect()).into());
         }
@@ -132,10 +132,10 @@ impl Node {
     /// Keeps the network as it is wanted from now on, rules included. To be called within the control runtime, once the
     /// server listens.
     pub fn keep(&mut self) {
-        if !self.wanted.is_any() || !self.wanted.reconcile || self.keeper.is_some() {
+        if !self.config.is_any() || !self.config.reconcile || self.keeper.is_some() {
             return;
         }
-        let (desired, receiver) = watch::channel(self.wanted.desired.clone());
+        let (desired, receiver) = watch::channel(self.config.desired.clone());
         let reconciler = Reconciler::new(receiver, self.interval);
         let counts = Arc::clone(&self.counts);
         let task = tokio::spawn(async move {
@@ -150,8 +150,8 @@ impl Node {
 
     /// Takes the rules away before the server stops, so that queries to a ClusterIP go where kube-proxy sends them.
     pub fn leave(&self) {
-        if let Some(keeper) = self.keeper.as_ref().filter(|_| self.wanted.teardown) {
-            keeper.desired.send_replace(self.wanted.without_rules());
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| self.config.teardown) {
+            keeper.desired.send_replace(self.config.without_rules());
         }
     }
 
@@ -163,7 +163,7 @@ impl Node {
             // It ends at its next await; what it was doing is finished or undone below.
             let _ = keeper.task.await;
         }
-        if !self.wanted.is_any() || !self.wanted.teardown {
+        if !self.config.is_any() || !self.config.teardown {
             return;
         }
         match tokio::time::timeout(TEARDOWN, self.take_away()).await {
@@ -182,7 +182,7 @@ impl Node {
     }
 
     async fn take_away(&self) -> Result<Report, netsetup::Error> {
-        Ok(Kernel::connect()?.teardown(&self.wanted.desired).await)
+        Ok(Kernel::connect()?.teardown(&self.config.desired).await)
     }
 }
 
@@ -191,6 +191,11 @@ impl Node {
 pub fn pages(flags: &NodeFlags) -> Option<(ListenAddress, Pages)> {
     let address = flags.metrics_listen_address.0.filter(|_| !flags.localip.is_empty());
     address.map(|address| (address, Pages::METRICS))
+}
+
+/// The interface that the start makes, by the flags.
+pub fn link(flags: &NodeFlags) -> Option<&LinkName> {
+    (flags.setupinterface && !flags.localip.is_empty()).then_some(&flags.interfacename)
 }
 
 fn listed(problems: &[String]) -> String {

@@ -11,6 +11,7 @@ use super::kube_dns::{self, KubeDns};
 use super::template::{self, Values};
 use super::{Counts, FlagError};
 use crate::args::Serve;
+use crate::config;
 use crate::corefile::{self, Diagnostic, Diagnostics, File, Location, process_environment};
 use crate::file_watch::{FileVersions, FileWatch};
 
@@ -84,12 +85,30 @@ impl Origin {
         Ok(Self { conf: args.conf.clone(), template })
     }
 
-    /// Reads the configuration, rendered and parsed. A bad ConfigMap is logged, and the last good one counts.
+    /// Reads the configuration, rendered and parsed, and leaves a copy of what was rendered at `-conf`. Of a bad
+    /// ConfigMap the last good version counts.
     pub fn load(&self) -> (File, Diagnostics) {
-        match &self.template {
-            Some(template) => template.load(&self.conf),
-            None => corefile::load(&self.conf),
+        let (file, diagnostics, rendered) = self.read();
+        if let (Some(template), Some(text)) = (&self.template, rendered) {
+            template.publish(&self.conf, &text);
         }
+        (file, diagnostics)
+    }
+
+    /// Reads the configuration and touches nothing. The text is that of the rendered template.
+    pub fn read(&self) -> (File, Diagnostics, Option<String>) {
+        match &self.template {
+            Some(template) => template.read(),
+            None => {
+                let (file, diagnostics) = corefile::load(&self.conf);
+                (file, diagnostics, None)
+            }
+        }
+    }
+
+    /// The file that is read.
+    pub fn path(&self) -> &Path {
+        self.template.as_ref().map_or(&self.conf, |template| &template.path)
     }
 
     /// Returns when the template or the ConfigMap has changed since the last [`Origin::load`]; never without a template.
@@ -104,7 +123,7 @@ impl Origin {
 }
 
 impl Template {
-    fn load(&self, conf: &Path) -> (File, Diagnostics) {
+    fn read(&self) -> (File, Diagnostics, Option<String>) {
         let mut diagnostics = Diagnostics::default();
         let mut state = self.state();
         // Before reading, so that a change meanwhile is seen as one the next time.
@@ -113,9 +132,10 @@ impl Template {
             Ok(good) => state.kube_dns = good,
             Err(error) => {
                 self.counts.error("configmap");
-                tracing::error!(
-                    "the kube-dns ConfigMap is not used, the last good one is: {error}"
-                );
+                let [stubs, _] = kube_dns::files(&self.kube_dns);
+                let what =
+                    format!("the kube-dns ConfigMap is not used, the last good one is: {error}");
+                diagnostics.push(Diagnostic::warning(Location::new(stubs, 1), what));
             }
         }
         let start = Location::new(self.path.as_path(), 1);
@@ -126,31 +146,57 @@ impl Template {
                 diagnostics
                     .push(Diagnostic::error(start, what).expected("a file that may be read"));
                 self.counts.error("configmap");
-                return (File::default(), diagnostics);
+                return (File::default(), diagnostics, None);
             }
         };
         let values = Values { upstreams: state.kube_dns.upstreams.clone(), ..self.values.clone() };
         let text = template::render(&self.path, &template, &values, &mut diagnostics);
         if diagnostics.has_errors() {
             self.counts.error("configmap");
-            return (File::default(), diagnostics);
+            return (File::default(), diagnostics, None);
         }
         let (mut file, found) = corefile::parse(&self.path, &text, &process_environment);
         diagnostics.append(found);
         let blocks = state.kube_dns.blocks(&self.kube_dns, &self.values.local, self.dns_port);
-        let stubs = File { blocks };
-        if conf != Path::new(DEFAULT_CONF) {
-            let written = write(conf, &format!("{}\n{stubs}", text.trim_end()));
-            if let (Err(error), false) = (&written, state.warned) {
-                tracing::warn!(
-                    "the rendered Corefile is not written to {}: {error}; it is served all the same",
-                    conf.display()
-                );
-            }
-            state.warned = written.is_err();
-        }
+        let mut stubs = File { blocks };
+        self.leave_out_served(&file, &mut stubs, &mut diagnostics);
+        let rendered = format!("{}\n{stubs}", text.trim_end());
         file.blocks.extend(stubs.blocks);
-        (file, diagnostics)
+        let rendered = (!diagnostics.has_errors()).then_some(rendered);
+        (file, diagnostics, rendered)
+    }
+
+    /// Drops the stub domains of the ConfigMap that the template serves itself: the configuration as a whole would be
+    /// refused for them, and with it a server that has to start.
+    fn leave_out_served(&self, file: &File, stubs: &mut File, diagnostics: &mut Diagnostics) {
+        let served = config::served_zones(file, self.dns_port);
+        stubs.blocks.retain(|block| {
+            let zones = block.keys.iter().flat_map(|key| config::zones_of(key, self.dns_port));
+            let Some((zone, _)) = zones.into_iter().find(|zone| served.contains(zone)) else {
+                return true;
+            };
+            self.counts.error("configmap");
+            let what = format!("the stub domain {zone} is not used: the Corefile serves this zone");
+            let warning = Diagnostic::warning(block.at.clone(), what);
+            diagnostics.push(warning.help("remove it from the kube-dns ConfigMap"));
+            false
+        });
+    }
+
+    /// Leaves a copy for people to look at.
+    fn publish(&self, conf: &Path, text: &str) {
+        if conf == Path::new(DEFAULT_CONF) {
+            return;
+        }
+        let mut state = self.state();
+        let written = write(conf, text);
+        if let (Err(error), false) = (&written, state.warned) {
+            tracing::warn!(
+                "the rendered Corefile is not written to {}: {error}; it is served all the same",
+                conf.display()
+            );
+        }
+        state.warned = written.is_err();
     }
 
     /// The versions of the files that matter, as they are now.

@@ -9,7 +9,7 @@
 //! | `__PILLAR__DNS__DOMAIN__` | `--cluster-domain` |
 //! | `__PROMETHEUS__ENDPOINT__` | `-prometheus-listen-address` |
 //!
-//! A rendered text has as many lines as its template, so that what is wrong with it is told with the template's lines.
+//! A rendered text has as many lines as its template, so that mistakes are reported with the template's lines.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -59,7 +59,7 @@ pub fn render(path: &Path, template: &str, values: &Values, errors: &mut Diagnos
     for (number, line) in (1..).zip(template.split_inclusive('\n')) {
         let code = line.split('#').next().unwrap_or_default().trim();
         if in_upstreams && code == "force_tcp" {
-            // Upstreams that somebody chose are asked over UDP, as NodeLocal DNSCache does.
+            // Upstreams that were chosen by an operator are asked over UDP, as NodeLocal DNSCache does.
             text.push('\n');
             continue;
         }

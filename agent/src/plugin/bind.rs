@@ -10,20 +10,20 @@ use crate::config::Args;
 use crate::corefile::{Diagnostics, Directive};
 use crate::plugin::directive::{ReadContext, ReadDirective};
 
-/// Why addresses cannot be told.
+/// Why addresses cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The kernel did not list the interfaces.
-    #[error("bind: cannot list the interfaces of this machine: {0}")]
+    #[error("cannot list the interfaces of this machine: {0}")]
     List(#[source] nix::Error),
     /// Neither an address nor an interface of this machine.
-    #[error("bind: {0:?} is neither an address nor an interface of this machine, which has {1}")]
+    #[error("{0:?} is neither an address nor an interface of this machine, which has {1}")]
     Unknown(String, String),
     /// The interface is there and has no address that can be listened on.
-    #[error("bind: the interface {0:?} has no address yet: give it one, or bind an address")]
+    #[error("the interface {0:?} has no address yet: give it one, or bind an address")]
     NoAddress(String),
     /// `except` has taken everything away.
-    #[error("bind: `except` leaves no address")]
+    #[error("`except` leaves no address")]
     Nothing,
 }
 

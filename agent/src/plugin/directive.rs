@@ -12,6 +12,7 @@ use crate::config::ServerBlock;
 use crate::corefile::{Diagnostics, Directive};
 use crate::metrics::Source;
 use crate::plugin::cache::{self, Cache};
+use crate::plugin::forward::Forward;
 use crate::shared::Shared;
 use crate::upstream::OwnAddresses;
 use crate::wire::Name;
@@ -82,6 +83,8 @@ pub struct Built {
     pub handlers: Vec<Arc<dyn Handler>>,
     /// The handler of `cache`.
     pub cache: Option<Cache>,
+    /// The forwards of the chain.
+    pub forwards: Vec<Arc<Forward>>,
     /// The store of `kubernetes`.
     pub store: Option<Arc<Store<Index>>>,
     /// What it has for /metrics, beside the handlers themselves.

@@ -1,7 +1,7 @@
 //! `errors [stdout] { stacktrace; consolidate DURATION REGEXP [LEVEL] [show_first] }`: a line for each query that failed.
 //!
-//! Consolidated errors are counted, and after DURATION one line says how many there were. What is still uncounted when a
-//! configuration ends is said then.
+//! Consolidated errors are counted, and after DURATION one line reports how many there were. What is not yet reported when a
+//! configuration ends is reported then.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -85,7 +85,7 @@ impl Pattern {
         let period = args.value("a duration, as 5m", duration);
         let regex = args.value("a regular expression", |text| {
             Regex::new(text).map_err(|error| {
-                // The library's message has several lines, of which the last one says it.
+                // The library's message has several lines, of which the last one has the reason.
                 let why = error.to_string().lines().last().unwrap_or_default().trim().to_owned();
                 ValueError::new(
                     format!("{text:?} is no regular expression: {why}"),
@@ -157,7 +157,7 @@ impl ErrorLog for Errors {
 
 impl Drop for Errors {
     fn drop(&mut self) {
-        self.patterns.iter().for_each(|counted| counted.say());
+        self.patterns.iter().for_each(|counted| counted.report());
     }
 }
 
@@ -167,14 +167,14 @@ impl Counted {
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(async move {
                 tokio::time::sleep(counted.pattern.period).await;
-                counted.say();
+                counted.report();
             })),
-            // Queries are served within a runtime; without one nobody would come back.
-            Err(_) => self.say(),
+            // Queries are served within a runtime; without one the task would never run.
+            Err(_) => self.report(),
         }
     }
 
-    fn say(&self) {
+    fn report(&self) {
         let count = self.count.swap(0, Relaxed);
         if count == 0 {
             return;

@@ -14,7 +14,7 @@ pub const DEFAULT_ADDRESS: ListenAddress = ListenAddress { ip: None, port: 8080 
 pub struct Config {
     /// Where `/health` is served.
     pub address: ListenAddress,
-    /// How long the process goes on serving after it was told to stop, with `/ready` saying no.
+    /// How long the process continues to answer after a signal to stop, while `/ready` answers 503.
     pub lameduck: Duration,
 }
 

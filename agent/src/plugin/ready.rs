@@ -1,7 +1,7 @@
 //! `ready [ADDRESS] { monitor until-ready|continuously }`: the endpoint `/ready`.
 //!
-//! CoreDNS stops asking a plugin once it was ready. Ours is truthful where nothing is written: it says no again when a
-//! handler can no longer do its work. `monitor until-ready` brings CoreDNS's way back.
+//! CoreDNS stops asking a plugin once it was ready. By default Nodens does: it answers 503 again when a
+//! handler can no longer do its work. `monitor until-ready` is CoreDNS's way.
 
 use crate::config::{Args, ListenAddress, ValueError};
 use crate::corefile::{Diagnostics, Directive};
@@ -15,7 +15,7 @@ pub const DEFAULT_ADDRESS: ListenAddress = ListenAddress { ip: None, port: 8181 
 pub struct Config {
     /// Where `/ready` is served.
     pub address: ListenAddress,
-    /// How long it goes on asking.
+    /// How long handlers are asked.
     pub monitor: Monitor,
 }
 

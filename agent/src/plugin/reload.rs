@@ -58,7 +58,7 @@ impl Config {
     }
 }
 
-/// A hash of what a Corefile says after imports and variables: SHA-512 in hexadecimal, the value of
+/// A hash of a Corefile after imports and variables: SHA-512 in hexadecimal, the value of
 /// `coredns_reload_version_info`. Comments and blanks do not count.
 pub fn hash(file: &File) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA512, file.to_string().as_bytes());

@@ -46,6 +46,13 @@ impl Forward {
         }
     }
 
+    /// Whether one of the upstreams answers a probe. Takes as long as a probe may take.
+    pub async fn answers(&self) -> bool {
+        let upstreams = self.upstreams();
+        let probes = upstreams.iter().map(|upstream| self.probe(upstream));
+        join_all(probes).await.iter().any(Result::is_ok)
+    }
+
     /// Asks an upstream for what `health_check` says; any answer is good.
     async fn probe(&self, upstream: &Upstream) -> Result<(), UpstreamError> {
         let check = &self.config.health_check;

@@ -8,6 +8,7 @@ use crate::corefile::Directive;
 use crate::metrics::Source;
 use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::plugin::scope::{are_related, covers};
+use crate::upstream::Upstream;
 use crate::wire::Name;
 
 impl ReadDirective for Config {
@@ -32,9 +33,25 @@ impl BuildHandler for Config {
     fn build(lines: Vec<Self>, cx: &mut BuildContext<'_>) -> anyhow::Result<()> {
         for config in lines {
             let forwarding = start(config, cx)?;
+            cx.built.forwards.push(Arc::clone(&forwarding.0));
             cx.built.handlers.push(forwarding);
         }
         Ok(())
+    }
+}
+
+impl Forward {
+    /// Whether there are names that both would forward.
+    pub fn shares_zone(&self, other: &Self) -> bool {
+        let theirs = &other.config().from;
+        self.config().from.iter().any(|own| theirs.iter().any(|zone| are_related(own, zone)))
+    }
+
+    /// Whether an upstream is not set aside.
+    pub fn is_up(&self) -> bool {
+        let is_up =
+            |upstream: &Upstream| !upstream.health.is_down() && !upstream.health.is_looping();
+        self.upstreams().iter().any(|upstream| is_up(upstream))
     }
 }
 

@@ -227,7 +227,7 @@ fn push_text(parts: &mut Vec<Part>, text: &str) {
     }
 }
 
-/// What stands before, in and after the first pair of braces.
+/// The text before, in and after the first pair of braces.
 fn split(text: &str) -> Option<(&str, &str, &str)> {
     let (before, rest) = text.split_once('{')?;
     let (inside, after) = rest.split_once('}')?;

@@ -19,7 +19,7 @@ use crate::request::{Outcome, Request};
 use crate::wire::message::Layout;
 use crate::wire::{Name, Rcode, RecordType, Section, read_u16};
 
-/// The target of the lines, by which `--log-level` can tell them from the program's own.
+/// The target of the lines, by which `--log-level` can separate them from the program's own.
 pub const TARGET: &str = "query";
 
 /// One `log` line.
@@ -32,7 +32,7 @@ pub struct Config {
     slow: Option<Duration>,
 }
 
-/// The kinds of response that are wanted.
+/// The kinds of response that are logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Classes {
     success: bool,
@@ -183,7 +183,7 @@ impl Log {
 impl QueryLog for Log {
     fn wants(&self, request: &Request<'_>, outcome: &Outcome) -> bool {
         self.rule(request).is_some_and(|rule| {
-            // A positive response code may still be a denial, which only the message tells.
+            // A positive response code may still be a denial, which only the message shows.
             let classes = rule.classes;
             rule.slow.is_some()
                 || match outcome.rcode {

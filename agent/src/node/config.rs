@@ -42,7 +42,7 @@ pub enum FlagError {
 
 /// The network that the flags ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct NodeConfig {
     /// Link, addresses and rules. Without addresses nothing is to be set up; it then only says whose traces to look for.
     pub desired: Desired,
     /// Whether it is kept so while serving.
@@ -53,7 +53,7 @@ pub struct Wanted {
     pub user: Option<UserId>,
 }
 
-impl Wanted {
+impl NodeConfig {
     /// Reads the flags; `environment` looks a variable up.
     pub fn read(
         flags: &NodeFlags,
@@ -162,10 +162,10 @@ mod tests {
     use super::*;
     use crate::args::Cli;
 
-    fn wanted(arguments: &str) -> Result<Wanted, FlagError> {
+    fn wanted(arguments: &str) -> Result<NodeConfig, FlagError> {
         let words = std::iter::once("nodens").chain(arguments.split_whitespace());
         let flags = Cli::try_parse_from(words).unwrap().serve.node;
-        Wanted::read(&flags, 53, |name| {
+        NodeConfig::read(&flags, 53, |name| {
             (name == "KUBE_DNS_SERVICE_HOST").then(|| "10.96.0.10".to_owned())
         })
     }
