@@ -222,6 +222,7 @@ mod tests {
                 Request::Status => Ok(serde_json::json!({ "ready": true })),
                 Request::CacheShow { name } => Ok(serde_json::json!(name)),
                 Request::CacheFlush { .. } => Err("not today".to_owned()),
+                Request::Arguments => Ok(serde_json::json!({ "arguments": [] })),
             }
         }
     }

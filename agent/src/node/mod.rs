@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use netsetup::privileges::{become_user, drop_capabilities};
-use netsetup::{Kernel, Reconciler, Report};
+use netsetup::{Kernel, LinkName, Reconciler, Report};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 

@@ -108,9 +108,17 @@ config::table::directives!(blocks);
 /// to find more errors.
 pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<Block> {
     let blocks = config::read(file, dns_port, diagnostics);
-    let blocks: Vec<Block> =
-        blocks.into_iter().map(|written| parse(written, diagnostics)).collect();
-    blocks.iter().for_each(|block| unreachable::check(block, diagnostics));
+    let read = |written| {
+        let errors = diagnostics.errors();
+        let block = parse(written, diagnostics);
+        // A line with a mistake may mean anything; what it hides is not known.
+        if diagnostics.errors() == errors {
+            unreachable::check(&block, diagnostics);
+        }
+        block
+    };
+    let blocks: Vec<Block> = blocks.into_iter().map(read).collect();
+    unreachable::check_file(&blocks, diagnostics);
     blocks
 }
 

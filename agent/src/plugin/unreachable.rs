@@ -13,6 +13,7 @@ pub(super) fn check(block: &Block, diagnostics: &mut Diagnostics) {
     durations_as_zones(block, diagnostics);
     superseded(block, diagnostics);
     rewrites(block, diagnostics);
+    without_partner(block, diagnostics);
     pairs(block, "acl", &block.acl, |one, other| one.shadows(other), diagnostics);
     pairs(block, "template", &block.template, |one, other| one.shadows(other), diagnostics);
     pairs(block, "log", &block.log, log::Config::shadows, diagnostics);
@@ -22,6 +23,16 @@ pub(super) fn check(block: &Block, diagnostics: &mut Diagnostics) {
         let lines = block.handler_lines();
         foreign_zones(&lines, &zones, diagnostics);
         behind_an_end(&lines, &zones, diagnostics);
+    }
+}
+
+/// Warns about lines that count for the whole file and differ from the first of their kind.
+pub(super) fn check_file(blocks: &[Block], diagnostics: &mut Diagnostics) {
+    let mut lines = blocks.iter().flat_map(|block| block.written.named("reload"));
+    let Some(first) = lines.next() else { return };
+    for line in lines.filter(|line| line.args != first.args) {
+        let what = format!("has no effect: the line at {} counts for the whole file", first.at());
+        warn(line, what, "write it once", diagnostics);
     }
 }
 
@@ -87,16 +98,51 @@ fn of_plugin(block: &Block, plugin: Plugin) -> Vec<Line<'_>> {
 fn rewrites(block: &Block, diagnostics: &mut Diagnostics) {
     let rules: Vec<_> = block.rewrite.iter().zip(block.written.named("rewrite")).collect();
     for (number, (later, line)) in rules.iter().enumerate() {
-        // From the first rule on that lets later ones see another name, the rules above it are no measure.
         let above = rules.get(..number).unwrap_or_default();
-        let comparable = above.iter().rev().take_while(|(rule, _)| !rule.renames());
-        let comparable: Vec<_> = comparable.collect();
-        let Some((_, first)) = comparable.into_iter().rev().find(|(rule, _)| rule.shadows(later))
-        else {
-            continue;
+        // A rule that renames lets later ones see another name, so that those above it are no measure.
+        let renaming = above.iter().rposition(|(rule, _)| rule.renames());
+        let comparable = above.get(renaming.map_or(0, |at| at + 1)..).unwrap_or_default();
+        let ending = comparable.iter().find(|(rule, _)| rule.shadows(later));
+        let replacing =
+            renaming.and_then(|at| above.get(at)).filter(|(rule, _)| rule.replaces(later));
+        let Some((_, first)) = ending.or(replacing) else { continue };
+        let what = match ending {
+            Some(_) => {
+                format!("never applies: the rule at {} ends the evaluation first", first.at())
+            }
+            None => format!("never applies: the rule at {} replaces the name first", first.at()),
         };
-        let what = format!("never applies: the rule at {} ends the evaluation first", first.at());
-        warn(line, what, "move it up, or write `rewrite continue` above", diagnostics);
+        warn(line, what, "move it up, or remove it", diagnostics);
+    }
+}
+
+/// Lines that work on what other directives do, of which there are none.
+fn without_partner(block: &Block, diagnostics: &mut Diagnostics) {
+    if !block.written.is_complete {
+        return;
+    }
+    let has = |name: &str| block.written.named(name).next().is_some();
+    let fallback = block.kubernetes.iter().any(|config| !config.fallback.is_empty());
+    if block.forward.is_empty() && !fallback {
+        for line in block.written.named("loop") {
+            warn(line, "has no effect: there is no `forward`".into(), "remove it", diagnostics);
+        }
+    }
+    if !has("cache") && !has("hosts") && !has("kubernetes") {
+        for line in block.written.named("loadbalance") {
+            let what = "has no effect: only `cache`, `hosts` and `kubernetes` rotate addresses";
+            warn(line, what.into(), "add `cache`, or remove it", diagnostics);
+        }
+    }
+    let forwards: Vec<_> = block.forward.iter().zip(block.written.named("forward")).collect();
+    for (number, (config, line)) in forwards.iter().enumerate() {
+        let mut later = forwards.iter().skip(number + 1).flat_map(|(later, _)| &later.from);
+        let is_followed = later.any(|zone| config.from.iter().any(|from| are_related(from, zone)));
+        let goes_on = !config.next.is_empty() || config.next_on_nodata;
+        if goes_on && !is_followed && block.whoami.is_empty() {
+            let what = "`next` has no effect: no `forward` for these names follows";
+            warn(line, what.into(), "add one below, or remove `next`", diagnostics);
+        }
     }
 }
 
@@ -135,20 +181,20 @@ fn foreign_zones(lines: &[Line<'_>], zones: &[Name], diagnostics: &mut Diagnosti
 /// Lines that answer, behind lines that let nothing through.
 fn behind_an_end(lines: &[Line<'_>], zones: &[Name], diagnostics: &mut Diagnostics) {
     for (number, line) in lines.iter().enumerate() {
-        // Several lines of these are compared with each other above.
-        if line.effect != Effect::Answers
-            || matches!(line.plugin, Plugin::Acl | Plugin::Template | Plugin::File)
-        {
+        if line.effect != Effect::Answers {
             continue;
         }
-        let above = lines.get(..number).unwrap_or_default();
         let named = line.config.zones();
         // What may arrive here: the narrower of the line's zones and the block's.
         let reached: Vec<&Name> = match named.as_slice() {
             [] => zones.iter().collect(),
             named => narrower(named, zones),
         };
-        let ender = |zone: &Name| above.iter().find(|above| above.config.ends(zone));
+        // Several lines of these are compared with each other by `pairs` and `superseded`.
+        let is_compared = matches!(line.plugin, Plugin::Acl | Plugin::Template | Plugin::File);
+        let above =
+            lines.iter().take(number).filter(|above| !is_compared || above.plugin != line.plugin);
+        let ender = |zone: &Name| above.clone().find(|above| above.config.ends(zone));
         let Some(first) = reached.first().and_then(|zone| ender(zone)) else { continue };
         if reached.iter().all(|zone| ender(zone).is_some()) {
             let (name, at) = (first.plugin.name(), first.written.at());
@@ -231,6 +277,26 @@ mod tests {
         dead(
             ". {\n template IN ANY .\n template IN A a.org {\n  answer \"{{ .Name }} 1 IN A 192.0.2.1\"\n }\n}",
             &["3: warning: template: has no effect"],
+        );
+        dead(
+            ". {\n rewrite continue name exact a b\n rewrite name exact a c\n whoami\n}",
+            &["3: warning: rewrite: never applies: the rule at Corefile:2 replaces the name"],
+        );
+        dead(
+            ". {\n loop\n loadbalance\n whoami\n}",
+            &["2: warning: loop: has", "3: warning: loadb"],
+        );
+        dead(
+            ". {\n forward . 192.0.2.1 {\n  next NXDOMAIN\n }\n}",
+            &["2: warning: forward: `next` has no effect"],
+        );
+        dead(
+            ". {\n whoami\n reload 10s\n}\na {\n whoami\n reload 10s\n}\nb {\n whoami\n reload\n}",
+            &["11: warning: reload: has no effect"],
+        );
+        dead(
+            "a {\n kubernetes a {\n  objects /x\n }\n file /dev/null a\n}",
+            &["5: warning: file: is never asked"],
         );
         dead(". {\n log\n log a.org\n whoami\n}", &["3: warning: log: has no effect"]);
         dead(". {\n bufsize 512\n bufsize\n whoami\n}", &["2: warning: bufsize: has no effect"]);

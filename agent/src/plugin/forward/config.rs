@@ -204,6 +204,12 @@ impl Config {
                 (Some(_), None) => {}
             }
         }
+        if let (Some(_), false, true) = (&name, self.needs_tls(), self.files().is_empty()) {
+            args.warning(
+                "tls_servername has no effect: no upstream is encrypted",
+                "write upstreams as tls://ADDRESS, or remove it",
+            );
+        }
         if unnamed {
             args.warning(
                 "an encrypted upstream has no server name: its certificate must be valid for its address",

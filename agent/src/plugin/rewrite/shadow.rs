@@ -27,6 +27,13 @@ impl Config {
         }
     }
 
+    /// Whether `later` is for a name that this rule has just replaced by another one.
+    pub fn replaces(&self, later: &Self) -> bool {
+        let Rule::Name { matcher: Matcher::Exact(name), to, .. } = &self.rule else { return false };
+        let same = |matcher: &Matcher| matches!(matcher, Matcher::Exact(other) if other == name);
+        self.continues && to.text() != name && later.rule.matcher().is_some_and(same)
+    }
+
     /// Whether rules behind this one may see another name than those above it.
     pub fn renames(&self) -> bool {
         self.continues
@@ -101,6 +108,15 @@ mod tests {
         ] {
             assert!(shadows(first, later), "{first} / {later}");
         }
+    }
+
+    #[test]
+    fn a_name_that_was_replaced_is_gone() {
+        let rule = |text: &str| parsed(&format!("rewrite {text}"), Config::parse);
+        let first = rule("continue name exact a b");
+        assert!(first.replaces(&rule("name exact a c")) && first.replaces(&rule("ttl exact a 5")));
+        assert!(!first.replaces(&rule("name exact b c")));
+        assert!(!rule("continue name exact a a").replaces(&rule("name exact a c")));
     }
 
     #[test]
