@@ -240,7 +240,7 @@ fn standard_input_a_template_and_the_running_server_are_checked() {
 fn a_refused_reload_is_reported_once_and_stays_visible() {
     let text = ".:@dns@ {\n    whoami\n    reload 2s 1s\n    prometheus 127.0.0.1:@metrics@\n    @more@\n}\n";
     let setup = Setup::new(text).word("more", "errors");
-    let nodens = setup.arguments(&["--socket=@folder@/nodens.sock"]).start();
+    let mut nodens = setup.arguments(&["--socket=@folder@/nodens.sock"]).start();
     let refused = || nodens.metrics().sum("nodens_configuration_refused", &[]);
     assert_eq!(refused(), 0.0);
     nodens.write_corefile(&text.replace("@more@", "cahce\n    health :x"));
@@ -252,18 +252,18 @@ fn a_refused_reload_is_reported_once_and_stays_visible() {
         "the configuration was not reloaded; the running one stays: it has 2 errors",
         SOON,
     );
-    let log = nodens.log();
-    for once in [":5: there is no directive", ":6: health: ", "the configuration was not reloaded"]
-    {
-        assert_eq!(log.matches(once).count(), 1, "{once}\n{log}");
-    }
-    assert!(!log.contains("nothing was started"), "{log}");
     let socket = nodens.folder().join("nodens.sock").display().to_string();
     let (_, status, _) = process::run(&["status", "--socket", &socket]);
     assert!(status.contains("it has 2 errors"), "{status}");
     nodens.write_corefile(&text.replace("@more@", "errors\n    log"));
     nodens.wait_for_log("reloaded the configuration", SOON);
     poll::wait_for("the end of the refusal", SOON, || refused() == 0.0);
+    let log = nodens.stop_for_log(SOON);
+    for once in [":5: there is no directive", ":6: health: ", "the configuration was not reloaded"]
+    {
+        assert_eq!(log.matches(once).count(), 1, "{once}\n{log}");
+    }
+    assert!(!log.contains("nothing was started"), "{log}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::scope::{are_related, covers};
 use super::{Block, Line, log};
 use crate::config::{Effect, Plugin, table, value};
-use crate::corefile::{Diagnostic, Diagnostics, Directive};
+use crate::corefile::{Diagnostic, Diagnostics, Directive, Token};
 use crate::wire::Name;
 
 /// Warns about the lines of one server block that can never have an effect.
@@ -30,10 +30,15 @@ pub(super) fn check(block: &Block, diagnostics: &mut Diagnostics) {
 pub(super) fn check_file(blocks: &[Block], diagnostics: &mut Diagnostics) {
     let mut lines = blocks.iter().flat_map(|block| block.written.named("reload"));
     let Some(first) = lines.next() else { return };
-    for line in lines.filter(|line| line.args != first.args) {
+    for line in lines.filter(|line| !have_same_words(line, first)) {
         let what = format!("has no effect: the line at {} counts for the whole file", first.at());
         warn(line, what, "write it once", diagnostics);
     }
+}
+
+/// Whether two lines have the same arguments, wherever they were written.
+fn have_same_words(one: &Directive, other: &Directive) -> bool {
+    one.args.iter().map(Token::as_str).eq(other.args.iter().map(Token::as_str))
 }
 
 fn warn(line: &Directive, what: String, help: &str, diagnostics: &mut Diagnostics) {
@@ -72,7 +77,7 @@ fn superseded(block: &Block, diagnostics: &mut Diagnostics) {
     for name in ["bufsize", "chaos", "health", "root", "timeouts"] {
         let lines: Vec<&Directive> = block.written.named(name).collect();
         let Some((last, others)) = lines.split_last() else { continue };
-        for line in others.iter().filter(|line| line.args != last.args) {
+        for line in others.iter().filter(|line| !have_same_words(line, last)) {
             let what = format!("has no effect: the line at {} replaces it", last.at());
             warn(line, what, "remove one of them", diagnostics);
         }
