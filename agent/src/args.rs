@@ -1,25 +1,28 @@
 //! What is typed on the command line. NodeLocal DNSCache's flags are taken in Go's spelling too (`-localip a,b`,
 //! `-setupinterface=false`), so that its manifest works with another image.
 
+mod node;
 mod user_id;
 
 use std::ffi::OsString;
-use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use netsetup::{LinkKind, LinkName, Mode};
+use clap::{
+    ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+};
 
-use crate::config::{ListenAddress, value};
-pub use user_id::UserId;
+use self::node::go_bool;
+pub use self::node::{AddonFlags, MetricsAddress, NodeFlags, OwnNodeFlags};
+pub use self::user_id::UserId;
 
 /// The DNS server of a Kubernetes node.
 ///
 /// Answers cluster names from its own store, caches everything else, and forwards misses. It is configured by a Corefile;
 /// the directives are CoreDNS's.
 #[derive(Parser, Debug, Clone)]
-#[command(name = "nodens", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+#[command(name = "nodens", version = version(), max_term_width = 100, args_conflicts_with_subcommands = true)]
 #[command(args_override_self = true)]
 #[command(
     after_help = "NodeLocal DNSCache's flags may be written as there, with one dash and `-flag=true`."
@@ -31,6 +34,16 @@ pub struct Cli {
     /// How to serve.
     #[command(flatten)]
     pub serve: Serve,
+}
+
+/// The version, with the revision of the source if the build was given one.
+fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        let revision = option_env!("NODENS_REVISION").filter(|revision| !revision.is_empty());
+        let revision = revision.map_or(String::new(), |revision| format!(" ({revision})"));
+        format!("{}{revision}", env!("CARGO_PKG_VERSION"))
+    });
+    &VERSION
 }
 
 /// What to do instead of serving.
@@ -91,6 +104,9 @@ pub struct Net {
     /// What is wanted, as the server is told.
     #[command(flatten)]
     pub node: NodeFlags,
+    /// Accepted without effect.
+    #[command(flatten)]
+    pub addon: AddonFlags,
     /// The port of DNS, for the notrack rules.
     #[arg(long = "dns.port", value_name = "PORT", default_value_t = 53)]
     pub dns_port: u16,
@@ -197,130 +213,9 @@ pub struct Serve {
     /// The node's network, as NodeLocal DNSCache sets it up.
     #[command(flatten)]
     pub node: NodeFlags,
-}
-
-/// NodeLocal DNSCache's flags.
-#[derive(Args, Debug, Clone)]
-#[command(next_help_heading = "Node network (NodeLocal DNSCache's flags)")]
-pub struct NodeFlags {
-    /// Addresses to listen on, comma-separated; made on an interface of our own.
-    #[arg(long, value_name = "IP,IP", value_delimiter = ',', action = ArgAction::Set)]
-    pub localip: Vec<IpAddr>,
-    /// Make the interface and its addresses.
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value_t = true, default_missing_value = "true", value_parser = go_bool)]
-    pub setupinterface: bool,
-    /// The interface's name.
-    #[arg(long, value_name = "NAME", default_value = "nodelocaldns")]
-    pub interfacename: LinkName,
-    /// Write notrack rules for the addresses (nftables; nothing is executed). `--notrack` says more.
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value_t = true, default_missing_value = "true", value_parser = go_bool)]
-    pub setupiptables: bool,
-    /// Leave interface and rules behind on exit.
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value_t = false, default_missing_value = "true", value_parser = go_bool)]
-    pub skipteardown: bool,
-    /// How often interface and rules are checked: a number of seconds, or a duration such as 60s.
-    #[arg(long, value_name = "DURATION", default_value = "60", value_parser = sync_interval)]
-    pub syncinterval: std::time::Duration,
-    /// The port of /health, for which notrack rules are written too.
-    #[arg(long, value_name = "PORT", default_value_t = 8080)]
-    pub health_port: u16,
-    /// Where the metrics are served beside what `prometheus` says, only with `-localip`; 0 or empty: nowhere.
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9353", value_parser = metrics_address)]
-    pub metrics_listen_address: MetricsAddress,
-    /// The address that stands for __PROMETHEUS__ENDPOINT__ in the template.
-    #[arg(long, value_name = "ADDRESS", default_value = ":9253")]
-    pub prometheus_listen_address: String,
-    /// A Corefile template with NodeLocal DNSCache's __PILLAR__ placeholders; rendered to `--conf`. Without it:
-    /// /etc/coredns/Corefile.base, if there is `-localip` and that file.
-    #[arg(long, value_name = "FILE")]
-    pub basecorefile: Option<PathBuf>,
-    /// The Service whose address, from its environment variable, stands for __PILLAR__CLUSTER__DNS__; or the address.
-    #[arg(long, value_name = "NAME", default_value = "kube-dns")]
-    pub upstreamsvc: String,
-    /// The folder of the mounted kube-dns ConfigMap (stubDomains, upstreamNameservers); without it: /etc/kube-dns.
-    #[arg(long, value_name = "DIR")]
-    pub kubednscm: Option<PathBuf>,
-    /// Reload by signal; accepted, and always so.
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value_t = false, default_missing_value = "true", value_parser = go_bool)]
-    pub reloadwithsignal: bool,
-    /// Accepted for its false: rules for bridges are not written here.
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value_t = false, default_missing_value = "true", value_parser = go_bool)]
-    pub setupebtables: bool,
-    /// Accepted without effect: rules are written as soon as the server listens.
-    #[arg(long, value_name = "DURATION", hide = true)]
-    pub initialdelay: Option<String>,
-    /// What NodeLocal DNSCache does not have.
+    /// NodeLocal DNSCache's metrics and template.
     #[command(flatten)]
-    pub ours: OwnNodeFlags,
-}
-
-/// Flags of the node's network that NodeLocal DNSCache does not have.
-#[derive(Args, Debug, Clone)]
-#[command(next_help_heading = "Node network (further flags)")]
-pub struct OwnNodeFlags {
-    /// The kind of interface: dummy, ifb or bridge.
-    #[arg(long, value_name = "KIND", default_value_t = LinkKind::Dummy, env = "NODENS_LINK_KIND")]
-    pub link_kind: LinkKind,
-    /// The kind of interface to make where the kernel has no driver for `--link-kind`.
-    #[arg(long, value_name = "KIND")]
-    pub link_fallback: Option<LinkKind>,
-    /// The MTU of the interface, in bytes; without it the kernel's.
-    #[arg(long, value_name = "BYTES")]
-    pub link_mtu: Option<u32>,
-    /// Notrack rules: on, off, or auto (where connections are tracked). Without it: what `-setupiptables` says, which is
-    /// auto, and on for a Service's address.
-    #[arg(long, value_name = "MODE")]
-    pub notrack: Option<Mode>,
-    /// Those of `-localip` that are a Service's ClusterIP; without it: the one in KUBE_DNS_SERVICE_HOST.
-    #[arg(long, value_name = "IP,IP", value_delimiter = ',', action = ArgAction::Set)]
-    pub clusterip: Vec<IpAddr>,
-    /// Mend interface and rules while serving. Without that CAP_NET_ADMIN is given away after the set-up.
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
-          default_value_t = true, default_missing_value = "true", value_parser = go_bool)]
-    pub reconcile: bool,
-    /// What stands for __PILLAR__DNS__DOMAIN__ in the template.
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
-    pub cluster_domain: String,
-    /// Become this user after the set-up.
-    #[arg(long, value_name = "UID[:GID]")]
-    pub user: Option<UserId>,
-}
-
-/// Seconds, or a duration with a unit. NodeLocal DNSCache takes a bare number as seconds, and overflows on anything else.
-fn sync_interval(text: &str) -> Result<std::time::Duration, String> {
-    let duration = match text.parse() {
-        Ok(seconds) => std::time::Duration::from_secs(seconds),
-        Err(_) => crate::config::value::duration(text)
-            .map_err(|_| "expected seconds, or a duration such as 60s".to_owned())?,
-    };
-    if duration.is_zero() { Err("expected more than 0".to_owned()) } else { Ok(duration) }
-}
-
-/// Where NodeLocal DNSCache's own metrics are served; `None`: nowhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MetricsAddress(pub Option<ListenAddress>);
-
-fn metrics_address(text: &str) -> Result<MetricsAddress, String> {
-    match text {
-        "" | "0" => Ok(MetricsAddress(None)),
-        _ => value::listen_address(text)
-            .map(|address| MetricsAddress(Some(address)))
-            .map_err(|error| error.to_string()),
-    }
-}
-
-/// A boolean as Go's flags take it.
-fn go_bool(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err("expected true or false".to_owned()),
-    }
+    pub addon: AddonFlags,
 }
 
 fn workers(text: &str) -> Result<usize, String> {
@@ -347,7 +242,7 @@ fn log_level(text: &str) -> Result<String, String> {
 impl Cli {
     /// Reads the command line, Go's spelling included; exits with a message where it is wrong, as clap does.
     pub fn from_env() -> Self {
-        Self::parse_from(normalise(std::env::args_os()))
+        Self::read(std::env::args_os()).unwrap_or_else(|error| error.exit())
     }
 
     /// Reads a command line that begins with the program's name.
@@ -355,8 +250,22 @@ impl Cli {
     /// # Errors
     /// It is not one of this program.
     pub fn read(words: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::try_parse_from(normalise(words))
+        let matches = command().try_get_matches_from(normalise(words))?;
+        Self::from_arg_matches(&matches)
     }
+}
+
+/// The command line, in whose help `net` shows the flags that it heeds. It takes all of the server's, so that a
+/// deployment's arguments can be used as they are.
+fn command() -> clap::Command {
+    let of_others = AddonFlags::augment_args(clap::Command::new(""));
+    let is_of_others = |id: &clap::Id| of_others.get_arguments().any(|arg| arg.get_id() == id);
+    Cli::command().mut_subcommand("net", |net| {
+        net.mut_args(|arg| {
+            let hidden = is_of_others(arg.get_id());
+            if hidden { arg.hide(true) } else { arg }
+        })
+    })
 }
 
 /// Turns Go's single-dash flags into double-dash ones, and leaves out node-cache's `-tls-...`, since metrics are served in
@@ -405,7 +314,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(normalise(line.split_whitespace().map(OsString::from)))
+        Cli::read(line.split_whitespace().map(OsString::from))
     }
 
     #[test]
@@ -432,17 +341,18 @@ mod tests {
 
     #[test]
     fn gos_spellings_are_taken() {
-        let node = |line: &str| parse(&format!("nodens {line}")).unwrap().serve.node;
+        let serve = |line: &str| parse(&format!("nodens {line}")).unwrap().serve;
+        let node = |line: &str| serve(line).node;
         for no in ["False", "FALSE", "0", "f"] {
             assert!(!node(&format!("-setupinterface={no}")).setupinterface);
         }
         assert!(node("-setupinterface=false -setupinterface=T").setupinterface);
-        assert_eq!(node("-metrics-listen-address 0").metrics_listen_address.0, None);
-        assert_eq!(node("-metrics-listen-address=").metrics_listen_address.0, None);
+        assert_eq!(serve("-metrics-listen-address 0").addon.metrics_listen_address.0, None);
+        assert_eq!(serve("-metrics-listen-address=").addon.metrics_listen_address.0, None);
         assert_eq!(node("-localip 10.0.0.1 -localip 10.0.0.2").localip.len(), 1);
         node("-initialdelay 10 -tls-cert-file /a -tls-key-file=/b -skipteardown");
-        let serve = parse("nodens -quiet -p 1053").unwrap().serve;
-        assert!(serve.quiet && serve.dns_port == 1053);
+        let quiet = serve("-quiet -p 1053");
+        assert!(quiet.quiet && quiet.dns_port == 1053);
         assert_eq!(parse("nodens -p=1054").unwrap().serve.dns_port, 1054);
         assert!(parse("nodens -plugins").unwrap().serve.plugins);
     }
@@ -473,7 +383,9 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        command().debug_assert();
+        let help = parse("nodens net --help").unwrap_err().to_string();
+        assert!(help.contains("--link-kind") && !help.contains("--basecorefile"), "{help}");
+        assert!(parse("nodens net show -localip 10.0.0.1 -basecorefile x").is_ok());
     }
 }

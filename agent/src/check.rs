@@ -43,7 +43,7 @@ fn read(args: &Check) -> anyhow::Result<(PathBuf, (File, Diagnostics), Serve)> {
         }
         // A file by itself is never a template.
         Some(file) => return Ok((file.clone(), corefile::load(file), serve)),
-        None if !Path::new(&serve.conf).exists() && serve.node.basecorefile.is_none() => {
+        None if !Path::new(&serve.conf).exists() && serve.addon.basecorefile.is_none() => {
             serve = running(&serve).unwrap_or(serve);
         }
         None => {}

@@ -284,7 +284,7 @@ async fn sweep(shared: Arc<Shared>) {
 /// Opens what the configuration wants over HTTP. An address that cannot be had is an error in the log and no more, as in
 /// CoreDNS: answering queries is worth more than being watched.
 fn serve_pages(admin: &Admin, assembled: &Assembled, args: &Serve) {
-    let pages = assembled.pages.iter().copied().chain(node::pages(&args.node));
+    let pages = assembled.pages.iter().copied().chain(node::pages(args));
     for error in admin.apply(pages) {
         tracing::error!("{error}");
     }

@@ -30,7 +30,7 @@ pub use counts::Counts;
 pub use origin::Origin;
 
 use crate::admin::Pages;
-use crate::args::NodeFlags;
+use crate::args::{NodeFlags, Serve};
 use crate::config::ListenAddress;
 use crate::corefile::process_environment;
 
@@ -188,8 +188,9 @@ impl Node {
 
 /// Where NodeLocal DNSCache serves the errors of the set-up, and we all metrics. Only where its flags are used: nobody
 /// expects the port otherwise.
-pub fn pages(flags: &NodeFlags) -> Option<(ListenAddress, Pages)> {
-    let address = flags.metrics_listen_address.0.filter(|_| !flags.localip.is_empty());
+pub fn pages(args: &Serve) -> Option<(ListenAddress, Pages)> {
+    let has_addresses = !args.node.localip.is_empty();
+    let address = args.addon.metrics_listen_address.0.filter(|_| has_addresses);
     address.map(|address| (address, Pages::METRICS))
 }
 

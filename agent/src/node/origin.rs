@@ -58,9 +58,9 @@ impl Origin {
     /// # Errors
     /// The template would be overwritten by what is made of it.
     pub fn from_flags(args: &Serve, counts: Arc<Counts>) -> Result<Self, FlagError> {
-        let flags = &args.node;
+        let (flags, addon) = (&args.node, &args.addon);
         let default = PathBuf::from(DEFAULT_TEMPLATE);
-        let path = match &flags.basecorefile {
+        let path = match &addon.basecorefile {
             Some(path) => Some(path.clone()),
             None => (!flags.localip.is_empty() && default.is_file()).then_some(default),
         };
@@ -69,14 +69,14 @@ impl Origin {
         }
         let template = path.map(|path| Template {
             path,
-            kube_dns: flags.kubednscm.clone().unwrap_or_else(|| DEFAULT_KUBE_DNS.into()),
+            kube_dns: addon.kubednscm.clone().unwrap_or_else(|| DEFAULT_KUBE_DNS.into()),
             dns_port: args.dns_port,
             values: Values {
                 local: flags.localip.clone(),
-                cluster_dns: template::service_address(&flags.upstreamsvc, process_environment),
+                cluster_dns: template::service_address(&addon.upstreamsvc, process_environment),
                 upstreams: Vec::new(),
-                domain: flags.ours.cluster_domain.clone(),
-                prometheus: flags.prometheus_listen_address.clone(),
+                domain: addon.cluster_domain.clone(),
+                prometheus: addon.prometheus_listen_address.clone(),
             },
             counts,
             state: Mutex::default(),
