@@ -23,6 +23,8 @@ pub struct Health {
     looping: AtomicBool,
     /// Milliseconds of the coarse clock at its last answer; 0: none yet.
     last_answer: AtomicU64,
+    /// The same of the last time-out that counted.
+    last_timeout: AtomicU64,
     trials: Throttle,
     log_lines: Throttle,
 }
@@ -57,6 +59,15 @@ impl Health {
     pub fn failed(&self, max_fails: u32) -> bool {
         let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
         max_fails != 0 && failures >= max_fails && !self.down.swap(true, Relaxed)
+    }
+
+    /// True if the time-out of a try counts as a failure. Tries that were out together are one: of a burst of names that are slow
+    /// by themselves, the first has a probe sent, whose answer comes before the next counts.
+    pub fn timeout_counts(&self, sent: CoarseInstant, now: CoarseInstant) -> bool {
+        let last = self.last_timeout.load(Relaxed);
+        let counts = sent.as_millis() > last;
+        counts
+            && self.last_timeout.compare_exchange(last, now.as_millis(), Relaxed, Relaxed).is_ok()
     }
 
     /// True if it is down and the log is to have a line about it: not for each time that one that comes and goes is.
@@ -176,6 +187,15 @@ mod tests {
         let later = NOW.plus_millis(20_000);
         health.failed(1);
         assert!(health.is_down_to_be_logged(later.plus_millis(LOG_AGAIN_MS)));
+    }
+
+    #[test]
+    fn tries_that_were_out_together_fail_once() {
+        let health = Health::default();
+        let later = NOW.plus_millis(250);
+        assert!(health.timeout_counts(NOW, later));
+        assert!(!health.timeout_counts(NOW, later) && !health.timeout_counts(later, later));
+        assert!(health.timeout_counts(later.plus_millis(1), later.plus_millis(251)));
     }
 
     #[test]

@@ -468,7 +468,9 @@ impl ForwardQuery {
             if is_over {
                 upstream.counters(cx.worker).timeouts.add(1);
                 cx.forward.failures.note(self.identity, upstream, cx.now);
-                if !attempt.upstream_has_answered(cx.worker) {
+                if !attempt.upstream_has_answered(cx.worker)
+                    && upstream.health.timeout_counts(attempt.sent, cx.now)
+                {
                     cx.forward.failed(upstream, &error, cx.now);
                 }
             }
