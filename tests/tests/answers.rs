@@ -8,6 +8,8 @@ mod hostile;
 mod rewriting;
 #[path = "answers/sizes.rs"]
 mod sizes;
+#[path = "answers/special.rs"]
+mod special;
 #[path = "answers/times.rs"]
 mod times;
 

@@ -21,6 +21,7 @@ macro_rules! directives {
                 hosts        "hosts"        Hosts        Once Answers     (hosts::Config)
                 kubernetes   "kubernetes"   Kubernetes   Once Answers     (kubernetes::Config)
                 file         "file"         File         Many Answers     (file::Config)
+                special_names "special_names" SpecialNames Once Answers   (special_names::Config)
                 cache        "cache"        Cache        Once EditsReply  (cache::Config)
                 loop_        "loop"         Loop         Once Setting     (loop_::Config)
                 forward      "forward"      Forward      Many Answers     (forward::Config)

@@ -30,6 +30,7 @@ pub mod reload;
 pub mod rewrite;
 pub mod scope;
 pub mod settings;
+pub mod special_names;
 pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -42,6 +43,7 @@ use std::path::Path;
 use self::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::config::{self, Effect, ServerBlock};
 use crate::corefile::{Diagnostics, Directive, File};
+use crate::wire::Name;
 
 /// One line of a directive that has a handler.
 struct Line<'a> {
@@ -122,6 +124,21 @@ pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<Bl
     blocks
 }
 
+impl Block {
+    /// A block that forwards answers special names itself, but for zones that it names.
+    fn imply_special_names(&mut self, zones: Vec<Name>) {
+        if self.forward.is_empty() {
+            return;
+        }
+        if self.special_names.is_empty() {
+            self.special_names.push(special_names::Config::implied());
+        }
+        let forwarded = self.forward.iter().flat_map(|forward| forward.from.iter().cloned());
+        let named: Vec<Name> = zones.into_iter().chain(forwarded).collect();
+        self.special_names.iter_mut().for_each(|config| config.leave(named.iter().cloned()));
+    }
+}
+
 fn parse(written: ServerBlock, diagnostics: &mut Diagnostics) -> Block {
     let zones = written.zone_names();
     let mut cx = ReadContext { block: &written, zones: &zones, root: Path::new(""), diagnostics };
@@ -133,5 +150,6 @@ fn parse(written: ServerBlock, diagnostics: &mut Diagnostics) -> Block {
     for directive in &written.directives {
         block.read(directive, &mut cx);
     }
+    block.imply_special_names(zones);
     block
 }

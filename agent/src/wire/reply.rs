@@ -142,6 +142,13 @@ impl<'b> Reply<'b> {
         self.over_tcp && self.cut_in.is_some()
     }
 
+    /// Makes a reply of what fits, if that is a part of the answer that changes each time. Over UDP TC stays.
+    pub fn accept_part(&mut self) {
+        if self.over_tcp {
+            self.cut_in = None;
+        }
+    }
+
     /// Adds an extended error (RFC 8914); left out where the client sent no EDNS or it does not fit.
     pub fn extended_error(&mut self, code: u16, text: &str) {
         let mut option = Vec::new();
