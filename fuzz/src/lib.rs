@@ -11,7 +11,7 @@ use nodens::admission::Shares;
 use nodens::assemble::{Assembled, assemble};
 use nodens::chain::Local;
 use nodens::clock::CoarseInstant;
-use nodens::cluster::decode::{Decoded, Fate, Line, decode, decode_line, decode_list_metadata};
+use nodens::cluster::decode::{Decoded, Encoding, Item, WatchEvent};
 use nodens::cluster::index::{Index, Settings};
 use nodens::cluster::object::{Event, Kind};
 use nodens::cluster::{Clusters, Interner, Snapshot, WatchThread};
@@ -35,12 +35,13 @@ use tokio::runtime::Runtime;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by the names of their folders in `seeds`.
-pub const ALL: [Target; 9] = [
+pub const ALL: [Target; 10] = [
     ("wire", wire),
     ("message", message),
     ("upstream", upstream),
     ("corefile", corefile),
     ("objects", objects),
+    ("protobuf", protobuf),
     ("snapshot", snapshot),
     ("resolv_conf", resolv_conf),
     ("control", control),
@@ -228,25 +229,35 @@ pub fn corefile(bytes: &[u8]) {
     let _ = diagnostics.to_string();
 }
 
-/// An object as the API server sends it; the first octet selects its kind. What can be served is taken into an index,
-/// and out again.
+/// An object as the API server sends it in JSON; the first octet selects its kind. What can be served is taken into an
+/// index, and out again.
 pub fn objects(bytes: &[u8]) {
-    let Some((kind, json)) = bytes.split_first() else { return };
-    let kind = Kind::ALL[usize::from(*kind) % Kind::ALL.len()];
-    let interner = Interner::default();
-    take(kind, decode(kind, json, &interner));
-    if let Line::Event(_, decoded) = decode_line(kind, json, &interner) {
-        take(kind, decoded);
-    }
-    decode_list_metadata(json);
+    read_objects(Encoding::Json, bytes);
 }
 
-fn take(kind: Kind, decoded: Decoded) {
+/// The same in protobuf.
+pub fn protobuf(bytes: &[u8]) {
+    read_objects(Encoding::Protobuf, bytes);
+}
+
+fn read_objects(encoding: Encoding, bytes: &[u8]) {
+    let Some((kind, bytes)) = bytes.split_first() else { return };
+    let kind = Kind::ALL[usize::from(*kind) % Kind::ALL.len()];
+    let interner = Interner::default();
+    take(kind, encoding.object(kind, bytes, &interner));
+    if let WatchEvent::Change(_, item) = encoding.event(kind, bytes, &interner) {
+        take(kind, item);
+    }
+    encoding.list_metadata(bytes);
+    encoding.refusal(bytes);
+}
+
+fn take(kind: Kind, item: Item) {
     // Its tables take milliseconds to make; it is empty again after each object.
     static INDEX: OnceLock<Index> = OnceLock::new();
     let index =
         INDEX.get_or_init(|| Index::new(Settings { endpoint_pods: true, ..Settings::default() }));
-    let (Fate::Serve(object), Some(id)) = (decoded.fate, decoded.id) else { return };
+    let (Decoded::Object(object), Some(id)) = (item.decoded, item.id) else { return };
     index.apply(Event::Apply(object));
     index.apply(Event::Delete(kind, id));
     assert_eq!(index.statistics().objects, [0; Kind::ALL.len()]);

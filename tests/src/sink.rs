@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nodens::cluster::decode::{Fate, decode};
+use nodens::cluster::decode::{Decoded, Encoding};
 use nodens::cluster::object::{Event, Kind, Object, ObjectId};
 use nodens::cluster::{Interner, Sink};
 
@@ -63,6 +63,7 @@ impl Sink for MapSink {
         let mut gone = Vec::new();
         match event {
             Event::Apply(object) => {
+                let object = lasting(object);
                 if let Some(listing) = state.listing.get_mut(&object.kind()) {
                     listing.insert(object.id());
                 }
@@ -93,6 +94,14 @@ impl Sink for MapSink {
     }
 }
 
+/// An object without what is of its event only: what a snapshot does not keep.
+fn lasting(mut object: Object) -> Object {
+    if let Object::EndpointSlice(slice) = &mut object {
+        slice.triggered_at = None;
+    }
+    object
+}
+
 /// What a sink should know of `kinds` when it is level with the server.
 #[must_use]
 pub fn objects_of(server: &ApiServer, kinds: &[Kind]) -> BTreeMap<Id, Object> {
@@ -107,8 +116,10 @@ pub fn objects_of(server: &ApiServer, kinds: &[Kind]) -> BTreeMap<Id, Object> {
             Kind::ServiceImport => "serviceimports",
         };
         for value in server.store().values(Resource::named(plural)) {
-            if let Fate::Serve(object) = decode(kind, value.to_string().as_bytes(), &interner).fate
-            {
+            let json = value.to_string();
+            let item = Encoding::Json.object(kind, json.as_bytes(), &interner);
+            if let Decoded::Object(object) = item.decoded {
+                let object = lasting(object);
                 objects.insert((object.kind(), object.id()), object);
             }
         }

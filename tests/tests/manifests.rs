@@ -18,7 +18,7 @@ fn modes() -> [(&'static str, Value); 4] {
         ("link-local", json!({})),
         ("takeover", json!({ "mode": "takeover" })),
         ("pod-network", json!({ "mode": "pod-network" })),
-        ("headless-only", json!({ "kubernetes": { "endpoints": "headless" } })),
+        ("all-endpoints", json!({ "kubernetes": { "endpoints": "all" } })),
     ]
 }
 

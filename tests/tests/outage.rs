@@ -13,7 +13,7 @@ use nodens::cluster::{Endpoints, Pods, SnapshotSpec, Source, Spec, Store, Timing
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::api::credentials::Identity;
-use tests::api::{ApiServer, Fault, Garbage, GoneStyle, Options, Policy, StreamingLists};
+use tests::api::{ApiServer, Fault, Garbage, GoneStyle, Options, Policy, Protobuf, RequestRecord};
 use tests::poll::{pause, wait_for};
 use tests::sink::{MapSink, objects_of};
 use tokio::runtime::Runtime;
@@ -149,9 +149,10 @@ fn a_cluster_is_listed_and_followed() {
     assert!(verbs.is_subset(&BTreeSet::from(["list", "watch"])), "{verbs:?}");
     let agent = concat!("nodens/", env!("CARGO_PKG_VERSION"));
     assert!(requests.iter().all(|request| request.user_agent == agent));
-    let first = &watched.server.requests_of("watch", "services")[0];
-    assert_eq!(first.parameter("sendInitialEvents"), "true");
+    let first = &watched.server.requests_of("list", "services")[0];
     assert_eq!(first.parameter("resourceVersion"), "0");
+    assert!(first.gzip && first.accept.starts_with("application/vnd.kubernetes.protobuf, "));
+    assert!(requests.iter().all(|request| request.parameter("sendInitialEvents").is_empty()));
     let status = watched.store().status();
     assert!(status.received_bytes() > 10_000);
     assert_eq!(status.host(), format!("127.0.0.1:{}", watched.server.port()));
@@ -160,18 +161,40 @@ fn a_cluster_is_listed_and_followed() {
 }
 
 #[test]
-fn servers_without_streaming_lists_are_listed_in_pages() {
-    for support in [StreamingLists::Refused, StreamingLists::Ignored] {
+fn every_encoding_comes_to_the_same() {
+    for protobuf in [Protobuf::Supported, Protobuf::Absent, Protobuf::Refused] {
+        for gzip in [true, false] {
+            let mut options = Options::default();
+            (options.behaviour.protobuf, options.behaviour.gzip) = (protobuf, gzip);
+            options.behaviour.bookmark_interval = Duration::from_millis(200);
+            let watched = Watched::with(options, |_| {}).guarded();
+            watched.put_service("new", "10.96.200.1");
+            watched.wait_level("a new Service");
+            watched.assert_nothing_lost();
+            let answered = |request: &RequestRecord| request.status == 200;
+            let lists = watched.server.requests_of("list", "services");
+            assert_eq!(lists.iter().filter(|list| answered(list)).count(), 1, "{protobuf:?}");
+            let refused = lists.iter().filter(|list| list.status == 406).count();
+            assert_eq!(refused, usize::from(protobuf == Protobuf::Refused), "{protobuf:?}");
+        }
+    }
+}
+
+#[test]
+fn one_connection_is_enough_for_all_kinds() {
+    for http2 in [true, false] {
         let mut options = Options::default();
-        options.behaviour.streaming_lists = support;
-        options.behaviour.bookmark_interval = Duration::from_millis(200);
+        options.behaviour.http2 = http2;
         let watched = Watched::with(options, |_| {}).guarded();
-        watched.put_service("new", "10.96.200.1");
-        watched.wait_level("a new Service");
-        watched.assert_nothing_lost();
-        let lists = watched.server.requests_of("list", "services");
-        assert_eq!(lists[0].parameter("resourceVersion"), "0", "{support:?}");
-        assert_eq!(lists.len(), 1, "{support:?}: the watch goes on from the list");
+        wait_for("several watches of each kind", SOON, || {
+            watched.server.requests_of("watch", "services").len() >= 3
+        });
+        let requests = watched.server.requests();
+        assert!(requests.iter().all(|request| request.http2 == http2));
+        // The first requests may each have begun a connection before it was known that one serves them all.
+        let watches = requests.iter().filter(|request| request.verb == "watch").skip(4);
+        let connections: BTreeSet<u64> = watches.map(|request| request.connection).collect();
+        assert!(!http2 || connections.len() == 1, "{connections:?}");
     }
 }
 
@@ -221,11 +244,13 @@ fn silence_is_noticed() {
 
 #[test]
 fn a_list_that_is_cut_off_is_no_list() {
-    for support in [StreamingLists::Supported, StreamingLists::Refused] {
+    for protobuf in [Protobuf::Supported, Protobuf::Absent] {
         let mut options = Options::default();
-        options.behaviour.streaming_lists = support;
+        options.behaviour.protobuf = protobuf;
         let watched = Watched::with(options, |_| {}).guarded();
-        for bytes in [0, 100, 3_000, 15_000] {
+        // Lists in JSON are more than twice as long.
+        let last = if protobuf == Protobuf::Supported { 4_000 } else { 15_000 };
+        for bytes in [0, 100, 2_000, last] {
             // Everything has changed and the versions that are known are forgotten, so that all has to be listed again.
             let down = Fault::Status { code: 500, retry_after: None };
             watched.server.inject(down);
@@ -238,7 +263,7 @@ fn a_list_that_is_cut_off_is_no_list() {
             let errors = || watched.store().status().kind(Kind::EndpointSlice).errors();
             let before = errors();
             wait_for(
-                &format!("lists that are cut off after {bytes} octets ({support:?})"),
+                &format!("lists that are cut off after {bytes} octets ({protobuf:?})"),
                 SOON,
                 || errors() >= before + 4,
             );
@@ -417,10 +442,10 @@ fn only_what_is_wanted_is_asked_for() {
     watched.server.clear_requests();
     watched.start(spec.clone());
     wait_for("the sync", SOON, || watched.store().status().is_synced());
-    let slices = &watched.server.requests_of("watch", "endpointslices")[0];
+    let slices = &watched.server.requests_of("list", "endpointslices")[0];
     assert_eq!(slices.parameter("labelSelector"), "service.kubernetes.io/headless");
     assert_eq!(slices.namespace.as_deref(), Some("default"));
-    let pods = &watched.server.requests_of("watch", "pods")[0];
+    let pods = &watched.server.requests_of("list", "pods")[0];
     assert!(pods.parameter("fieldSelector").ends_with(",spec.nodeName=worker-1"));
     let foreign = |(_, id): &(Kind, nodens::cluster::object::ObjectId)| {
         !id.namespace.is_empty() && &*id.namespace != "default"

@@ -11,15 +11,21 @@
 //! to apply, delete and reset, and can be tested without any API server. [`Status`] says how fresh it all is. A [`Store`]
 //! ties them together, and [`Clusters`] lets two server blocks share one.
 
+mod applier;
 mod backoff;
+mod body;
 mod client;
+mod credentials;
 pub mod decode;
 mod folder;
 pub mod index;
 mod interner;
 pub mod object;
+mod recovery;
 mod report;
 mod request;
+mod saver;
+mod server_view;
 mod snapshot;
 mod spec;
 mod split;
@@ -30,7 +36,7 @@ mod test_sink;
 mod thread;
 mod watch;
 
-pub use self::client::ClientError;
+pub use self::credentials::ClientError;
 pub use self::interner::Interner;
 use self::object::{Event, Kind, Object};
 pub use self::report::Report;

@@ -10,19 +10,18 @@ use crate::metrics::{Family, Scrape, Source, names};
 /// What a store tells of itself. One for each store, for as long as it runs, however many configurations show it: thereby a
 /// reload takes no counter back. It does not keep what the store knows in memory.
 pub struct Report {
-    source: String,
     status: Arc<Status>,
     sink: Weak<dyn Sink>,
 }
 
 impl Report {
-    pub(super) fn new(source: String, status: Arc<Status>, sink: &Arc<dyn Sink>) -> Self {
-        Self { source, status, sink: Arc::downgrade(sink) }
+    pub(super) fn new(status: Arc<Status>, sink: &Arc<dyn Sink>) -> Self {
+        Self { status, sink: Arc::downgrade(sink) }
     }
 
     /// Where the objects come from, in the Corefile's words.
     pub fn source(&self) -> &str {
-        &self.source
+        self.status.source()
     }
 
     /// How fresh it all is.

@@ -3,10 +3,11 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use super::decode::Encoding;
 use super::object::Kind;
 use super::spec::{Endpoints, Pods, Wanted};
 
-/// Objects in a page of a list. The server ignores it where it answers from its watch cache.
+/// Objects in a page of a list. Servers may ignore it if they answer from their watch cache.
 const PAGE: usize = 500;
 
 /// The list and watch requests of one kind.
@@ -16,15 +17,32 @@ pub(super) struct Requests {
     /// `&labelSelector=...&fieldSelector=...`, encoded.
     selectors: String,
     rule: String,
+    encoding: Encoding,
+    gzip: bool,
 }
 
-/// From which state of the cluster a list is wanted.
+/// Which state of the cluster a list may show (`resourceVersionMatch`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Freshness {
-    /// Whatever the server has at hand: its watch cache, which costs it least (`resourceVersion=0`).
+pub(super) enum ResourceVersionMatch {
+    /// Any that the server has at hand: its watch cache, which costs it least (`resourceVersion=0`). Only for the first
+    /// list, since another server may be behind the one that was read before.
     Any,
-    /// What etcd has: for when the cache turned out to be too old to be watched from.
-    Latest,
+    /// This one or a later one. The server answers from its watch cache once that has come so far.
+    NotOlderThan(u64),
+    /// What etcd has: for when the cache cannot be watched from the version that it lists, or the known version is from
+    /// the future of an etcd that was restored.
+    MostRecent,
+}
+
+/// A request to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ask {
+    /// Path and query.
+    pub(super) url: String,
+    /// The preferred encoding of the response.
+    pub(super) encoding: Encoding,
+    /// True if the response may be compressed. API servers compress lists, never watches.
+    pub(super) gzip: bool,
 }
 
 impl Requests {
@@ -88,52 +106,51 @@ impl Requests {
         let rule = format!(
             "verbs [list, watch] on resource {resource} of API group \"{api_group}\"{place}"
         );
-        Self { path, selectors, rule }
+        // Custom resources have no protobuf form.
+        let custom = kind == Kind::ServiceImport;
+        let encoding = if custom { Encoding::Json } else { Encoding::Protobuf };
+        Self { path, selectors, rule, encoding, gzip: true }
     }
 
-    /// One page of a list.
-    pub(super) fn list(&self, freshness: Freshness, next: Option<&str>) -> String {
-        let mut url = format!("{}?limit={PAGE}", self.path);
-        match (next, freshness) {
+    /// One page of a list; `next` is the token of a page after the first.
+    pub(super) fn list(&self, from: ResourceVersionMatch, next: Option<&str>) -> Ask {
+        let mut url = match (next, from) {
             // The token knows the version.
-            (Some(token), _) => {
-                let _ = write!(url, "&continue={}", encode(token));
+            (Some(token), _) => format!("{}?limit={PAGE}&continue={}", self.path, encode(token)),
+            (None, ResourceVersionMatch::Any) => {
+                format!("{}?limit={PAGE}&resourceVersion=0", self.path)
             }
-            (None, Freshness::Any) => url.push_str("&resourceVersion=0"),
-            (None, Freshness::Latest) => {}
-        }
+            (None, ResourceVersionMatch::MostRecent) => format!("{}?limit={PAGE}", self.path),
+            // With a limit, servers before 1.34 would read it from etcd.
+            (None, ResourceVersionMatch::NotOlderThan(version)) => {
+                format!("{}?resourceVersion={version}&resourceVersionMatch=NotOlderThan", self.path)
+            }
+        };
         url.push_str(&self.selectors);
-        url
+        Ask { url, encoding: self.encoding, gzip: self.gzip }
     }
 
-    /// A watch that goes on from `version`.
-    pub(super) fn watch(&self, version: &str, lasting: Duration) -> String {
-        let mut url = self.watch_for(lasting);
-        let _ = write!(url, "&resourceVersion={}", encode(version));
-        url
+    /// A watch that continues from `version`.
+    pub(super) fn watch(&self, version: u64, lasting: Duration) -> Ask {
+        let seconds = lasting.as_secs().max(1);
+        let url = format!(
+            "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={version}{}",
+            self.path, self.selectors
+        );
+        Ask { url, encoding: self.encoding, gzip: false }
     }
 
-    /// A watch that begins with all objects (a streaming list, KEP-3157).
-    pub(super) fn streaming_list(&self, freshness: Freshness, lasting: Duration) -> String {
-        let mut url = self.watch_for(lasting);
-        url.push_str("&sendInitialEvents=true&resourceVersionMatch=NotOlderThan");
-        if freshness == Freshness::Any {
-            url.push_str("&resourceVersion=0");
-        }
-        url
+    /// Asks for a plainer response from now on: in JSON, and then without compression. False if there is no plainer one.
+    pub(super) fn fall_back(&mut self) -> bool {
+        let plainest = (self.encoding, self.gzip) == (Encoding::Json, false);
+        self.gzip &= self.encoding == Encoding::Protobuf;
+        self.encoding = Encoding::Json;
+        !plainest
     }
 
-    /// The RBAC rule that these requests need, for whoever has to write it.
+    /// The RBAC rule that these requests need.
     pub(super) fn rule(&self) -> &str {
         &self.rule
-    }
-
-    fn watch_for(&self, lasting: Duration) -> String {
-        let seconds = lasting.as_secs().max(1);
-        format!(
-            "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}{}",
-            self.path, self.selectors
-        )
     }
 }
 
@@ -177,62 +194,83 @@ mod tests {
     #[test]
     fn lists_come_from_the_watch_cache() {
         let requests = Requests::new(Kind::Service, &wanted());
+        let list = |from, next| requests.list(from, next).url;
         assert_eq!(
-            requests.list(Freshness::Any, None),
+            list(ResourceVersionMatch::Any, None),
             "/api/v1/services?limit=500&resourceVersion=0"
         );
-        assert_eq!(requests.list(Freshness::Latest, None), "/api/v1/services?limit=500");
         assert_eq!(
-            requests.list(Freshness::Any, Some("a+b")),
+            list(ResourceVersionMatch::NotOlderThan(7), None),
+            "/api/v1/services?resourceVersion=7&resourceVersionMatch=NotOlderThan"
+        );
+        assert_eq!(list(ResourceVersionMatch::MostRecent, None), "/api/v1/services?limit=500");
+        assert_eq!(
+            list(ResourceVersionMatch::Any, Some("a+b")),
             "/api/v1/services?limit=500&continue=a%2Bb"
         );
+    }
+
+    #[test]
+    fn only_lists_are_compressed_and_only_built_in_kinds_are_in_protobuf() {
+        let mut services = Requests::new(Kind::Service, &wanted());
+        let list = services.list(ResourceVersionMatch::Any, None);
+        assert!(list.gzip && list.encoding == Encoding::Protobuf);
+        assert!(!services.watch(7, Duration::from_secs(60)).gzip);
+        let imports = Requests::new(Kind::ServiceImport, &wanted());
+        assert_eq!(imports.watch(7, Duration::from_secs(60)).encoding, Encoding::Json);
+        for gzip in [true, false] {
+            assert!(services.fall_back());
+            let list = services.list(ResourceVersionMatch::Any, None);
+            assert_eq!((list.encoding, list.gzip), (Encoding::Json, gzip));
+        }
+        assert!(!services.fall_back());
     }
 
     #[test]
     fn headless_slices_are_selected_by_their_label() {
         let requests = Requests::new(Kind::EndpointSlice, &wanted());
         assert_eq!(
-            requests.watch("7", Duration::from_secs(90)),
+            requests.watch(7, Duration::from_secs(90)).url,
             "/apis/discovery.k8s.io/v1/endpointslices?watch=true&allowWatchBookmarks=true&timeoutSeconds=90\
-             &labelSelector=service.kubernetes.io%2Fheadless&resourceVersion=7"
+             &resourceVersion=7&labelSelector=service.kubernetes.io%2Fheadless"
         );
         let imports = Requests::new(Kind::ImportedSlice, &Wanted { imports: true, ..wanted() });
         assert!(
             imports
-                .list(Freshness::Any, None)
+                .list(ResourceVersionMatch::Any, None)
+                .url
                 .ends_with("&labelSelector=multicluster.kubernetes.io%2Fservice-name")
         );
-    }
-
-    #[test]
-    fn pods_are_those_of_the_node() {
-        let url = Requests::new(Kind::Pod, &wanted())
-            .streaming_list(Freshness::Any, Duration::from_secs(60));
-        assert!(url.contains("&fieldSelector=status.phase%21%3DSucceeded%2C"), "{url}");
-        assert!(url.contains("%2Cspec.nodeName%3Dnode-1&sendInitialEvents=true"), "{url}");
-    }
-
-    #[test]
-    fn one_namespace_is_asked_for_alone() {
-        let one = Wanted { namespaces: vec!["shop".into()], ..Wanted::default() };
-        let services = Requests::new(Kind::Service, &one);
         assert_eq!(
-            services.list(Freshness::Latest, None),
-            "/api/v1/namespaces/shop/services?limit=500"
+            requests.rule(),
+            "verbs [list, watch] on resource endpointslices of API group \"discovery.k8s.io\""
         );
+    }
+
+    #[test]
+    fn pods_of_a_node_are_selected_by_field() {
+        let requests = Requests::new(Kind::Pod, &wanted());
+        let url = requests.list(ResourceVersionMatch::Any, None).url;
+        assert!(url.contains("&fieldSelector=status.phase%21%3DSucceeded%2C"), "{url}");
+        assert!(url.ends_with("%2Cspec.nodeName%3Dnode-1"), "{url}");
+    }
+
+    #[test]
+    fn one_namespace_is_selected_by_its_path() {
+        let one = Wanted { namespaces: vec!["shop".into()], ..Wanted::default() };
+        let list = |kind, wanted: &Wanted| {
+            Requests::new(kind, wanted).list(ResourceVersionMatch::MostRecent, None).url
+        };
+        assert_eq!(list(Kind::Service, &one), "/api/v1/namespaces/shop/services?limit=500");
         assert_eq!(
-            services.rule(),
+            Requests::new(Kind::Service, &one).rule(),
             "verbs [list, watch] on resource services of API group \"\" in namespace shop"
         );
-        let namespaces = Requests::new(Kind::Namespace, &one);
         assert_eq!(
-            namespaces.list(Freshness::Latest, None),
+            list(Kind::Namespace, &one),
             "/api/v1/namespaces?limit=500&fieldSelector=metadata.name%3Dshop"
         );
         let two = Wanted { namespaces: vec!["a".into(), "b".into()], ..Wanted::default() };
-        assert_eq!(
-            Requests::new(Kind::Service, &two).list(Freshness::Latest, None),
-            "/api/v1/services?limit=500"
-        );
+        assert_eq!(list(Kind::Service, &two), "/api/v1/services?limit=500");
     }
 }

@@ -1,10 +1,90 @@
 //! Cuts what the API server sends into objects while it arrives, so that no list is ever held whole: a list of 150,000
 //! endpoints is some 60 MB of JSON.
 //!
-//! A watch is one event a line ([`Lines`]); a list is one JSON document, of which the members of `items` and the member
-//! `metadata` are cut out ([`ListItems`]).
+//! In JSON, a watch is one event a line ([`Lines`]); a list is one document, of which the members of `items` and the member
+//! `metadata` are cut out ([`ListItems`]). [`protobuf`] does the same for frames and messages. [`EventSplitter`] and
+//! [`ListSplitter`] are one of both.
+
+mod protobuf;
 
 use memchr::{memchr, memchr2};
+
+use super::decode::Encoding;
+
+/// Why octets are not what was expected; nothing after them can be made out.
+pub(super) type Broken = &'static str;
+
+/// Cuts a watch.
+pub(super) enum EventSplitter {
+    Json(Lines),
+    Protobuf(protobuf::Frames),
+}
+
+impl EventSplitter {
+    pub(super) fn new(encoding: Encoding) -> Self {
+        match encoding {
+            Encoding::Json => Self::Json(Lines::default()),
+            Encoding::Protobuf => Self::Protobuf(protobuf::Frames::default()),
+        }
+    }
+
+    /// True if an event has begun and not ended.
+    pub(super) fn is_open(&self) -> bool {
+        match self {
+            Self::Json(lines) => lines.is_open(),
+            Self::Protobuf(frames) => frames.is_open(),
+        }
+    }
+
+    /// Takes the next octets and gives every complete event to `take`.
+    pub(super) fn push(&mut self, chunk: &[u8], take: impl FnMut(Piece<'_>)) -> Result<(), Broken> {
+        match self {
+            Self::Json(lines) => lines.push(chunk, take),
+            Self::Protobuf(frames) => return frames.push(chunk, take),
+        }
+        Ok(())
+    }
+}
+
+/// Cuts a list.
+pub(super) enum ListSplitter {
+    Json(Box<ListItems>),
+    Protobuf(protobuf::Items),
+}
+
+impl ListSplitter {
+    pub(super) fn new(encoding: Encoding) -> Self {
+        match encoding {
+            Encoding::Json => Self::Json(Box::default()),
+            Encoding::Protobuf => Self::Protobuf(protobuf::Items::default()),
+        }
+    }
+
+    /// True once the whole list has come; false before that means that it was cut off.
+    pub(super) fn is_complete(&self) -> bool {
+        match self {
+            Self::Json(items) => items.is_complete(),
+            Self::Protobuf(items) => items.is_complete(),
+        }
+    }
+
+    /// True if it is a list at all, as far as it has come.
+    pub(super) fn is_list(&self) -> bool {
+        match self {
+            Self::Json(items) => items.is_list(),
+            Self::Protobuf(items) => items.is_list(),
+        }
+    }
+
+    /// Takes the next octets and gives what is complete to `take`.
+    pub(super) fn push(&mut self, chunk: &[u8], take: impl FnMut(Piece<'_>)) -> Result<(), Broken> {
+        match self {
+            Self::Json(items) => items.push(chunk, take),
+            Self::Protobuf(items) => return items.push(chunk, take),
+        }
+        Ok(())
+    }
+}
 
 /// The longest object or event that is looked at. etcd holds at most 1.5 MB for an object; JSON takes more room than its
 /// protobuf.

@@ -3,14 +3,15 @@
 //! Every number here is behind a metric, a line of `nodens status` or a readiness check.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
 use super::object::Kind;
-use super::spec::Wanted;
+use super::spec::{Source, Wanted};
 use crate::clock::CoarseInstant;
 
 /// What an event said of its object; the `type` label of `nodens_kubernetes_events_total`.
@@ -40,6 +41,7 @@ impl EventType {
 
 /// The state of a whole store.
 pub struct Status {
+    source: String,
     kinds: [KindStatus; Kind::ALL.len()],
     received: AtomicU64,
     host: OnceLock<String>,
@@ -67,11 +69,12 @@ pub const PROGRAMMING_BUCKETS: [f64; 20] = [
 ];
 
 impl Status {
-    /// Nothing is known yet of what is `wanted`.
-    pub fn new(wanted: &Wanted) -> Self {
+    /// Nothing is known yet of what is `wanted` of `source`.
+    pub fn new(source: &Source, wanted: &Wanted) -> Self {
         let kinds = Kind::ALL
             .map(|kind| KindStatus { wanted: wanted.includes(kind), ..KindStatus::default() });
         Self {
+            source: source.to_string(),
             kinds,
             received: AtomicU64::new(0),
             host: OnceLock::new(),
@@ -81,6 +84,11 @@ impl Status {
             snapshot: AtomicU64::new(0),
             synced: watch::Sender::new(0),
         }
+    }
+
+    /// Where the objects come from, in the Corefile's words.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The state of one kind.
@@ -102,7 +110,7 @@ impl Status {
         Kind::ALL.into_iter().filter(|&kind| self.kind(kind).wanted)
     }
 
-    /// True once every kind has been listed completely, in this process.
+    /// True once every kind has been listed completely, or a watch continues from the version of a snapshot.
     pub fn is_synced(&self) -> bool {
         self.wanted().all(|kind| self.kind(kind).synced.load(Relaxed))
     }
@@ -222,6 +230,8 @@ pub struct KindStatus {
     skipped: AtomicU64,
     /// Grows with every change that was given to the sink.
     changes: AtomicU64,
+    /// The version that the sink has come to, 0 for none. Never ahead of the sink: it is set after the event was applied.
+    version: AtomicU64,
     last_error: Mutex<Option<String>>,
 }
 
@@ -231,7 +241,7 @@ impl KindStatus {
         self.wanted
     }
 
-    /// True once it has been listed completely.
+    /// True once it has been listed completely, or its watch continues from the version of a snapshot.
     pub fn is_synced(&self) -> bool {
         self.synced.load(Relaxed)
     }
@@ -270,6 +280,15 @@ impl KindStatus {
     /// A number that differs whenever something may have changed.
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(Relaxed)
+    }
+
+    /// The version from which a watch continues without a gap; `None` before the first list.
+    pub(super) fn version(&self) -> Option<u64> {
+        Some(self.version.load(Acquire)).filter(|&version| version > 0)
+    }
+
+    pub(super) fn note_version(&self, version: u64) {
+        self.version.store(version, Release);
     }
 
     pub(super) fn note_heard(&self) {
@@ -364,7 +383,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn waiting_ends_when_every_wanted_kind_is_synced() {
-        let status = Status::new(&Wanted::default());
+        let status = Status::new(&Source::InCluster, &Wanted::default());
         assert!(!status.wait_synced(Duration::from_secs(5)).await);
         for kind in [Kind::Service, Kind::EndpointSlice] {
             status.note_synced(kind);
@@ -378,7 +397,7 @@ mod tests {
 
     #[test]
     fn age_is_that_of_the_oldest_kind() {
-        let status = Status::new(&Wanted::default());
+        let status = Status::new(&Source::InCluster, &Wanted::default());
         status.kind(Kind::Service).note_heard();
         assert_eq!(status.age(), None);
         status.note_snapshot(1);

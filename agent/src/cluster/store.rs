@@ -1,24 +1,24 @@
 //! One watched cluster: the sink that is fed, the tasks that feed it, the snapshot, and how it all stands.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
-use tracing::{info, warn};
 
 use super::Sink;
-use super::client::{self, Connector};
+use super::applier::Applier;
+use super::client::Connector;
 use super::folder::Folder;
 use super::interner::Interner;
-use super::object::Event;
 use super::report::Report;
-use super::snapshot::{self, Snapshot, SnapshotError};
-use super::spec::{SnapshotSpec, Source, Spec, Wanted};
+use super::saver::{Saver, When};
+use super::server_view::ServerView;
+use super::snapshot::Versions;
+use super::spec::{Source, Spec};
 use super::status::Status;
-use super::watch::{Feed, Watcher};
+use super::watch::Watcher;
 
 /// Why a store cannot be started. What may yet change (a server that is away, a file that is missing) is no reason.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -46,10 +46,10 @@ pub struct Store<S: Sink> {
 impl<S: Sink> Store<S> {
     /// Loads the snapshot, if there is one, and begins to watch. Tasks run on `runtime`.
     pub fn start(spec: Spec, sink: Arc<S>, runtime: &Handle) -> Result<Arc<Self>, StartError> {
-        let status = Arc::new(Status::new(&spec.wanted));
+        let status = Arc::new(Status::new(&spec.source, &spec.wanted));
         let interner = Arc::new(Interner::default());
         let dynamic: Arc<dyn Sink> = sink.clone();
-        let report = Arc::new(Report::new(spec.source.to_string(), status.clone(), &dynamic));
+        let report = Arc::new(Report::new(status.clone(), &dynamic));
         let mut tasks = Vec::new();
         let mut saver = None;
         if let Source::Folder(dir) = &spec.source {
@@ -62,23 +62,27 @@ impl<S: Sink> Store<S> {
             let folder = Folder::new(dir.clone(), &spec.wanted, dynamic, status.clone(), interner);
             tasks.push(runtime.spawn(folder.run()).abort_handle());
         } else {
+            let mut versions = Versions::default();
             if let Some(settings) = &spec.snapshot {
                 let made = Arc::new(Saver::new(settings, &spec, dynamic.clone(), status.clone()));
-                made.load(&interner);
+                versions = made.load(&interner);
                 tasks.push(runtime.spawn(made.clone().run()).abort_handle());
                 saver = Some(made);
             }
             let connector = Arc::new(Connector::new(spec.source.clone(), spec.timing));
+            let view = Arc::new(ServerView::default());
             for kind in spec.wanted.kinds() {
-                let feed = Feed::new(
+                let applier = Applier::new(
                     kind,
                     &spec.wanted,
                     dynamic.clone(),
                     status.clone(),
                     interner.clone(),
                 );
+                let server = (connector.clone(), view.clone());
+                let version = versions.of(kind);
                 let watcher =
-                    Watcher::new(kind, &spec.wanted, spec.timing, connector.clone(), feed);
+                    Watcher::new(kind, &spec.wanted, spec.timing, server, applier, version);
                 tasks.push(runtime.spawn(watcher.run()).abort_handle());
             }
         }
@@ -110,10 +114,10 @@ impl<S: Sink> Store<S> {
         self.status.wait_synced(timeout).await
     }
 
-    /// Writes the snapshot now, if anything changed since it was written last: before an exit. Blocks on the disk.
+    /// Writes the snapshot now, if it is not the latest: before an exit. Blocks on the disk.
     pub fn save(&self) {
         if let Some(saver) = &self.snapshot {
-            saver.save_logged();
+            saver.save_logged(When::AtExit);
         }
     }
 }
@@ -163,169 +167,15 @@ impl<S: Sink> Clusters<S> {
     }
 }
 
-/// Reads and writes the snapshot.
-struct Saver {
-    path: PathBuf,
-    every: Duration,
-    source: Source,
-    wanted: Wanted,
-    /// That of the start, empty where it could not be found out.
-    identity: String,
-    sink: Arc<dyn Sink>,
-    status: Arc<Status>,
-    /// The number of changes that the file knows, and the identity that it bears.
-    saved: Mutex<(u64, String)>,
-    /// Only one writes at a time; holds the last error, so that it is logged once.
-    writing: Mutex<Option<String>>,
-}
-
-impl Saver {
-    fn new(settings: &SnapshotSpec, spec: &Spec, sink: Arc<dyn Sink>, status: Arc<Status>) -> Self {
-        // Stores of several clusters, or of several views on one, may share a folder.
-        let view = format!("{} {:?}", spec.source, spec.wanted);
-        let path =
-            settings.dir.join(format!("cluster-{:08x}.snapshot", crc32fast::hash(view.as_bytes())));
-        let identity = match client::identity(&spec.source) {
-            Ok(cluster) => identity(&cluster, &spec.wanted),
-            Err(error) => {
-                warn!(snapshot = %path.display(), "no snapshot is read or written, since it cannot be told whose it is: {error}");
-                String::new()
-            }
-        };
-        let (saved, writing) = Default::default();
-        let (source, wanted) = (spec.source.clone(), spec.wanted.clone());
-        let every = settings.every;
-        Self { path, every, source, wanted, identity, sink, status, saved, writing }
-    }
-
-    /// The identity now: a cluster's authority is replaced now and then, and the next start will know the new one only.
-    /// Where the server has another address by now, it may be another cluster than the one that we heard of.
-    fn identity(&self) -> String {
-        let server = |identity: &str| identity.split(' ').next().unwrap_or_default().to_owned();
-        match client::identity(&self.source) {
-            Ok(now) if server(&now) == server(&self.identity) => identity(&now, &self.wanted),
-            Ok(_) | Err(_) => self.identity.clone(),
-        }
-    }
-
-    /// Fills the sink with what the snapshot holds, if it is one of this cluster.
-    fn load(&self, interner: &Interner) {
-        if self.identity.is_empty() {
-            return;
-        }
-        match self.try_load(interner) {
-            Ok(0) => info!(snapshot = %self.path.display(), "there is no snapshot yet"),
-            Ok(objects) => {
-                let age = self
-                    .status
-                    .snapshot_time()
-                    .and_then(|at| SystemTime::now().duration_since(at).ok());
-                let age_s = age.unwrap_or_default().as_secs();
-                warn!(snapshot = %self.path.display(), objects, age_s, "serving the snapshot of the last run until the first list is complete");
-            }
-            Err(error) => {
-                warn!(snapshot = %self.path.display(), "the snapshot is not used: {error}")
-            }
-        }
-    }
-
-    fn try_load(&self, interner: &Interner) -> Result<usize, SnapshotError> {
-        let Some(bytes) = snapshot::read(&self.path)? else { return Ok(0) };
-        let snapshot = Snapshot::decode(&bytes)?;
-        snapshot.check_identity(&self.identity)?;
-        for kind in self.status.wanted() {
-            self.sink.apply(Event::ResetBegin(kind));
-        }
-        let mut count = 0;
-        for object in snapshot.objects(interner) {
-            match object {
-                Ok(object) if self.status.kind(object.kind()).is_wanted() => {
-                    self.sink.apply(Event::Apply(object));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    // All of it or nothing.
-                    for object in snapshot.objects(interner).flatten() {
-                        self.sink.apply(Event::Delete(object.kind(), object.id()));
-                    }
-                    return Err(error);
-                }
-            }
-            count += 1;
-        }
-        for kind in self.status.wanted() {
-            self.sink.apply(Event::ResetDone(kind));
-        }
-        self.status.note_snapshot(snapshot.written);
-        Ok(count)
-    }
-
-    /// Writes now and then, until it is dropped.
-    async fn run(self: Arc<Self>) {
-        // The first one early: a node that restarts twice in a minute should not begin with nothing.
-        self.status.wait_synced(Duration::MAX).await;
-        loop {
-            let saver = self.clone();
-            let _ = tokio::task::spawn_blocking(move || saver.save_logged()).await;
-            tokio::time::sleep(self.every).await;
-        }
-    }
-
-    fn save_logged(&self) {
-        let mut last_error = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.save() {
-            Ok(()) => *last_error = None,
-            Err(error) => {
-                let error = error.to_string();
-                if last_error.as_ref() != Some(&error) {
-                    warn!(
-                        "{error}; a restart without an API server would know nothing newer than the last one"
-                    );
-                }
-                *last_error = Some(error);
-            }
-        }
-    }
-
-    fn save(&self) -> Result<(), SnapshotError> {
-        // Before everything was listed once, the file of the last run knows more than we do.
-        if self.identity.is_empty() || !self.status.is_synced() {
-            return Ok(());
-        }
-        let changes: u64 = self.status.wanted().map(|kind| self.status.kind(kind).changes()).sum();
-        let state = (changes, self.identity());
-        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
-        if *saved == state || changes == 0 {
-            return Ok(());
-        }
-        let now =
-            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-        let octets = snapshot::write(&self.path, &state.1, now, |visit| self.sink.walk(visit))?;
-        tracing::debug!(snapshot = %self.path.display(), octets, "wrote the snapshot");
-        *saved = state;
-        Ok(())
-    }
-}
-
-/// What a snapshot is told by: the cluster, and how much of it.
-fn identity(cluster: &str, wanted: &Wanted) -> String {
-    format!("{cluster}, {wanted:?}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::decode::tests::conformance_cluster;
+    use crate::cluster::Wanted;
     use crate::cluster::test_sink::Recorder;
 
     fn endpoint() -> Spec {
         // Port 1 of the loopback: nobody listens there.
         Spec::new(Source::Endpoint { url: "http://127.0.0.1:1".into(), tls: None })
-    }
-
-    fn saver(spec: &Spec, dir: &std::path::Path, sink: Arc<Recorder>) -> (Saver, Arc<Status>) {
-        let status = Arc::new(Status::new(&spec.wanted));
-        (Saver::new(&SnapshotSpec::new(dir.into()), spec, sink, status.clone()), status)
     }
 
     #[tokio::test]
@@ -362,51 +212,5 @@ mod tests {
         spec.wanted.labels = Some("a=b".into());
         let started = Store::start(spec, Arc::new(Recorder::default()), &Handle::current());
         assert_eq!(started.err(), Some(StartError::SelectorWithFolder));
-    }
-
-    #[test]
-    fn a_snapshot_is_taken_up_by_the_next_run() {
-        let dir = tempfile::tempdir().unwrap();
-        let (first, sink) = (endpoint(), Arc::new(Recorder::default()));
-        let (saving, status) = saver(&first, dir.path(), sink.clone());
-        for object in conformance_cluster(&Interner::default()) {
-            if status.kind(object.kind()).is_wanted() {
-                sink.apply(Event::Apply(object));
-            }
-        }
-        saving.save_logged();
-        assert_eq!(
-            std::fs::read_dir(dir.path()).unwrap().count(),
-            0,
-            "written before anything was listed"
-        );
-        for kind in status.wanted() {
-            status.note_synced(kind);
-            status.kind(kind).note_change();
-        }
-        saving.save_logged();
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-
-        let next = Arc::new(Recorder::default());
-        let (loading, status) = saver(&first, dir.path(), next.clone());
-        loading.load(&Interner::default());
-        assert_eq!(next.names(), sink.names());
-        assert!(status.is_known() && !status.is_synced());
-
-        let other = Spec { wanted: Wanted { imports: true, ..Wanted::default() }, ..endpoint() };
-        let empty = Arc::new(Recorder::default());
-        let (loading, status) = saver(&other, dir.path(), empty.clone());
-        loading.load(&Interner::default());
-        assert!(empty.names().is_empty() && !status.is_known());
-    }
-
-    #[test]
-    fn a_damaged_snapshot_is_refused_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let sink = Arc::new(Recorder::default());
-        let (loading, status) = saver(&endpoint(), dir.path(), sink.clone());
-        std::fs::write(&loading.path, b"NODENS\0S and so on, and so forth").unwrap();
-        loading.load(&Interner::default());
-        assert!(sink.names().is_empty() && !status.is_known());
     }
 }

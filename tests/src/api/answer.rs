@@ -13,14 +13,15 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use tokio::time::MissedTickBehavior;
 
+use super::compress::compress;
 use super::fault::{Fault, Garbage};
 use super::list::Pieces;
 use super::log::RequestRecord;
-use super::options::Behaviour;
+use super::options::{Behaviour, Protobuf};
 use super::request::{ApiRequest, Target};
 use super::server::Shared;
 use super::status::Status;
-use super::{discovery, list, watch};
+use super::{discovery, list, protobuf, watch};
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -29,6 +30,7 @@ pub(crate) async fn handle(
     shared: Arc<Shared>,
     request: Request<Incoming>,
     certificate: bool,
+    connection: u64,
 ) -> Result<Response<Body>, Infallible> {
     let (parts, _) = request.into_parts();
     let request = ApiRequest::read(&parts);
@@ -42,6 +44,10 @@ pub(crate) async fn handle(
         },
         query: request.query.clone(),
         user_agent: request.user_agent.clone(),
+        accept: request.accept.clone(),
+        gzip: request.gzip,
+        http2: parts.version == http::Version::HTTP_2,
+        connection,
         status: 0,
     });
     let faults = shared.faults.take(&request.verb, request.resource_name());
@@ -54,8 +60,8 @@ pub(crate) async fn handle(
         }
     }
     let response = match answer(&shared, &request, certificate, &faults) {
-        Ok(pieces) => success(pieces, &faults).await,
-        Err(status) => failure(&status),
+        Ok(answer) => success(answer, &faults).await,
+        Err(status) => failure(&status, request.prefers_protobuf() && speaks_protobuf(&shared)),
     };
     shared.log.answered(place, response.status().as_u16());
     Ok(response)
@@ -66,7 +72,7 @@ fn answer(
     request: &ApiRequest,
     certificate: bool,
     faults: &[Fault],
-) -> Result<Pieces, Status> {
+) -> Result<Answer, Status> {
     for fault in faults {
         match fault {
             Fault::Status { code, retry_after } => {
@@ -86,7 +92,7 @@ fn answer(
     }
     let behaviour = shared.behaviour();
     let Target::Resource { resource, namespace, name } = &request.target else {
-        return path(request, &behaviour);
+        return path(request, &behaviour).map(Answer::json);
     };
     if !shared.authenticated(request, certificate) {
         return Err(Status::unauthorized());
@@ -99,19 +105,55 @@ fn answer(
     if !allowed || faults.contains(&Fault::Forbidden) {
         return Err(Status::forbidden(&request.verb, resource, namespace, name));
     }
+    let in_protobuf = match behaviour.protobuf {
+        _ if !request.prefers_protobuf() || request.metadata_only => false,
+        Protobuf::Supported => protobuf::knows(resource),
+        Protobuf::Absent if request.accept.contains("application/json") => false,
+        Protobuf::Absent | Protobuf::Refused => return Err(Status::not_acceptable()),
+    };
     match (request.verb.as_str(), name) {
         ("get", Some(name)) => {
             let body = list::get(&shared.store, resource, namespace, name, request.metadata_only)?;
-            Ok(whole(body))
+            Ok(Answer::json(whole(body)))
         }
-        ("list", _) => list::respond(&shared.store, resource, request),
-        ("watch", _) => watch::respond(shared, resource, request),
+        ("list", _) => {
+            let pieces = list::respond(&shared.store, resource, request, in_protobuf)?;
+            Ok(Answer {
+                pieces,
+                in_protobuf,
+                compress: request.gzip && behaviour.gzip,
+                watch: false,
+            })
+        }
+        ("watch", _) => {
+            let pieces = watch::respond(shared, resource, request, in_protobuf)?;
+            Ok(Answer { pieces, in_protobuf, compress: false, watch: true })
+        }
         (verb, _) => {
             let message =
                 format!("the server does not allow this method on the requested resource: {verb}");
             Err(Status::new(405, message))
         }
     }
+}
+
+/// A body, and what it is.
+struct Answer {
+    pieces: Pieces,
+    in_protobuf: bool,
+    /// The client accepts gzip, and the server has it.
+    compress: bool,
+    watch: bool,
+}
+
+impl Answer {
+    fn json(pieces: Pieces) -> Self {
+        Self { pieces, in_protobuf: false, compress: false, watch: false }
+    }
+}
+
+fn speaks_protobuf(shared: &Shared) -> bool {
+    shared.behaviour().protobuf == Protobuf::Supported
 }
 
 fn path(request: &ApiRequest, behaviour: &Behaviour) -> Result<Pieces, Status> {
@@ -128,9 +170,21 @@ fn whole(body: Bytes) -> Pieces {
     stream::once(async move { Ok(body) }).boxed()
 }
 
-async fn success(pieces: Pieces, faults: &[Fault]) -> Response<Body> {
-    let mut pieces = pieces;
-    let mut builder = Response::builder().status(200).header("content-type", "application/json");
+async fn success(answer: Answer, faults: &[Fault]) -> Response<Body> {
+    let kind = match (answer.in_protobuf, answer.watch) {
+        (false, _) => "application/json",
+        (true, false) => "application/vnd.kubernetes.protobuf",
+        (true, true) => "application/vnd.kubernetes.protobuf;stream=watch",
+    };
+    let mut builder = Response::builder().status(200).header("content-type", kind);
+    let mut pieces = answer.pieces;
+    if answer.compress {
+        let compressed;
+        (pieces, compressed) = compress(pieces).await;
+        if compressed {
+            builder = builder.header("content-encoding", "gzip");
+        }
+    }
     for fault in faults {
         pieces = match fault {
             Fault::Garbage(Garbage::Html) => {
@@ -155,13 +209,16 @@ async fn success(pieces: Pieces, faults: &[Fault]) -> Response<Body> {
     builder.body(body).unwrap_or_default()
 }
 
-fn failure(status: &Status) -> Response<Body> {
-    let mut builder =
-        Response::builder().status(status.code).header("content-type", "application/json");
+fn failure(status: &Status, in_protobuf: bool) -> Response<Body> {
+    let (kind, body) = match in_protobuf {
+        true => ("application/vnd.kubernetes.protobuf", status.to_protobuf()),
+        false => ("application/json", status.to_json()),
+    };
+    let mut builder = Response::builder().status(status.code).header("content-type", kind);
     if let Some(seconds) = status.retry_after {
         builder = builder.header("retry-after", seconds);
     }
-    let body = Full::new(status.to_json()).map_err(|never| match never {}).boxed_unsync();
+    let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
     builder.body(body).unwrap_or_default()
 }
 

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use serde_json::{Value, json};
 
+use super::protobuf;
 use super::request::ApiRequest;
 use super::resource::Resource;
 use super::status::Status;
@@ -20,12 +21,14 @@ pub(crate) type Pieces = BoxStream<'static, io::Result<Bytes>>;
 /// About how large a piece of a body is.
 pub(crate) const PIECE: usize = 64 * 1024;
 
-/// Answers a list. Real semantics: with `resourceVersion=0` the watch cache answers and `limit` is ignored; else the
-/// first page fixes a snapshot from which all further pages are read.
+/// Answers a list. Real semantics: with `resourceVersion=0` the watch cache answers and `limit` is ignored, and so it does
+/// for a version without a limit, if it has come so far; else etcd is read, and the first page fixes a snapshot from which
+/// all further pages are read.
 pub(crate) fn respond(
     store: &Store,
     resource: &'static Resource,
     request: &ApiRequest,
+    in_protobuf: bool,
 ) -> Result<Pieces, Status> {
     let selector = request.selector()?;
     let revision = request.revision("resourceVersion")?;
@@ -49,17 +52,23 @@ pub(crate) fn respond(
         }
         let (number, start) = read_token(token)?;
         let snapshot = store.kept(number).ok_or_else(Status::continue_expired)?;
-        return Ok(page(resource, &snapshot, number, start, limit, request.metadata_only));
+        let part = Part { number, start, limit };
+        return Ok(page(resource, &snapshot, part, request.metadata_only, in_protobuf));
     }
-    let snapshot = store.snapshot(resource, &selector);
+    let cached = revision.is_some_and(|version| version == 0 || limit == 0);
+    let snapshot = match cached {
+        true => store.cached(resource, &selector),
+        false => store.snapshot(resource, &selector),
+    };
     if let Some(asked) = revision.filter(|asked| *asked > snapshot.revision) {
         return Err(Status::too_large(asked, snapshot.revision));
     }
     if limit == 0 || revision == Some(0) || snapshot.objects.len() <= limit {
-        return Ok(page(resource, &snapshot, 0, 0, 0, request.metadata_only));
+        let whole = Part { number: 0, start: 0, limit: 0 };
+        return Ok(page(resource, &snapshot, whole, request.metadata_only, in_protobuf));
     }
-    let number = store.keep(&snapshot);
-    Ok(page(resource, &snapshot, number, 0, limit, request.metadata_only))
+    let part = Part { number: store.keep(&snapshot), start: 0, limit };
+    Ok(page(resource, &snapshot, part, request.metadata_only, in_protobuf))
 }
 
 /// Answers a get.
@@ -105,13 +114,19 @@ pub(crate) fn write_typed(
     }
 }
 
-fn page(
-    resource: &'static Resource,
-    snapshot: &Snapshot,
+/// Which part of a snapshot a page is.
+struct Part {
     number: u64,
     start: usize,
     limit: usize,
+}
+
+fn page(
+    resource: &'static Resource,
+    snapshot: &Snapshot,
+    Part { number, start, limit }: Part,
     metadata_only: bool,
+    in_protobuf: bool,
 ) -> Pieces {
     let all = snapshot.objects.clone();
     let end = if limit == 0 { all.len() } else { all.len().min(start.saturating_add(limit)) };
@@ -119,6 +134,9 @@ fn page(
     if end < all.len() {
         metadata["continue"] = json!(write_token(number, end));
         metadata["remainingItemCount"] = json!(all.len() - end);
+    }
+    if in_protobuf {
+        return protobuf_page(resource, &all, start.min(end)..end, &metadata);
     }
     let (kind, api_version) = if metadata_only {
         ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned())
@@ -139,6 +157,32 @@ fn page(
         Some((Ok(piece.0), more.then_some(state)))
     })
     .boxed()
+}
+
+/// A page in protobuf. Its length has to be known before its first object is written.
+fn protobuf_page(
+    resource: &'static Resource,
+    all: &[Arc<Object>],
+    range: std::ops::Range<usize>,
+    metadata: &Value,
+) -> Pieces {
+    let objects = all.get(range).unwrap_or_default();
+    let metadata = protobuf::list_metadata(metadata);
+    let items = objects.iter().map(|object| object.protobuf(resource).len());
+    let len: usize = items.chain([metadata.len()]).map(protobuf::bytes_len).sum();
+    let mut pieces = Vec::new();
+    let mut out = Vec::with_capacity(PIECE + PIECE / 4);
+    protobuf::envelope(&mut out, &resource.api_version(), &format!("{}List", resource.kind), len);
+    protobuf::bytes(&mut out, 1, &metadata);
+    for object in objects {
+        protobuf::bytes(&mut out, 2, object.protobuf(resource));
+        if out.len() >= PIECE {
+            pieces.push(Ok(Bytes::from(std::mem::take(&mut out))));
+        }
+    }
+    protobuf::end_envelope(&mut out);
+    pieces.push(Ok(Bytes::from(out)));
+    stream::iter(pieces).boxed()
 }
 
 struct Items {

@@ -2,13 +2,13 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -178,18 +178,24 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream) {
             return;
         }
     }
+    static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+    let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     match shared.tls() {
         Some(config) => {
-            if let Ok(stream) = TlsAcceptor::from(config).accept(stream).await {
+            let mut config = (*config).clone();
+            if shared.behaviour().http2 {
+                config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            }
+            if let Ok(stream) = TlsAcceptor::from(Arc::new(config)).accept(stream).await {
                 let certificate = stream.get_ref().1.peer_certificates().is_some();
-                serve(shared, stream, certificate).await;
+                serve(shared, stream, certificate, number).await;
             }
         }
-        None => serve(shared, stream, false).await,
+        None => serve(shared, stream, false, number).await,
     }
 }
 
-async fn serve<S>(shared: Arc<Shared>, mut stream: S, certificate: bool)
+async fn serve<S>(shared: Arc<Shared>, mut stream: S, certificate: bool, number: u64)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -198,9 +204,9 @@ where
         let _ = stream.shutdown().await;
         return;
     }
-    let service = service_fn(move |request| handle(shared.clone(), request, certificate));
-    let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let service = service_fn(move |request| handle(shared.clone(), request, certificate, number));
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    builder.http2().timer(TokioTimer::new());
+    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }

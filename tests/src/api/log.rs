@@ -19,6 +19,14 @@ pub struct RequestRecord {
     pub query: BTreeMap<String, String>,
     /// `User-Agent`.
     pub user_agent: String,
+    /// `Accept`.
+    pub accept: String,
+    /// True if the client accepts gzip.
+    pub gzip: bool,
+    /// True over HTTP/2.
+    pub http2: bool,
+    /// Which connection it came over, by number.
+    pub connection: u64,
     /// The answer's status; 0 while, and if, none was sent.
     pub status: u16,
 }

@@ -24,6 +24,12 @@ pub struct Behaviour {
     pub streaming_lists: StreamingLists,
     /// How a watch from a forgotten revision is told so.
     pub gone: GoneStyle,
+    /// Whether objects can be had in protobuf.
+    pub protobuf: Protobuf,
+    /// Whether lists are compressed for clients that accept it.
+    pub gzip: bool,
+    /// Whether HTTP/2 is offered to new connections.
+    pub http2: bool,
     /// Time between bookmarks; a real server sends one a minute.
     pub bookmark_interval: Duration,
     /// Whether the multicluster CustomResourceDefinitions are installed; else their paths are 404.
@@ -43,6 +49,17 @@ pub enum StreamingLists {
     Refused,
     /// The parameter is unknown, and so ignored: initial events come, the closing bookmark does not.
     Ignored,
+}
+
+/// Support for protobuf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protobuf {
+    /// As every API server has it for the built-in kinds.
+    Supported,
+    /// JSON instead, if the client accepts that too: a proxy or another implementation of the API.
+    Absent,
+    /// 406 for every request that names protobuf.
+    Refused,
 }
 
 /// How 410 Gone reaches a watch that begins too far back; running watches always get the event.
@@ -69,6 +86,9 @@ impl Default for Behaviour {
     fn default() -> Self {
         Self {
             streaming_lists: StreamingLists::Supported,
+            protobuf: Protobuf::Supported,
+            gzip: true,
+            http2: true,
             gone: GoneStyle::Event,
             bookmark_interval: Duration::from_secs(60),
             multicluster: true,

@@ -27,6 +27,10 @@ pub(crate) struct ApiRequest {
     pub(crate) bearer: Option<String>,
     /// The client asked for metadata only.
     pub(crate) metadata_only: bool,
+    /// The `Accept` header.
+    pub(crate) accept: String,
+    /// The client accepts gzip.
+    pub(crate) gzip: bool,
 }
 
 impl ApiRequest {
@@ -49,7 +53,14 @@ impl ApiRequest {
             user_agent: header("user-agent").to_owned(),
             bearer: header("authorization").strip_prefix("Bearer ").map(str::to_owned),
             metadata_only: header("accept").contains("as=PartialObjectMetadata"),
+            accept: header("accept").to_owned(),
+            gzip: header("accept-encoding").contains("gzip"),
         }
+    }
+
+    /// True if protobuf is what the client would rather have.
+    pub(crate) fn prefers_protobuf(&self) -> bool {
+        self.accept.starts_with("application/vnd.kubernetes.protobuf")
     }
 
     pub(crate) fn parameter(&self, name: &str) -> &str {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::protobuf;
 use super::resource::Resource;
 
 /// An error of the API.
@@ -28,6 +29,14 @@ impl Status {
 
     pub(crate) fn unauthorized() -> Self {
         Self::new(401, "Unauthorized")
+    }
+
+    /// An `Accept` header that names nothing the server has.
+    pub(crate) fn not_acceptable() -> Self {
+        Self::new(
+            406,
+            "only the following media types are accepted: application/json, application/yaml",
+        )
     }
 
     pub(crate) fn forbidden(
@@ -98,6 +107,14 @@ impl Status {
     }
 
     pub(crate) fn to_json(&self) -> Bytes {
+        Bytes::from(self.to_value().to_string())
+    }
+
+    pub(crate) fn to_protobuf(&self) -> Bytes {
+        Bytes::from(protobuf::status(&self.to_value()))
+    }
+
+    fn to_value(&self) -> Value {
         let mut body = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason, "code": self.code,
@@ -105,11 +122,14 @@ impl Status {
         if !self.details.is_null() {
             body["details"] = self.details.clone();
         }
-        Bytes::from(body.to_string())
+        body
     }
 
     /// As the last event of a watch.
-    pub(crate) fn to_event(&self) -> Bytes {
+    pub(crate) fn to_event(&self, in_protobuf: bool) -> Bytes {
+        if in_protobuf {
+            return Bytes::from(protobuf::event("ERROR", &self.to_protobuf()));
+        }
         let mut line = br#"{"type":"ERROR","object":"#.to_vec();
         line.extend_from_slice(&self.to_json());
         line.extend_from_slice(b"}\n");

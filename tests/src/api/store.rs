@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::protobuf;
 use super::resource::{RESOURCES, Resource};
 use super::select::Selector;
 
@@ -25,6 +26,7 @@ pub struct Object {
     fields: Box<[(&'static str, Box<str>)]>,
     json: Bytes,
     metadata_only: OnceLock<Bytes>,
+    protobuf: OnceLock<Bytes>,
 }
 
 /// Namespace and name.
@@ -83,7 +85,14 @@ struct Inner {
     snapshots: VecDeque<(u64, Snapshot)>,
     next_snapshot: u64,
     history: usize,
+    /// The state that was marked.
+    marked: Option<State>,
+    /// The state at which the watch cache stands still, if it does.
+    lagging: Option<State>,
 }
+
+/// A past state: its revision, and the objects of each resource.
+type State = (u64, Vec<Snapshot>);
 
 #[derive(Debug, Default)]
 struct Kind {
@@ -135,6 +144,7 @@ impl Object {
             fields,
             json: Bytes::from(value.to_string()),
             metadata_only: OnceLock::new(),
+            protobuf: OnceLock::new(),
         }
     }
 
@@ -154,6 +164,7 @@ impl Object {
             fields: Box::default(),
             json,
             metadata_only: OnceLock::new(),
+            protobuf: OnceLock::new(),
         }
     }
 
@@ -206,6 +217,12 @@ impl Object {
         })
     }
 
+    /// The object in protobuf, without an envelope.
+    #[must_use]
+    pub fn protobuf(&self, resource: &Resource) -> &Bytes {
+        self.protobuf.get_or_init(|| Bytes::from(protobuf::object(resource, &self.json)))
+    }
+
     /// The object parsed again; `Null` if its text is not JSON.
     #[must_use]
     pub fn value(&self) -> Value {
@@ -222,6 +239,8 @@ impl Store {
             snapshots: VecDeque::new(),
             next_snapshot: 0,
             history,
+            marked: None,
+            lagging: None,
         };
         Self { inner: Mutex::new(inner), changed: watch::Sender::new(1000) }
     }
@@ -326,6 +345,17 @@ impl Store {
         }
     }
 
+    /// Takes the revision back by so much and forgets the history, as a restore of etcd from a backup does.
+    pub fn rewind(&self, by: u64) {
+        self.compact();
+        let mut inner = self.lock();
+        inner.revision = inner.revision.saturating_sub(by);
+        let revision = inner.revision;
+        for kind in &mut inner.kinds {
+            kind.floor = revision;
+        }
+    }
+
     /// Changes how many events per resource are remembered.
     pub fn set_history(&self, events: usize) {
         self.lock().history = events;
@@ -364,6 +394,35 @@ impl Store {
         Snapshot { revision: inner.revision, objects }
     }
 
+    /// What the watch cache holds: the latest, or an older state while it lags.
+    pub(crate) fn cached(&self, resource: &Resource, selector: &Selector) -> Snapshot {
+        let lagging = {
+            let inner = self.lock();
+            inner.lagging.as_ref().and_then(|(_, all)| all.get(resource.index()).cloned())
+        };
+        let Some(old) = lagging else { return self.snapshot(resource, selector) };
+        let objects = old.objects.iter().filter(|o| selector.matches(o)).cloned().collect();
+        Snapshot { revision: old.revision, objects: Arc::new(objects) }
+    }
+
+    /// Marks the present state, for [`Store::lag`].
+    pub fn mark(&self) {
+        let all = Selector::default();
+        let snapshots = RESOURCES.iter().map(|r| self.snapshot(r, &all)).collect();
+        let state = (self.revision(), snapshots);
+        self.lock().marked = Some(state);
+    }
+
+    /// Lets the watch cache stand still at the marked state, as that of an API server that lags behind its peers; or lets it
+    /// catch up.
+    pub fn lag(&self, lag: bool) {
+        let mut inner = self.lock();
+        inner.lagging = inner.marked.clone().filter(|_| lag);
+        let revision = inner.revision;
+        drop(inner);
+        self.changed.send_replace(revision);
+    }
+
     /// Keeps a snapshot for the pages that will be read from it; returns its number.
     pub(crate) fn keep(&self, snapshot: &Snapshot) -> u64 {
         let mut inner = self.lock();
@@ -390,7 +449,9 @@ impl Store {
             return Since::Gone { oldest: kind.floor };
         }
         let first = kind.events.partition_point(|e| e.revision <= revision);
-        Since::Events(kind.events.range(first..).cloned().collect(), inner.revision)
+        let now = inner.lagging.as_ref().map_or(inner.revision, |(at, _)| *at);
+        let last = kind.events.partition_point(|e| e.revision <= now).max(first);
+        Since::Events(kind.events.range(first..last).cloned().collect(), now.max(revision))
     }
 
     /// Tells of every new revision.

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt};
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::fault::Fault;
 use super::list::{PIECE, Pieces, write_typed};
 use super::options::{GoneStyle, StreamingLists};
+use super::protobuf;
 use super::request::ApiRequest;
 use super::resource::Resource;
 use super::select::Selector;
@@ -26,14 +28,20 @@ pub(crate) fn respond(
     shared: &Arc<Shared>,
     resource: &'static Resource,
     request: &ApiRequest,
+    in_protobuf: bool,
 ) -> Result<Pieces, Status> {
     let selector = request.selector()?;
     let asked = request.revision("resourceVersion")?;
     let behaviour = shared.behaviour();
     let initial_events = initial_events(request, behaviour.streaming_lists)?;
-    let snapshot = shared.store.snapshot(resource, &selector);
-    if let Some(asked) = asked.filter(|asked| *asked > snapshot.revision) {
-        return Err(Status::too_large(asked, snapshot.revision));
+    let snapshot = shared.store.cached(resource, &selector);
+    // A watch from a version that only the cache has not come to yet waits for it; a streaming list is refused in time.
+    let newest = match initial_events {
+        Some(_) => snapshot.revision,
+        None => shared.store.revision(),
+    };
+    if let Some(asked) = asked.filter(|asked| *asked > newest) {
+        return Err(Status::too_large(asked, newest));
     }
     let from_start = match initial_events {
         Some(wanted) => wanted,
@@ -65,6 +73,7 @@ pub(crate) fn respond(
         resource,
         selector,
         metadata_only: request.metadata_only,
+        in_protobuf,
         revision,
         initial: from_start.then_some((snapshot.objects, 0)),
         closing_bookmark: bookmarks && initial_events == Some(true),
@@ -113,6 +122,7 @@ struct Watch {
     resource: &'static Resource,
     selector: Selector,
     metadata_only: bool,
+    in_protobuf: bool,
     /// All events up to here have been sent.
     revision: u64,
     /// Objects that are still to be sent as ADDED, from this place on.
@@ -209,6 +219,10 @@ impl Watch {
     }
 
     fn write_event(&self, out: &mut BytesMut, kind: &str, object: &Object) {
+        if self.in_protobuf {
+            let typed = protobuf::typed(self.resource, object.protobuf(self.resource));
+            return out.extend_from_slice(&protobuf::event(kind, &typed));
+        }
         out.extend_from_slice(format!(r#"{{"type":"{kind}","object":"#).as_bytes());
         write_typed(out, self.resource, object, self.metadata_only);
         out.extend_from_slice(b"}\n");
@@ -221,6 +235,15 @@ impl Watch {
             (self.resource.kind, self.resource.api_version(), self.resource.empty)
         };
         let revision = self.revision;
+        if self.in_protobuf {
+            let annotations =
+                (!annotations.is_empty()).then(|| json!({"k8s.io/initial-events-end": "true"}));
+            let value = json!({"metadata": {
+                "resourceVersion": revision.to_string(), "annotations": annotations}});
+            let object = protobuf::object_of(self.resource, &value);
+            let typed = protobuf::typed(self.resource, &object);
+            return Bytes::from(protobuf::event("BOOKMARK", &typed));
+        }
         Bytes::from(format!(
             concat!(
                 r#"{{"type":"BOOKMARK","object":{{"kind":"{}","apiVersion":"{}","metadata":"#,
@@ -233,7 +256,7 @@ impl Watch {
 
     fn end_with(&mut self, status: &Status) -> Bytes {
         self.ended = true;
-        status.to_event()
+        status.to_event(self.in_protobuf)
     }
 
     fn holds(&self, fault: Fault) -> bool {

@@ -21,6 +21,7 @@ use tests::bench::latency::Latencies;
 use tests::bench::ping::{END, Pings, ping};
 use tests::bench::questions::{Questions, question};
 use tests::bench::spawn::Running;
+use tests::metrics::Metrics;
 use tests::poll::{pause, until};
 
 const USAGE: &str = "usage: bench-store [-p PART] [-t SECONDS] [-e EVENTS] [-o FILE]
@@ -30,6 +31,8 @@ const USAGE: &str = "usage: bench-store [-p PART] [-t SECONDS] [-e EVENTS] [-o F
   -o F  appends the figures as JSON lines to F (default target/bench/store.jsonl)";
 
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 3, 30), 5_453);
+/// Where Nodens serves its metrics.
+const METRICS: &str = "127.0.3.30:9153";
 /// One change in so many is waited for, or fewer.
 const PROBE_EVERY: u32 = 5;
 /// How often each start is measured, and each turn of changes.
@@ -147,6 +150,11 @@ impl Bench {
         }
         let (nodens, last) = self.start(&options)?;
         starts.push(millis(last));
+        let (used, received) = (nodens.used(), received_bytes()?);
+        let all = endpoints == "all";
+        let (bytes, cpu) = if all { ("4.8 MB", "250 ms") } else { ("1.8 MB", "") };
+        self.row("octets of the first lists", bytes, format!("{:.2} MB", received as f64 / 1e6));
+        self.row("CPU time of the start", cpu, format!("{:.0} ms", millis(used)));
         // The first changes of a cluster grow tables for more of them.
         self.settle()?;
         let (first, first_peak) = (resident(nodens.id()), peak(nodens.id()));
@@ -158,17 +166,17 @@ impl Bench {
             self.settle()?;
         }
         let (most, took) = (mib(peak(nodens.id())), median(starts));
-        let all = endpoints == "all";
-        self.row(memory, if all { "64 MiB" } else { "24 MiB" }, format!("{most:.1} MiB"));
+        self.row(memory, if all { "28 MiB" } else { "20 MiB" }, format!("{most:.1} MiB"));
         self.row(start, if all { "1.2 s" } else { "" }, format!("{:.2} s", took / 1e3));
         self.report(json!({
             "what": "memory", "endpoints": endpoints, "start_ms": took,
             "first_list_mib": mib(first), "first_list_peak_mib": mib(first_peak),
+            "start_cpu_ms": millis(used), "start_bytes": received,
             "after_two_relists_mib": mib(resident(nodens.id())), "peak_mib": most,
         }))
     }
 
-    /// Start from a snapshot, while the API server refuses.
+    /// Start from a snapshot while the API server refuses.
     fn snapshot(&mut self) -> anyhow::Result<()> {
         let options = format!("snapshot {}", self.folder.path().join("snapshot").display());
         let (mut nodens, _) = self.start(&options)?;
@@ -181,6 +189,17 @@ impl Bench {
             .flatten()
             .filter_map(|entry| Some(entry.metadata().ok()?.len()))
             .sum();
+        // With an API server that remembers its version.
+        self.api.clear_requests();
+        let (resumed, _) = self.start(&options)?;
+        self.settle()?;
+        let (lists, received) = (self.lists(), received_bytes()?);
+        self.row(
+            "lists, and octets, of a start with a fresh snapshot",
+            "0, 64 kB",
+            format!("{lists}, {received}"),
+        );
+        drop(resumed);
         self.api.refuse();
         let mut starts = Vec::new();
         for _ in 0..2 * ROUNDS + 1 {
@@ -189,7 +208,8 @@ impl Bench {
         self.api.heal();
         let took = median(starts);
         self.row("start from a snapshot", "100 ms", format!("{took:.0} ms"));
-        self.report(json!({"what": "snapshot", "start_ms": took, "octets": octets}))
+        self.report(json!({"what": "snapshot", "start_ms": took, "octets": octets,
+            "resumed_bytes": received, "resumed_lists": lists}))
     }
 
     /// What changes cost, how soon they are answered, and what they do to queries meanwhile.
@@ -276,12 +296,16 @@ impl Bench {
         Ok(figures)
     }
 
+    fn lists(&self) -> usize {
+        self.api.requests().iter().filter(|request| request.verb == "list").count()
+    }
+
     /// Starts Nodens and waits until it knows the last Service and the last headless one with all its endpoints.
     fn start(&self, options: &str) -> anyhow::Result<(Running, Duration)> {
         let folder = self.folder.path();
         let corefile = folder.join("Corefile");
         let text = format!(
-            ".:{} {{\n    bind {}\n    errors\n    kubernetes cluster.local in-addr.arpa {{\n        kubeconfig {}\n        \
+            ".:{} {{\n    bind {}\n    errors\n    prometheus {METRICS}\n    kubernetes cluster.local in-addr.arpa {{\n        kubeconfig {}\n        \
              pods insecure\n        ttl 30\n        {options}\n    }}\n    cache 30\n    loadbalance\n}}\n",
             SERVER.port(),
             SERVER.ip(),
@@ -399,6 +423,13 @@ impl Asker {
         };
         addresses.iter().all(|ip| answer.windows(4).any(|octets| octets == ip.octets()))
     }
+}
+
+/// Octets of response bodies that Nodens has received.
+fn received_bytes() -> anyhow::Result<u64> {
+    let page = tests::http::get(METRICS.parse()?, "/metrics", PATIENCE).context("no metrics")?;
+    let metrics = Metrics::parse(&page.body);
+    Ok(metrics.sum("nodens_kubernetes_received_bytes_total", &[]) as u64)
 }
 
 fn read(path: &Path) -> String {

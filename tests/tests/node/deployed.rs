@@ -208,7 +208,7 @@ fn address(mode: &str) -> &'static str {
 /// Each overlay's DaemonSet: its probes are content, a pod is answered, metrics are where they should be and nowhere else, and after
 /// its end the node is as it should be.
 pub fn every_overlay_runs_as_written() {
-    for mode in ["link-local", "headless-only", "takeover", "pod-network"] {
+    for mode in ["link-local", "all-endpoints", "takeover", "pod-network"] {
         on_a_node(move || {
             kube_proxy();
             let pod = Pod::start(1);
@@ -233,7 +233,7 @@ pub fn every_overlay_runs_as_written() {
             let log = container.log.complete(&mut container.child);
             assert!(!log.contains(" ERROR "), "{mode}: {log}");
             match mode {
-                "link-local" | "headless-only" => assert!(link_index().is_some(), "{mode}"),
+                "link-local" | "all-endpoints" => assert!(link_index().is_some(), "{mode}"),
                 _ => assert_eq!(snapshot(), before, "{mode}: {log}"),
             }
             // The snapshot was written at the end, where the host's folder keeps it.

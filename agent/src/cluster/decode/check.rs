@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::wire::name::MAX_LABEL;
 
-use super::BadObject;
+use super::InvalidObject;
 
 /// The longest object name (RFC 1123 subdomain, as Kubernetes limits it).
 const MAX_OBJECT_NAME: usize = 253;
@@ -15,16 +15,16 @@ pub(super) fn label<'a>(
     field: &'static str,
     text: &'a str,
     lower: &'a mut String,
-) -> Result<&'a str, BadObject> {
+) -> Result<&'a str, InvalidObject> {
     let octets = text.as_bytes();
     if octets.is_empty() {
-        return Err(BadObject::Missing(field));
+        return Err(InvalidObject::Missing(field));
     }
     if octets.len() > MAX_LABEL {
-        return Err(BadObject::Long { field, max: MAX_LABEL });
+        return Err(InvalidObject::Long { field, max: MAX_LABEL });
     }
     if !octets.iter().all(|&o| o.is_ascii_alphanumeric() || o == b'-' || o == b'_') {
-        return Err(BadObject::NotALabel { field, text: excerpt(text) });
+        return Err(InvalidObject::NotALabel { field, text: excerpt(text) });
     }
     Ok(lowered(text, lower))
 }
@@ -34,23 +34,23 @@ pub(super) fn object_name<'a>(
     field: &'static str,
     text: &'a str,
     lower: &'a mut String,
-) -> Result<&'a str, BadObject> {
+) -> Result<&'a str, InvalidObject> {
     let octets = text.as_bytes();
     if octets.is_empty() {
-        return Err(BadObject::Missing(field));
+        return Err(InvalidObject::Missing(field));
     }
     if octets.len() > MAX_OBJECT_NAME {
-        return Err(BadObject::Long { field, max: MAX_OBJECT_NAME });
+        return Err(InvalidObject::Long { field, max: MAX_OBJECT_NAME });
     }
     if !octets.iter().all(|&o| o.is_ascii_alphanumeric() || matches!(o, b'-' | b'_' | b'.')) {
-        return Err(BadObject::NotALabel { field, text: excerpt(text) });
+        return Err(InvalidObject::NotALabel { field, text: excerpt(text) });
     }
     Ok(lowered(text, lower))
 }
 
 /// An IP address.
-pub(super) fn address(field: &'static str, text: &str) -> Result<IpAddr, BadObject> {
-    text.parse().map_err(|_| BadObject::NotAnAddress { field, text: excerpt(text) })
+pub(super) fn address(field: &'static str, text: &str) -> Result<IpAddr, InvalidObject> {
+    text.parse().map_err(|_| InvalidObject::NotAnAddress { field, text: excerpt(text) })
 }
 
 /// The beginning of a text from outside, for a message.

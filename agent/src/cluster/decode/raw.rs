@@ -1,5 +1,6 @@
-//! Kubernetes objects as the API writes them, reduced to the fields that we read. Strings are borrowed from the input;
-//! whatever is not named here is passed over without being kept.
+//! Kubernetes objects as the API writes them, reduced to the fields that are used. Strings are borrowed from the input;
+//! fields without a name here are skipped. [`super::json`] fills these structures by serde, [`super::protobuf`] by the
+//! numbers of fields.
 //!
 //! Every field may be missing or null: Go leaves out empty ones and writes empty lists as null.
 
@@ -12,8 +13,16 @@ use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use smallvec::SmallVec;
 
+use super::{MAX_PORTS, Refusal, bounded};
+
 /// A string of the input, copied only where it has escapes. (serde would copy every `Option<Cow<str>>`.)
 pub(super) struct Str<'a>(Cow<'a, str>);
+
+impl<'a> Str<'a> {
+    pub(super) fn new(text: Cow<'a, str>) -> Self {
+        Self(text)
+    }
+}
 
 impl Deref for Str<'_> {
     type Target = str;
@@ -45,11 +54,34 @@ impl<'de: 'a, 'a> Deserialize<'de> for Str<'a> {
     }
 }
 
-/// A list, of which `INLINE` elements need no memory of their own, and which makes room for `ROOM` at once: serde makes
-/// none beforehand where the format does not say how many there are.
-pub(super) struct List<T, const INLINE: usize, const ROOM: usize>(SmallVec<[T; INLINE]>);
+/// A list, of which `INLINE` elements need no memory of their own, and which allocates for `STEP` at once, since neither
+/// format says beforehand how many there are. It keeps at most [`MOST`] elements.
+pub(super) struct List<T, const INLINE: usize, const STEP: usize>(SmallVec<[T; INLINE]>);
 
-impl<T, const INLINE: usize, const ROOM: usize> Deref for List<T, INLINE, ROOM> {
+/// More than any list may have: one above its own limit is enough to be refused for it, and a list of millions of empty
+/// elements takes no memory.
+const MOST: usize = MAX_PORTS + 1;
+
+impl<T, const INLINE: usize, const STEP: usize> List<T, INLINE, STEP> {
+    /// Adds an element, unless the list is longer than any may be.
+    pub(super) fn push(&mut self, element: T) {
+        if self.0.len() >= MOST {
+            return;
+        }
+        if self.0.len() == self.0.capacity() {
+            self.0.reserve(STEP.max(self.0.len()));
+        }
+        self.0.push(element);
+    }
+}
+
+impl<T, const INLINE: usize, const STEP: usize> Default for List<T, INLINE, STEP> {
+    fn default() -> Self {
+        Self(SmallVec::new())
+    }
+}
+
+impl<T, const INLINE: usize, const STEP: usize> Deref for List<T, INLINE, STEP> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -57,30 +89,27 @@ impl<T, const INLINE: usize, const ROOM: usize> Deref for List<T, INLINE, ROOM> 
     }
 }
 
-impl<'de, T: Deserialize<'de>, const INLINE: usize, const ROOM: usize> Deserialize<'de>
-    for List<T, INLINE, ROOM>
+impl<'de, T: Deserialize<'de>, const INLINE: usize, const STEP: usize> Deserialize<'de>
+    for List<T, INLINE, STEP>
 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Each<T, const INLINE: usize, const ROOM: usize>(PhantomData<T>);
+        struct Each<T, const INLINE: usize, const STEP: usize>(PhantomData<T>);
 
-        impl<'de, T: Deserialize<'de>, const INLINE: usize, const ROOM: usize> Visitor<'de>
-            for Each<T, INLINE, ROOM>
+        impl<'de, T: Deserialize<'de>, const INLINE: usize, const STEP: usize> Visitor<'de>
+            for Each<T, INLINE, STEP>
         {
-            type Value = List<T, INLINE, ROOM>;
+            type Value = List<T, INLINE, STEP>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list")
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut list = SmallVec::new();
+                let mut list = List::default();
                 while let Some(element) = seq.next_element()? {
-                    if list.len() == list.capacity() {
-                        list.reserve(ROOM.max(list.len()));
-                    }
                     list.push(element);
                 }
-                Ok(List(list))
+                Ok(list)
             }
         }
 
@@ -122,9 +151,28 @@ pub(super) struct Labels<'a> {
 pub(super) struct Annotations<'a> {
     #[serde(borrow, rename = "endpoints.kubernetes.io/last-change-trigger-time")]
     pub triggered: Option<Str<'a>>,
-    /// On the bookmark that ends the list part of a streaming list.
-    #[serde(borrow, rename = "k8s.io/initial-events-end")]
-    pub initial_events_end: Option<Str<'a>>,
+}
+
+impl<'a> Labels<'a> {
+    /// Takes a label whose name is known here.
+    pub(super) fn take(&mut self, name: &str, value: Str<'a>) {
+        match name {
+            "kubernetes.io/service-name" => self.service = Some(value),
+            "multicluster.kubernetes.io/service-name" => self.import = Some(value),
+            "multicluster.kubernetes.io/source-cluster" => self.cluster = Some(value),
+            "service.kubernetes.io/headless" => self.headless = Some(IgnoredAny),
+            _ => {}
+        }
+    }
+}
+
+impl<'a> Annotations<'a> {
+    /// Takes an annotation whose name is known here.
+    pub(super) fn take(&mut self, name: &str, value: Str<'a>) {
+        if name == "endpoints.kubernetes.io/last-change-trigger-time" {
+            self.triggered = Some(value);
+        }
+    }
 }
 
 /// One line of a watch.
@@ -136,13 +184,34 @@ pub(super) struct Line<'a, T> {
     pub object: T,
 }
 
-/// `v1.Status`, the object of an ERROR event.
+/// `v1.Status`: the body of an error, and the object of an ERROR event.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct Status<'a> {
     pub code: Option<u16>,
     #[serde(borrow)]
+    pub reason: Option<Str<'a>>,
+    #[serde(borrow)]
     pub message: Option<Str<'a>>,
+    pub details: Option<StatusDetails>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct StatusDetails {
+    #[serde(rename = "retryAfterSeconds")]
+    pub retry_after_seconds: Option<u64>,
+}
+
+impl From<Status<'_>> for Refusal {
+    fn from(status: Status<'_>) -> Self {
+        Self {
+            code: status.code,
+            reason: status.reason.as_deref().map(bounded),
+            message: status.message.as_deref().map(bounded),
+            retry_after_seconds: status.details.and_then(|details| details.retry_after_seconds),
+        }
+    }
 }
 
 #[derive(Deserialize, Default)]

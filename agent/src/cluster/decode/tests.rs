@@ -3,7 +3,14 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::lean::millis;
 use super::*;
+use crate::cluster::object::{Protocol, Service, ServiceKind};
+use crate::wire::Name;
+
+fn decode(kind: Kind, json: &[u8], interner: &Interner) -> Item {
+    Encoding::Json.object(kind, json, interner)
+}
 
 /// The cluster of the conformance record, as recorded.
 pub(crate) fn conformance_json() -> Vec<Value> {
@@ -22,15 +29,15 @@ fn kind_of(item: &Value) -> Kind {
 }
 
 fn served(item: &Value, interner: &Interner) -> Option<Object> {
-    match decode(kind_of(item), item.to_string().as_bytes(), interner).fate {
-        Fate::Serve(object) => Some(object),
-        Fate::Pass => None,
-        Fate::Skip(bad) => panic!("{bad}: {item}"),
+    match decode(kind_of(item), item.to_string().as_bytes(), interner).decoded {
+        Decoded::Object(object) => Some(object),
+        Decoded::Ignored => None,
+        Decoded::Invalid(bad) => panic!("{bad}: {item}"),
     }
 }
 
-fn fate(kind: Kind, value: &Value) -> Fate {
-    decode(kind, value.to_string().as_bytes(), &Interner::default()).fate
+fn decoded(kind: Kind, value: &Value) -> Decoded {
+    decode(kind, value.to_string().as_bytes(), &Interner::default()).decoded
 }
 
 fn service(spec: Value) -> Value {
@@ -38,15 +45,15 @@ fn service(spec: Value) -> Value {
 }
 
 fn served_service(spec: Value) -> Service {
-    match fate(Kind::Service, &service(spec)) {
-        Fate::Serve(Object::Service(service)) => service,
+    match decoded(Kind::Service, &service(spec)) {
+        Decoded::Object(Object::Service(service)) => service,
         other => panic!("{other:?}"),
     }
 }
 
 fn skipped(kind: Kind, value: &Value) -> String {
-    match fate(kind, value) {
-        Fate::Skip(bad) => bad.to_string(),
+    match decoded(kind, value) {
+        Decoded::Invalid(bad) => bad.to_string(),
         other => panic!("{other:?}"),
     }
 }
@@ -95,8 +102,8 @@ fn addresses_of_services_are_read_in_every_spelling() {
     for spec in [json!({"clusterIP": "None"}), json!({"clusterIPs": ["None"]})] {
         assert_eq!(served_service(spec).kind, ServiceKind::Headless);
     }
-    assert!(matches!(fate(Kind::Service, &service(json!({"clusterIP": ""}))), Fate::Pass));
-    assert!(matches!(fate(Kind::Service, &service(json!({"ports": null}))), Fate::Pass));
+    assert!(matches!(decoded(Kind::Service, &service(json!({"clusterIP": ""}))), Decoded::Ignored));
+    assert!(matches!(decoded(Kind::Service, &service(json!({"ports": null}))), Decoded::Ignored));
 }
 
 #[test]
@@ -104,7 +111,9 @@ fn names_are_lower_cased() {
     let spec = json!({"clusterIP": "None", "ports": [{"name": "HTTP", "port": 80}, {"port": 53, "protocol": "UDP"}]});
     let mut value = service(spec);
     value["metadata"] = json!({"name": "Web", "namespace": "SHOP"});
-    let Fate::Serve(Object::Service(service)) = fate(Kind::Service, &value) else { panic!() };
+    let Decoded::Object(Object::Service(service)) = decoded(Kind::Service, &value) else {
+        panic!()
+    };
     assert_eq!((&*service.id.namespace, &*service.id.name), ("shop", "web"));
     let ports: Vec<_> = service.ports.iter().map(|p| (&*p.name, p.protocol, p.number)).collect();
     assert_eq!(ports, [("http", Protocol::Tcp, 80), ("", Protocol::Udp, 53)]);
@@ -123,7 +132,7 @@ fn an_external_name_is_a_name() {
             "{bad}"
         );
     }
-    assert!(matches!(fate(Kind::Service, &service(external("192.0.2.44"))), Fate::Pass));
+    assert!(matches!(decoded(Kind::Service, &service(external("192.0.2.44"))), Decoded::Ignored));
     assert_eq!(skipped(Kind::Service, &service(external(""))), "spec.externalName is missing");
 }
 
@@ -160,7 +169,7 @@ fn bad_objects_say_what_is_wrong() {
     let wrong_type = service(json!({"clusterIP": 5}));
     let decoded = decode(Kind::Service, wrong_type.to_string().as_bytes(), &Interner::default());
     assert_eq!(&*decoded.id.unwrap().name, "web");
-    assert!(matches!(decoded.fate, Fate::Skip(BadObject::Malformed(_))));
+    assert!(matches!(decoded.decoded, Decoded::Invalid(InvalidObject::Malformed(_))));
 }
 
 fn slice(address_type: &str, endpoints: Value) -> Value {
@@ -179,8 +188,8 @@ fn an_endpoint_without_conditions_is_ready() {
         {"addresses": ["10.0.0.4"], "conditions": {"ready": false}},
         {"addresses": ["10.0.0.5"], "conditions": {"ready": false, "serving": true, "terminating": true}},
     ]);
-    let Fate::Serve(Object::EndpointSlice(slice)) =
-        fate(Kind::EndpointSlice, &slice("IPv4", endpoints))
+    let Decoded::Object(Object::EndpointSlice(slice)) =
+        decoded(Kind::EndpointSlice, &slice("IPv4", endpoints))
     else {
         panic!()
     };
@@ -193,12 +202,12 @@ fn an_endpoint_without_conditions_is_ready() {
 #[test]
 fn slices_that_have_no_names_are_passed_over() {
     assert!(matches!(
-        fate(Kind::EndpointSlice, &slice("FQDN", json!([{"addresses": ["example.com"]}]))),
-        Fate::Pass
+        decoded(Kind::EndpointSlice, &slice("FQDN", json!([{"addresses": ["example.com"]}]))),
+        Decoded::Ignored
     ));
     let mut nobodys = slice("IPv4", json!([]));
     nobodys["metadata"]["labels"] = json!({"other": "label"});
-    assert!(matches!(fate(Kind::EndpointSlice, &nobodys), Fate::Pass));
+    assert!(matches!(decoded(Kind::EndpointSlice, &nobodys), Decoded::Ignored));
     let mixed = slice("IPv4", json!([{"addresses": ["fd00::1"]}]));
     assert!(
         skipped(Kind::EndpointSlice, &mixed)
@@ -213,18 +222,19 @@ fn slices_that_have_no_names_are_passed_over() {
 fn imports_and_their_slices_are_read() {
     let import = json!({"metadata": {"name": "web", "namespace": "shop"},
         "spec": {"type": "ClusterSetIP", "ips": ["10.9.0.1"], "ports": [{"name": "http", "port": 80}]}});
-    let Fate::Serve(Object::ServiceImport(service)) = fate(Kind::ServiceImport, &import) else {
+    let Decoded::Object(Object::ServiceImport(service)) = decoded(Kind::ServiceImport, &import)
+    else {
         panic!()
     };
     assert!(matches!(&service.kind, ServiceKind::ClusterIp(ips) if ips.len() == 1));
     let headless =
         json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"type": "Headless"}});
-    assert!(matches!(fate(Kind::ServiceImport, &headless), Fate::Serve(_)));
+    assert!(matches!(decoded(Kind::ServiceImport, &headless), Decoded::Object(_)));
     let mut value = slice("IPv4", json!([{"addresses": ["10.0.0.1"]}]));
     value["metadata"]["labels"] = json!({"kubernetes.io/service-name": "derived-web",
         "multicluster.kubernetes.io/service-name": "web", "multicluster.kubernetes.io/source-cluster": "East"});
-    let lean = |kind, value: &Value| match fate(kind, value) {
-        Fate::Serve(Object::EndpointSlice(slice)) => slice,
+    let lean = |kind, value: &Value| match decoded(kind, value) {
+        Decoded::Object(Object::EndpointSlice(slice)) => slice,
         other => panic!("{other:?}"),
     };
     // It is a Service's and an import's: one object of each kind.
@@ -240,7 +250,7 @@ fn imports_and_their_slices_are_read() {
         "label multicluster.kubernetes.io/source-cluster `a.b` is not a DNS label"
     );
     value["metadata"]["labels"] = json!({"multicluster.kubernetes.io/service-name": "web"});
-    assert!(matches!(fate(Kind::EndpointSlice, &value), Fate::Pass));
+    assert!(matches!(decoded(Kind::EndpointSlice, &value), Decoded::Ignored));
     assert_eq!(lean(Kind::ImportedSlice, &value).cluster, None);
 }
 
@@ -250,32 +260,38 @@ fn pods_on_their_way_out_have_no_name() {
         let mut value =
             json!({"metadata": {"name": "web-0", "namespace": "shop"}, "status": status});
         value["metadata"].as_object_mut().unwrap().extend(meta.as_object().unwrap().clone());
-        fate(Kind::Pod, &value)
+        decoded(Kind::Pod, &value)
     };
     let ips = json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]});
-    let Fate::Serve(Object::Pod(served)) = pod(ips.clone(), json!({})) else { panic!() };
+    let Decoded::Object(Object::Pod(served)) = pod(ips.clone(), json!({})) else { panic!() };
     assert_eq!(served.addresses.len(), 2);
-    assert!(matches!(pod(json!({"podIP": "10.0.0.1"}), json!({})), Fate::Serve(_)));
-    assert!(matches!(pod(json!({"podIP": ""}), json!({})), Fate::Pass));
-    assert!(matches!(pod(json!({"podIP": "10.0.0.1", "phase": "Failed"}), json!({})), Fate::Pass));
-    assert!(matches!(pod(ips, json!({"deletionTimestamp": "2026-11-21T01:15:21Z"})), Fate::Pass));
+    assert!(matches!(pod(json!({"podIP": "10.0.0.1"}), json!({})), Decoded::Object(_)));
+    assert!(matches!(pod(json!({"podIP": ""}), json!({})), Decoded::Ignored));
+    assert!(matches!(
+        pod(json!({"podIP": "10.0.0.1", "phase": "Failed"}), json!({})),
+        Decoded::Ignored
+    ));
+    assert!(matches!(
+        pod(ips, json!({"deletionTimestamp": "2026-11-21T01:15:21Z"})),
+        Decoded::Ignored
+    ));
 }
 
 #[test]
 fn lines_of_a_watch_are_told_apart() {
-    let line = |json: &str| decode_line(Kind::Pod, json.as_bytes(), &Interner::default());
-    let Line::Event(EventType::Bookmark, bookmark) = line(
-        r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"12","annotations":{"k8s.io/initial-events-end":"true"}}}}"#,
-    ) else {
+    let line = |json: &str| Encoding::Json.event(Kind::Pod, json.as_bytes(), &Interner::default());
+    let WatchEvent::Change(EventType::Bookmark, bookmark) =
+        line(r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"12"}}}"#)
+    else {
         panic!()
     };
-    assert!(bookmark.initial_events_end && bookmark.resource_version.as_deref() == Some("12"));
+    assert_eq!(bookmark.resource_version, Some(12));
     let gone = r#"{"type":"ERROR","object":{"kind":"Status","status":"Failure","code":410,"message":"too old"}}"#;
-    assert!(matches!(line(gone), Line::Error { code: 410, message } if message == "too old"));
+    assert!(matches!(line(gone), WatchEvent::Error { code: 410, message } if message == "too old"));
     let bad = r#"{"type":"ADDED","object":{"metadata":{"name":"a","namespace":"b","resourceVersion":"13"},"status":7}}"#;
-    let Line::Event(EventType::Added, bad) = line(bad) else { panic!() };
-    assert_eq!(bad.resource_version.as_deref(), Some("13"));
-    assert!(matches!(bad.fate, Fate::Skip(_)));
+    let WatchEvent::Change(EventType::Added, bad) = line(bad) else { panic!() };
+    assert_eq!(bad.resource_version, Some(13));
+    assert!(matches!(bad.decoded, Decoded::Invalid(_)));
     for garbage in [
         "",
         "null",
@@ -284,19 +300,16 @@ fn lines_of_a_watch_are_told_apart() {
         "<html>",
         r#"{"type":"ADDED","object":{"meta"#,
     ] {
-        assert!(matches!(line(garbage), Line::Garbage(_)), "{garbage}");
+        assert!(matches!(line(garbage), WatchEvent::Garbage(_)), "{garbage}");
     }
 }
 
 #[test]
 fn a_list_says_where_it_stands() {
-    let metadata =
-        decode_list_metadata(br#"{"resourceVersion":"7","continue":"abc","remainingItemCount":5}"#);
-    assert_eq!(
-        metadata,
-        ListMetadata { resource_version: Some("7".into()), next: Some("abc".into()) }
-    );
-    assert_eq!(decode_list_metadata(br#"{"continue":""}"#), ListMetadata::default());
+    let metadata = Encoding::Json
+        .list_metadata(br#"{"resourceVersion":"7","continue":"abc","remainingItemCount":5}"#);
+    assert_eq!(metadata, ListMetadata { resource_version: Some(7), next: Some("abc".into()) });
+    assert_eq!(Encoding::Json.list_metadata(br#"{"continue":""}"#), ListMetadata::default());
 }
 
 #[test]
@@ -337,8 +350,8 @@ proptest! {
         let line = format!(r#"{{"type":"ADDED","object":{json}}}"#);
         for kind in Kind::ALL {
             let interner = Interner::default();
-            decode_line(kind, line.as_bytes(), &interner);
-            if let Fate::Serve(object) = decode(kind, json.as_bytes(), &interner).fate {
+            Encoding::Json.event(kind, line.as_bytes(), &interner);
+            if let Decoded::Object(object) = decode(kind, json.as_bytes(), &interner).decoded {
                 prop_assert!(is_object_name(&object.id().name), "{object:?}");
             }
         }
@@ -347,9 +360,12 @@ proptest! {
     #[test]
     fn any_octets_are_survived(octets in proptest::collection::vec(any::<u8>(), 0..200)) {
         for kind in Kind::ALL {
-            decode(kind, &octets, &Interner::default());
-            decode_line(kind, &octets, &Interner::default());
+            for encoding in [Encoding::Json, Encoding::Protobuf] {
+                encoding.object(kind, &octets, &Interner::default());
+                encoding.event(kind, &octets, &Interner::default());
+                encoding.list_metadata(&octets);
+                encoding.refusal(&octets);
+            }
         }
-        decode_list_metadata(&octets);
     }
 }

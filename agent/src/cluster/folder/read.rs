@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::super::decode::{Decoded, Fate, decode};
+use super::super::decode::{Decoded, Encoding, Item};
 use super::super::interner::Interner;
 use super::super::object::{Kind, Object, ObjectId};
 
@@ -122,22 +122,23 @@ fn take_one(kind: &str, value: &Value, line: usize, interner: &Interner, content
     };
     // Through JSON text, so that there is one way to read an object; a folder is small.
     let json = with_default_namespace(kind, value).to_string();
-    let Decoded { id, fate, .. } = decode(kind, json.as_bytes(), interner);
+    let read = |kind| Encoding::Json.object(kind, json.as_bytes(), interner);
+    let Item { id, decoded, .. } = read(kind);
     if kind == Kind::EndpointSlice
-        && let Fate::Serve(import) = decode(Kind::ImportedSlice, json.as_bytes(), interner).fate
+        && let Decoded::Object(import) = read(Kind::ImportedSlice).decoded
     {
         contents.objects.push(import);
-        if matches!(fate, Fate::Pass) {
+        if matches!(decoded, Decoded::Ignored) {
             return;
         }
     }
-    match fate {
-        Fate::Serve(object) => contents.objects.push(object),
-        Fate::Pass => {
+    match decoded {
+        Decoded::Object(object) => contents.objects.push(object),
+        Decoded::Ignored => {
             let text = format!("{}: it has no name", why_unnamed(kind, value));
             contents.unnamed.push(Complaint { line, kind: Some(kind), id, text });
         }
-        Fate::Skip(bad) => contents.complaints.push(Complaint {
+        Decoded::Invalid(bad) => contents.complaints.push(Complaint {
             line,
             kind: Some(kind),
             id,

@@ -1,11 +1,12 @@
 use super::*;
 use std::time::Duration;
 
+use crate::cluster::Source;
 use crate::cluster::test_sink::Recorder;
 
 fn folder(dir: &Path) -> (Folder, Arc<Recorder>, Arc<Status>) {
     let wanted = Wanted::default();
-    let status = Arc::new(Status::new(&wanted));
+    let status = Arc::new(Status::new(&Source::InCluster, &wanted));
     let sink = Arc::new(Recorder::default());
     (Folder::new(dir.into(), &wanted, sink.clone(), status.clone(), Arc::default()), sink, status)
 }
@@ -114,7 +115,7 @@ fn an_object_that_loses_its_name_loses_it_at_once() {
         fs::write(&file, pod(phase) + &slice(label) + service).unwrap();
     };
     let wanted = Wanted { pods: crate::cluster::spec::Pods::All, ..Wanted::default() };
-    let status = Arc::new(Status::new(&wanted));
+    let status = Arc::new(Status::new(&Source::InCluster, &wanted));
     let sink = Arc::new(Recorder::default());
     let mut folder = Folder::new(dir.path().into(), &wanted, sink.clone(), status, Arc::default());
     write("Running", "kubernetes.io/service-name", &service("web", "10.0.0.1"));

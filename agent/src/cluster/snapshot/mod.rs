@@ -1,7 +1,8 @@
 //! What is known, on disk: so that a node that starts while the API server is away answers at once.
 //!
 //! ```text
-//! "NODENS\0S"  version: u16  identity: bytes  written: u64 (milliseconds since 1970)  object...  0  CRC-32 of all before
+//! "NODENS\0S"  format: u16  identity: bytes  written: u64 (milliseconds since 1970)  resource version of each kind: u64...
+//! object...  0  CRC-32 of all before
 //! ```
 //!
 //! Numbers are big-endian, or variable (7 bits an octet, least first) where no width is given. A file is written beside the
@@ -17,11 +18,11 @@ use std::path::{Path, PathBuf};
 
 use self::codec::{Decoder, Encoder};
 use super::interner::Interner;
-use super::object::Object;
+use super::object::{Kind, Object};
 
 const MAGIC: &[u8; 8] = b"NODENS\0S";
 /// Raised with every change of the format, or of what an object keeps: there is no reading of old ones.
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 /// A snapshot of 150,000 endpoints takes some 2 MB.
 const MAX_FILE: u64 = 512 << 20;
 
@@ -61,6 +62,37 @@ pub enum SnapshotError {
     Identity(String),
 }
 
+/// The resource version of each kind from which a watch continues, in the order of [`Kind::ALL`]; 0 for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Versions([u64; Kind::ALL.len()]);
+
+impl Versions {
+    /// That of `kind`, if there is one.
+    pub fn of(&self, kind: Kind) -> Option<u64> {
+        self.0.get(kind as usize).copied().filter(|&version| version > 0)
+    }
+}
+
+impl FromIterator<(Kind, u64)> for Versions {
+    fn from_iter<I: IntoIterator<Item = (Kind, u64)>>(versions: I) -> Self {
+        let mut all = Self::default();
+        for (kind, version) in versions {
+            if let Some(place) = all.0.get_mut(kind as usize) {
+                *place = version;
+            }
+        }
+        all
+    }
+}
+
+/// What a snapshot begins with.
+pub(super) struct Head<'a> {
+    pub(super) identity: &'a str,
+    /// Milliseconds since 1970.
+    pub(super) written: u64,
+    pub(super) versions: Versions,
+}
+
 /// A snapshot whose sum is right.
 #[derive(Debug)]
 pub struct Snapshot<'a> {
@@ -68,6 +100,8 @@ pub struct Snapshot<'a> {
     pub identity: &'a str,
     /// When it was written, in milliseconds since 1970.
     pub written: u64,
+    /// The versions that its objects show, or older ones.
+    pub versions: Versions,
     objects: &'a [u8],
 }
 
@@ -96,7 +130,11 @@ impl<'a> Snapshot<'a> {
         let identity = std::str::from_utf8(decoder.bytes()?)
             .map_err(|_| SnapshotError::Malformed("identity"))?;
         let written = u64::from_be_bytes(decoder.array()?);
-        Ok(Self { identity, written, objects: decoder.rest() })
+        let mut versions = Versions::default();
+        for version in &mut versions.0 {
+            *version = u64::from_be_bytes(decoder.array()?);
+        }
+        Ok(Self { identity, written, versions, objects: decoder.rest() })
     }
 
     /// Its objects, with strings shared through `interner`. An error is the last of them; with the right sum, only an error
@@ -128,15 +166,15 @@ impl<'a> Snapshot<'a> {
 /// Encodes the objects that `walk` gives, to `to`. Returns the octets written.
 pub(super) fn encode<W: Write>(
     to: W,
-    identity: &str,
-    written: u64,
+    head: &Head<'_>,
     walk: impl FnOnce(&mut dyn FnMut(Object)),
 ) -> io::Result<(W, u64)> {
     let mut encoder = Encoder::new(to);
     encoder.raw(MAGIC);
     encoder.raw(&VERSION.to_be_bytes());
-    encoder.bytes(identity.as_bytes());
-    encoder.raw(&written.to_be_bytes());
+    encoder.bytes(head.identity.as_bytes());
+    encoder.raw(&head.written.to_be_bytes());
+    head.versions.0.iter().for_each(|version| encoder.raw(&version.to_be_bytes()));
     walk(&mut |object| encoder.object(&object));
     encoder.finish()
 }
@@ -153,11 +191,17 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, SnapshotError> {
     if bytes.len() as u64 > MAX_FILE { Err(SnapshotError::Long) } else { Ok(Some(bytes)) }
 }
 
+/// How many other snapshots lie beside `path`: of other clusters, or of other settings.
+pub(super) fn others(path: &Path) -> usize {
+    let files = path.parent().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten();
+    let is_other = |file: &Path| file != path && file.extension() == path.extension();
+    files.flatten().filter(|entry| is_other(&entry.path())).count()
+}
+
 /// Writes a snapshot file whole or not at all. Returns its size in octets.
 pub(super) fn write(
     path: &Path,
-    identity: &str,
-    written: u64,
+    head: &Head<'_>,
     walk: impl FnOnce(&mut dyn FnMut(Object)),
 ) -> Result<u64, SnapshotError> {
     let aside = path.with_extension("new");
@@ -175,7 +219,7 @@ pub(super) fn write(
         .mode(0o600)
         .open(&aside)
         .map_err(bad("open"))?;
-    let result = encode(file, identity, written, walk)
+    let result = encode(file, head, walk)
         .and_then(|(file, len)| file.sync_all().map(|()| len))
         .and_then(|len| fs::rename(&aside, path).map(|()| len))
         // The new name has to be on the disk as well.

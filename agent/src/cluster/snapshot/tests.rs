@@ -3,6 +3,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::cluster::decode::tests::conformance_cluster;
 
+fn head(written: u64) -> Head<'static> {
+    let versions = [(Kind::Service, 12), (Kind::Pod, u64::MAX)].into_iter().collect();
+    Head { identity: "test", written, versions }
+}
+
 fn snapshot() -> (Vec<Object>, Vec<u8>) {
     let mut objects = conformance_cluster(&Interner::default());
     for object in &mut objects {
@@ -12,7 +17,7 @@ fn snapshot() -> (Vec<Object>, Vec<u8>) {
         }
     }
     let walk = |visit: &mut dyn FnMut(Object)| objects.iter().cloned().for_each(visit);
-    let (bytes, len) = encode(Vec::new(), "test", 7, walk).unwrap();
+    let (bytes, len) = encode(Vec::new(), &head(7), walk).unwrap();
     assert_eq!(bytes.len() as u64, len);
     (objects, bytes)
 }
@@ -35,6 +40,11 @@ fn what_was_written_is_read() {
     let (objects, bytes) = snapshot();
     let read = Snapshot::decode(&bytes).unwrap();
     assert_eq!((read.identity, read.written), ("test", 7));
+    assert_eq!(read.versions, head(7).versions);
+    assert_eq!(
+        (read.versions.of(Kind::Service), read.versions.of(Kind::Namespace)),
+        (Some(12), None)
+    );
     let interner = Interner::default();
     assert_eq!(read.objects(&interner).collect::<Result<Vec<_>, _>>().unwrap(), objects);
     assert!(read.check_identity("test").is_ok());
@@ -69,7 +79,7 @@ fn what_is_wrong_is_said() {
     );
     bytes[9] = 9;
     let error = Snapshot::decode(&bytes).unwrap_err().to_string();
-    assert_eq!(error, "it has format 9, and this version reads format 3");
+    assert_eq!(error, "it has format 9, and this version reads format 4");
 }
 
 #[test]
@@ -80,7 +90,7 @@ fn a_file_is_replaced_as_a_whole() {
     let (objects, _) = snapshot();
     for written in [1, 2] {
         let len =
-            write(&path, "test", written, |visit| objects.iter().cloned().for_each(visit)).unwrap();
+            write(&path, &head(written), |visit| objects.iter().cloned().for_each(visit)).unwrap();
         let bytes = read(&path).unwrap().unwrap();
         assert_eq!(len, bytes.len() as u64);
         assert_eq!(Snapshot::decode(&bytes).unwrap().written, written);
@@ -92,7 +102,7 @@ fn a_file_is_replaced_as_a_whole() {
 
 #[test]
 fn a_folder_that_cannot_be_written_is_named() {
-    let error = write(Path::new("/proc/nodens/cluster.snapshot"), "test", 1, |_| ())
+    let error = write(Path::new("/proc/nodens/cluster.snapshot"), &head(1), |_| ())
         .unwrap_err()
         .to_string();
     assert!(

@@ -109,6 +109,7 @@ impl Config {
         let mut args = Args::of(directive, diagnostics);
         config.spec.source = written.source(&mut args);
         config.check(&mut args);
+        config.view.headless_only = config.spec.wanted.endpoints == Endpoints::Headless;
         config
     }
 

@@ -37,6 +37,7 @@ pub use self::config::Config;
 pub use self::store_health::StoreHealth;
 use crate::chain::{Handler, Local, Next, Resolving};
 use crate::cluster::index::Index;
+use crate::cluster::index::group::{self, Group};
 use crate::cluster::object::{Kind, Text};
 use crate::plugin::scope::Fallthrough;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
@@ -57,6 +58,8 @@ pub struct View {
     pub pods: Pods,
     /// False with `noendpoints`: endpoints have no names.
     pub endpoints: bool,
+    /// True with `endpoints headless`: endpoints of other Services are not known.
+    pub headless_only: bool,
     /// `ignore empty_service`.
     pub ignore_empty: bool,
     /// Which namespaces exist.
@@ -179,7 +182,8 @@ impl Kubernetes {
         Self { index, view, zones, kinds, fallback: None, store_health: None }
     }
 
-    /// `fallback`: who is asked until the index has been filled for the first time, instead of answering SERVFAIL.
+    /// `fallback`: the servers that are asked until the index has been filled for the first time, instead of answering
+    /// SERVFAIL; and, with `endpoints headless`, for names that are not watched.
     pub fn with_fallback(mut self, fallback: Arc<dyn Handler>) -> Self {
         self.fallback = Some(fallback);
         self
@@ -220,6 +224,29 @@ impl Kubernetes {
         }
     }
 
+    /// True for a name that only a watch of all EndpointSlices could know, where only some are watched: of an address, or of
+    /// an endpoint of a Service that has an address of its own.
+    fn is_unwatched(&self, zone: &Zone, ask: &Ask<'_>) -> bool {
+        if !self.view.headless_only {
+            return false;
+        }
+        match zone.content {
+            Content::Addresses => true,
+            Content::Imports => false,
+            Content::Services => {
+                let has_address = |group: &Group| {
+                    group
+                        .service
+                        .as_ref()
+                        .is_some_and(|service| service.kind == group::Kind::ClusterIp)
+                };
+                ask.count() == 4
+                    && ask.above_zone(0) == b"svc"
+                    && self.index.group(ask.service_key(), false, has_address) == Some(true)
+            }
+        }
+    }
+
     /// Turns a verdict into the reply.
     fn conclude(
         &self,
@@ -231,6 +258,9 @@ impl Kubernetes {
     ) -> Step {
         let rcode = match verdict {
             Verdict::Answered | Verdict::NoData => Rcode::NOERROR,
+            Verdict::NoName if self.fallback.is_some() && self.is_unwatched(zone, ask) => {
+                return Step::Wait;
+            }
             Verdict::NoName if self.index.synced(&zone.needed) => {
                 if self.view.fallthrough.passes(request.query.name()) {
                     return Step::Next;
@@ -255,6 +285,12 @@ impl Kubernetes {
         reply.set_rcode(rcode);
         if verdict != Verdict::Answered {
             self.write_soa(crate::wire::Section::Authority, ask, request, reply);
+        }
+        if self.store_health.as_ref().is_some_and(|health| health.is_stale()) {
+            let denied = rcode == Rcode::NXDOMAIN;
+            let code = if denied { ede::STALE_NXDOMAIN } else { ede::STALE_ANSWER };
+            // Without a text, which would be allocated for each of them.
+            reply.push_options(&[0, 15, 0, 2, 0, code as u8]);
         }
         Step::Done(Outcome::new(Plugin::Kubernetes, rcode))
     }

@@ -30,6 +30,11 @@ impl StoreHealth {
         Some(format!("{}: {error}", plural(kind)))
     }
 
+    /// True if nothing was heard of the API server for longer than `max_staleness`. Cheap enough for every query.
+    pub fn is_stale(&self) -> bool {
+        self.max_staleness.is_some_and(|most| self.report.status().age() > Some(most))
+    }
+
     /// A sentence, where nothing was heard of the API server for longer than `max_staleness`.
     pub fn stale(&self) -> Option<String> {
         let most = self.max_staleness?;

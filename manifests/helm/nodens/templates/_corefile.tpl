@@ -53,8 +53,12 @@
         pods {{ .Values.kubernetes.pods }}
 {{- if eq .Values.kubernetes.endpoints "headless" }}
         # Only EndpointSlices with the label service.kubernetes.io/headless are watched: half the memory, and a small part of
-        # the changes. Names of single endpoints of Services with a ClusterIP do not exist then.
+        # the changes. Names of single endpoints of Services that have a ClusterIP are asked of `fallback`, if it is given, and
+        # do not exist otherwise. The overlay all-endpoints watches all.
         endpoints headless
+{{- else if eq .Values.kubernetes.endpoints "all" }}
+        # All EndpointSlices are watched: names of single endpoints of all Services, and of their addresses, are answered here.
+        endpoints all
 {{- else if eq .Values.kubernetes.endpoints "none" }}
         # No EndpointSlices are watched: headless Services and names of endpoints do not exist.
         endpoints none

@@ -1,0 +1,334 @@
+//! From the fields of an object, in whichever encoding they came, to the lean object or the reason why there is none.
+
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+
+use super::check::{address, excerpt, label, object_name};
+use super::{InvalidObject, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_PORTS, raw};
+use crate::cluster::interner::Interner;
+use crate::cluster::object::{
+    Endpoint, EndpointSlice, Namespace, Object, ObjectId, Pod, Port, Protocol, Service,
+    ServiceKind, Text,
+};
+use crate::wire::Name;
+
+/// An object as it was read. The encodings differ in how they fill it, and in nothing else.
+pub(super) trait Raw<'a> {
+    fn metadata(&self) -> Option<&raw::Meta<'a>>;
+
+    /// The lean object, or `None` for one without a name in DNS.
+    fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, InvalidObject>;
+}
+
+pub(super) fn identity(
+    meta: &raw::Meta<'_>,
+    interner: &Interner,
+) -> Result<ObjectId, InvalidObject> {
+    let mut lower = String::new();
+    let namespace = match meta.namespace.as_deref() {
+        None | Some("") => interner.intern(""),
+        Some(text) => interner.intern(label("metadata.namespace", text, &mut lower)?),
+    };
+    let name = meta.name.as_deref().unwrap_or_default();
+    Ok(ObjectId {
+        namespace,
+        // Many objects share a namespace, none a name.
+        name: object_name("metadata.name", name, &mut lower)?.into(),
+    })
+}
+
+impl<'a> Raw<'a> for raw::Bare<'a> {
+    fn metadata(&self) -> Option<&raw::Meta<'a>> {
+        self.metadata.as_ref()
+    }
+
+    fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, InvalidObject> {
+        let mut lower = String::new();
+        let name = interner.intern(label("metadata.name", &id.name, &mut lower)?);
+        Ok(Some(Object::Namespace(Namespace { name })))
+    }
+}
+
+impl<'a> Raw<'a> for raw::Service<'a> {
+    fn metadata(&self) -> Option<&raw::Meta<'a>> {
+        self.metadata.as_ref()
+    }
+
+    fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, InvalidObject> {
+        named_service(&id)?;
+        let Some(spec) = &self.spec else { return Err(InvalidObject::Missing("spec")) };
+        let kind = match spec.kind.as_deref().unwrap_or("ClusterIP") {
+            "ExternalName" => {
+                let name = spec.external_name.as_deref().unwrap_or_default();
+                if name.parse::<IpAddr>().is_ok() {
+                    // Kubernetes lets it pass, but a CNAME cannot point at it; CoreDNS has no such name either.
+                    return Ok(None);
+                }
+                ServiceKind::ExternalName(target(name)?)
+            }
+            "ClusterIP" | "NodePort" | "LoadBalancer" => {
+                let one = spec.cluster_ip.as_deref().unwrap_or_default();
+                let all = spec.cluster_ips.as_deref().unwrap_or_default();
+                if one == "None" || all.first().is_some_and(|ip| &**ip == "None") {
+                    ServiceKind::Headless
+                } else if all.is_empty() && one.is_empty() {
+                    // Between being created and being given an address.
+                    return Ok(None);
+                } else if all.is_empty() {
+                    ServiceKind::ClusterIp(SmallVec::from_iter([address("spec.clusterIP", one)?]))
+                } else {
+                    ServiceKind::ClusterIp(addresses(
+                        "spec.clusterIPs",
+                        all.iter().map(|ip| &**ip),
+                    )?)
+                }
+            }
+            other => return Err(InvalidObject::Type(excerpt(other))),
+        };
+        let ports = ports(self.spec.as_ref().and_then(|spec| spec.ports.as_deref()), interner)?;
+        let publish_not_ready = spec.publish_not_ready_addresses.unwrap_or(false);
+        Ok(Some(Object::Service(Service { id, kind, ports, publish_not_ready })))
+    }
+}
+
+impl<'a> Raw<'a> for raw::ServiceImport<'a> {
+    fn metadata(&self) -> Option<&raw::Meta<'a>> {
+        self.metadata.as_ref()
+    }
+
+    fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, InvalidObject> {
+        named_service(&id)?;
+        let Some(spec) = &self.spec else { return Err(InvalidObject::Missing("spec")) };
+        let ips = spec.ips.as_deref().unwrap_or_default();
+        let kind = match spec.kind.as_deref().unwrap_or("ClusterSetIP") {
+            "Headless" => ServiceKind::Headless,
+            "ClusterSetIP" if ips.is_empty() => return Ok(None),
+            "ClusterSetIP" => {
+                ServiceKind::ClusterIp(addresses("spec.ips", ips.iter().map(|ip| &**ip))?)
+            }
+            other => return Err(InvalidObject::Type(excerpt(other))),
+        };
+        let ports = ports(spec.ports.as_deref(), interner)?;
+        Ok(Some(Object::ServiceImport(Service { id, kind, ports, publish_not_ready: false })))
+    }
+}
+
+impl<'a> Raw<'a> for raw::EndpointSlice<'a> {
+    fn metadata(&self) -> Option<&raw::Meta<'a>> {
+        self.metadata.as_ref()
+    }
+
+    fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, InvalidObject> {
+        let labels = self.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
+        // A slice of no Service has no name.
+        let Some(service) = labels.and_then(|labels| labels.service.as_deref()) else {
+            return Ok(None);
+        };
+        let mut lower = String::new();
+        let service = label("label kubernetes.io/service-name", service, &mut lower)?.into();
+        slice(self, SliceOf { id, service, imported: false, cluster: None }, interner)
+    }
+}
+
+impl<'a> Raw<'a> for raw::ImportedSlice<'a> {
+    fn metadata(&self) -> Option<&raw::Meta<'a>> {
+        self.0.metadata.as_ref()
+    }
+
+    fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, InvalidObject> {
+        const SERVICE: &str = "label multicluster.kubernetes.io/service-name";
+        const CLUSTER: &str = "label multicluster.kubernetes.io/source-cluster";
+        let labels = self.0.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
+        let Some(service) = labels.and_then(|labels| labels.import.as_deref()) else {
+            return Ok(None);
+        };
+        let mut lower = String::new();
+        let service = label(SERVICE, service, &mut lower)?.into();
+        let cluster = match labels.and_then(|labels| labels.cluster.as_deref()) {
+            None | Some("") => None,
+            Some(text) => Some(interner.intern(label(CLUSTER, text, &mut lower)?)),
+        };
+        slice(&self.0, SliceOf { id, service, imported: true, cluster }, interner)
+    }
+}
+
+impl<'a> Raw<'a> for raw::Pod<'a> {
+    fn metadata(&self) -> Option<&raw::Meta<'a>> {
+        self.metadata.as_ref()
+    }
+
+    fn lean(&self, id: ObjectId, _: &Interner) -> Result<Option<Object>, InvalidObject> {
+        namespaced(&id)?;
+        let Some(status) = &self.status else { return Ok(None) };
+        // As in CoreDNS: a Pod on its way out has no name any more, and a finished one's address may be another's by now.
+        let leaving = self.metadata.as_ref().is_some_and(|meta| meta.deletion_timestamp.is_some());
+        if leaving || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed" | "Unknown")) {
+            return Ok(None);
+        }
+        let all = status.pod_ips.as_deref().unwrap_or_default();
+        let mut ips =
+            all.iter().filter_map(|ip| ip.ip.as_deref()).filter(|ip| !ip.is_empty()).peekable();
+        let addresses = match (ips.peek().is_some(), status.pod_ip.as_deref()) {
+            (true, _) => addresses("status.podIPs", ips)?,
+            (false, None | Some("")) => return Ok(None),
+            (false, Some(ip)) => SmallVec::from_iter([address("status.podIP", ip)?]),
+        };
+        Ok(Some(Object::Pod(Pod { id, addresses })))
+    }
+}
+
+fn namespaced(id: &ObjectId) -> Result<(), InvalidObject> {
+    if id.namespace.is_empty() { Err(InvalidObject::Missing("metadata.namespace")) } else { Ok(()) }
+}
+
+/// A Service's name is a label of the names that are answered; other objects' may have dots.
+fn named_service(id: &ObjectId) -> Result<(), InvalidObject> {
+    namespaced(id)?;
+    label("metadata.name", &id.name, &mut String::new()).map(drop)
+}
+
+fn addresses<'a>(
+    field: &'static str,
+    texts: impl Iterator<Item = &'a str>,
+) -> Result<SmallVec<[IpAddr; 2]>, InvalidObject> {
+    let mut addresses = SmallVec::new();
+    for text in texts {
+        if addresses.len() >= MAX_ADDRESSES {
+            return Err(InvalidObject::Many { field, max: MAX_ADDRESSES });
+        }
+        addresses.push(address(field, text)?);
+    }
+    Ok(addresses)
+}
+
+fn target(text: &str) -> Result<Name, InvalidObject> {
+    let bare = text.strip_suffix('.').unwrap_or(text);
+    if !bare.bytes().all(|o| o.is_ascii_alphanumeric() || matches!(o, b'-' | b'_' | b'.')) {
+        return Err(InvalidObject::NotAName(excerpt(text)));
+    }
+    if bare.is_empty() {
+        return Err(InvalidObject::Missing("spec.externalName"));
+    }
+    Name::from_text(bare).map_err(|_| InvalidObject::NotAName(excerpt(text)))
+}
+
+/// The Service that a slice belongs to.
+struct SliceOf {
+    id: ObjectId,
+    service: Text,
+    imported: bool,
+    cluster: Option<Text>,
+}
+
+fn slice(
+    raw: &raw::EndpointSlice<'_>,
+    of: SliceOf,
+    interner: &Interner,
+) -> Result<Option<Object>, InvalidObject> {
+    let SliceOf { id, service, imported, cluster } = of;
+    namespaced(&id)?;
+    let ipv6 = match raw.address_type.as_deref() {
+        Some("IPv4") => false,
+        Some("IPv6") => true,
+        Some("FQDN") => return Ok(None),
+        Some(other) => return Err(InvalidObject::Type(excerpt(other))),
+        None => return Err(InvalidObject::Missing("addressType")),
+    };
+    let endpoints = raw.endpoints.as_deref().unwrap_or_default();
+    if endpoints.len() > MAX_ENDPOINTS {
+        return Err(InvalidObject::Many { field: "endpoints", max: MAX_ENDPOINTS });
+    }
+    let endpoints = endpoints.iter().map(|e| endpoint(e, ipv6, interner));
+    let annotations = raw.metadata.as_ref().and_then(|meta| meta.annotations.as_ref());
+    Ok(Some(Object::EndpointSlice(EndpointSlice {
+        id,
+        service,
+        imported,
+        cluster,
+        endpoints: endpoints.collect::<Result<_, _>>()?,
+        ports: ports(raw.ports.as_deref(), interner)?,
+        triggered_at: annotations.and_then(|a| a.triggered.as_deref()).and_then(millis),
+    })))
+}
+
+fn ports(
+    raw: Option<&[raw::Port<'_>]>,
+    interner: &Interner,
+) -> Result<SmallVec<[Port; 2]>, InvalidObject> {
+    let raw = raw.unwrap_or_default();
+    if raw.len() > MAX_PORTS {
+        return Err(InvalidObject::Many { field: "ports", max: MAX_PORTS });
+    }
+    let mut lower = String::new();
+    let mut ports = SmallVec::with_capacity(raw.len());
+    for port in raw {
+        // A slice's port without a number means every port: nothing that an SRV record could say.
+        let Some(number) = port.port else { continue };
+        let number =
+            u16::try_from(number).ok().filter(|&n| n != 0).ok_or(InvalidObject::Port(number))?;
+        let name = match port.name.as_deref() {
+            None | Some("") => interner.intern(""),
+            Some(text) => interner.intern(label("port name", text, &mut lower)?),
+        };
+        let protocol = match port.protocol.as_deref().unwrap_or("TCP") {
+            "TCP" => Protocol::Tcp,
+            "UDP" => Protocol::Udp,
+            "SCTP" => Protocol::Sctp,
+            other => return Err(InvalidObject::Protocol(excerpt(other))),
+        };
+        ports.push(Port { name, protocol, number });
+    }
+    Ok(ports)
+}
+
+fn endpoint(
+    raw: &raw::Endpoint<'_>,
+    ipv6: bool,
+    interner: &Interner,
+) -> Result<Endpoint, InvalidObject> {
+    const FIELD: &str = "endpoints[].addresses";
+    let mut lower = String::new();
+    let mut addresses = SmallVec::new();
+    for text in raw.addresses.as_deref().unwrap_or_default() {
+        let address = address(FIELD, text)?;
+        if address.is_ipv6() != ipv6 {
+            return Err(InvalidObject::NotAnAddress {
+                field: "endpoints[].addresses of the slice's addressType",
+                text: excerpt(text),
+            });
+        }
+        if addresses.len() >= MAX_ADDRESSES {
+            return Err(InvalidObject::Many { field: FIELD, max: MAX_ADDRESSES });
+        }
+        addresses.push(address);
+    }
+    let hostname = match raw.hostname.as_deref() {
+        None | Some("") => None,
+        // StatefulSets have the same few ordinals over and over.
+        Some(text) => Some(interner.intern(label("endpoints[].hostname", text, &mut lower)?)),
+    };
+    let pod = match &raw.target_ref {
+        Some(target) if target.kind.as_deref() == Some("Pod") => match target.name.as_deref() {
+            None | Some("") => None,
+            Some(text) => {
+                Some(Text::from(object_name("endpoints[].targetRef.name", text, &mut lower)?))
+            }
+        },
+        _ => None,
+    };
+    Ok(Endpoint {
+        addresses,
+        hostname,
+        pod,
+        // The DNS specification publishes ready endpoints. One that still serves while it terminates is not ready
+        // (KEP-1672). CoreDNS does the same.
+        ready: raw.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true),
+    })
+}
+
+/// Milliseconds since 1970 of an RFC 3339 time.
+pub(super) fn millis(text: &str) -> Option<u64> {
+    let time: k8s_openapi::jiff::Timestamp = text.parse().ok()?;
+    u64::try_from(time.as_millisecond()).ok()
+}

@@ -1,0 +1,267 @@
+//! Reads the snapshot at the start, and writes it now and then.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tracing::{info, warn};
+
+use super::Sink;
+use super::credentials;
+use super::interner::Interner;
+use super::object::Event;
+use super::snapshot::{self, Snapshot, SnapshotError, Versions};
+use super::spec::{SnapshotSpec, Source, Spec, Wanted};
+use super::status::Status;
+
+/// Reads and writes the snapshot.
+pub(super) struct Saver {
+    path: PathBuf,
+    every: Duration,
+    source: Source,
+    wanted: Wanted,
+    /// That of the start, empty if it could not be found out.
+    identity: String,
+    sink: Arc<dyn Sink>,
+    status: Arc<Status>,
+    /// What the file holds that was written last.
+    saved: Mutex<Saved>,
+    /// Only one writes at a time; holds the last error, so that it is logged once.
+    writing: Mutex<Option<String>>,
+}
+
+/// What tells whether a file is still the latest.
+#[derive(Default, PartialEq, Eq)]
+struct Saved {
+    /// How many changes it knows.
+    changes: u64,
+    identity: String,
+    versions: Versions,
+}
+
+/// On which occasion a snapshot is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// Now and then: if an object has changed.
+    Running,
+    /// At the end: also if only the versions are newer, from which the next start continues.
+    AtExit,
+}
+
+impl Saver {
+    pub(super) fn new(
+        settings: &SnapshotSpec,
+        spec: &Spec,
+        sink: Arc<dyn Sink>,
+        status: Arc<Status>,
+    ) -> Self {
+        // Stores of several clusters, or of several views on one, may share a folder.
+        let view = format!("{} {:?}", spec.source, spec.wanted);
+        let path =
+            settings.dir.join(format!("cluster-{:08x}.snapshot", crc32fast::hash(view.as_bytes())));
+        let identity = match credentials::identity(&spec.source) {
+            Ok(cluster) => identity(&cluster, &spec.wanted),
+            Err(error) => {
+                warn!(snapshot = %path.display(), "no snapshot is read or written, since its cluster cannot be identified: {error}");
+                String::new()
+            }
+        };
+        let (saved, writing) = Default::default();
+        let (source, wanted) = (spec.source.clone(), spec.wanted.clone());
+        let every = settings.every;
+        Self { path, every, source, wanted, identity, sink, status, saved, writing }
+    }
+
+    /// The identity now: a cluster's authority is replaced now and then, and the next start will know the new one only.
+    /// If the server has another address by now, it may be another cluster than the one that was read.
+    fn identity(&self) -> String {
+        let server = |identity: &str| identity.split(' ').next().unwrap_or_default().to_owned();
+        match credentials::identity(&self.source) {
+            Ok(now) if server(&now) == server(&self.identity) => identity(&now, &self.wanted),
+            Ok(_) | Err(_) => self.identity.clone(),
+        }
+    }
+
+    /// Fills the sink with what the snapshot holds, if it is one of this cluster. Returns the versions from which watches
+    /// continue.
+    pub(super) fn load(&self, interner: &Interner) -> Versions {
+        if self.identity.is_empty() {
+            return Versions::default();
+        }
+        match self.try_load(interner) {
+            Ok(None) => {
+                let others = snapshot::others(&self.path);
+                info!(snapshot = %self.path.display(), others, "there is no snapshot of this cluster and these settings yet");
+            }
+            Ok(Some((objects, versions))) => {
+                let age = self
+                    .status
+                    .snapshot_time()
+                    .and_then(|at| SystemTime::now().duration_since(at).ok());
+                let age_s = age.unwrap_or_default().as_secs();
+                warn!(snapshot = %self.path.display(), objects, age_s, "serving the snapshot of the last run until the API server has been heard");
+                return versions;
+            }
+            Err(error) => {
+                warn!(snapshot = %self.path.display(), "the snapshot is not used: {error}")
+            }
+        }
+        Versions::default()
+    }
+
+    fn try_load(&self, interner: &Interner) -> Result<Option<(usize, Versions)>, SnapshotError> {
+        let Some(bytes) = snapshot::read(&self.path)? else { return Ok(None) };
+        let snapshot = Snapshot::decode(&bytes)?;
+        snapshot.check_identity(&self.identity)?;
+        for kind in self.status.wanted() {
+            self.sink.apply(Event::ResetBegin(kind));
+        }
+        let mut count = 0;
+        for object in snapshot.objects(interner) {
+            match object {
+                Ok(object) if self.status.kind(object.kind()).is_wanted() => {
+                    self.sink.apply(Event::Apply(object));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    // All of it or nothing.
+                    for object in snapshot.objects(interner).flatten() {
+                        self.sink.apply(Event::Delete(object.kind(), object.id()));
+                    }
+                    return Err(error);
+                }
+            }
+            count += 1;
+        }
+        for kind in self.status.wanted() {
+            self.sink.apply(Event::ResetDone(kind));
+        }
+        self.status.note_snapshot(snapshot.written);
+        Ok(Some((count, snapshot.versions)))
+    }
+
+    /// Writes now and then, until it is dropped.
+    pub(super) async fn run(self: Arc<Self>) {
+        // The first one early: a node that restarts twice in a minute should not begin with nothing.
+        self.status.wait_synced(Duration::MAX).await;
+        loop {
+            let saver = self.clone();
+            let _ = tokio::task::spawn_blocking(move || saver.save_logged(When::Running)).await;
+            tokio::time::sleep(self.every).await;
+        }
+    }
+
+    pub(super) fn save_logged(&self, when: When) {
+        let mut last_error = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.save(when) {
+            Ok(()) => *last_error = None,
+            Err(error) => {
+                let error = error.to_string();
+                if last_error.as_ref() != Some(&error) {
+                    warn!(
+                        "{error}; a restart without an API server would know nothing newer than the last one"
+                    );
+                }
+                *last_error = Some(error);
+            }
+        }
+    }
+
+    fn save(&self, when: When) -> Result<(), SnapshotError> {
+        // Before everything was listed once, the file of the last run knows more than we do.
+        if self.identity.is_empty() || !self.status.is_synced() {
+            return Ok(());
+        }
+        let kinds = || self.status.wanted().map(|kind| (kind, self.status.kind(kind)));
+        // Versions are read before the objects, which may be newer then. What a watch repeats changes nothing.
+        let now = Saved {
+            changes: kinds().map(|(_, status)| status.changes()).sum(),
+            identity: self.identity(),
+            versions: kinds().filter_map(|(kind, of)| Some((kind, of.version()?))).collect(),
+        };
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = saved.changes == now.changes && saved.identity == now.identity;
+        let latest = same && (when == When::Running || saved.versions == now.versions);
+        if latest || now.versions == Versions::default() {
+            return Ok(());
+        }
+        let written =
+            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let head = snapshot::Head { identity: &now.identity, written, versions: now.versions };
+        let octets = snapshot::write(&self.path, &head, |visit| self.sink.walk(visit))?;
+        tracing::debug!(snapshot = %self.path.display(), octets, "wrote the snapshot");
+        *saved = now;
+        Ok(())
+    }
+}
+
+/// Identity of a snapshot: the cluster, and how much of it.
+fn identity(cluster: &str, wanted: &Wanted) -> String {
+    format!("{cluster}, {wanted:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::decode::tests::conformance_cluster;
+    use crate::cluster::object::Kind;
+    use crate::cluster::test_sink::Recorder;
+
+    fn endpoint() -> Spec {
+        Spec::new(Source::Endpoint { url: "http://127.0.0.1:1".into(), tls: None })
+    }
+
+    fn saver(spec: &Spec, dir: &std::path::Path, sink: Arc<Recorder>) -> (Saver, Arc<Status>) {
+        let status = Arc::new(Status::new(&spec.source, &spec.wanted));
+        (Saver::new(&SnapshotSpec::new(dir.into()), spec, sink, status.clone()), status)
+    }
+
+    #[test]
+    fn a_snapshot_is_taken_up_by_the_next_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, sink) = (endpoint(), Arc::new(Recorder::default()));
+        let (saving, status) = saver(&first, dir.path(), sink.clone());
+        for object in conformance_cluster(&Interner::default()) {
+            if status.kind(object.kind()).is_wanted() {
+                sink.apply(Event::Apply(object));
+            }
+        }
+        saving.save_logged(When::Running);
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            0,
+            "written before anything was listed"
+        );
+        for kind in status.wanted() {
+            status.note_synced(kind);
+            status.kind(kind).note_change();
+            status.kind(kind).note_version(7);
+        }
+        saving.save_logged(When::Running);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+
+        let next = Arc::new(Recorder::default());
+        let (loading, status) = saver(&first, dir.path(), next.clone());
+        let versions = loading.load(&Interner::default());
+        assert_eq!(versions.of(Kind::Service), Some(7));
+        assert_eq!(versions.of(Kind::Pod), None, "it was not watched");
+        assert_eq!(next.names(), sink.names());
+        assert!(status.is_known() && !status.is_synced());
+
+        let other = Spec { wanted: Wanted { imports: true, ..Wanted::default() }, ..endpoint() };
+        let empty = Arc::new(Recorder::default());
+        let (loading, status) = saver(&other, dir.path(), empty.clone());
+        loading.load(&Interner::default());
+        assert!(empty.names().is_empty() && !status.is_known());
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_refused_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = Arc::new(Recorder::default());
+        let (loading, status) = saver(&endpoint(), dir.path(), sink.clone());
+        std::fs::write(&loading.path, b"NODENS\0S and so on, and so forth").unwrap();
+        loading.load(&Interner::default());
+        assert!(sink.names().is_empty() && !status.is_known());
+    }
+}
