@@ -4,12 +4,12 @@
 //! address; on a reload, listeners that are still wanted stay open.
 
 mod listener;
+mod pages;
 mod probe;
 mod readiness;
 mod respond;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -19,36 +19,11 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+pub use self::pages::Pages;
 pub use self::readiness::{Detail, Readiness, gather};
+use self::respond::State;
 use crate::config::ListenAddress;
 use crate::metrics::{Metrics, Source};
-
-/// What is served at one address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pages(u8);
-
-impl Pages {
-    /// `/metrics`.
-    pub const METRICS: Self = Self(1);
-    /// `/health`.
-    pub const HEALTH: Self = Self(2);
-    /// `/ready`.
-    pub const READY: Self = Self(4);
-
-    fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-}
-
-impl fmt::Display for Pages {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names =
-            [(Self::METRICS, "/metrics"), (Self::HEALTH, "/health"), (Self::READY, "/ready")];
-        let served: Vec<&str> =
-            names.into_iter().filter(|(page, _)| self.has(*page)).map(|(_, name)| name).collect();
-        f.write_str(&served.join(" and "))
-    }
-}
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +51,7 @@ pub struct Admin {
 
 struct Servers {
     state: Arc<State>,
+    health: probe::Health,
     listening: Mutex<Listening>,
 }
 
@@ -88,13 +64,6 @@ struct Listening {
     refused: BTreeMap<Key, AdminError>,
     /// A task tries `refused` again; it ends when that is empty.
     retrying: bool,
-}
-
-/// What the pages are made of.
-pub(crate) struct State {
-    metrics: Arc<Metrics>,
-    readiness: Arc<Readiness>,
-    health: probe::Health,
 }
 
 struct Listener {
@@ -111,8 +80,9 @@ impl Admin {
         metrics.register(health.source());
         let readiness = Arc::<Readiness>::default();
         metrics.register(Arc::clone(&readiness) as Arc<dyn Source>);
-        let state = Arc::new(State { metrics, readiness, health });
-        Self { runtime, servers: Arc::new(Servers { state, listening: Mutex::default() }) }
+        let state = Arc::new(State { metrics, readiness });
+        let servers = Servers { state, health, listening: Mutex::default() };
+        Self { runtime, servers: Arc::new(servers) }
     }
 
     /// What `/ready` answers from.
@@ -127,14 +97,14 @@ impl Admin {
         for (address, pages) in wanted {
             let entry =
                 by_address.entry((address.ip, address.port)).or_insert((address, Pages::default()));
-            entry.1.0 |= pages.0;
+            entry.1 = entry.1.and(pages);
         }
         let mut listening = self.servers.lock();
         listening.open.retain(|key, _| by_address.contains_key(key));
         listening.refused.clear();
         for (key, (address, pages)) in by_address {
             match listening.open.get(&key) {
-                Some(listener) => listener.pages.store(pages.0, Relaxed),
+                Some(listener) => listener.pages.store(pages.bits(), Relaxed),
                 None => self.servers.open(&mut listening, &self.runtime, address, pages),
             }
         }
@@ -185,7 +155,7 @@ impl Servers {
         pages: Pages,
     ) -> io::Result<Listener> {
         let _entered = runtime.enter();
-        let pages = Arc::new(AtomicU8::new(pages.0));
+        let pages = Arc::new(AtomicU8::new(pages.bits()));
         let socket = listener::open(address)?;
         let bound = socket.local_addr()?;
         let task = listener::serve(socket, Arc::clone(&pages), Arc::clone(&self.state));
@@ -195,7 +165,7 @@ impl Servers {
     /// Lets the probe and `nodens status` know what is served and what is not. Called after each change.
     fn opened(&self, listening: &Listening, runtime: &Handle) {
         let health = listening.open.values().find(|listener| listener.served().has(Pages::HEALTH));
-        self.state.health.probe(runtime, health.map(|listener| listener.address));
+        self.health.probe(runtime, health.map(|listener| listener.address));
         let refused = listening.refused.values().map(ToString::to_string).collect();
         self.state.readiness.set_unserved(refused);
     }
@@ -220,7 +190,7 @@ async fn try_again(servers: Weak<Servers>, runtime: Handle) {
 
 impl Listener {
     fn served(&self) -> Pages {
-        Pages(self.pages.load(Relaxed))
+        Pages::from_bits(self.pages.load(Relaxed))
     }
 }
 

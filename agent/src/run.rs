@@ -111,6 +111,7 @@ fn run_on(node: &mut Node, args: &Serve, shared: Arc<Shared>, logs: &Logs) -> an
     reload::log(&plan.diagnostics);
     node.set_up()?;
     logs.drop_privileges();
+    give_memory_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
@@ -125,6 +126,15 @@ fn run_on(node: &mut Node, args: &Serve, shared: Arc<Shared>, logs: &Logs) -> an
     // A look-up of the file system that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// Has a thread of the allocator give unused memory back to the kernel some 10 s later. Without it only a thread that
+/// allocates does so, and a worker that answers hits does not: what a flood took would stay. Called once privileges are dropped,
+/// since the thread inherits them.
+fn give_memory_back() {
+    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
+        tracing::debug!(%error, "unused memory is given back late");
+    }
 }
 
 fn workers(args: &Serve) -> usize {

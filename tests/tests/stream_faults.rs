@@ -265,6 +265,10 @@ fn hoarders_stay_within_the_budget_and_new_clients_get_in() {
     nodens.wait_for_metrics("all connections to be gone", SOON, |metrics| {
         metrics.sum("nodens_tcp_buffer_bytes", &[]) == 0.0
     });
+    // The allocator gives it back to the kernel some 10 s later.
+    poll::wait_for("memory to be given back", Duration::from_secs(60), || {
+        nodens.resident() < before + 24 * MIB
+    });
 }
 
 #[test]

@@ -12,7 +12,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Pages, State, respond};
+use super::pages::Pages;
+use super::respond::{State, respond};
 use crate::admission::{Permit, Shares};
 use crate::config::ListenAddress;
 
@@ -103,7 +104,7 @@ pub(super) async fn serve(listener: TcpListener, pages: Arc<AtomicU8>, state: Ar
 
 async fn converse(stream: TcpStream, pages: Arc<AtomicU8>, state: Arc<State>) {
     let service = service_fn(move |request| {
-        let answer = respond::respond(&request, Pages(pages.load(Relaxed)), &state);
+        let answer = respond(&request, Pages::from_bits(pages.load(Relaxed)), &state);
         std::future::ready(Ok::<_, std::convert::Infallible>(answer))
     });
     let connection = http1::Builder::new()

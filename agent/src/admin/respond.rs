@@ -1,14 +1,23 @@
 //! One request to one response.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
-use super::{Pages, State};
-use crate::metrics::Format;
+use super::pages::Pages;
+use super::readiness::Readiness;
+use crate::metrics::{Format, Metrics};
 
 const TEXT: &str = "text/plain; charset=utf-8";
+
+/// What the pages are made of.
+pub(super) struct State {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) readiness: Arc<Readiness>,
+}
 
 /// Answers a request to an address that serves `pages`. Never waits.
 pub(super) fn respond<B>(

@@ -187,7 +187,7 @@ fn ready_names_what_it_waits_for() {
 #[test]
 fn the_probe_measures_our_own_health() {
     let (_runtime, admin) = admin();
-    admin.apply([(ANY, Pages(Pages::METRICS.0 | Pages::HEALTH.0))]);
+    admin.apply([(ANY, Pages::METRICS.and(Pages::HEALTH))]);
     let address = only_address(&admin);
     let deadline = Instant::now() + Duration::from_secs(10);
     while get(address, "/metrics").1.contains("coredns_health_request_duration_seconds_count 0\n") {
