@@ -7,9 +7,7 @@
 //! has to wait. Only then does it become a task, which goes on at the same handler by [`Chain::resolve`].
 
 use std::cell::RefCell;
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use crate::admission::Shares;
 use crate::clock::CoarseInstant;
@@ -17,13 +15,11 @@ use crate::metrics::Scrape;
 use crate::metrics::cells::Cells;
 use crate::plugin::cache::HotSet;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
-use crate::server::Dispatch;
-use crate::upstream::Question;
-use crate::upstream::event::{Event, Send as SendQuery};
-use crate::wire::{Name, Rcode, Reply, flags};
 
-/// A future that a handler returns.
-pub type Resolving<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
+pub use crate::request::Resolving;
+use crate::upstream::event::Event;
+use crate::upstream::{Question, Send as SendQuery};
+use crate::wire::{Name, Rcode, Reply, flags};
 
 /// One directive that answers queries.
 pub trait Handler: Send + Sync {
@@ -173,11 +169,10 @@ impl<'a> Next<'a> {
         self.chain.resolve_from(request, self.from)
     }
 
-    /// The same, for a task that outlives the query. `None` where `dispatch` does not serve this chain.
-    pub fn detach(self, dispatch: &Dispatch) -> Option<Detached> {
-        let chain =
-            dispatch.chains().iter().find(|chain| std::ptr::eq(Arc::as_ptr(chain), self.chain))?;
-        Some(Detached { chain: Arc::clone(chain), from: self.from })
+    /// The same, for a task that outlives the query. `None` if the chain is not served.
+    pub fn detach(self) -> Option<Detached> {
+        let chain = self.chain.this.get()?.upgrade()?;
+        Some(Detached { chain, from: self.from })
     }
 }
 
@@ -215,6 +210,8 @@ pub struct Chain {
     pub log: Option<Arc<dyn QueryLog>>,
     /// Writes failures to the log, where `errors` is set.
     pub errors: Option<Arc<dyn ErrorLog>>,
+    /// The chain itself, once it is served.
+    this: OnceLock<Weak<Chain>>,
     handlers: Vec<Arc<dyn Handler>>,
     /// The numbers of those that amend.
     amending: Box<[usize]>,
@@ -278,6 +275,7 @@ impl Chain {
             max_udp: None,
             log: None,
             errors: None,
+            this: OnceLock::new(),
             amending: handlers
                 .iter()
                 .enumerate()
@@ -293,6 +291,11 @@ impl Chain {
     /// decides.
     pub fn recursion_available(&self) -> Option<bool> {
         (!self.flags_are_set).then_some(self.recursive)
+    }
+
+    /// Begins to be served: from now on tasks can keep it.
+    pub fn enter(chain: &Arc<Self>) {
+        let _ = chain.this.set(Arc::downgrade(chain));
     }
 
     /// The handlers in order.

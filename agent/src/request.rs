@@ -1,12 +1,13 @@
 //! What travels with a query through the chain, and what it ends in.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::clock::CoarseInstant;
 pub use crate::config::Plugin;
 use crate::redact;
-use crate::server::Dispatch;
 use crate::wire::{Message, Query, Rcode, Reject, Reply, flags};
 
 /// How a query came.
@@ -58,12 +59,21 @@ pub struct OwnedRequest {
     packet: Box<[u8]>,
     /// Where it came from.
     pub origin: Origin,
-    /// Who answers the names that an answer leads to (the target of an ExternalName Service).
-    pub dispatch: Arc<Dispatch>,
+    /// What answers the names that an answer leads to, such as the target of an ExternalName Service.
+    pub blocks: Arc<dyn ServerBlocks>,
     /// EDNS options that go upstream with it, as the data of an OPT record: those of `rewrite edns0`.
     pub options: Option<Arc<[u8]>>,
     /// How many times the query has been sent round the chain on behalf of another; bounded by [`MAX_DEPTH`].
     pub depth: u8,
+}
+
+/// A future that brings an answer.
+pub type Resolving<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
+
+/// All server blocks behind the address that a query came to.
+pub trait ServerBlocks: Send + Sync {
+    /// Resolves a query by the block that serves its name. `None` if none does.
+    fn resolve<'a>(&'a self, request: &'a OwnedRequest) -> Option<Resolving<'a>>;
 }
 
 /// An answer may lead to another name so often: the length of CNAME chain that CoreDNS follows too.
@@ -71,11 +81,11 @@ pub const MAX_DEPTH: u8 = 7;
 
 impl OwnedRequest {
     /// Copies a request's packet.
-    pub fn new(request: &Request<'_>, dispatch: Arc<Dispatch>) -> Self {
+    pub fn new<B: ServerBlocks + 'static>(request: &Request<'_>, blocks: Arc<B>) -> Self {
         Self {
             packet: request.query.packet().into(),
             origin: request.origin,
-            dispatch,
+            blocks,
             options: None,
             depth: 0,
         }
@@ -86,7 +96,7 @@ impl OwnedRequest {
         Self {
             packet: packet.into_boxed_slice(),
             origin: self.origin,
-            dispatch: Arc::clone(&self.dispatch),
+            blocks: Arc::clone(&self.blocks),
             options: self.options.clone(),
             depth: self.depth + 1,
         }

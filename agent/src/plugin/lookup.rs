@@ -23,9 +23,8 @@ pub async fn lookup(
         let error = format!("aliases lead to each other in a circle, to {name} at last");
         return Some(Answer::failure(&view, plugin, Rcode::SERVFAIL, ede::OTHER, &error));
     }
-    let chain = Arc::clone(request.dispatch.find(name, qtype)?);
     let inner = request.inner(packet_for(&view, name, qtype));
-    let answer = chain.resolve(&inner).await;
+    let answer = request.blocks.resolve(&inner)?.await;
     Some(answer.complete(&inner.view().ok()?))
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::chain::Chain;
 use crate::plugin::settings::Timeouts;
+use crate::request::{OwnedRequest, Resolving, ServerBlocks};
 use crate::wire::{NameRef, RecordType};
 
 /// The server blocks behind one listening address.
@@ -17,6 +18,7 @@ pub struct Dispatch {
 impl Dispatch {
     /// The chains of one address, in any order.
     pub fn new(mut chains: Vec<Arc<Chain>>) -> Self {
+        chains.iter().for_each(Chain::enter);
         chains.sort_by_key(|chain| std::cmp::Reverse(chain.zone.as_ref().label_count()));
         Self { chains, timeouts: Timeouts::default() }
     }
@@ -45,5 +47,13 @@ impl Dispatch {
     /// All chains, the most specific zones first.
     pub fn chains(&self) -> &[Arc<Chain>] {
         &self.chains
+    }
+}
+
+impl ServerBlocks for Dispatch {
+    fn resolve<'a>(&'a self, request: &'a OwnedRequest) -> Option<Resolving<'a>> {
+        let view = request.view().ok()?;
+        let chain = self.find(view.query.name(), view.query.qtype())?;
+        Some(chain.resolve(request))
     }
 }

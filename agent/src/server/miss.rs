@@ -11,7 +11,8 @@ use super::worker::{PendingPermit, Worker};
 use crate::chain::{self, MissFlight, MissQuery};
 use crate::clock::CoarseInstant;
 use crate::upstream::InFlight;
-use crate::upstream::event::{AttemptId, Event, PendingId, Receiver, Send};
+use crate::upstream::Send;
+use crate::upstream::event::{AttemptId, Event, PendingId, Receiver};
 
 /// A miss that is resolved in place. Dropped before its reply is sent, it gives up its flight and its queries.
 pub(super) struct Miss {

@@ -1,10 +1,9 @@
-//! What passes between a query that is being resolved and its driver: events in, queries to send out.
+//! What happens to a query that is being resolved, and who is to hear of it.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::upstream::{Transport, Upstream, UpstreamError};
+use crate::upstream::UpstreamError;
 
 /// One try of one query. Its query gives it its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,15 +53,4 @@ pub enum Event<'m> {
     },
     /// The moment that the query has set has come.
     Timeout,
-}
-
-/// One query to send to one upstream.
-#[derive(Debug)]
-pub struct Send {
-    /// The try that it is.
-    pub attempt: AttemptId,
-    /// To whom.
-    pub upstream: Arc<Upstream>,
-    /// Over what.
-    pub transport: Transport,
 }

@@ -15,7 +15,6 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Type};
 
 use crate::clock::CoarseInstant;
-use crate::upstream::udp::Socket;
 
 /// Sockets that are kept for the next query, of one upstream and worker.
 const KEPT: usize = 256;
@@ -23,20 +22,25 @@ const KEPT: usize = 256;
 const KEPT_FOR: Duration = Duration::from_secs(5);
 
 /// The sockets of one upstream and worker that no query uses: without a port, and unknown to the network.
-#[derive(Default)]
-pub struct Idle {
-    sockets: Mutex<VecDeque<(Arc<Socket>, CoarseInstant)>>,
+pub struct Idle<S> {
+    sockets: Mutex<VecDeque<(Arc<S>, CoarseInstant)>>,
     tended: AtomicBool,
 }
 
-impl Idle {
+impl<S> Default for Idle<S> {
+    fn default() -> Self {
+        Self { sockets: Mutex::default(), tended: AtomicBool::new(false) }
+    }
+}
+
+impl<S: Send + Sync + 'static> Idle<S> {
     /// A socket to connect, the one that was used last.
-    pub fn take(&self) -> Option<Arc<Socket>> {
+    pub fn take(&self) -> Option<Arc<S>> {
         self.lock().pop_back().map(|(socket, _)| socket)
     }
 
     /// Keeps a socket that is not connected any more. Has to be called within the worker's runtime.
-    pub fn keep(idle: &Arc<Self>, socket: Arc<Socket>) {
+    pub fn keep(idle: &Arc<Self>, socket: Arc<S>) {
         let mut sockets = idle.lock();
         sockets.push_back((socket, CoarseInstant::now()));
         let one_too_many = if sockets.len() > KEPT { sockets.pop_front() } else { None };
@@ -76,7 +80,7 @@ impl Idle {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(Arc<Socket>, CoarseInstant)>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(Arc<S>, CoarseInstant)>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -18,7 +18,7 @@
 //! | [`question`] | what is asked, and whether an answer is one to it |
 //! | [`health`], [`rtt`] | what the traffic says of an upstream |
 //! | [`registry`] | what of that outlives a reload |
-//! | [`event`] | what passes between a query and its driver |
+//! | [`error`], [`event`] | what a query ends in, and who hears of it |
 //! | [`fresh`] | a port of its own for each query |
 //! | [`random`] | ids that nobody can guess |
 //!
@@ -28,6 +28,7 @@
 pub mod address;
 pub mod counters;
 pub mod dial;
+pub mod error;
 pub mod event;
 pub mod exchange;
 pub mod follow;
@@ -53,69 +54,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub use address::{Scheme, Target};
+pub use error::{Received, UpstreamError};
 pub use own::OwnAddresses;
 pub use question::Question;
 pub use udp::SourcePort;
 
 use counters::Counters;
 use dial::Dialer;
-use event::Receiver;
+use event::{AttemptId, Receiver};
 use health::Health;
 use rtt::RoundTrips;
 use stream::{Connection, Lifetime};
 use table::SlotId;
-
-/// Why an upstream gave no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UpstreamError {
-    /// The kernel says so: nobody listens there, there is no route, a firewall of ours forbids it.
-    #[error("{0}")]
-    Io(Arc<str>),
-    /// No connection.
-    #[error("connecting failed: {0}")]
-    Connect(Arc<str>),
-    /// No encrypted connection: a certificate that is not believed, most likely.
-    #[error("setting up TLS failed: {0}")]
-    Tls(Arc<str>),
-    /// HTTPS or QUIC failed.
-    #[error("{0}")]
-    Exchange(Arc<str>),
-    /// A connection that had worked has ended; not the upstream's failure.
-    #[error("the connection was closed")]
-    Lost,
-    /// The answer has another letter case than the question.
-    #[error("the upstream does not keep the letter case of questions")]
-    Case,
-    /// All ids of the socket are in use.
-    #[error("too many queries are in flight")]
-    TooMany,
-    /// A truncated answer over a stream, which has no reason to truncate.
-    #[error("the answer is truncated over TCP too")]
-    Truncated,
-    /// No answer in time.
-    #[error("no answer within {0:?}")]
-    Timeout(Duration),
-    /// An answer that cannot be read.
-    #[error("the answer is malformed: {0}")]
-    Malformed(#[from] crate::wire::MessageError),
-}
-
-impl UpstreamError {
-    fn io(doing: &str, error: &std::io::Error) -> Self {
-        Self::Io(format!("{doing} failed: {error}").into())
-    }
-}
-
-/// Octets that answer a question.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Received {
-    /// The whole message.
-    pub bytes: Vec<u8>,
-    /// The datagram was longer than the buffer for it.
-    pub oversize: bool,
-    /// From sending to receiving.
-    pub round_trip: Duration,
-}
 
 /// How all upstreams of a forward are spoken to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,6 +127,17 @@ struct PerWorker {
     /// Only the worker's thread takes the lock.
     pools: Mutex<(udp::Pool, stream::Pool)>,
     counters: Arc<Counters>,
+}
+
+/// One query to send to one upstream.
+#[derive(Debug)]
+pub struct Send {
+    /// The try that it is.
+    pub attempt: AttemptId,
+    /// To whom.
+    pub upstream: Arc<Upstream>,
+    /// Over what.
+    pub transport: Transport,
 }
 
 /// A query that is out. Dropping it gives the query up.

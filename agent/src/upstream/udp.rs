@@ -62,7 +62,7 @@ pub struct Pool {
     /// The number of the batch that `turn` was drawn for.
     batch: u64,
     /// For queries with ports of their own.
-    idle: Arc<Idle>,
+    idle: Arc<Idle<Socket>>,
 }
 
 struct Entry {
@@ -84,7 +84,7 @@ struct Io {
     /// Its reader has ended, or nothing can be sent: its route or its source address may be gone. Never false again.
     closed: AtomicBool,
     /// Keeps it between queries that have ports of their own. `None`: it is one of a pool's.
-    idle: Option<Weak<Idle>>,
+    idle: Option<Weak<Idle<Socket>>>,
 }
 
 impl Pool {
@@ -176,7 +176,7 @@ impl Socket {
     fn open(
         to: SocketAddr,
         counters: &Arc<Counters>,
-        idle: Option<&Arc<Idle>>,
+        idle: Option<&Arc<Idle<Socket>>>,
     ) -> Result<Arc<Self>, UpstreamError> {
         let socket = fresh::open(to)
             .and_then(|socket| fresh::connect(&socket, to).map(|()| socket))

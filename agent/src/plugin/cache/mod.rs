@@ -232,7 +232,7 @@ impl Cache {
         permit: Option<Permit>,
     ) -> Option<tokio::task::JoinHandle<Answer>> {
         let runtime = tokio::runtime::Handle::try_current().ok()?;
-        let detached = next.detach(&request.dispatch)?;
+        let detached = next.detach()?;
         let (cache, request, old) = (self.clone(), request.recursive(), Arc::clone(old));
         Some(runtime.spawn(async move {
             let _permit = permit;

@@ -13,7 +13,8 @@ use super::Forward;
 use super::outcome::Finished;
 use super::query::ForwardQuery;
 use crate::clock::CoarseInstant;
-use crate::upstream::event::{AttemptId, Event, Send};
+use crate::upstream::Send;
+use crate::upstream::event::{AttemptId, Event};
 use crate::upstream::rtt::MAX_TRY;
 use crate::upstream::{InFlight, Question, Received, Upstream, UpstreamError};
 

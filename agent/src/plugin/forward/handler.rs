@@ -9,7 +9,8 @@ use super::query::{Cx, ForwardQuery};
 use crate::chain::{Handler, JoinMiss, Local, Miss, MissQuery, Next, Resolving};
 use crate::clock::CoarseInstant;
 use crate::request::{Answer, OwnedRequest, Plugin, Request, Step};
-use crate::upstream::event::{Event, Send};
+use crate::upstream::Send;
+use crate::upstream::event::Event;
 use crate::upstream::{Question, random};
 use crate::wire::{Message, Rcode, Reply, Section};
 
@@ -91,7 +92,7 @@ impl MissQuery for InPlace {
     }
 
     fn finish(&mut self, request: &Request<'_>) -> Option<Answer> {
-        Some(self.query.finish()?.into_answer(&self.forward, request))
+        Some(self.query.finish()?.into_answer(&self.forward.limits, request))
     }
 }
 
@@ -128,7 +129,7 @@ impl Forward {
                 return answer;
             }
         }
-        finished.into_answer(self, &view)
+        finished.into_answer(&self.limits, &view)
     }
 
     /// `next` and `next_on_nodata`.

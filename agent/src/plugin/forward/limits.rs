@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 use super::config::{Config, To};
-use super::outcome::Failure;
+use super::failure::Failure;
 use crate::admission::{Permit, Shares};
+use crate::metrics::Counter;
 
 /// Of a hundred queries, so many may be sent to a second upstream because the first is late...
 const HEDGES_PER_100: i32 = 3;
@@ -22,6 +23,10 @@ pub(super) struct Limits {
     group: u64,
     /// `max_concurrent`, shared by client.
     max_concurrent: Option<Arc<Shares>>,
+    /// `coredns_forward_max_concurrent_rejects_total`.
+    pub rejected: Counter,
+    /// `nodens_forward_share_rejects_total`.
+    pub share_rejected: Counter,
     /// For each worker, hundredths of hedges that it may still send.
     hedges: Box<[AtomicI32]>,
 }
@@ -46,6 +51,8 @@ impl Limits {
             groups,
             group: hasher.finish(),
             max_concurrent: config.max_concurrent.map(Shares::new),
+            rejected: Counter::new(),
+            share_rejected: Counter::new(),
             hedges: (0..workers).map(|_| AtomicI32::new(HEDGES_SAVED * 100)).collect(),
         }
     }

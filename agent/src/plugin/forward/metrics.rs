@@ -13,8 +13,8 @@ const PROXY: &str = "forward";
 impl Source for Forward {
     fn collect(&self, out: &mut Scrape) {
         out.count(&names::FORWARD_HEALTHCHECK_BROKEN, &[], self.broken.value());
-        out.count(&names::FORWARD_MAX_CONCURRENT_REJECTS, &[], self.rejected.value());
-        out.count(&names::FORWARD_SHARE_REJECTS, &[], self.share_rejected.value());
+        out.count(&names::FORWARD_MAX_CONCURRENT_REJECTS, &[], self.limits.rejected.value());
+        out.count(&names::FORWARD_SHARE_REJECTS, &[], self.limits.share_rejected.value());
         for upstream in &self.set.load().upstreams {
             collect(upstream, out);
             if self.context.loops.is_some() {

@@ -7,10 +7,10 @@
 //! | `query` | one query through the upstreams, a state machine: tries, hedging, deadline |
 //! | `attempt` | one try |
 //! | `drive` | awaits that machine |
-//! | `select` | policies |
+//! | `candidates`, `select` | the upstreams of one query, and the policies that order them |
 //! | `limits` | places that clients and groups of upstreams share; the hedge budget |
 //! | `recent` | which question is asked too often, and which upstreams have failed at it |
-//! | `outcome` | what a query ends in |
+//! | `outcome`, `failure` | what a query ends in |
 //! | `background` | files that are followed, probes of upstreams in doubt, probes for loops |
 //! | `targets` | which upstreams there are: what is written and what files name |
 //! | `metrics` | what is counted |
@@ -18,10 +18,12 @@
 
 mod attempt;
 mod background;
+mod candidates;
 pub mod config;
 mod detail;
 mod directive;
 mod drive;
+mod failure;
 mod handler;
 mod limits;
 mod metrics;
@@ -118,10 +120,6 @@ pub struct Forward {
     failures: RecentFailures,
     /// `coredns_forward_healthcheck_broken_total`.
     broken: Counter,
-    /// `coredns_forward_max_concurrent_rejects_total`.
-    rejected: Counter,
-    /// `nodens_forward_share_rejects_total`.
-    share_rejected: Counter,
     /// What was read at the start; the background work takes it once.
     first: Mutex<(Vec<Target>, Reading)>,
 }
@@ -152,8 +150,6 @@ impl Forward {
             rates: RateTable::new(),
             failures: RecentFailures::new(),
             broken: Counter::new(),
-            rejected: Counter::new(),
-            share_rejected: Counter::new(),
             first: Mutex::default(),
             config,
             context,

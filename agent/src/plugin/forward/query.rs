@@ -23,13 +23,16 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use super::Forward;
 use super::attempt::{Attempt, complete, late_answers};
+use super::candidates::Candidates;
+use super::failure::Failure;
 use super::limits::Permits;
-use super::outcome::{Failure, Finished};
-use super::select::{Availability, Order, order};
-use super::{Forward, Set};
+use super::outcome::Finished;
+use super::select::Availability;
 use crate::clock::CoarseInstant;
-use crate::upstream::event::{AttemptId, Event, Send};
+use crate::upstream::Send;
+use crate::upstream::event::{AttemptId, Event};
 use crate::upstream::rtt::MAX_TRY;
 use crate::upstream::{Question, Transport, Upstream, UpstreamError};
 use crate::wire::{Message, Rcode, flags};
@@ -59,18 +62,11 @@ pub(super) struct Cx<'a> {
 
 /// One query with its tries.
 pub(super) struct ForwardQuery {
-    /// The upstreams when the query began. A newer set is taken up when a try times out.
-    set: Arc<Set>,
+    candidates: Candidates,
     /// Loses its EDNS after a FORMERR.
     question: Question,
     /// The hash by which the memory of failures knows the question.
     identity: u64,
-    /// Places in `set` in the order of the policy.
-    order: Order,
-    /// Index into `order` of the next upstream; counts on past its end.
-    cursor: usize,
-    /// Places in `set` whose answers are truncated, over UDP and then without a whole one over a stream.
-    truncated: SmallVec<[u16; 4]>,
     /// Tries begun; those that `reconnects` counts are not among them.
     tries: usize,
     max_tries: usize,
@@ -104,12 +100,9 @@ impl ForwardQuery {
         identity: u64,
     ) -> Self {
         let mut query = Self {
-            set: cx.forward.set.load_full(),
+            candidates: Candidates::new(cx.forward.set.load_full()),
             question,
             identity,
-            order: Order::new(),
-            cursor: 0,
-            truncated: SmallVec::new(),
             tries: 0,
             max_tries: 0,
             reconnects: 0,
@@ -138,26 +131,25 @@ impl ForwardQuery {
         forward.watch_for_loops(client, self.identity, cx.now);
         match self.put_in_order(cx) {
             Availability::Some => {}
-            Availability::None => return Err(Failure::NoUpstream(Arc::clone(&self.set.problem))),
+            Availability::None => return Err(Failure::NoUpstream(self.candidates.problem())),
             Availability::AllLoop => return Err(Failure::AllLoop),
             Availability::AllDown => {
                 forward.broken.add(1);
                 forward.probe_soon();
                 if forward.config.failfast {
-                    self.begin_trial(cx, |_| true);
+                    self.trial = self.candidates.begin_trial(cx.now);
                     return Err(Failure::AllDown);
                 }
             }
         }
         self.launch_next(cx);
-        if self.order.len() > 1
+        if self.candidates.len() > 1
             && let Some(first) = self.attempts.first()
         {
             let after = first.upstream.round_trips.hedge_after().as_millis() as u64 + 1;
             self.hedge_at = Some(self.started.plus_millis(after));
         }
-        let order = self.order.clone();
-        self.begin_trial(cx, |place| !order.contains(&place));
+        self.trial = self.candidates.begin_trial(cx.now);
         Ok(())
     }
 
@@ -225,17 +217,11 @@ impl ForwardQuery {
         Some(self.attempts.remove(at))
     }
 
-    fn put_in_order(&mut self, cx: &mut Cx<'_>) -> Availability {
-        let config = &cx.forward.config;
-        let upstreams = &self.set.upstreams;
-        let (order, availability) = order(upstreams, config.policy, &cx.forward.turn, cx.random);
-        self.order = order;
-        cx.forward.failures.put_last(self.identity, cx.now, &mut self.order, |place| {
-            upstreams.get(usize::from(place)).map(|upstream| &**upstream)
-        });
-        self.cursor = 0;
-        self.max_tries = match config.max_connect_attempts {
-            0 => (self.order.len() * 2).max(MIN_TRIES),
+    fn put_in_order(&mut self, cx: &Cx<'_>) -> Availability {
+        let Cx { now, random, forward, .. } = *cx;
+        let availability = self.candidates.put_in_order(forward, self.identity, now, random);
+        self.max_tries = match forward.config.max_connect_attempts {
+            0 => (self.candidates.len() * 2).max(MIN_TRIES),
             limit => limit,
         };
         availability
@@ -244,27 +230,11 @@ impl ForwardQuery {
     /// Asks the next upstream that can be asked, if there is one and the query has a try left.
     fn launch_next(&mut self, cx: &Cx<'_>) {
         if self.tries < self.max_tries
-            && let Some((place, upstream)) = self.next_upstream()
+            && let Some((place, upstream)) = self.candidates.next()
         {
             let transport = upstream.first_transport();
             self.launch(cx, place, upstream, transport);
         }
-    }
-
-    fn next_upstream(&mut self) -> Option<(u16, Arc<Upstream>)> {
-        let len = self.order.len();
-        let at = |step: usize| {
-            let place = *self.order.get((self.cursor + step).checked_rem(len)?)?;
-            let upstream = self.set.upstreams.get(usize::from(place))?;
-            (!self.truncated.contains(&place)).then_some((place, upstream))
-        };
-        // One that has gone down since is left out if there is another.
-        let up = (0..len).find(|step| at(*step).is_some_and(|(_, up)| !up.health.is_down()));
-        let step = up.or_else(|| (0..len).find(|step| at(*step).is_some()))?;
-        let (place, upstream) = at(step)?;
-        let upstream = Arc::clone(upstream);
-        self.cursor += step + 1;
-        Some((place, upstream))
     }
 
     fn launch(&mut self, cx: &Cx<'_>, place: u16, upstream: Arc<Upstream>, transport: Transport) {
@@ -297,20 +267,6 @@ impl ForwardQuery {
             timed_out: false,
             late_before,
         });
-    }
-
-    /// Once a second, has the question sent to an upstream that is down beside the usual one, so that real queries bring it
-    /// back even if it does not answer probes. Of those whose place is `wanted`.
-    fn begin_trial(&mut self, cx: &Cx<'_>, wanted: impl Fn(u16) -> bool) {
-        let mut places = self.set.upstreams.iter().zip(0u16..);
-        let down = places.find(|(upstream, place)| {
-            let health = &upstream.health;
-            health.is_down()
-                && !health.is_looping()
-                && wanted(*place)
-                && health.try_begin_trial(cx.now)
-        });
-        self.trial = down.map(|(upstream, _)| Arc::clone(upstream));
     }
 
     fn response(
@@ -350,7 +306,7 @@ impl ForwardQuery {
                 return self.over_stream(cx, attempt);
             }
             // A stream has no reason to truncate; what is truncated is no answer (RFC 2181 section 9).
-            self.truncated.push(place);
+            self.candidates.mark_truncated(place);
             return self.next_after(cx, upstream, UpstreamError::Truncated);
         }
         let refuses_edns = matches!(rcode, Rcode::FORMERR | Rcode::NOTIMP | Rcode::BADVERS)
@@ -363,7 +319,7 @@ impl ForwardQuery {
             self.fallback = Some(message);
             return self.launch(cx, place, Arc::clone(upstream), transport);
         }
-        let may_fail_over = self.tries < self.max_tries.min(self.order.len());
+        let may_fail_over = self.tries < self.max_tries.min(self.candidates.len());
         if cx.forward.config.failover.contains(&rcode) && may_fail_over {
             self.fallback = Some(message);
             return self.launch_if_idle(cx);
@@ -376,10 +332,10 @@ impl ForwardQuery {
     fn over_stream(&mut self, cx: &Cx<'_>, attempt: &Attempt) {
         let Attempt { upstream, place, .. } = attempt;
         upstream.counters(cx.worker).truncated.add(1);
-        self.truncated.push(*place);
+        self.candidates.mark_truncated(*place);
         self.launch(cx, *place, Arc::clone(upstream), Transport::Stream);
         // Without another upstream to ask, there is nothing to hurry for.
-        if self.order.iter().all(|place| self.truncated.contains(place))
+        if self.candidates.are_all_truncated()
             && let Some(launched) = self.attempts.last_mut()
         {
             launched.timeout = MAX_TRY;
@@ -450,10 +406,7 @@ impl ForwardQuery {
     /// Ends the tries whose time is over, or `all`. True if there was one.
     fn end_tries(&mut self, cx: &Cx<'_>, all: bool) -> bool {
         // While all are down there is no better one to turn to: each try then has its time.
-        let set = &self.set;
-        let others = self.order.iter().any(|&place| {
-            set.upstreams.get(usize::from(place)).is_some_and(|up| !up.health.is_down())
-        });
+        let others = self.candidates.is_any_up();
         let mut ended = false;
         for attempt in self.attempts.iter_mut().filter(|attempt| !attempt.timed_out) {
             let upstream = &attempt.upstream;
@@ -483,12 +436,9 @@ impl ForwardQuery {
 
     /// Turns to the upstreams that have replaced those of the query. Tries that are out stay.
     fn take_up_new_set(&mut self, cx: &mut Cx<'_>) {
-        let current = cx.forward.set.load();
-        if Arc::ptr_eq(&current, &self.set) {
+        if !self.candidates.take_up(&cx.forward.set.load()) {
             return;
         }
-        self.set = Arc::clone(&current);
-        self.truncated.clear();
         self.tries = 0;
         self.put_in_order(cx);
     }
@@ -527,9 +477,7 @@ impl ForwardQuery {
     /// True while an upstream is up that has not failed at this question: the client may ask again and get its answer, so
     /// that the failure is not worth caching.
     fn is_open(&self, cx: &Cx<'_>) -> bool {
-        let failures = &cx.forward.failures;
-        self.set.upstreams.iter().any(|upstream| {
-            upstream.health.is_available() && !failures.has_failed(self.identity, upstream, cx.now)
-        })
+        self.candidates
+            .is_any_open(|upstream| cx.forward.failures.has_failed(self.identity, upstream, cx.now))
     }
 }

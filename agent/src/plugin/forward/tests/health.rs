@@ -140,6 +140,6 @@ async fn max_concurrent_refuses_what_is_too_much() {
     )
     .await;
     let refused = answers.iter().filter(|answer| answer.outcome.rcode == Rcode::REFUSED).count();
-    assert_eq!((refused, fixture.forward.rejected.value()), (1, 1));
+    assert_eq!((refused, fixture.forward.limits.rejected.value()), (1, 1));
     assert_eq!(fixture.last("d.example").await, 1, "places are given back");
 }

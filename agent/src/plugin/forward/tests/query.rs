@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::super::outcome::{Failure, Finished};
+use super::super::failure::Failure;
+use super::super::outcome::Finished;
 use super::super::query::{Cx, DEADLINE, ForwardQuery};
 use super::*;
 use crate::upstream::event::{AttemptId, Event};
