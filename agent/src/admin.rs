@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 pub use self::pages::Pages;
-pub use self::readiness::{Detail, Readiness, gather};
+pub use self::readiness::{Readiness, gather};
 use self::respond::State;
 use crate::config::ListenAddress;
 use crate::metrics::{Metrics, Source};

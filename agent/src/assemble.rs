@@ -8,17 +8,18 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::admin::{Detail, Pages};
+use crate::admin::Pages;
 use crate::chain::{Chain, ErrorLog, QueryLog};
 use crate::cluster::Store;
 use crate::cluster::index::Index;
 use crate::config::ListenAddress;
+use crate::detail::Detail;
+use crate::detail::Monitor;
 use crate::metrics::{Enabled, Handlers, Source};
 use crate::plugin::cache::{self, Cache};
 use crate::plugin::directive::{BuildContext, Built};
 use crate::plugin::forward::Forward;
 use crate::plugin::log::Log;
-use crate::plugin::ready::Monitor;
 use crate::plugin::settings::Timeouts;
 use crate::plugin::{Block, bind, health, reload};
 use crate::request::Plugin;

@@ -40,6 +40,7 @@ pub mod config;
 pub mod control;
 pub mod corefile;
 pub mod descriptors;
+pub mod detail;
 pub mod file_watch;
 pub mod logging;
 pub mod metrics;

@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::admin::{self, Detail, Readiness};
+use crate::admin::{self, Readiness};
 use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
 use crate::control::{Commands, Request};
+use crate::detail::Detail;
 use crate::metrics::{Scrape, Source, names};
 use crate::plugin::cache::inspect;
 use crate::shared::Shared;

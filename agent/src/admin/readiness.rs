@@ -6,17 +6,9 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::chain::Chain;
+use crate::detail::{Detail, Monitor};
 use crate::metrics::{Scrape, Source, names};
-use crate::plugin::ready::Monitor;
 use crate::server::Liveness;
-
-/// A part that has details at `/ready?verbose`.
-pub trait Detail: Send + Sync {
-    /// Its key: a directive's name.
-    fn name(&self) -> &str;
-    /// Its details: the age of a store, upstreams that are not used.
-    fn detail(&self) -> serde_json::Value;
-}
 
 /// What `/ready` answers from: the handlers of the running configuration, and the process's own state.
 #[derive(Default)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::chain::{Chain, Handler, Local};
-use crate::plugin::ready::Monitor;
+use crate::detail::{Detail, Monitor};
 use crate::request::{Plugin, Request, Step};
 use crate::wire::{Name, Reply};
 

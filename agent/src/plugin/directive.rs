@@ -4,12 +4,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::admin::Detail;
 use crate::chain::Handler;
 use crate::cluster::Store;
 use crate::cluster::index::Index;
 use crate::config::ServerBlock;
 use crate::corefile::{Diagnostics, Directive};
+use crate::detail::Detail;
 use crate::metrics::Source;
 use crate::plugin::cache::{self, Cache};
 use crate::plugin::forward::Forward;

@@ -4,12 +4,13 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::Ipv6Net;
 
-use crate::chain::{Handler, Local, Next, Resolving};
+use crate::chain::{Handler, Local, Next};
 use crate::config::{Args, ValueError};
 use crate::corefile::{Diagnostics, Directive};
 use crate::metrics::{Counter, Scrape, names};
 use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::plugin::lookup::Parts;
+use crate::request::Resolving;
 use crate::request::{Answer, OwnedRequest, Plugin, Request, Step};
 use crate::wire::{Class, HEADER_LEN, Message, Name, Rcode, RecordType, Reply, Section, write_u16};
 

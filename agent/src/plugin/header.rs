@@ -1,9 +1,10 @@
 //! `header`: flags of the query before it is answered, and of the answer before it is sent.
 
-use crate::chain::{Handler, Local, Next, Resolving};
+use crate::chain::{Handler, Local, Next};
 use crate::config::Args;
 use crate::corefile::{Diagnostics, Directive};
 use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
+use crate::request::Resolving;
 use crate::request::{Answer, OwnedRequest, Plugin, Request, Step};
 use crate::wire::{Name, Reply, flags, write_u16};
 

@@ -5,6 +5,7 @@
 
 use crate::config::{Args, ListenAddress, ValueError};
 use crate::corefile::{Diagnostics, Directive};
+use crate::detail::Monitor;
 use crate::plugin::directive::{ReadContext, ReadDirective};
 
 /// Where `/ready` is served where nothing is written, as in CoreDNS.
@@ -17,16 +18,6 @@ pub struct Config {
     pub address: ListenAddress,
     /// How long handlers are asked.
     pub monitor: Monitor,
-}
-
-/// How long readiness is asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Monitor {
-    /// For ever.
-    #[default]
-    Continuously,
-    /// Until everything was ready once.
-    UntilReady,
 }
 
 impl ReadDirective for Config {

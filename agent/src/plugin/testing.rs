@@ -143,7 +143,7 @@ impl Handler for Fixed {
         &'a self,
         request: &'a crate::request::OwnedRequest,
         _: crate::chain::Next<'a>,
-    ) -> crate::chain::Resolving<'a> {
+    ) -> crate::request::Resolving<'a> {
         Box::pin(async move {
             let view = request.view().unwrap();
             crate::request::Answer::written(&view, |reply| self.write(&view, reply))

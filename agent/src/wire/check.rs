@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::message::{Layout, RecordAt};
+use super::layout::{Layout, RecordAt};
 use super::name::{MAX_LABEL, MAX_NAME, MAX_POINTER, MAX_POINTERS};
 use super::rdata::{self, Part};
 use super::{HEADER_LEN, NameError, read_u16};

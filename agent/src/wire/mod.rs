@@ -5,7 +5,8 @@
 //! |---|---|
 //! | [`name`] | names in wire form, lower-cased: the key of zones, cache and index |
 //! | [`query`] | the header, the one question and the EDNS of a query, checked in place |
-//! | [`message`] | a whole message that came from elsewhere: where each record begins and ends |
+//! | [`layout`] | where each record of a message begins and ends |
+//! | [`message`] | a whole message that came from elsewhere |
 //! | [`reply`] | the answer being written: header, question in the client's case, records, OPT, honest truncation |
 //! | [`compress`] | names written once and pointed to |
 //! | [`check`] | that every name of a received message can be expanded |
@@ -15,6 +16,7 @@
 
 mod check;
 pub mod compress;
+pub mod layout;
 pub mod message;
 pub mod name;
 pub mod query;
@@ -24,7 +26,8 @@ pub mod reply;
 pub mod text;
 
 pub use compress::Compressor;
-pub use message::{Layout, Message, MessageError, RecordAt};
+pub use layout::{Layout, MessageError, RecordAt};
+pub use message::Message;
 pub use name::{Name, NameBuf, NameError, NameRef};
 pub use query::{Edns, Query, Reject};
 pub use record::Record;

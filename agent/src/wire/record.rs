@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::message::RecordAt;
+use super::layout::RecordAt;
 use super::rdata::{self, Part, parts};
 use super::reply::RecordRef;
 use super::{Class, Message, Name, NameBuf, NameError, NameRef, Owner, RecordType, Section};

@@ -3,7 +3,8 @@
 
 use smallvec::SmallVec;
 
-use super::message::{Message, Records, push_extended_error};
+use super::layout::Records;
+use super::message::{Message, push_extended_error};
 use super::{
     Class, Compressor, HEADER_LEN, MAX_MESSAGE, NameRef, OUR_UDP_PAYLOAD, Query, Rcode, RecordType,
     Section, flags, read_u32, write_u16, write_u32,

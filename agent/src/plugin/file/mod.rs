@@ -16,13 +16,14 @@ use answer::{Written, write};
 use zone::Found;
 pub use zone::{LineError, Zone, ZoneError};
 
-use crate::chain::{Handler, Local, Next, Resolving};
+use crate::chain::{Handler, Local, Next};
 use crate::config::{Args, value};
 use crate::corefile::{Diagnostics, Directive};
 use crate::file_watch::{FileVersions, FileWatch};
 use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::plugin::lookup::follow;
 use crate::plugin::scope::{Fallthrough, covers};
+use crate::request::Resolving;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
 use crate::wire::{Class, Name, NameRef, Rcode, Reply};
 

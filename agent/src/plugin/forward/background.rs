@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::{Forward, Set};
 use crate::clock::CoarseInstant;
 use crate::file_watch::{self, FileWatch};
-use crate::plugin::loop_::{LoopGuard, Verdict};
+use crate::plugin::loop_::guard::{LoopGuard, Verdict};
 use crate::upstream::follow::Reading;
 use crate::upstream::{Question, Received, Target, Transport, Upstream, UpstreamError};
 use crate::wire::RecordType;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Forwarding;
-use crate::admin::Detail;
+use crate::detail::Detail;
 use crate::upstream::Upstream;
 
 impl Detail for Forwarding {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{Config, Forward, ForwardContext, Forwarding};
-use crate::admin::Detail;
 use crate::corefile::Directive;
+use crate::detail::Detail;
 use crate::metrics::Source;
 use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::plugin::scope::{are_related, covers};

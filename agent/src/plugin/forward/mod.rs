@@ -51,7 +51,7 @@ pub use targets::check;
 use crate::admission::Shares;
 use crate::clock::CoarseInstant;
 use crate::metrics::Counter;
-use crate::plugin::loop_::LoopGuard;
+use crate::plugin::loop_::guard::LoopGuard;
 use crate::upstream::follow::Reading;
 use crate::upstream::health::Throttle;
 use crate::upstream::registry::{HealthRegistry, UpstreamKey};

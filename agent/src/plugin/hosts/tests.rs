@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::plugin::testing::{block, read, request_of};
-use crate::wire::message::Layout;
+use crate::wire::layout::Layout;
 
 fn config(text: &str) -> (Config, String) {
     read(text, |directive, diagnostics| Config::parse(directive, &block(". a.org"), diagnostics))

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use super::{Config, Kubernetes, StoreHealth};
-use crate::admin::Detail;
 use crate::cluster::index::Index;
 use crate::corefile::Directive;
+use crate::detail::Detail;
 use crate::metrics::Source;
 use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::plugin::forward;

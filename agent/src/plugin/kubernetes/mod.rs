@@ -35,11 +35,12 @@ use std::sync::Arc;
 use self::ask::Ask;
 pub use self::config::Config;
 pub use self::store_health::StoreHealth;
-use crate::chain::{Handler, Local, Next, Resolving};
+use crate::chain::{Handler, Local, Next};
 use crate::cluster::index::Index;
 use crate::cluster::index::group::{self, Group};
 use crate::cluster::object::{Kind, Text};
 use crate::plugin::scope::Fallthrough;
+use crate::request::Resolving;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
 use crate::wire::{Class, Name, NameRef, Rcode, Reply, flags};
 

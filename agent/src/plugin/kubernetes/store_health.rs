@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::admin::Detail;
 use crate::cluster::Report;
 use crate::cluster::object::Kind;
+use crate::detail::Detail;
 use crate::metrics::{Scrape, Source, names};
 use crate::wire::Name;
 

@@ -16,7 +16,7 @@ use crate::logging::Format;
 use crate::plugin::directive::{ReadContext, ReadDirective};
 use crate::plugin::scope::covers;
 use crate::request::{Outcome, Request};
-use crate::wire::message::Layout;
+use crate::wire::layout::Layout;
 use crate::wire::{Name, Rcode, RecordType, Section, read_u16};
 
 /// The target of the lines, by which `--log-level` can separate them from the program's own.

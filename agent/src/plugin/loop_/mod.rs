@@ -12,7 +12,7 @@ use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDire
 use crate::request::{Outcome, Plugin, Request, Step};
 use crate::wire::{Rcode, RecordType, Reply};
 
-pub use guard::{LoopGuard, Verdict};
+use guard::LoopGuard;
 
 /// The directive, which has neither arguments nor options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,11 +16,12 @@ use config::Rule;
 use edns::Options;
 use matcher::{Change, Matcher, Replacement};
 
-use crate::chain::{Handler, Local, Next, Resolving};
+use crate::chain::{Handler, Local, Next};
 use crate::corefile::Directive;
 use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::plugin::lookup::{Parts, lookup};
 use crate::plugin::pattern::NameText;
+use crate::request::Resolving;
 use crate::request::{Answer, OwnedRequest, Plugin, Request, Step, ede};
 use crate::wire::{
     Class, HEADER_LEN, Name, NameBuf, NameError, NameRef, Query, Rcode, Record, RecordType, Reply,

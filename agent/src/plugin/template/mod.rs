@@ -10,12 +10,13 @@ pub use config::Config;
 use config::{Entry, Prepared};
 use expand::Data;
 
-use crate::chain::{Handler, Local, Next, Resolving};
+use crate::chain::{Handler, Local, Next};
 use crate::corefile::Directive;
 use crate::metrics::{Counter, Scrape, names};
 use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::plugin::lookup::follow;
 use crate::plugin::pattern::NameText;
+use crate::request::Resolving;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
 use crate::wire::{
     Class, Compressor, Name, Owner, Rcode, Record, RecordType, Reply, Section, flags, text,
