@@ -57,9 +57,9 @@ fn read(args: &Check) -> anyhow::Result<(PathBuf, (File, Diagnostics), Serve)> {
 /// The flags of the server that runs here, if one answers.
 fn running(args: &Serve) -> Option<Serve> {
     let answer = control::ask(&args.socket, &Request::Arguments).ok()?;
-    let words = answer["arguments"].as_array()?.iter().filter_map(|word| word.as_str());
+    let words = answer.get("arguments")?.as_array()?.iter().filter_map(|word| word.as_str());
     let mut serve = Cli::read(words.map(Into::into)).ok()?.serve;
-    if let Some(folder) = answer["folder"].as_str() {
+    if let Some(folder) = answer.get("folder").and_then(|folder| folder.as_str()) {
         serve.conf = Path::new(folder).join(&serve.conf);
     }
     Some(serve)
