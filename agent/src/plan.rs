@@ -33,6 +33,7 @@ impl Plan {
         } else {
             plugin::read(&file, dns_port, &mut diagnostics)
         };
+        plugin::unreachable::check(&blocks, &mut diagnostics);
         blocks.iter().for_each(|block| check_machine(block, link, &mut diagnostics));
         diagnostics.sort();
         Self { file, blocks, diagnostics }

@@ -34,7 +34,7 @@ pub mod special_names;
 pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
-mod unreachable;
+pub(crate) mod unreachable;
 pub mod whoami;
 
 use std::mem;
@@ -64,6 +64,8 @@ macro_rules! blocks {
         pub struct Block {
             /// Zones, directives as they were written, and where.
             pub written: ServerBlock,
+            /// Whether every line was read without a mistake.
+            pub is_sound: bool,
             $(#[doc = concat!("`", $name, "`.")] pub $handler: Vec<$config>,)*
             $(#[doc = concat!("`", $set_name, "`.")] pub $setting: Vec<$set_config>,)*
         }
@@ -71,7 +73,7 @@ macro_rules! blocks {
         impl Block {
             /// A block whose directives are still to be read.
             fn new(written: ServerBlock) -> Self {
-                Self { written, $($handler: Vec::new(),)* $($setting: Vec::new(),)* }
+                Self { written, is_sound: true, $($handler: Vec::new(),)* $($setting: Vec::new(),)* }
             }
 
             fn read(&mut self, directive: &Directive, cx: &mut ReadContext<'_>) {
@@ -110,18 +112,7 @@ config::table::directives!(blocks);
 /// to find more errors.
 pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<Block> {
     let blocks = config::read(file, dns_port, diagnostics);
-    let read = |written| {
-        let errors = diagnostics.errors();
-        let block = parse(written, diagnostics);
-        // A line with a mistake may mean anything; what it hides is not known.
-        if diagnostics.errors() == errors {
-            unreachable::check(&block, diagnostics);
-        }
-        block
-    };
-    let blocks: Vec<Block> = blocks.into_iter().map(read).collect();
-    unreachable::check_file(&blocks, diagnostics);
-    blocks
+    blocks.into_iter().map(|written| parse(written, diagnostics)).collect()
 }
 
 impl Block {
@@ -140,7 +131,7 @@ impl Block {
 }
 
 fn parse(written: ServerBlock, diagnostics: &mut Diagnostics) -> Block {
-    let zones = written.zone_names();
+    let (zones, errors) = (written.zone_names(), diagnostics.errors());
     let mut cx = ReadContext { block: &written, zones: &zones, root: Path::new(""), diagnostics };
     // It is for all paths of the block, those above its line too.
     let roots: Vec<settings::Root> =
@@ -150,6 +141,7 @@ fn parse(written: ServerBlock, diagnostics: &mut Diagnostics) -> Block {
     for directive in &written.directives {
         block.read(directive, &mut cx);
     }
+    block.is_sound = cx.diagnostics.errors() == errors;
     block.imply_special_names(zones);
     block
 }

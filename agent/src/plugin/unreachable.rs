@@ -6,8 +6,16 @@ use crate::config::{Effect, Plugin, table, value};
 use crate::corefile::{Diagnostic, Diagnostics, Directive, Token};
 use crate::wire::Name;
 
-/// Warns about the lines of one server block that can never have an effect.
-pub(super) fn check(block: &Block, diagnostics: &mut Diagnostics) {
+/// Warns about the lines of a configuration that can never have an effect.
+pub(crate) fn check(blocks: &[Block], diagnostics: &mut Diagnostics) {
+    // A line with a mistake may mean anything; what it hides is not known.
+    for block in blocks.iter().filter(|block| block.is_sound) {
+        check_block(block, diagnostics);
+    }
+    check_file(blocks, diagnostics);
+}
+
+fn check_block(block: &Block, diagnostics: &mut Diagnostics) {
     let zones = block.written.zone_names();
     no_answer(block, diagnostics);
     durations_as_zones(block, diagnostics);
@@ -27,7 +35,7 @@ pub(super) fn check(block: &Block, diagnostics: &mut Diagnostics) {
 }
 
 /// Warns about lines that count for the whole file and differ from the first of their kind.
-pub(super) fn check_file(blocks: &[Block], diagnostics: &mut Diagnostics) {
+fn check_file(blocks: &[Block], diagnostics: &mut Diagnostics) {
     let mut lines = blocks.iter().flat_map(|block| block.written.named("reload"));
     let Some(first) = lines.next() else { return };
     for line in lines.filter(|line| !have_same_words(line, first)) {
@@ -229,7 +237,8 @@ mod tests {
     /// The warnings on a Corefile, without their advice.
     fn warnings(text: &str) -> Vec<String> {
         let (file, mut diagnostics) = crate::corefile::parse("Corefile", text, &|_| None);
-        super::super::read(&file, 53, &mut diagnostics);
+        let blocks = super::super::read(&file, 53, &mut diagnostics);
+        super::check(&blocks, &mut diagnostics);
         diagnostics.sort();
         assert!(!diagnostics.has_errors(), "{diagnostics}");
         let shown = diagnostics.to_string();

@@ -21,7 +21,7 @@ mod background;
 mod candidates;
 pub mod config;
 mod detail;
-mod directive;
+pub mod directive;
 mod drive;
 mod failure;
 mod handler;
@@ -44,7 +44,6 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 pub use config::{Config, Policy};
-pub use directive::start;
 pub use handler::Forwarding;
 pub use targets::check;
 

@@ -11,7 +11,7 @@ use crate::corefile::Directive;
 use crate::detail::Detail;
 use crate::metrics::Source;
 use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
-use crate::plugin::forward;
+use crate::plugin::forward::directive::start;
 use crate::plugin::scope::{Fallthrough, covers};
 use crate::wire::Name;
 
@@ -56,7 +56,7 @@ impl Config {
         let mut kubernetes =
             Kubernetes::new(view, Arc::clone(store.sink())).with_store_health(store_health);
         if let Some(fallback) = self.fallback_forward() {
-            kubernetes = kubernetes.with_fallback(forward::start(fallback, cx)?);
+            kubernetes = kubernetes.with_fallback(start(fallback, cx)?);
         }
         cx.push(kubernetes);
         cx.built.store = Some(store);
