@@ -10,6 +10,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
 
 /// Datagrams for one call. More win nothing measurable, fewer cost: the kernel's part dominates from 16 on.
 pub const BATCH: usize = 32;
@@ -36,19 +37,53 @@ const _: () =
 
 /// One worker's buffers for receiving and answering on a UDP socket.
 pub struct Batch {
-    packets: Box<[[u8; PACKET_LEN]]>,
-    peers: Box<[RawAddr]>,
-    controls: Box<[Control]>,
-    // Never read by name: `inbound` points into it.
-    _iovecs: Box<[libc::iovec]>,
+    packets: Slab<[u8; PACKET_LEN]>,
+    peers: Slab<RawAddr>,
+    controls: Slab<Control>,
+    /// Never read by name: `inbound` points into it.
+    _iovecs: Slab<libc::iovec>,
     /// The lengths in the headers from `received` on are those of the buffers: the kernel has not written there.
-    inbound: Box<[libc::mmsghdr]>,
+    inbound: Slab<libc::mmsghdr>,
     received: usize,
     with_control: bool,
     out: Vec<u8>,
     replies: Vec<ReplyAt>,
-    out_iovecs: Box<[libc::iovec]>,
-    outbound: Box<[libc::mmsghdr]>,
+    out_iovecs: Slab<libc::iovec>,
+    outbound: Slab<libc::mmsghdr>,
+}
+
+/// [`BATCH`] values on the heap that raw pointers lead into. A `Box` would claim unique access whenever it is moved, which ends
+/// the right of pointers into it; this one holds the pointer that all others are derived from.
+struct Slab<T>(NonNull<[T]>);
+
+impl<T: Copy> Slab<T> {
+    fn new(value: T) -> Self {
+        Self(NonNull::from(Box::leak(vec![value; BATCH].into_boxed_slice())))
+    }
+
+    /// A pointer to value `n`, which must be below [`BATCH`], for as long as the slab lives.
+    fn pointer(&self, n: usize) -> *mut T {
+        debug_assert!(n < BATCH, "a slab has {BATCH} values");
+        self.0.as_ptr().cast::<T>().wrapping_add(n)
+    }
+
+    fn get(&self, n: usize) -> Option<&T> {
+        // SAFETY: JUSTIFICATION: the slice lives as long as the slab, and whoever writes through `pointer` borrows the slab's
+        // owner mutably, so that no reference of `get` is alive then.
+        unsafe { self.0.as_ref() }.get(n)
+    }
+
+    fn get_mut(&mut self, n: usize) -> Option<&mut T> {
+        // SAFETY: JUSTIFICATION: as in `get`; the slab is borrowed mutably.
+        unsafe { self.0.as_mut() }.get_mut(n)
+    }
+}
+
+impl<T> Drop for Slab<T> {
+    fn drop(&mut self) {
+        // SAFETY: JUSTIFICATION: the pointer came from a box in `new`, and it is given back once.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
 }
 
 /// One reply: to the sender of datagram `slot`.
@@ -59,8 +94,8 @@ struct ReplyAt {
     len: usize,
 }
 
-// SAFETY: JUSTIFICATION: the raw pointers in the headers point only into the boxed slices of the same `Batch`, whose
-// addresses do not change when it is moved, and nothing else holds them.
+// SAFETY: JUSTIFICATION: the raw pointers in the headers point only into the slabs of the same `Batch`, whose addresses do not
+// change when it is moved, and nothing else holds them.
 unsafe impl Send for Batch {}
 
 impl Batch {
@@ -71,29 +106,29 @@ impl Batch {
         let (empty_iovec, empty_header): (libc::iovec, libc::mmsghdr) =
             unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
         let mut batch = Self {
-            packets: vec![[0; PACKET_LEN]; BATCH].into(),
-            peers: vec![RawAddr([0; 32]); BATCH].into(),
-            controls: vec![Control([0; 64]); BATCH].into(),
-            _iovecs: vec![empty_iovec; BATCH].into(),
-            inbound: vec![empty_header; BATCH].into(),
+            packets: Slab::new([0; PACKET_LEN]),
+            peers: Slab::new(RawAddr([0; 32])),
+            controls: Slab::new(Control([0; 64])),
+            _iovecs: Slab::new(empty_iovec),
+            inbound: Slab::new(empty_header),
             received: 0,
             with_control,
             out: Vec::with_capacity(OUT_LEN),
             replies: Vec::with_capacity(BATCH),
-            out_iovecs: vec![empty_iovec; BATCH].into(),
-            outbound: vec![empty_header; BATCH].into(),
+            out_iovecs: Slab::new(empty_iovec),
+            outbound: Slab::new(empty_header),
         };
-        let parts =
-            batch.packets.iter_mut().zip(batch._iovecs.iter_mut()).zip(batch.peers.iter_mut());
-        for ((header, control), ((packet, iovec), peer)) in
-            batch.inbound.iter_mut().zip(batch.controls.iter_mut()).zip(parts)
-        {
-            *iovec = libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: PACKET_LEN };
-            header.msg_hdr.msg_iov = iovec;
+        for n in 0..BATCH {
+            let base = batch.packets.pointer(n).cast();
+            if let Some(iovec) = batch._iovecs.get_mut(n) {
+                *iovec = libc::iovec { iov_base: base, iov_len: PACKET_LEN };
+            }
+            let Some(header) = batch.inbound.get_mut(n) else { break };
+            header.msg_hdr.msg_iov = batch._iovecs.pointer(n);
             header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_name = peer.0.as_mut_ptr().cast();
+            header.msg_hdr.msg_name = batch.peers.pointer(n).cast();
             if with_control {
-                header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+                header.msg_hdr.msg_control = batch.controls.pointer(n).cast();
             }
             reset_lengths(header, with_control);
         }
@@ -105,8 +140,10 @@ impl Batch {
         self.out.clear();
         self.replies.clear();
         // Most batches hold one datagram, and each header is a line of the processor's cache.
-        for header in self.inbound.iter_mut().take(self.received) {
-            reset_lengths(header, self.with_control);
+        for n in 0..self.received {
+            if let Some(header) = self.inbound.get_mut(n) {
+                reset_lengths(header, self.with_control);
+            }
         }
         self.received = 0;
         // SAFETY: `inbound` has BATCH headers whose pointers lead to live buffers of the lengths that they state (`new`),
@@ -114,7 +151,7 @@ impl Batch {
         let n = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
-                self.inbound.as_mut_ptr(),
+                self.inbound.pointer(0),
                 BATCH as libc::c_uint,
                 libc::MSG_DONTWAIT as _,
                 std::ptr::null_mut(),
@@ -157,21 +194,23 @@ impl Batch {
         if let ([reply], false) = (self.replies.as_slice(), self.with_control) {
             return usize::from(!self.send_one(socket, *reply));
         }
-        let count = self.replies.len();
-        for (n, reply) in self.replies.iter().enumerate() {
-            let (Some(iovec), Some(header)) =
-                (self.out_iovecs.get_mut(n), self.outbound.get_mut(n))
-            else {
-                break;
-            };
-            let (Some(bytes), Some(from)) = (
-                self.out.get_mut(reply.start..reply.start + reply.len),
+        // At most one reply for each datagram: no more than there are headers.
+        let count = self.replies.len().min(BATCH);
+        let out = self.out.as_mut_ptr();
+        for (n, reply) in self.replies.iter().enumerate().take(count) {
+            let (Some(iovec), Some(header), Some(from)) = (
+                self.out_iovecs.get_mut(n),
+                self.outbound.get_mut(n),
                 self.inbound.get(reply.slot),
             ) else {
                 break;
             };
-            *iovec = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-            header.msg_hdr.msg_iov = iovec;
+            if reply.start + reply.len > self.out.len() {
+                break;
+            }
+            *iovec =
+                libc::iovec { iov_base: out.wrapping_add(reply.start).cast(), iov_len: reply.len };
+            header.msg_hdr.msg_iov = self.out_iovecs.pointer(n);
             header.msg_hdr.msg_iovlen = 1;
             header.msg_hdr.msg_name = from.msg_hdr.msg_name;
             header.msg_hdr.msg_namelen = from.msg_hdr.msg_namelen;
@@ -181,20 +220,20 @@ impl Batch {
                 && let Some(control) = self.controls.get_mut(reply.slot)
                 && let Some(len) = forget_interface(&mut control.0)
             {
-                header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+                header.msg_hdr.msg_control = self.controls.pointer(reply.slot).cast();
                 header.msg_hdr.msg_controllen = len as _;
             }
         }
         let mut refused = 0;
         let mut at = 0;
-        while let Some(rest @ [_, ..]) = self.outbound.get_mut(at..count) {
-            // SAFETY: each of `rest`'s headers was set above to point into `out`, `peers` and `controls`, which live and
-            // are not touched until the call returns; the kernel only reads through them.
+        while at < count {
+            // SAFETY: the headers from `at` up to `count` were set above to point into `out`, `out_iovecs`, `peers` and `controls`,
+            // which live and are not touched until the call returns; the kernel only reads through them.
             let n = unsafe {
                 libc::sendmmsg(
                     socket.as_raw_fd(),
-                    rest.as_mut_ptr(),
-                    rest.len() as libc::c_uint,
+                    self.outbound.pointer(at),
+                    (count - at) as libc::c_uint,
                     libc::MSG_DONTWAIT as _,
                 )
             };
