@@ -249,9 +249,22 @@ fn set_corefile(all: &mut [Value], text: String) {
     map["data"]["Corefile"] = text.into();
 }
 
+const KUBECONFIG: &str = r"
+apiVersion: v1
+kind: Config
+clusters: [{name: demo, cluster: {server: 'https://192.0.2.1:6443'}}]
+users: [{name: node, user: {token: secret}}]
+contexts: [{name: demo, context: {cluster: demo, user: node}}]
+current-context: demo
+";
+
 fn assert_good_corefile(text: &str, environment: &[(&str, &str)]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("Corefile");
+    // The unit's kubeconfig is a file of the node.
+    let kubeconfig = folder.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, KUBECONFIG).unwrap();
+    let text = text.replace("/etc/nodens/kubeconfig", kubeconfig.to_str().unwrap());
     std::fs::write(&path, text).unwrap();
     let output = std::process::Command::new(process::binary())
         .arg("check")

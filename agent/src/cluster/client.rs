@@ -170,6 +170,10 @@ fn build(settings: Settings, timing: Timing) -> Result<kube::Client, kube::Error
     let Settings { mut config, certificate } = settings;
     let agent = concat!("nodens/", env!("CARGO_PKG_VERSION"));
     config.headers.push((USER_AGENT, HeaderValue::from_static(agent)));
+    // With a file of authorities kube verifies by that file. It must not look for those of the system as well: an image has none.
+    if config.root_cert_file.is_some() {
+        config.root_cert.get_or_insert_default();
+    }
     let mut tls = config.rustls_client_config()?;
     if let Some(certificate) = certificate {
         tls.client_auth_cert_resolver = certificate;

@@ -21,7 +21,7 @@ pub(super) struct Limits {
     groups: Option<Arc<Shares>>,
     /// The key of these upstreams in `groups`: forwards to the same ones share it, before and after a reload too.
     group: u64,
-    /// `max_concurrent`, shared by client.
+    /// `max_concurrent`, shared by client, and an eighth of it that only several clients together can use.
     max_concurrent: Option<Arc<Shares>>,
     /// `coredns_forward_max_concurrent_rejects_total`.
     pub rejected: Counter,
@@ -50,7 +50,8 @@ impl Limits {
         Self {
             groups,
             group: hasher.finish(),
-            max_concurrent: config.max_concurrent.map(Shares::new),
+            // One client gets as many as are configured; what one key cannot hold is kept for the others.
+            max_concurrent: config.max_concurrent.map(|limit| Shares::new(limit + limit / 8)),
             rejected: Counter::new(),
             share_rejected: Counter::new(),
             hedges: (0..workers).map(|_| AtomicI32::new(HEDGES_SAVED * 100)).collect(),
