@@ -201,7 +201,10 @@ impl Recovery {
     /// even if it is older: it may have been restored from a backup.
     fn behind(&mut self, least: Duration, now: Situation) -> Next {
         self.behind += 1;
-        self.most_recent = self.behind >= MAX_BEHIND;
+        if self.behind >= MAX_BEHIND {
+            // A watch from a version that the server has never had is refused for ever; only a list can tell.
+            (self.most_recent, self.resumable) = (true, false);
+        }
         Next::After(self.backoff.pause(self.unreachable_most(now)).max(least))
     }
 
