@@ -138,7 +138,7 @@ pub enum NetAction {
 /// What to do with the cache.
 #[derive(Subcommand, Debug, Clone)]
 pub enum CacheAction {
-    /// Print what is kept: of one name, or a summary.
+    /// Print what is cached: a summary, or a name with everything below it.
     Show {
         /// The name, with everything below it.
         name: Option<String>,
@@ -148,7 +148,7 @@ pub enum CacheAction {
     },
     /// Forget what is kept: of one name and everything below it, or all.
     Flush {
-        /// The name.
+        /// The name, with everything below it.
         name: Option<String>,
     },
 }
