@@ -69,6 +69,7 @@ struct Server {
     running: Assembled,
     hash: String,
     seen: Seen,
+    used: reload::Used,
 }
 
 /// Serves until a signal ends it.
@@ -234,6 +235,7 @@ impl Server {
             running,
             hash,
             seen,
+            used: reload::Used::default(),
         })
     }
 

@@ -289,6 +289,18 @@ fn a_reload_that_would_silence_the_node_is_held_back() {
     nodens.wait_for_log("reloaded the configuration", SOON);
 }
 
+/// What has been queried counts from the start on, not from the last reload.
+#[test]
+fn an_address_that_was_queried_before_an_earlier_reload_is_not_given_up() {
+    let text = ".:@dns@ {\n    whoami\n    reload 2s 1s\n}\n";
+    let nodens = Setup::new(text).start();
+    nodens.client().ask("www.test.", RecordType::A).unwrap();
+    nodens.signal(nix::sys::signal::Signal::SIGHUP);
+    nodens.wait_for_log("reloaded the configuration", SOON);
+    nodens.write_corefile(&text.replace("@dns@", "@metrics@"));
+    nodens.wait_for_log("held back, since the node would be silent: queries arrive at", SOON);
+}
+
 #[test]
 fn a_stub_domain_that_is_served_already_is_left_out() {
     let template = "corp.test:@dns@ {\n    whoami\n}\n.:@dns@ {\n    whoami\n    prometheus 127.0.0.1:@metrics@\n}\n";

@@ -1,5 +1,7 @@
 //! A reload: the configuration is read again, built aside, and put in the place of the running one if nothing is wrong.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Server, load, serve_pages, show, wait_until_known};
@@ -45,6 +47,30 @@ impl Seen {
     }
 }
 
+/// What clients have used since the start, over all reloads.
+#[derive(Debug, Default)]
+pub(super) struct Used {
+    /// Addresses at which queries have arrived, of those that are listened on.
+    addresses: BTreeSet<SocketAddr>,
+    /// Cluster names have been answered by a configuration that has `kubernetes`.
+    cluster: bool,
+}
+
+impl Used {
+    /// Adds what has been used of `running`, and forgets what it no longer has.
+    fn update(&mut self, running: &Assembled) {
+        self.addresses.retain(|address| running.listeners.contains_key(address));
+        let queried = running
+            .listeners
+            .iter()
+            .filter(|(_, dispatch)| dispatch.chains().iter().any(|chain| chain.has_answered(None)));
+        self.addresses.extend(queried.map(|(address, _)| *address));
+        let mut chains = running.chains.iter();
+        let answers = chains.any(|chain| chain.has_answered(Some(Plugin::Kubernetes)));
+        self.cluster = !running.stores.is_empty() && (self.cluster || answers);
+    }
+}
+
 impl Server {
     /// Reads the configuration again and puts it in the place of the running one, unless there is anything wrong with it.
     /// `by_signal`: also if the file has not changed, and even if the node would be silent.
@@ -86,7 +112,8 @@ impl Server {
         if self.running.is_known() && !wait_until_known(&assembled, MAX_RELOAD_WAIT).await {
             return Err(Refusal::NotKnown(assembled.waiting_for().join("; ")).into());
         }
-        let losses = losses(&self.running, &assembled).await;
+        self.used.update(&self.running);
+        let losses = losses(&self.used, &self.running, &assembled).await;
         if !losses.is_empty() && !by_signal {
             self.seen.held_back = true;
             return Err(Refusal::Silent(losses.join("; ")).into());
@@ -121,22 +148,17 @@ pub(super) fn log(diagnostics: &Diagnostics) {
 }
 
 /// What pods would lose by the new configuration that they have now.
-async fn losses(running: &Assembled, new: &Assembled) -> Vec<String> {
+async fn losses(used: &Used, running: &Assembled, new: &Assembled) -> Vec<String> {
     let mut losses = Vec::new();
-    let asked = running
-        .listeners
-        .iter()
-        .filter(|(_, dispatch)| dispatch.chains().iter().any(|chain| chain.has_answered(None)));
-    let asked: Vec<_> = asked.map(|(address, _)| *address).collect();
-    if !asked.is_empty() && asked.iter().all(|address| !new.listeners.contains_key(address)) {
-        let addresses: Vec<_> = asked.iter().map(ToString::to_string).collect();
+    let lost = |address: &SocketAddr| !new.listeners.contains_key(address);
+    if !used.addresses.is_empty() && used.addresses.iter().all(lost) {
+        let addresses: Vec<_> = used.addresses.iter().map(ToString::to_string).collect();
         losses.push(format!(
             "queries arrive at {}, which it does not listen on",
             addresses.join(", ")
         ));
     }
-    let cluster = running.chains.iter().any(|chain| chain.has_answered(Some(Plugin::Kubernetes)));
-    if cluster && new.stores.is_empty() {
+    if used.cluster && new.stores.is_empty() {
         losses.push("cluster names are answered, and it has no `kubernetes`".to_owned());
     }
     for forward in &new.forwards {
