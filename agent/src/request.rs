@@ -102,12 +102,19 @@ impl OwnedRequest {
         }
     }
 
+    /// Another packet for the handlers behind the one that has the query: no further way round the chain.
+    pub fn with_packet(&self, packet: Vec<u8>) -> Self {
+        Self { packet: packet.into_boxed_slice(), ..self.clone() }
+    }
+
     /// The same with RD set: a question of our own, whoever was the occasion for it.
     pub fn recursive(&self) -> Self {
         let mut other = self.clone();
         if let Some(octet) = other.packet.get_mut(2) {
             *octet |= (flags::RD >> 8) as u8;
         }
+        // No client waits for it since then.
+        other.origin.received = CoarseInstant::now();
         other
     }
 

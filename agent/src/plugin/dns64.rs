@@ -188,13 +188,23 @@ impl Handler for Dns64 {
             }
             let mut packet = view.query.packet().to_vec();
             write_u16(&mut packet, HEADER_LEN + view.query.name().len(), RecordType::A.0);
-            let inner = request.inner(packet);
+            let inner = request.with_packet(packet);
             let v4 = next.resolve(&inner).await;
             if v4.message.truncated() {
                 return v4.as_failure(&view);
             }
-            if v4.message.rcode() != Rcode::NOERROR {
-                return original;
+            match v4.message.rcode() {
+                Rcode::NOERROR => {}
+                Rcode::NXDOMAIN => return original,
+                // A failure is no denial.
+                _ => {
+                    let error =
+                        v4.error.as_deref().unwrap_or("the addresses to translate are not known");
+                    let (rcode, code) =
+                        (Rcode::SERVFAIL, crate::request::ede::NO_REACHABLE_AUTHORITY);
+                    let answer = Answer::failure(&view, Plugin::Dns64, rcode, code, error);
+                    return Answer { is_passing: v4.is_passing, ..answer };
+                }
             }
             match self.translated(&view, &original.message, &v4) {
                 Some(answer) => {

@@ -161,7 +161,7 @@ impl Handler for Header {
             let Ok(view) = request.view() else { return Answer::unreadable() };
             let mut packet = view.query.packet().to_vec();
             self.config.query.apply(&mut packet);
-            let inner = request.inner(packet);
+            let inner = request.with_packet(packet);
             let answer = next.resolve(&inner).await;
             answer.edited(&view, |reply| self.config.response.apply_to(reply))
         })

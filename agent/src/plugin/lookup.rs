@@ -20,7 +20,8 @@ pub async fn lookup(
 ) -> Option<Answer> {
     let view = request.view().ok()?;
     if request.depth >= MAX_DEPTH {
-        let error = format!("aliases lead to each other in a circle, to {name} at last");
+        let error =
+            format!("the chain of aliases is too long or a circle; its last name is {name}");
         return Some(Answer::failure(&view, plugin, Rcode::SERVFAIL, ede::OTHER, &error));
     }
     let inner = request.inner(packet_for(&view, name, qtype));

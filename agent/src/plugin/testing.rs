@@ -81,7 +81,7 @@ pub fn request_of<T>(name: &str, qtype: RecordType, show: impl FnOnce(&Request<'
             local: "10.0.0.10:53".parse().unwrap(),
             transport: Transport::Udp,
             worker: 0,
-            received: CoarseInstant::default(),
+            received: CoarseInstant::now(),
         },
     })
 }

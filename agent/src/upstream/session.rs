@@ -16,6 +16,8 @@ use crate::upstream::table::Table;
 const LIMIT_CLOSE: Duration = Duration::from_millis(200);
 /// A learnt limit of queries is doubled after so long, so that one that has gone is forgotten.
 const LIMIT_DOUBLES: Duration = Duration::from_secs(60);
+/// Two ends within this time are needed to learn a limit.
+const LIMIT_CONFIRMS: Duration = Duration::from_secs(5);
 /// Above it a limit makes no difference.
 const MAX_LIMIT: usize = 4_096;
 
@@ -26,6 +28,9 @@ pub struct Peer {
     limit: AtomicU32,
     /// When `limit` was set, in milliseconds of [`CoarseInstant`].
     learnt_at: AtomicU64,
+    /// Answers of the last connection that ended as by a limit, and when it did, in milliseconds of [`CoarseInstant`].
+    closed_after: AtomicU32,
+    closed_at: AtomicU64,
     /// When an answer last came over any connection, in milliseconds of [`CoarseInstant`]; 0: never.
     answered_at: AtomicU64,
 }
@@ -65,10 +70,18 @@ impl Peer {
         }
     }
 
-    /// The upstream closed a connection right behind its answer number `answered`, with queries unanswered.
+    /// The upstream closed a connection right behind its answer number `answered`, with queries unanswered. One such end may
+    /// be a restart; a second one soon, at about the same number, is a limit.
     fn learn(&self, answered: u32, now: CoarseInstant) {
+        let before = self.closed_after.swap(answered, Relaxed);
+        let at = CoarseInstant::from_millis(self.closed_at.swap(now.as_millis(), Relaxed));
+        let is_soon = u128::from(now.millis_since(at)) <= LIMIT_CONFIRMS.as_millis();
+        if before == 0 || !is_soon || before.max(answered) > before.min(answered).saturating_mul(2)
+        {
+            return;
+        }
         self.learnt_at.store(now.as_millis(), Relaxed);
-        self.limit.store(answered, Relaxed);
+        self.limit.store(before.max(answered), Relaxed);
     }
 }
 
@@ -196,11 +209,18 @@ mod tests {
         let peer = Peer::default();
         let at = |seconds: u64| CoarseInstant::from_millis(seconds * 1_000);
         assert_eq!(peer.query_limit(at(0)), usize::MAX);
-        peer.learn(20, at(100));
+        peer.learn(20, at(90));
+        assert_eq!(peer.query_limit(at(90)), usize::MAX, "one end may be a restart");
+        peer.learn(7, at(91));
+        assert_eq!(peer.query_limit(at(91)), usize::MAX, "another number");
+        peer.learn(20, at(97));
+        assert_eq!(peer.query_limit(at(97)), usize::MAX, "much later");
+        peer.learn(18, at(100));
         assert_eq!((peer.query_limit(at(100)), peer.query_limit(at(159))), (20, 20));
         assert_eq!((peer.query_limit(at(160)), peer.query_limit(at(220))), (40, 80));
         assert_eq!(peer.query_limit(at(100 + 60 * 8)), usize::MAX);
         assert_eq!(peer.query_limit(at(1_000_000)), usize::MAX);
+        peer.learn(1, at(1_000_000));
         peer.learn(1, at(1_000_000));
         assert_eq!(peer.query_limit(at(1_000_000)), 1);
     }
@@ -229,6 +249,7 @@ mod tests {
         idle_for_long.ended_by_peer(later);
         assert_eq!(peer.query_limit(later), usize::MAX);
         assert!(idle_for_long.has_worked() && !idle_for_long.is_used_up(later));
+        idle_for_long.ended_by_peer(now);
         idle_for_long.ended_by_peer(now);
         assert_eq!(peer.query_limit(now), 1);
         assert!(idle_for_long.is_used_up(now) && session().may_send(now));

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::layout::{Layout, RecordAt};
 use super::name::{MAX_LABEL, MAX_NAME, MAX_POINTER, MAX_POINTERS};
 use super::rdata::{self, Part};
-use super::{HEADER_LEN, NameError, read_u16};
+use super::{Class, HEADER_LEN, NameError, RecordType, read_u16};
 
 /// Checks the owners and the names in the data of all records of a message whose question is not compressed.
 pub(super) fn check_names(message: &[u8], layout: &Layout) -> Result<(), NameError> {
@@ -48,7 +48,15 @@ impl Names<'_> {
                 return Err(NameError::Short);
             }
         }
-        Ok(())
+        let rest = data.len().saturating_sub(at);
+        let is_sound = match record.rtype {
+            RecordType::A if record.class == Class::IN => rest == 4,
+            RecordType::AAAA if record.class == Class::IN => rest == 16,
+            RecordType::SOA => rest == 20,
+            RecordType::CNAME | RecordType::NS | RecordType::PTR | RecordType::MX => rest == 0,
+            _ => true,
+        };
+        if is_sound { Ok(()) } else { Err(NameError::Short) }
     }
 
     fn check(&mut self, start: usize) -> Result<(), NameError> {

@@ -111,7 +111,8 @@ impl Forward {
         let worker = request.origin.worker;
         let mut cx = self.cx(worker, CoarseInstant::now());
         let client = request.origin.client.ip();
-        let mut query = ForwardQuery::start(&mut cx, client, question, identity);
+        let mut query = ForwardQuery::start(&mut cx, client, question, identity)
+            .received_at(request.origin.received);
         if let Some(upstream) = query.take_trial() {
             tokio::spawn(try_out(Arc::clone(self), worker, upstream, query.question().clone()));
         }

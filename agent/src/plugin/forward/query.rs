@@ -40,6 +40,8 @@ use crate::wire::{Message, Rcode, flags};
 /// A query is given up after so long. CoreDNS takes 5 s, which is when glibc has given up itself: the SERVFAIL that
 /// explains what happened would come too late.
 pub(super) const DEADLINE: Duration = Duration::from_secs(4);
+/// What a query is given at least, however long its client has waited for another one.
+const LEAST_MS: u64 = 500;
 /// A late query checks so often if its upstream has gone down, and if the budget has a hedge by now.
 const RECHECK_MS: u64 = 50;
 /// Tries of one query if `max_connect_attempts` is not set: twice the upstreams, as in CoreDNS, and no fewer than this.
@@ -78,6 +80,8 @@ pub(super) struct ForwardQuery {
     /// Unanswered tries. Those that have timed out stay: their answers are still good.
     attempts: SmallVec<[Attempt; 2]>,
     started: CoarseInstant,
+    /// When the query is given up.
+    deadline: CoarseInstant,
     /// When a second upstream is worth asking; only with several upstreams.
     hedge_at: Option<CoarseInstant>,
     /// An answer that is better than none: truncated, or with a code of `failover`.
@@ -110,6 +114,7 @@ impl ForwardQuery {
             next_attempt: 0,
             attempts: SmallVec::new(),
             started: cx.now,
+            deadline: cx.now.plus_millis(DEADLINE.as_millis() as u64),
             hedge_at: None,
             fallback: None,
             error: None,
@@ -122,6 +127,13 @@ impl ForwardQuery {
             query.finished = Some(Finished::failed(failure));
         }
         query
+    }
+
+    /// The same for a client that has waited since `received`, for other questions: its time counts, but for [`LEAST_MS`].
+    pub(super) fn received_at(mut self, received: CoarseInstant) -> Self {
+        let deadline = received.plus_millis(DEADLINE.as_millis() as u64);
+        self.deadline = self.deadline.min(deadline.max(self.started.plus_millis(LEAST_MS)));
+        self
     }
 
     fn begin(&mut self, cx: &mut Cx<'_>, client: IpAddr) -> Result<(), Failure> {
@@ -171,8 +183,11 @@ impl ForwardQuery {
             }
             Event::Timeout => self.timeout(cx),
         }
-        // Nothing is out that could still be answered in its time, and nothing was sent in its place.
-        if self.finished.is_none() && self.attempts.iter().all(|attempt| attempt.timed_out) {
+        // Nothing is out that could still be answered in its time, and nothing was sent in its place. An upstream that answers
+        // other questions may still answer this one: the name is slow, and not the upstream dead.
+        let is_over =
+            |attempt: &Attempt| attempt.timed_out && !attempt.upstream_has_answered(cx.worker);
+        if self.finished.is_none() && self.attempts.iter().all(is_over) {
             self.conclude(cx);
         }
     }
@@ -187,9 +202,8 @@ impl ForwardQuery {
 
     /// When the next `Timeout` is due.
     pub(super) fn poll_timeout(&self) -> CoarseInstant {
-        let deadline = self.started.plus_millis(DEADLINE.as_millis() as u64);
         let tries = self.attempts.iter().filter(|attempt| !attempt.timed_out).map(Attempt::due);
-        tries.chain(self.hedge_at).fold(deadline, CoarseInstant::min)
+        tries.chain(self.hedge_at).fold(self.deadline, CoarseInstant::min)
     }
 
     /// What is asked now.
@@ -346,8 +360,7 @@ impl ForwardQuery {
         let is_busy = attempt.upstream_is_busy();
         let Attempt { upstream, place, transport, timeout, timed_out, .. } = attempt;
         match error {
-            // It ended while the query was out: no failure, and no try of the query. Without an answer to any other query
-            // in the meantime that is believed once.
+            // It ended while the query was out: no failure, and no try. If nothing else was answered, believed once.
             UpstreamError::Lost
                 if !timed_out
                     && (self.reconnects == 0 || is_busy && self.reconnects < MAX_RECONNECTS) =>
@@ -366,7 +379,10 @@ impl ForwardQuery {
                 cx.forward.failures.note(self.identity, &upstream, cx.now);
                 if !timed_out {
                     upstream.counters(cx.worker).errors.add(1);
-                    cx.forward.failed(&upstream, &error, cx.now);
+                    // It has just answered by datagram: that its TCP does not work is no sign of death.
+                    if transport == upstream.first_transport() {
+                        cx.forward.failed(&upstream, &error, cx.now);
+                    }
                 }
                 self.next_after(cx, &upstream, error);
             }
@@ -386,7 +402,7 @@ impl ForwardQuery {
     }
 
     fn timeout(&mut self, cx: &mut Cx<'_>) {
-        if cx.now.millis_since(self.started) >= DEADLINE.as_millis() as u64 {
+        if cx.now >= self.deadline {
             self.end_tries(cx, true);
             return self.conclude(cx);
         }
@@ -421,7 +437,8 @@ impl ForwardQuery {
             if is_over {
                 upstream.counters(cx.worker).timeouts.add(1);
                 cx.forward.failures.note(self.identity, upstream, cx.now);
-                if !attempt.upstream_has_answered(cx.worker)
+                if attempt.transport == upstream.first_transport()
+                    && !attempt.upstream_has_answered(cx.worker)
                     && upstream.health.timeout_counts(attempt.sent, cx.now)
                 {
                     cx.forward.failed(upstream, &error, cx.now);

@@ -260,7 +260,7 @@ impl Handler for Rewrite {
                     );
                 }
             };
-            let mut inner = request.inner(packet);
+            let mut inner = request.with_packet(packet);
             inner.options = options.octets().map(Into::into);
             let answer = next.resolve(&inner).await;
             if answer.message.truncated() {

@@ -5,7 +5,17 @@ use super::*;
 fn records() -> impl Strategy<Value = Vec<(u32, u16, Vec<u8>)>> {
     let rtype = prop_oneof![Just(1u16), Just(28), Just(16), Just(65_280)];
     let ttl = prop_oneof![0u32..400, Just(u32::MAX), 1_800u32..90_000];
-    proptest::collection::vec((ttl, rtype, proptest::collection::vec(0u8.., 0..40)), 0..20)
+    // An address has its length, whatever its octets are: others are malformed.
+    let sized = |(ttl, rtype, mut rdata): (u32, u16, Vec<u8>)| {
+        match rtype {
+            1 => rdata.resize(4, 7),
+            28 => rdata.resize(16, 7),
+            _ => {}
+        }
+        (ttl, rtype, rdata)
+    };
+    let record = (ttl, rtype, proptest::collection::vec(0u8.., 0..40)).prop_map(sized);
+    proptest::collection::vec(record, 0..20)
 }
 
 fn runtime() -> tokio::runtime::Runtime {
