@@ -19,6 +19,8 @@ const KUBE_PROXY: &str = "nft add table inet kp; nft 'add chain inet kp in { typ
 fn dns_is_not_tracked_with_the_rules_and_is_without() {
     in_netns(|| async {
         sh(KUBE_PROXY);
+        // The last packets of a connection that was not tracked shall not begin an entry once the rules are gone.
+        sh("echo 0 >/proc/sys/net/netfilter/nf_conntrack_tcp_loose");
         let mut desired = desired(Mode::Off);
         let kernel = Kernel::connect().unwrap();
         assert_ok(&kernel.apply(&desired).await);
