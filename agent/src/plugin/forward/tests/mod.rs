@@ -51,7 +51,7 @@ async fn eventually(what: &str, seconds: u64, mut condition: impl AsyncFnMut() -
 
 impl Fake {
     async fn udp(script: impl Fn(&[u8], u64) -> Vec<Reaction> + Send + 'static) -> Self {
-        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let socket = Arc::new(UdpSocket::bind(address_of_its_own()).await.unwrap());
         let address = socket.local_addr().unwrap();
         let asked = Arc::new(AtomicU64::new(0));
         let (count, script): (_, Script) = (Arc::clone(&asked), Box::new(script));
@@ -93,6 +93,12 @@ impl Fake {
     fn asked(&self) -> u64 {
         self.asked.load(Relaxed)
     }
+}
+
+/// A loopback address that no other process takes a port of: what a fake has over UDP is then free over TCP, too.
+fn address_of_its_own() -> std::net::SocketAddr {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    ([127, 64 | high & 63, low, 9], 0).into()
 }
 
 /// Also answers over TCP on the same port: in pairs and in reverse order where two queries come together.
