@@ -93,18 +93,18 @@ impl OwnedRequest {
 
     /// A question of our own on behalf of `self`, one level deeper; `packet` is a query in wire form.
     pub fn inner(&self, packet: Vec<u8>) -> Self {
+        Self { depth: self.depth + 1, ..self.with_packet(packet) }
+    }
+
+    /// Another packet for the handlers behind the one that has the query: no further way round the chain.
+    pub fn with_packet(&self, packet: Vec<u8>) -> Self {
         Self {
             packet: packet.into_boxed_slice(),
             origin: self.origin,
             blocks: Arc::clone(&self.blocks),
             options: self.options.clone(),
-            depth: self.depth + 1,
+            depth: self.depth,
         }
-    }
-
-    /// Another packet for the handlers behind the one that has the query: no further way round the chain.
-    pub fn with_packet(&self, packet: Vec<u8>) -> Self {
-        Self { packet: packet.into_boxed_slice(), ..self.clone() }
     }
 
     /// The same with RD set: a question of our own, whoever was the occasion for it.

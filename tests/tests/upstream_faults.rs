@@ -269,7 +269,7 @@ fn max_concurrent_is_shared_by_client() {
     assert!(nodens.metrics().sum("coredns_forward_max_concurrent_rejects_total", &[]) > 0.0);
 }
 
-/// Q20: a failure for want of upstreams is not cached, and one by time-out comes before clients give up.
+/// Q20: a failure without upstreams is not cached, and one by time-out comes before clients give up.
 #[test]
 fn servers_that_appear_are_used_at_once_and_silence_is_told_in_time() {
     let good = zone();
@@ -322,4 +322,128 @@ fn refreshes_give_way_to_a_flood() {
         assert_eq!(answer.data(RecordType::A), [format!("192.0.2.{n}")]);
     }
     assert!(asked(&upstream) > before);
+}
+
+/// Q1 beside Q17: an upstream whose TCP does not work lives all the same.
+#[test]
+fn truncated_names_whose_tcp_fails_take_no_upstream_down() {
+    for over_tcp in [Act::Close, Act::Drop] {
+        let upstream = zone();
+        upstream.on_query(move |seen| match seen.transport {
+            _ if !seen.name.starts_with("cut") => Act::Answer,
+            Transport::Udp => Act::Truncate,
+            Transport::Tcp => over_tcp.clone(),
+        });
+        let nodens = start(&[&upstream], "failfast_all_unhealthy_upstreams");
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for round in 0..10 {
+            for n in 0..30 {
+                let question = Question::new(&format!("cut{round}x{n}.test."), RecordType::A);
+                socket.send_to(&question.to_bytes(), nodens.dns()).unwrap();
+            }
+            for n in 0..20 {
+                let answer = nodens.client().ask(&www(round * 20 + n), RecordType::A).unwrap();
+                assert_eq!(rcode(&answer), ResponseCode::NoError, "{round} {n}");
+                poll::pause(Duration::from_millis(15));
+            }
+        }
+    }
+}
+
+/// Q20: the time of a query counts over all the look-ups that it takes.
+#[test]
+fn a_second_look_up_begins_no_second_deadline() {
+    let silent = [zone(), zone()];
+    silent.iter().for_each(|upstream| upstream.always(Act::Drop));
+    let list: Vec<_> = silent.iter().map(Upstream::address).collect();
+    let nodens = setup(&list, "", "dns64 {\n allow_ipv4\n }", "").start();
+    let question = Question::new("w1.test.", RecordType::AAAA);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(4_900))).unwrap();
+    socket.send_to(&question.to_bytes(), nodens.dns()).unwrap();
+    let mut reply = [0; 512];
+    let len = socket.recv(&mut reply).unwrap();
+    assert_eq!((len > 12, reply[3] & 15), (true, 2));
+}
+
+/// A name that takes long to resolve is waited for if its upstream answers others.
+#[test]
+fn a_slow_name_of_a_living_upstream_is_waited_for() {
+    let upstream = zone();
+    upstream.on_query(|seen| match seen.name.as_str() {
+        "w200.test." => Act::Delay(Duration::from_millis(2_500), Box::new(Act::Answer)),
+        _ => Act::Answer,
+    });
+    let nodens = start(&[&upstream], "");
+    for n in 0..20 {
+        nodens.client().ask(&www(n), RecordType::A).unwrap();
+    }
+    let answer = nodens.client().within(LONG).ask(&www(200), RecordType::A).unwrap();
+    assert_eq!(answer.data(RecordType::A), ["192.0.2.200"]);
+}
+
+/// `dns64`: that the addresses cannot be had is no denial of them.
+#[test]
+fn addresses_that_cannot_be_had_are_not_denied() {
+    let upstream = zone();
+    upstream.on_query(|seen| match seen.kind {
+        RecordType::A => Act::Rcode(ResponseCode::ServFail),
+        _ => Act::Answer,
+    });
+    let nodens = setup(&[upstream.address()], "", "dns64 {\n allow_ipv4\n }", "").start();
+    let answer = nodens.client().ask("w1.test.", RecordType::AAAA).unwrap();
+    assert_eq!(rcode(&answer), ResponseCode::ServFail);
+    assert!(has_extended_error(&answer));
+}
+
+/// Q13: an address that is none is not handed on, and not cached.
+#[test]
+fn addresses_of_the_wrong_length_are_no_answer() {
+    for octets in [0, 3, 5] {
+        let upstream = zone();
+        upstream.on_query(move |seen| match seen.name.as_str() {
+            "w1.test." => Act::Raw(with_address(octets)),
+            _ => Act::Answer,
+        });
+        let nodens = start(&[&upstream], "");
+        let answer = nodens.client().ask("w1.test.", RecordType::A).unwrap();
+        assert_eq!(rcode(&answer), ResponseCode::ServFail, "{octets}");
+        upstream.always(Act::Answer);
+        poll::wait_for("the sound answer", LONG, || {
+            let answer = nodens.client().ask("w1.test.", RecordType::A).unwrap();
+            answer.data(RecordType::A) == ["192.0.2.1"]
+        });
+    }
+}
+
+/// An answer to w1.test with one address of so many octets.
+fn with_address(octets: u16) -> Vec<u8> {
+    let mut message = Question::new("w1.test.", RecordType::A).without_edns().to_bytes();
+    message[..2].fill(0);
+    message[2] |= 0x80;
+    message[7] = 1;
+    message.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60]);
+    message.extend_from_slice(&octets.to_be_bytes());
+    message.extend((0..octets).map(|n| n as u8));
+    message
+}
+
+/// A handler that passes another packet on is no alias: seven of those are followed, whatever stands before them.
+#[test]
+fn rewrites_do_not_shorten_chains_of_aliases() {
+    let upstream = zone();
+    let hop = |n: usize, to: &str| {
+        format!(
+            "template IN A h{n}.example {{\n answer \"{{{{ .Name }}}} 60 IN CNAME {to}\"\n }}\n"
+        )
+    };
+    let mut before = "rewrite ttl regex .* 5\n".to_owned();
+    for n in 1..6 {
+        before.push_str(&hop(n, &format!("h{}.example.", n + 1)));
+    }
+    before.push_str(&hop(6, "w9.test."));
+    let nodens = setup(&[upstream.address()], "", &before, "").start();
+    let answer = nodens.client().ask("h1.example.", RecordType::A).unwrap();
+    assert_eq!(rcode(&answer), ResponseCode::NoError);
+    assert_eq!(answer.data(RecordType::A), ["192.0.2.9"]);
 }
