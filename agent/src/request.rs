@@ -196,12 +196,12 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// An answer of an upstream. AD stays: whoever sent it vouches for it.
+    /// An answer of an upstream, which vouches for it by AD: AD stays.
     pub fn new(message: Arc<Message>, outcome: Outcome) -> Self {
         Self { message, outcome, error: None, is_passing: false }
     }
 
-    /// An answer that `write` writes into a reply of its own to `request`. Without AD: what is made here nobody has signed.
+    /// An answer that `write` writes into a reply of its own to `request`. Without AD: what is made here is not signed.
     pub fn written(request: &Request<'_>, write: impl FnOnce(&mut Reply<'_>) -> Outcome) -> Self {
         Self::stored(request, |reply| {
             let outcome = write(reply);

@@ -284,7 +284,7 @@ fn a_reload_that_would_silence_the_node_is_held_back() {
         SOON,
     );
     assert!(answered("www.test."));
-    // Somebody means it.
+    // It is meant.
     nodens.signal(nix::sys::signal::Signal::SIGHUP);
     nodens.wait_for_log("reloaded the configuration", SOON);
 }

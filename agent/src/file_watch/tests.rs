@@ -136,7 +136,7 @@ async fn a_poll_notices_what_inotify_does_not() {
     watch.events = None;
     dir.replace("file", "2");
     tokio::time::timeout(SOON, watch.changed()).await.expect("noticed");
-    // Nothing has changed since: it goes on waiting, and may be dropped while it does.
+    // Nothing has changed since: it still waits, and may be dropped while it does.
     assert!(tokio::time::timeout(Duration::from_millis(200), watch.changed()).await.is_err());
     dir.replace("file", "3");
     tokio::time::timeout(SOON, watch.changed()).await.expect("noticed again");

@@ -68,7 +68,7 @@ impl<T: Copy> Slab<T> {
     }
 
     fn get(&self, n: usize) -> Option<&T> {
-        // SAFETY: JUSTIFICATION: the slice lives as long as the slab, and whoever writes through `pointer` borrows the slab's
+        // SAFETY: JUSTIFICATION: the slice lives as long as the slab, and all writes through `pointer` borrow the slab's
         // owner mutably, so that no reference of `get` is alive then.
         unsafe { self.0.as_ref() }.get(n)
     }

@@ -91,7 +91,7 @@ async fn receive(
                     break;
                 }
                 Err(error) => {
-                    // A pending ICMP error, mostly. The next call goes on behind it.
+                    // A pending ICMP error, mostly. The next call receives what is behind it.
                     tracing::debug!(%error, address = %listener.address, "receiving failed");
                     break;
                 }

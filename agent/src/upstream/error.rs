@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Why an upstream gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
-    /// The kernel says so: nobody listens there, there is no route, a firewall of ours forbids it.
+    /// The kernel reports it: no socket listens there, there is no route, a firewall of the node forbids it.
     #[error("{0}")]
     Io(Arc<str>),
     /// No connection.

@@ -98,7 +98,7 @@ impl<'m> Records<'m> {
         if self.at > message.len() {
             return Err(short);
         }
-        // A message has at most 65,535 octets, whoever made it: more cannot have come over any transport.
+        // A message has at most 65,535 octets: more cannot have come over any transport.
         let place = |at: usize| u16::try_from(at).map_err(|_| short);
         Ok(RecordAt {
             section,

@@ -62,7 +62,7 @@ impl Message {
         write_u16(&mut self.bytes, 2, self.layout.flags);
     }
 
-    /// True where whoever sent it says that its data are authentic (AD, RFC 4035 section 3.2.3).
+    /// True if its sender declares its data authentic (AD, RFC 4035 section 3.2.3).
     pub fn is_authentic(&self) -> bool {
         self.layout.flags & flags::AD != 0
     }

@@ -372,7 +372,7 @@ impl NameBuf {
     }
 
     /// Reads the name at `at` of a whole `message`, following compression pointers, which may only lead backwards
-    /// (RFC 1035 section 4.1.4). Returns it lower-cased, and where the record goes on.
+    /// (RFC 1035 section 4.1.4). Returns it lower-cased, and where the record continues.
     pub fn expand(message: &[u8], at: usize) -> Result<(Self, usize), NameError> {
         let (mut name, after) = Self::expand_as_written(message, at)?;
         name.bytes.make_ascii_lowercase();
@@ -410,7 +410,7 @@ impl NameBuf {
     }
 }
 
-/// Steps over the name at `at`, compressed or not; where the record goes on.
+/// Steps over the name at `at`, compressed or not; returns where the record continues.
 pub(super) fn skip_name(message: &[u8], at: usize) -> Result<usize, NameError> {
     let mut at = at;
     loop {

@@ -1,13 +1,20 @@
-//! `cache`: keeps what others answered, and asks each question only once at a time.
+//! `cache`: caches the answers of upstreams, and resolves each question only once at a time. What a look-up passes through:
 //!
 //! ```text
-//! serve    the worker's hot set      10 ns, no lock
-//!          the shared store          a few hundred ns
-//! resolve  one flight per question   whoever asks the same waits for the same answer
-//!          rules                     what is kept, and how long
+//! serve      hot            the worker's own 4,096 hottest answers: no lock, no write that others see
+//!            filter         one bit a place: a miss ends here, without a look-up in moka
+//!            store          moka, shared by all workers, with one budget in bytes
+//! join_miss  single_flight  queries for a question that is being resolved wait for its answer
+//! complete   rules          what may be cached, and for how long (RFC 2308, 8767, 9520)
+//!            fill           times to live are bounded here, once, for all that use the answer
+//!            door           a full cache admits an answer when it is queried for the second time
 //! ```
 //!
-//! It stands after what we know ourselves (`hosts`, `kubernetes`, `file`), so that cluster names are never answered
+//! What each part is for: moka records a hit in a channel that all threads share, hence `hot`, from which moka hears once a
+//! second (`Store::tend`). It records a miss as well, and evicts to admit: hence `filter` and `door`, which spare a flood of
+//! names that are queried once both costs. `benches/cache.rs` measures a hit in `hot`, a hit in `store` and a flight.
+//!
+//! Its place is after what is known locally (`hosts`, `kubernetes`, `file`), so that cluster names are never answered
 //! from an old copy, stale answers included. `docs/cache.md` has the rules and where they differ from CoreDNS.
 
 pub mod config;

@@ -177,7 +177,7 @@ impl Store {
         let _one_at_a_time = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         self.filter.sweep();
         for (hash, entry) in &self.cache {
-            // A failure serves nobody after its end, whatever the stale time is.
+            // A failure is of no use after its end, whatever the stale time is.
             let stale = if entry.kind() == Kind::Failure { 0 } else { stale };
             if entry.is_stale_within(now, stale) {
                 self.filter.note(*hash);

@@ -148,8 +148,8 @@ impl ForwardQuery {
             Availability::AllDown => {
                 forward.broken.add(1);
                 forward.probe_soon();
-                if forward.config.failfast {
-                    self.trial = self.candidates.begin_trial(cx.now);
+                // Failing fast, too: one query a second finds out, and gets the answer if there is one.
+                if forward.config.failfast && self.candidates.begin_trial(cx.now).is_none() {
                     return Err(Failure::AllDown);
                 }
             }

@@ -185,7 +185,7 @@ impl Data {
 }
 
 /// As many bits of the client's address, or what the client gives away of it if that is less: its own option with a
-/// shorter prefix, none at all included, is its wish and goes on as it came (RFC 7871 section 7.1.2).
+/// shorter prefix, none at all included, is its wish and is forwarded as it came (RFC 7871 section 7.1.2).
 fn subnet(request: &Request<'_>, v4: u8, v6: u8) -> Vec<u8> {
     let client = request.origin.client.ip().to_canonical();
     let (family, octets, bits) = match client {
