@@ -11,11 +11,12 @@ mod respond;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -23,7 +24,9 @@ pub use self::pages::Pages;
 pub use self::readiness::{Readiness, gather};
 use self::respond::State;
 use crate::config::ListenAddress;
+use crate::handover::SocketKind;
 use crate::metrics::{Metrics, Source};
+use crate::server::source::SocketSource;
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -50,12 +53,18 @@ pub struct Admin {
 }
 
 struct Servers {
+    source: Arc<SocketSource>,
     state: Arc<State>,
     health: probe::Health,
     listening: Mutex<Listening>,
 }
 
-type Key = (Option<std::net::IpAddr>, u16);
+type Key = (Option<IpAddr>, u16);
+
+/// The name under which the socket of an address is passed on.
+fn named((ip, port): Key) -> SocketAddr {
+    SocketAddr::new(ip.unwrap_or(Ipv6Addr::UNSPECIFIED.into()), port)
+}
 
 #[derive(Default)]
 struct Listening {
@@ -74,14 +83,14 @@ struct Listener {
 }
 
 impl Admin {
-    /// Servers on `runtime`, without listeners yet.
-    pub fn new(runtime: Handle, metrics: Arc<Metrics>) -> Self {
+    /// Servers on `runtime`, without listeners yet; their sockets come from `source`.
+    pub fn new(runtime: Handle, metrics: Arc<Metrics>, source: Arc<SocketSource>) -> Self {
         let health = probe::Health::new();
         metrics.register(health.source());
         let readiness = Arc::<Readiness>::default();
         metrics.register(Arc::clone(&readiness) as Arc<dyn Source>);
         let state = Arc::new(State { metrics, readiness });
-        let servers = Servers { state, health, listening: Mutex::default() };
+        let servers = Servers { source, state, health, listening: Mutex::default() };
         Self { runtime, servers: Arc::new(servers) }
     }
 
@@ -100,7 +109,13 @@ impl Admin {
             entry.1 = entry.1.and(pages);
         }
         let mut listening = self.servers.lock();
-        listening.open.retain(|key, _| by_address.contains_key(key));
+        listening.open.retain(|key, _| {
+            let stays = by_address.contains_key(key);
+            if !stays {
+                self.servers.source.forget(&[SocketKind::Http], named(*key));
+            }
+            stays
+        });
         listening.refused.clear();
         for (key, (address, pages)) in by_address {
             match listening.open.get(&key) {
@@ -114,6 +129,13 @@ impl Admin {
             self.runtime.spawn(try_again(servers, self.runtime.clone()));
         }
         listening.refused.values().map(ToString::to_string).collect()
+    }
+
+    /// Stops accepting connections, since another process does from now on. Those that are open end with their answers.
+    pub fn hand_over(&self) {
+        let mut listening = self.servers.lock();
+        listening.open.clear();
+        listening.refused.clear();
     }
 
     /// The addresses that it listens on, with the ports that the kernel chose.
@@ -156,7 +178,9 @@ impl Servers {
     ) -> io::Result<Listener> {
         let _entered = runtime.enter();
         let pages = Arc::new(AtomicU8::new(pages.bits()));
-        let socket = listener::open(address)?;
+        let named = named((address.ip, address.port));
+        let socket = self.source.http(named, || listener::open(address))?;
+        let socket = TcpListener::from_std(socket.into())?;
         let bound = socket.local_addr()?;
         let task = listener::serve(socket, Arc::clone(&pages), Arc::clone(&self.state));
         Ok(Listener { pages, address: bound, task: runtime.spawn(task) })

@@ -71,6 +71,13 @@ pub enum Command {
         #[arg(long, default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET")]
         socket: PathBuf,
     },
+    /// Replace the running server by the program that is installed now, without losing a query; exit with 1 and the reason if the
+    /// new one does not start.
+    Upgrade {
+        /// The running server's socket.
+        #[arg(long, default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET")]
+        socket: PathBuf,
+    },
     /// Show what the running server knows and waits for.
     Status {
         /// The running server's socket.
@@ -210,6 +217,10 @@ pub struct Serve {
     #[arg(long, value_name = "FILE", default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET",
           value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub socket: PathBuf,
+    /// Serve in this process, without a supervisor that starts the server again after a crash.
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_value_t = false, default_missing_value = "true", value_parser = go_bool)]
+    pub no_supervisor: bool,
     /// The node's network, as NodeLocal DNSCache sets it up.
     #[command(flatten)]
     pub node: NodeFlags,

@@ -44,6 +44,8 @@ pub enum Request {
     },
     /// What the server knows and waits for.
     Status,
+    /// Start a new instance that takes over.
+    Upgrade,
     /// The command line that it was started with, and in which folder.
     Arguments,
 }
@@ -223,6 +225,7 @@ mod tests {
                 Request::CacheShow { name } => Ok(serde_json::json!(name)),
                 Request::CacheFlush { .. } => Err("not today".to_owned()),
                 Request::Arguments => Ok(serde_json::json!({ "arguments": [] })),
+                Request::Upgrade => Err("no supervisor".to_owned()),
             }
         }
     }

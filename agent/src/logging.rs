@@ -4,6 +4,7 @@
 //! (`nodens_log_dropped_total`). A node whose log driver hangs goes on answering queries.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -11,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use netsetup::privileges::drop_capabilities;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -112,6 +114,32 @@ impl Logs {
         }
         // Nothing is to be done about a writer that does not get on.
         let _ = waiting.recv_timeout(deadline.saturating_duration_since(std::time::Instant::now()));
+    }
+}
+
+/// Sets the log up for a process without threads. Each line is written at once, or dropped if the reader of standard output is
+/// behind: the process never waits for it.
+pub fn start_unbuffered(format: Format, level: &str) -> Result<(), LoggingError> {
+    let filter = filter(level)?;
+    tracing::subscriber::set_global_default(subscriber(format, filter, || Unbuffered))
+        .map_err(|_| LoggingError::Twice)
+}
+
+/// Standard output, as far as it has room.
+struct Unbuffered;
+
+impl Write for Unbuffered {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let out = io::stdout();
+        let mut polled = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
+        match poll(&mut polled, PollTimeout::ZERO) {
+            Ok(1) => rustix::io::write(&out, line).map_err(Into::into),
+            _ => Ok(line.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

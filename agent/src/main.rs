@@ -20,7 +20,8 @@ use nodens::args::{CacheAction, Cli, Command, Output};
 use nodens::config::table;
 use nodens::control::{self, Request};
 use nodens::plugin::cache::inspect;
-use nodens::{check, logging, node, probe, run, status};
+use nodens::supervisor::{self, Link};
+use nodens::{check, logging, node, probe, run, status, upgrade};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -46,7 +47,14 @@ fn main() -> ExitCode {
         Some(Command::Cache { action: CacheAction::Flush { name }, socket }) => {
             ask(&socket, &Request::CacheFlush { name }, Output::Text, inspect::text)
         }
+        Some(Command::Upgrade { socket }) => upgrade::run(&socket, &mut std::io::stdout().lock()),
         None if cli.serve.plugins => print_directives(),
+        None if !cli.serve.no_supervisor && !Link::is_there() => {
+            match supervisor::run(&cli.serve) {
+                Ok(code) => return code,
+                Err(error) => Err(error),
+            }
+        }
         None => run::run(&cli.serve),
     };
     match result {

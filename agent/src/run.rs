@@ -3,11 +3,15 @@
 //! ```text
 //! start   Corefile -> blocks -> assemble -> wait (bounded) for what is needed -> listen
 //! reload  the same, aside; only when all of it has worked does it take the place of what runs
+//! hand-over  another instance has taken sockets, cache and store, and serves: what is under way is answered, exit
 //! stop    lameduck: /ready says so, everything is answered; then queues are emptied, what waits is answered, exit
 //! ```
 
 mod reload;
+mod takeover;
 
+use std::os::fd::OwnedFd;
+use std::os::unix::process::parent_id;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +22,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::admin::Admin;
 use crate::admission::Shares;
@@ -28,6 +33,7 @@ use crate::cluster::{Clusters, WatchThread};
 use crate::control::{self, Commands, Control};
 use crate::corefile::Diagnostics;
 use crate::descriptors;
+use crate::handover::{self, Channel, Listening, Record};
 use crate::logging::{self, Logs};
 use crate::metrics::{Metrics, Source};
 use crate::node::{self, Node, Origin};
@@ -35,11 +41,14 @@ use crate::plan::Plan;
 use crate::plugin::cache;
 use crate::server::pool::DRAIN;
 use crate::server::worker::MAX_FORWARDED;
+use crate::server::source::SocketSource;
 use crate::server::{Liveness, Pool};
 use crate::shared::Shared;
 use crate::status::Status;
-use crate::systemd::Systemd;
+use crate::supervisor::{self, Link};
+use crate::systemd::{Systemd, Tell};
 use reload::Seen;
+use takeover::{Before, Giver, Running, keep_memory};
 
 /// More threads than this answer no faster on any node that we know of; `--workers` overrides it.
 const MAX_WORKERS: usize = 8;
@@ -61,11 +70,13 @@ struct Server {
     args: Serve,
     origin: Origin,
     shared: Arc<Shared>,
-    pool: Pool,
+    pool: Arc<Pool>,
     liveness: Arc<Liveness>,
     admin: Admin,
     status: Arc<Status>,
     _control: Option<Control>,
+    _successor: Option<Listening>,
+    around: Running,
     running: Assembled,
     hash: String,
     seen: Seen,
@@ -74,6 +85,7 @@ struct Server {
 
 /// Serves until a signal ends it.
 pub fn run(args: &Serve) -> anyhow::Result<()> {
+    let before = Before::take()?;
     let mut node = Node::from_flags(&args.node, args.dns_port)?;
     // While there is one thread: privileges are a thread's own.
     node.drop_privileges()?;
@@ -88,7 +100,7 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
         log_format: args.log_format.into(),
         cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
         stale: AtomicU32::new(0),
-        clusters: Clusters::default(),
+        clusters: Clusters::new(Arc::clone(&before.inherited)),
         health_registry: Arc::default(),
         upstream_places: Shares::new(MAX_FORWARDED),
         watching: WatchThread::default(),
@@ -97,20 +109,28 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
     if let Err(error) = descriptors::raise_limit() {
         tracing::warn!(%error, "cannot raise the limit of file descriptors");
     }
-    let result = run_on(&mut node, args, shared, &logs);
+    before.log();
+    let result = run_on(&mut node, args, before, shared, &logs);
     logs.finish(Duration::from_secs(1));
     result
 }
 
-fn run_on(node: &mut Node, args: &Serve, shared: Arc<Shared>, logs: &Logs) -> anyhow::Result<()> {
-    // Everything is read and checked before anything of the node is touched.
+fn run_on(
+    node: &mut Node,
+    args: &Serve,
+    mut before: Before,
+    shared: Arc<Shared>,
+    logs: &Logs,
+) -> anyhow::Result<()> {
+    // Everything is read and checked before anything of the node is touched, or anything is asked of another instance.
     let origin = Origin::from_flags(args, node.counts())?;
     let plan = load(args, &origin);
     if plan.diagnostics.has_errors() {
         return Err(BadConfig(plan.diagnostics).into());
     }
     reload::log(&plan.diagnostics);
-    node.set_up()?;
+    before.ask(&args.socket)?;
+    node.set_up().inspect_err(|error| before.failed(&format!("{error:#}")))?;
     logs.drop_privileges();
     give_memory_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -120,7 +140,7 @@ fn run_on(node: &mut Node, args: &Serve, shared: Arc<Shared>, logs: &Logs) -> an
         .build()
         .context("cannot start the control runtime")?;
     let result = runtime.block_on(async {
-        let result = serve(node, args, (origin, plan), shared).await;
+        let result = serve(node, args, (origin, plan), before, shared).await;
         node.tear_down().await;
         result
     });
@@ -149,12 +169,24 @@ async fn serve(
     node: &mut Node,
     args: &Serve,
     (origin, plan): (Origin, Plan),
+    before: Before,
     shared: Arc<Shared>,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let mut server = Server::start(args, origin, plan, shared).await?;
+    let link = before.link.clone();
+    let tell = link.clone().map(|link| Box::new(move |text: &str| link.notify(text)) as Tell);
+    let systemd = Arc::new(Systemd::from_env(tell));
+    let (sender, mut handed_over) = mpsc::channel(1);
+    let mut server = tokio::select! {
+        started = Server::start(args, origin, plan, before, shared, sender) => started?,
+        () = signals.stop() => {
+            tracing::info!("stopped before it served");
+            return Ok(());
+        }
+    };
+    let supervisor_ended = supervisor_ended(link.as_ref());
+    tokio::pin!(supervisor_ended);
     node.keep();
-    let systemd = Arc::new(Systemd::from_env());
     systemd.ready("serving");
     let (watched, liveness) = (Arc::clone(&systemd), Arc::clone(&server.liveness));
     tokio::spawn(async move { watched.watchdog(liveness).await });
@@ -168,6 +200,20 @@ async fn serve(
                     systemd.ready("serving");
                 }
             },
+            Some(successor) = handed_over.recv() => {
+                node.give_away();
+                let ends_container = server.around.ends_container();
+                server.hand_over(successor);
+                if ends_container {
+                    tracing::info!("another instance serves; this one waits for the end of its container");
+                    signals.stop().await;
+                }
+                return Ok(());
+            }
+            () = &mut supervisor_ended => {
+                tracing::error!("the supervisor has ended");
+                break;
+            }
             () = server.time_to_look() => server.reload("the file has changed", false).await,
             () = server.origin.changed() => {
                 server.reload("the template or the kube-dns ConfigMap has changed", false).await;
@@ -175,6 +221,10 @@ async fn serve(
         }
     }
     systemd.stopping();
+    if server.around.is_awaited() {
+        tracing::info!("the instance before this one takes over again");
+        node.give_away();
+    }
     node.leave();
     server.stop(&mut signals).await;
     Ok(())
@@ -185,15 +235,44 @@ impl Server {
         args: &Serve,
         origin: Origin,
         plan: Plan,
+        before: Before,
         shared: Arc<Shared>,
+        handed_over: mpsc::Sender<Channel>,
     ) -> anyhow::Result<Self> {
         let begun = Instant::now();
+        let source = before.source();
+        match Self::prepare(args, plan, &before, &source, &shared).await {
+            Ok(prepared) => {
+                let shared_too = Arc::clone(&shared);
+                let giver = |connection, record| {
+                    Giver { shared: shared_too, source, connection, handed_over, record }
+                };
+                Self::serve(args, origin, prepared, before, shared, giver, begun)
+            }
+            Err(error) => {
+                before.failed(&format!("{error:#}"));
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything up to the moment when queries are answered.
+    async fn prepare(
+        args: &Serve,
+        plan: Plan,
+        before: &Before,
+        source: &Arc<SocketSource>,
+        shared: &Arc<Shared>,
+    ) -> anyhow::Result<Prepared> {
         let (seen, hash) = (Seen::of(&plan), plan.hash());
-        let running = assemble(plan.blocks, &shared)?;
-        running.show(&shared, &hash);
-        let pool = Pool::start(shared.workers).context("cannot start the worker threads")?;
+        before.fill_health(shared);
+        let running = assemble(plan.blocks, shared)?;
+        tokio::task::block_in_place(|| before.fill_cache(&running));
+        running.show(shared, &hash);
+        let pool = Pool::start(shared.workers, Arc::clone(source));
+        let pool = Arc::new(pool.context("cannot start the worker threads")?);
         shared.metrics.register(pool.metrics());
-        let admin = Admin::new(Handle::current(), Arc::clone(&shared.metrics));
+        let admin = Admin::new(Handle::current(), Arc::clone(&shared.metrics), Arc::clone(source));
         let liveness = Liveness::new(pool.workers());
         admin.readiness().set_liveness(Arc::clone(&liveness));
         serve_pages(&admin, &running, args);
@@ -205,12 +284,35 @@ impl Server {
         pool.apply(running.listeners.clone())?;
         liveness.set_addresses(running.listeners.keys().copied());
         tokio::spawn(Arc::clone(&liveness).watch());
-        let status = Status::new(Arc::clone(&shared), Arc::clone(admin.readiness()));
+        Ok(Prepared { pool, liveness, admin, running, hash, seen })
+    }
+
+    fn serve(
+        args: &Serve,
+        origin: Origin,
+        prepared: Prepared,
+        before: Before,
+        shared: Arc<Shared>,
+        giver: impl FnOnce(Option<OwnedFd>, Arc<Record>) -> Giver,
+        begun: Instant,
+    ) -> anyhow::Result<Self> {
+        let Prepared { pool, liveness, admin, running, hash, seen } = prepared;
+        let (link, record) = (before.link.clone(), before.record());
+        shared.metrics.register(Arc::clone(&record) as Arc<dyn Source>);
+        let readiness = Arc::clone(admin.readiness());
+        let around = before.serving(&pool, &readiness)?;
+        let (shared_too, of) = (Arc::clone(&shared), (link.clone(), Arc::clone(&record)));
+        let status = Status::new(shared_too, readiness, of.0, of.1);
         shared.metrics.register(Arc::clone(&status) as Arc<dyn Source>);
         show(&admin, &status, &running, &hash);
         let control = serve_control(&args.socket, &status);
         tokio::spawn(sweep(Arc::clone(&shared)));
         tokio::spawn(tend(Arc::clone(&shared)));
+        if let Some(link) = link {
+            tokio::spawn(keep_memory(Arc::clone(&shared), link.clone()));
+            tokio::spawn(show_life(link, Arc::clone(&liveness)));
+        }
+        let successor = wait_for_successor(&args.socket, giver(around.connection(), record));
         if let Some(path) = &args.pidfile {
             write_pid(path)?;
         }
@@ -232,6 +334,8 @@ impl Server {
             admin,
             status,
             _control: control,
+            _successor: successor,
+            around,
             running,
             hash,
             seen,
@@ -259,16 +363,83 @@ impl Server {
             }
         }
         tokio::task::block_in_place(|| {
-            self.pool.stop(DRAIN);
+            if self.around.is_awaited() {
+                // The sockets stay as they are.
+                self.pool.hand_over(DRAIN, Arc::new(|_, _| {}));
+            } else {
+                self.pool.stop(DRAIN);
+            }
             for store in self.shared.clusters.running() {
                 store.save();
             }
         });
         if let Some(path) = &self.args.pidfile {
-            // It may be gone already; then there is nothing to remove.
-            let _ = std::fs::remove_file(path);
+            remove_pid(path);
         }
         tracing::info!("stopped");
+    }
+
+    /// Leaves the sockets to `successor`, which serves, and answers what is under way.
+    fn hand_over(self, successor: Channel) {
+        let begun = Instant::now();
+        self.admin.hand_over();
+        let successor = Arc::new(successor);
+        let to = Arc::clone(&successor);
+        let pass_on = move |address, connection| Running::pass_on(&to, address, connection);
+        tokio::task::block_in_place(|| self.pool.hand_over(DRAIN, Arc::new(pass_on)));
+        self.around.left(successor);
+        let took_ms = begun.elapsed().as_millis();
+        tracing::info!(took_ms, "another instance has taken over; everything under way was answered");
+    }
+}
+
+/// What is there before queries are answered.
+struct Prepared {
+    pool: Arc<Pool>,
+    liveness: Arc<Liveness>,
+    admin: Admin,
+    running: Assembled,
+    hash: String,
+    seen: Seen,
+}
+
+/// Returns when the supervisor has ended; never without one.
+async fn supervisor_ended(link: Option<&Link>) {
+    let Some(link) = link.cloned() else { return std::future::pending().await };
+    // The thread that waits ends with the process.
+    let (sender, ended) = tokio::sync::oneshot::channel();
+    let waiting = std::thread::Builder::new().name("supervisor".into()).spawn(move || {
+        link.wait_for_end();
+        let _ = sender.send(());
+    });
+    if waiting.is_err() || ended.await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Tells the supervisor again and again that queries are answered, as long as they are.
+async fn show_life(link: Link, liveness: Arc<Liveness>) {
+    let mut often = tokio::time::interval(supervisor::SIGN_OF_LIFE);
+    loop {
+        often.tick().await;
+        if liveness.trouble().is_none() {
+            link.alive();
+        }
+    }
+}
+
+/// Lets the next instance find this one. Without it the next one starts beside this one.
+fn wait_for_successor(socket: &Path, giver: Giver) -> Option<Listening> {
+    let path = handover::path(socket)?;
+    match handover::listen(&path, Arc::new(giver)) {
+        Ok(listening) => Some(listening),
+        Err(error) => {
+            let path = path.display();
+            tracing::warn!(
+                "an instance that starts beside this one will begin with nothing: cannot listen on {path}: {error}"
+            );
+            None
+        }
     }
 }
 
@@ -383,7 +554,21 @@ fn load(args: &Serve, origin: &Origin) -> Plan {
     Plan::new(file, diagnostics, args.dns_port, node::link(&args.node))
 }
 
+/// The process that signals are for: the supervisor, if there is one.
+fn pid_line() -> String {
+    let pid = if Link::is_there() { parent_id() } else { std::process::id() };
+    format!("{pid}\n")
+}
+
 fn write_pid(path: &Path) -> anyhow::Result<()> {
-    std::fs::write(path, format!("{}\n", std::process::id()))
+    std::fs::write(path, pid_line())
         .with_context(|| format!("cannot write the process id to {}", path.display()))
+}
+
+/// Removes the file unless another instance has written its own id there.
+fn remove_pid(path: &Path) {
+    if std::fs::read_to_string(path).is_ok_and(|text| text == pid_line()) {
+        // It may be gone already; then there is nothing to remove.
+        let _ = std::fs::remove_file(path);
+    }
 }

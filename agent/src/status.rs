@@ -12,9 +12,11 @@ use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
 use crate::control::{Commands, Request};
 use crate::detail::Detail;
+use crate::handover::Record;
 use crate::metrics::{Scrape, Source, names};
 use crate::plugin::cache::inspect;
 use crate::shared::Shared;
+use crate::supervisor::Link;
 
 /// Answers for a running server.
 pub struct Status {
@@ -22,6 +24,8 @@ pub struct Status {
     readiness: Arc<Readiness>,
     begun: Instant,
     running: Mutex<Running>,
+    supervisor: Option<Link>,
+    handovers: Arc<Record>,
     /// Why the configuration on disk is not the running one.
     refused: Mutex<Option<String>>,
 }
@@ -35,10 +39,16 @@ struct Running {
 
 impl Status {
     /// For a server that is starting.
-    pub fn new(shared: Arc<Shared>, readiness: Arc<Readiness>) -> Arc<Self> {
+    pub fn new(
+        shared: Arc<Shared>,
+        readiness: Arc<Readiness>,
+        supervisor: Option<Link>,
+        handovers: Arc<Record>,
+    ) -> Arc<Self> {
         let running = Mutex::default();
         let refused = Mutex::default();
-        Arc::new(Self { shared, readiness, begun: Instant::now(), running, refused })
+        let begun = Instant::now();
+        Arc::new(Self { shared, readiness, begun, running, supervisor, handovers, refused })
     }
 
     /// Reports why the configuration on disk is not the running one, `None` if it is. Returns whether that is news.
@@ -67,8 +77,13 @@ impl Status {
         let store = self.shared.cache.load();
         let details = admin::gather(running.details.iter());
         let problems = self.readiness.problems();
+        let (failed, why) = self.handovers.failures();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "restarts": self.handovers.restarts(),
+            "failed_takeovers": failed,
+            "last_failed_takeover": why,
             "uptime_seconds": self.begun.elapsed().as_secs(),
             "configuration": running.hash.get(..16),
             "refused_configuration": self.refused(),
@@ -102,6 +117,13 @@ impl Commands for Status {
             }
             Request::Status => Ok(self.status()),
             Request::Arguments => Ok(arguments()),
+            Request::Upgrade => match &self.supervisor {
+                Some(link) => {
+                    link.upgrade();
+                    Ok(Value::Null)
+                }
+                None => Err("this server has no supervisor (--no-supervisor) that could start another; start one beside it with the same --socket".to_owned()),
+            },
         }
     }
 }

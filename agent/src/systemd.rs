@@ -5,6 +5,7 @@ use std::env;
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::process::parent_id;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,27 +14,55 @@ use nix::time::{ClockId, clock_gettime};
 use crate::server::Liveness;
 
 /// The socket of the service manager.
-#[derive(Debug, Default)]
-pub struct Systemd {
-    socket: Option<UnixDatagram>,
-    watchdog: Option<Duration>,
-}
+#[derive(Debug)]
+pub struct Manager(UnixDatagram);
 
-impl Systemd {
-    /// Reads `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`. A socket that cannot be reached is a warning: systemd will end
-    /// the start for want of a word, and the log should say why.
-    pub fn from_env() -> Self {
-        let Some(path) = env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
-            return Self::default();
-        };
+impl Manager {
+    /// Reads `NOTIFY_SOCKET`. A socket that cannot be reached is a warning: systemd will end a start of which it hears nothing,
+    /// and the log should say why.
+    pub fn from_env() -> Option<Self> {
+        let path = env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty())?;
         let socket = connect(path.as_encoded_bytes());
         if let Err(error) = &socket {
             tracing::warn!("cannot reach systemd at {}: {error}", path.display());
         }
+        socket.ok().map(Self)
+    }
+
+    /// Sends a message as it is.
+    pub fn tell(&self, message: &str) {
+        if let Err(error) = self.0.send(message.as_bytes()) {
+            tracing::warn!("cannot tell systemd {:?}: {error}", message.lines().next());
+        }
+    }
+}
+
+/// What takes a message for the service manager.
+pub type Tell = Box<dyn Fn(&str) + Send + Sync>;
+
+/// What the server tells the service manager.
+#[derive(Default)]
+pub struct Systemd {
+    tell: Option<Tell>,
+    watchdog: Option<Duration>,
+}
+
+impl Systemd {
+    /// Reads `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`. With `supervisor`, which takes messages, the manager knows the
+    /// parent of this process instead.
+    pub fn from_env(supervisor: Option<Tell>) -> Self {
+        if env::var_os("NOTIFY_SOCKET").is_none_or(|path| path.is_empty()) {
+            return Self::default();
+        }
+        let known = if supervisor.is_some() { parent_id() } else { std::process::id() };
         let number = |name| env::var(name).ok()?.parse::<u64>().ok();
-        let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+        let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(known));
         let watchdog = number("WATCHDOG_USEC").filter(|usec| ours && *usec > 0);
-        Self { socket: socket.ok(), watchdog: watchdog.map(Duration::from_micros) }
+        let direct = || {
+            let manager = Manager::from_env()?;
+            Some(Box::new(move |message: &str| manager.tell(message)) as Tell)
+        };
+        Self { tell: supervisor.or_else(direct), watchdog: watchdog.map(Duration::from_micros) }
     }
 
     /// Says that queries are answered, after the start and after a reload.
@@ -55,7 +84,7 @@ impl Systemd {
 
     /// Feeds the watchdog for as long as queries are answered; returns at once where there is none.
     pub async fn watchdog(&self, liveness: Arc<Liveness>) {
-        let (Some(patience), Some(_)) = (self.watchdog, &self.socket) else { return };
+        let (Some(patience), Some(_)) = (self.watchdog, &self.tell) else { return };
         // Twice as often as needed, as sd_watchdog_enabled(3) advises.
         let mut ticks = tokio::time::interval(patience / 2);
         loop {
@@ -68,10 +97,8 @@ impl Systemd {
     }
 
     fn tell(&self, message: &str) {
-        if let Some(socket) = &self.socket
-            && let Err(error) = socket.send(message.as_bytes())
-        {
-            tracing::warn!("cannot tell systemd {:?}: {error}", message.lines().next());
+        if let Some(tell) = &self.tell {
+            tell(message);
         }
     }
 }
@@ -105,8 +132,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
-        let socket = connect(path.as_os_str().as_encoded_bytes()).unwrap();
-        let systemd = Systemd { socket: Some(socket), watchdog: Some(Duration::from_secs(30)) };
+        let manages = Manager(connect(path.as_os_str().as_encoded_bytes()).unwrap());
+        let tell: Tell = Box::new(move |message| manages.tell(message));
+        let systemd = Systemd { tell: Some(tell), watchdog: Some(Duration::from_secs(30)) };
         systemd.ready("serving");
         assert_eq!(received(&manager), "READY=1\nSTATUS=serving");
         systemd.reloading();

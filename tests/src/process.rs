@@ -223,10 +223,19 @@ impl Nodens {
         self.folder.path()
     }
 
-    /// Its process id.
+    /// The process id of its supervisor, which signals are for.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The process id of the server, the supervisor's child; without a supervisor that of the one process.
+    #[must_use]
+    pub fn server(&self) -> u32 {
+        let pid = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let first = children.unwrap_or_default();
+        first.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(pid)
     }
 
     /// What it writes, standard output and error together.
@@ -313,15 +322,28 @@ impl Nodens {
             .unwrap_or_else(|error| panic!("cannot replace {}: {error}", path.display()));
     }
 
-    /// Sends a signal.
+    /// Sends a signal. Those that no process can take (SIGKILL, SIGSTOP) and SIGCONT reach supervisor and server, as in a container
+    /// that is killed or frozen.
     ///
     /// # Panics
     /// When the process is gone.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).map(Pid::from_raw);
-        let sent = pid.map(|pid| kill(pid, signal));
-        assert!(matches!(sent, Ok(Ok(()))), "cannot send {signal}: {sent:?}");
+        let server = self.server();
+        let sent = send(self.child.id(), signal);
+        assert!(sent, "cannot send {signal}");
+        if matches!(signal, Signal::SIGKILL | Signal::SIGSTOP | Signal::SIGCONT) {
+            send(server, signal);
+        }
+    }
+
+    /// Sends a signal to the server alone, past its supervisor.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    #[track_caller]
+    pub fn signal_server(&self, signal: Signal) {
+        assert!(send(self.server(), signal), "cannot send {signal}");
     }
 
     /// Whether it still runs.
@@ -369,14 +391,14 @@ impl Nodens {
     /// Open file descriptors.
     #[must_use]
     pub fn open_files(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+        std::fs::read_dir(format!("/proc/{}/fd", self.server())).map_or(0, Iterator::count)
     }
 
     /// CPU time used so far, user and system.
     #[must_use]
     pub fn cpu(&self) -> Duration {
         let stat =
-            std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+            std::fs::read_to_string(format!("/proc/{}/stat", self.server())).unwrap_or_default();
         let after = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         let ticks: u64 =
             after.split(' ').skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
@@ -386,7 +408,7 @@ impl Nodens {
 
     fn status_field(&self, field: &str) -> u64 {
         let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+            std::fs::read_to_string(format!("/proc/{}/status", self.server())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("0");
         line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 1024
     }
@@ -418,7 +440,11 @@ impl Nodens {
 
 impl Drop for Nodens {
     fn drop(&mut self) {
+        let server = self.server();
         let _ = self.child.kill();
+        if self.exited.is_none() {
+            send(server, Signal::SIGKILL);
+        }
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("--- log of nodens ---\n{}\n--- end of log ---", self.log);
@@ -457,6 +483,10 @@ pub fn run(arguments: &[&str]) -> (ExitStatus, String, String) {
     let output = output.unwrap_or_else(|error| panic!("cannot run nodens: {error}"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status, text(&output.stdout), text(&output.stderr))
+}
+
+fn send(pid: u32, signal: Signal) -> bool {
+    i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), signal).is_ok())
 }
 
 fn loopback(port: u16) -> SocketAddr {

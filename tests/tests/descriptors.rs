@@ -41,7 +41,7 @@ fn start(upstream: &Upstream, limits: &str) -> Nodens {
 fn the_soft_limit_is_raised_to_the_hard_one() {
     let upstream = upstream();
     let nodens = start(&upstream, "ulimit -Sn 300; ulimit -Hn 900");
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", nodens.pid())).unwrap();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", nodens.server())).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let values: Vec<&str> = line.split_whitespace().skip(3).take(2).collect();
     assert_eq!(values, ["900", "900"], "{line}");

@@ -38,7 +38,7 @@ fn time_out(thread: &Path) -> Option<i32> {
 #[test]
 fn a_worker_that_waits_for_queries_sets_no_timer() {
     let nodens = start();
-    let process = PathBuf::from(format!("/proc/{}", nodens.pid()));
+    let process = PathBuf::from(format!("/proc/{}", nodens.server()));
     let workers: Vec<PathBuf> = entries(&process.join("task"))
         .filter(|thread| {
             fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.starts_with("dns-"))
@@ -59,7 +59,7 @@ fn a_worker_that_waits_for_queries_sets_no_timer() {
 #[test]
 fn a_reply_that_has_left_wakes_nobody() {
     let nodens = start();
-    let process = PathBuf::from(format!("/proc/{}", nodens.pid()));
+    let process = PathBuf::from(format!("/proc/{}", nodens.server()));
     let port = format!(":{:04X}", nodens.dns().port());
     let table = fs::read_to_string("/proc/net/udp").expect("the kernel's table of sockets");
     let sockets: BTreeSet<String> = table

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
@@ -32,7 +33,7 @@ const MAX_AGE: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Opens a listening socket that others may share.
-pub(super) fn open(address: ListenAddress) -> io::Result<TcpListener> {
+pub(super) fn open(address: ListenAddress) -> io::Result<OwnedFd> {
     match address.ip {
         Some(ip) => bind(SocketAddr::new(ip, address.port)),
         // The IPv6 socket takes IPv4 too. If the kernel has no IPv6, IPv4 is served alone.
@@ -45,7 +46,7 @@ pub(super) fn open(address: ListenAddress) -> io::Result<TcpListener> {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
@@ -54,7 +55,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
     socket.listen(128)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// The places of one listening address.

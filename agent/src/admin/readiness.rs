@@ -20,6 +20,8 @@ pub struct Readiness {
     liveness: OnceLock<Arc<Liveness>>,
     /// Pages that cannot be served, a line for each.
     unserved: ArcSwap<Vec<String>>,
+    /// What is wrong with another instance on this node.
+    neighbour: ArcSwapOption<String>,
 }
 
 struct Running {
@@ -60,9 +62,17 @@ impl Readiness {
         self.unserved.store(Arc::new(unserved));
     }
 
-    /// What is wrong with the process, a line for each: why it is as good as dead, and pages that it cannot serve.
+    /// Replaces what is wrong with another instance on this node.
+    pub fn set_neighbour(&self, problem: Option<String>) {
+        self.neighbour.store(problem.map(Arc::new));
+    }
+
+    /// What is wrong with the process, a line for each: why it is as good as dead, pages that it cannot serve, and another
+    /// instance that stands in its way.
     pub fn problems(&self) -> Vec<String> {
-        self.trouble().into_iter().chain(self.unserved.load().iter().cloned()).collect()
+        let neighbour = self.neighbour.load_full().map(|problem| problem.to_string());
+        let unserved = self.unserved.load();
+        self.trouble().into_iter().chain(unserved.iter().cloned()).chain(neighbour).collect()
     }
 
     /// What is missing, a line for each; empty if everything is ready.

@@ -43,7 +43,7 @@ impl Detail for Store {
 fn admin() -> (tokio::runtime::Runtime, Admin) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let admin = Admin::new(runtime.handle().clone(), Metrics::new());
+    let admin = Admin::new(runtime.handle().clone(), Metrics::new(), Arc::default());
     (runtime, admin)
 }
 

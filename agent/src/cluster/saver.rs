@@ -1,5 +1,6 @@
 //! Reads the snapshot at the start, and writes it now and then.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,9 +15,12 @@ use super::snapshot::{self, Snapshot, SnapshotError, Versions};
 use super::spec::{SnapshotSpec, Source, Spec, Wanted};
 use super::status::Status;
 
-/// Reads and writes the snapshot.
+/// Reads and writes the snapshot: as a file, and as memory for the next process.
 pub(super) struct Saver {
-    path: PathBuf,
+    /// Names cluster and settings: stores of several clusters, or of several views on one, are told apart by it.
+    view: String,
+    /// Without it there is no file.
+    path: Option<PathBuf>,
     every: Duration,
     source: Source,
     wanted: Wanted,
@@ -50,26 +54,27 @@ pub(super) enum When {
 
 impl Saver {
     pub(super) fn new(
-        settings: &SnapshotSpec,
+        settings: Option<&SnapshotSpec>,
         spec: &Spec,
         sink: Arc<dyn Sink>,
         status: Arc<Status>,
     ) -> Self {
-        // Stores of several clusters, or of several views on one, may share a folder.
         let view = format!("{} {:?}", spec.source, spec.wanted);
-        let path =
-            settings.dir.join(format!("cluster-{:08x}.snapshot", crc32fast::hash(view.as_bytes())));
+        let view = format!("cluster-{:08x}", crc32fast::hash(view.as_bytes()));
+        let path = settings.map(|settings| settings.dir.join(format!("{view}.snapshot")));
         let identity = match credentials::identity(&spec.source) {
             Ok(cluster) => identity(&cluster, &spec.wanted),
             Err(error) => {
-                warn!(snapshot = %path.display(), "no snapshot is read or written, since its cluster cannot be identified: {error}");
+                if path.is_some() {
+                    warn!("no snapshot is read or written, since its cluster cannot be identified: {error}");
+                }
                 String::new()
             }
         };
         let (saved, writing) = Default::default();
         let (source, wanted) = (spec.source.clone(), spec.wanted.clone());
-        let every = settings.every;
-        Self { path, every, source, wanted, identity, sink, status, saved, writing }
+        let every = settings.map_or(Duration::MAX, |settings| settings.every);
+        Self { view, path, every, source, wanted, identity, sink, status, saved, writing }
     }
 
     /// The identity now: a cluster's authority is replaced now and then, and the next start will know the new one only.
@@ -82,16 +87,33 @@ impl Saver {
         }
     }
 
-    /// Fills the sink with what the snapshot holds, if it is one of this cluster. Returns the versions from which watches
-    /// continue.
-    pub(super) fn load(&self, interner: &Interner) -> Versions {
+    /// The name of its memory.
+    pub(super) fn name(&self) -> &str {
+        &self.view
+    }
+
+    /// Fills the sink with what `memory` of the process before holds, or else the file, if it is of this cluster. Returns the
+    /// versions from which watches continue.
+    pub(super) fn load(&self, memory: Option<&[u8]>, interner: &Interner) -> Versions {
         if self.identity.is_empty() {
             return Versions::default();
         }
-        match self.try_load(interner) {
+        if let Some(bytes) = memory {
+            match self.fill(bytes, interner) {
+                Ok((objects, versions)) => {
+                    info!(objects, "watches continue from what the process before knew");
+                    return versions;
+                }
+                Err(error) => warn!("the store of the process before is not used: {error}"),
+            }
+        }
+        let Some(path) = &self.path else { return Versions::default() };
+        let loaded = snapshot::read(path)
+            .and_then(|bytes| bytes.map(|bytes| self.fill(&bytes, interner)).transpose());
+        match loaded {
             Ok(None) => {
-                let others = snapshot::others(&self.path);
-                info!(snapshot = %self.path.display(), others, "there is no snapshot of this cluster and these settings yet");
+                let others = snapshot::others(path);
+                info!(snapshot = %path.display(), others, "there is no snapshot of this cluster and these settings yet");
             }
             Ok(Some((objects, versions))) => {
                 let age = self
@@ -99,19 +121,16 @@ impl Saver {
                     .snapshot_time()
                     .and_then(|at| SystemTime::now().duration_since(at).ok());
                 let age_s = age.unwrap_or_default().as_secs();
-                warn!(snapshot = %self.path.display(), objects, age_s, "serving the snapshot of the last run until the API server has been heard");
+                warn!(snapshot = %path.display(), objects, age_s, "serving the snapshot of the last run until the API server has been heard");
                 return versions;
             }
-            Err(error) => {
-                warn!(snapshot = %self.path.display(), "the snapshot is not used: {error}")
-            }
+            Err(error) => warn!(snapshot = %path.display(), "the snapshot is not used: {error}"),
         }
         Versions::default()
     }
 
-    fn try_load(&self, interner: &Interner) -> Result<Option<(usize, Versions)>, SnapshotError> {
-        let Some(bytes) = snapshot::read(&self.path)? else { return Ok(None) };
-        let snapshot = Snapshot::decode(&bytes)?;
+    fn fill(&self, bytes: &[u8], interner: &Interner) -> Result<(usize, Versions), SnapshotError> {
+        let snapshot = Snapshot::decode(bytes)?;
         snapshot.check_identity(&self.identity)?;
         for kind in self.status.wanted() {
             self.sink.apply(Event::ResetBegin(kind));
@@ -137,7 +156,7 @@ impl Saver {
             self.sink.apply(Event::ResetDone(kind));
         }
         self.status.note_snapshot(snapshot.written);
-        Ok(Some((count, snapshot.versions)))
+        Ok((count, snapshot.versions))
     }
 
     /// Writes now and then, until it is dropped.
@@ -168,9 +187,23 @@ impl Saver {
     }
 
     fn save(&self, when: When) -> Result<(), SnapshotError> {
-        // Before everything was listed once, the file of the last run knows more than we do.
-        if self.identity.is_empty() || !self.status.is_synced() {
+        let Some(path) = &self.path else { return Ok(()) };
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(now) = self.state() else { return Ok(()) };
+        let same = saved.changes == now.changes && saved.identity == now.identity;
+        if same && (when == When::Running || saved.versions == now.versions) {
             return Ok(());
+        }
+        let octets = snapshot::write(path, &now.head(), |visit| self.sink.walk(visit))?;
+        tracing::debug!(snapshot = %path.display(), octets, "wrote the snapshot");
+        *saved = now;
+        Ok(())
+    }
+
+    /// What there is to save now. `None` before everything was listed once: until then the last run knows more.
+    fn state(&self) -> Option<Saved> {
+        if self.identity.is_empty() || !self.status.is_synced() {
+            return None;
         }
         let kinds = || self.status.wanted().map(|kind| (kind, self.status.kind(kind)));
         // Versions are read before the objects, which may be newer then. What a watch repeats changes nothing.
@@ -179,19 +212,24 @@ impl Saver {
             identity: self.identity(),
             versions: kinds().filter_map(|(kind, of)| Some((kind, of.version()?))).collect(),
         };
-        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = saved.changes == now.changes && saved.identity == now.identity;
-        let latest = same && (when == When::Running || saved.versions == now.versions);
-        if latest || now.versions == Versions::default() {
-            return Ok(());
-        }
-        let written =
-            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-        let head = snapshot::Head { identity: &now.identity, written, versions: now.versions };
-        let octets = snapshot::write(&self.path, &head, |visit| self.sink.walk(visit))?;
-        tracing::debug!(snapshot = %self.path.display(), octets, "wrote the snapshot");
-        *saved = now;
-        Ok(())
+        (now.versions != Versions::default()).then_some(now)
+    }
+
+    /// Writes what is known to `to`, unless that is what it was at `last`, or nothing. Returns the state that was written.
+    pub(super) fn export(&self, last: Option<u64>, to: &mut dyn Write) -> io::Result<Option<u64>> {
+        let Some(now) = self.state().filter(|now| Some(now.changes) != last) else {
+            return Ok(None);
+        };
+        snapshot::encode(to, &now.head(), |visit| self.sink.walk(visit))?;
+        Ok(Some(now.changes))
+    }
+}
+
+impl Saved {
+    fn head(&self) -> snapshot::Head<'_> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let written = since.as_millis() as u64;
+        snapshot::Head { identity: &self.identity, written, versions: self.versions }
     }
 }
 
@@ -213,7 +251,7 @@ mod tests {
 
     fn saver(spec: &Spec, dir: &std::path::Path, sink: Arc<Recorder>) -> (Saver, Arc<Status>) {
         let status = Arc::new(Status::new(&spec.source, &spec.wanted));
-        (Saver::new(&SnapshotSpec::new(dir.into()), spec, sink, status.clone()), status)
+        (Saver::new(Some(&SnapshotSpec::new(dir.into())), spec, sink, status.clone()), status)
     }
 
     #[test]
@@ -242,7 +280,7 @@ mod tests {
 
         let next = Arc::new(Recorder::default());
         let (loading, status) = saver(&first, dir.path(), next.clone());
-        let versions = loading.load(&Interner::default());
+        let versions = loading.load(None, &Interner::default());
         assert_eq!(versions.of(Kind::Service), Some(7));
         assert_eq!(versions.of(Kind::Pod), None, "it was not watched");
         assert_eq!(next.names(), sink.names());
@@ -251,7 +289,7 @@ mod tests {
         let other = Spec { wanted: Wanted { imports: true, ..Wanted::default() }, ..endpoint() };
         let empty = Arc::new(Recorder::default());
         let (loading, status) = saver(&other, dir.path(), empty.clone());
-        loading.load(&Interner::default());
+        loading.load(None, &Interner::default());
         assert!(empty.names().is_empty() && !status.is_known());
     }
 
@@ -260,8 +298,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sink = Arc::new(Recorder::default());
         let (loading, status) = saver(&endpoint(), dir.path(), sink.clone());
-        std::fs::write(&loading.path, b"NODENS\0S and so on, and so forth").unwrap();
-        loading.load(&Interner::default());
+        std::fs::write(loading.path.as_ref().unwrap(), b"NODENS\0S and so on, and so forth").unwrap();
+        loading.load(None, &Interner::default());
         assert!(sink.names().is_empty() && !status.is_known());
     }
 }

@@ -1,6 +1,7 @@
 //! One watched cluster: the sink that is fed, the tasks that feed it, the snapshot, and how it all stands.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -15,10 +16,10 @@ use super::interner::Interner;
 use super::report::Report;
 use super::saver::{Saver, When};
 use super::server_view::ServerView;
-use super::snapshot::Versions;
 use super::spec::{Source, Spec};
 use super::status::Status;
 use super::watch::Watcher;
+use crate::handover::{Inherited, Item, memory};
 
 /// Why a store cannot be started. What may yet change (a server that is away, a file that is missing) is no reason.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -44,8 +45,14 @@ pub struct Store<S: Sink> {
 }
 
 impl<S: Sink> Store<S> {
-    /// Loads the snapshot, if there is one, and begins to watch. Tasks run on `runtime`.
-    pub fn start(spec: Spec, sink: Arc<S>, runtime: &Handle) -> Result<Arc<Self>, StartError> {
+    /// Loads what the process before has left in `inherited`, or the snapshot, if there is one, and begins to watch. Tasks run
+    /// on `runtime`.
+    pub fn start(
+        spec: Spec,
+        sink: Arc<S>,
+        runtime: &Handle,
+        inherited: &Inherited,
+    ) -> Result<Arc<Self>, StartError> {
         let status = Arc::new(Status::new(&spec.source, &spec.wanted));
         let interner = Arc::new(Interner::default());
         let dynamic: Arc<dyn Sink> = sink.clone();
@@ -62,13 +69,14 @@ impl<S: Sink> Store<S> {
             let folder = Folder::new(dir.clone(), &spec.wanted, dynamic, status.clone(), interner);
             tasks.push(runtime.spawn(folder.run()).abort_handle());
         } else {
-            let mut versions = Versions::default();
-            if let Some(settings) = &spec.snapshot {
-                let made = Arc::new(Saver::new(settings, &spec, dynamic.clone(), status.clone()));
-                versions = made.load(&interner);
+            let settings = spec.snapshot.as_ref();
+            let made = Arc::new(Saver::new(settings, &spec, dynamic.clone(), status.clone()));
+            let memory = inherited.take_memory(made.name());
+            let versions = made.load(memory.as_deref(), &interner);
+            if settings.is_some() {
                 tasks.push(runtime.spawn(made.clone().run()).abort_handle());
-                saver = Some(made);
             }
+            saver = Some(made);
             let connector = Arc::new(Connector::new(spec.source.clone(), spec.timing));
             let view = Arc::new(ServerView::default());
             for kind in spec.wanted.kinds() {
@@ -114,6 +122,23 @@ impl<S: Sink> Store<S> {
         self.status.wait_synced(timeout).await
     }
 
+    /// The name of what [`Store::export`] writes.
+    pub fn memory_name(&self) -> Option<&str> {
+        self.snapshot.as_ref().map(|saver| saver.name())
+    }
+
+    /// Writes what is known into memory for the next process, unless nothing has changed since the state `last`, or nothing is
+    /// known yet. Returns the name of the memory, the memory, and the state.
+    pub fn export(&self, last: Option<u64>) -> io::Result<Option<(Item, u64)>> {
+        let Some(saver) = &self.snapshot else { return Ok(None) };
+        let mut state = None;
+        let memory = memory::write(saver.name(), |to| {
+            state = saver.export(last, to)?;
+            Ok(())
+        })?;
+        Ok(state.map(|state| ((saver.name().to_owned(), memory), state)))
+    }
+
     /// Writes the snapshot now, if it is not the latest: before an exit. Blocks on the disk.
     pub fn save(&self) {
         if let Some(saver) = &self.snapshot {
@@ -133,16 +158,22 @@ impl<S: Sink> Drop for Store<S> {
 
 /// The stores of a process, so that server blocks with equal settings, and the configuration after a reload, share one.
 pub struct Clusters<S: Sink> {
+    inherited: Arc<Inherited>,
     stores: Mutex<HashMap<Spec, Weak<Store<S>>>>,
 }
 
 impl<S: Sink> Default for Clusters<S> {
     fn default() -> Self {
-        Self { stores: Mutex::default() }
+        Self::new(Arc::default())
     }
 }
 
 impl<S: Sink> Clusters<S> {
+    /// Stores that begin with what the process before has left in `inherited`.
+    pub fn new(inherited: Arc<Inherited>) -> Self {
+        Self { inherited, stores: Mutex::default() }
+    }
+
     /// The store for `spec`: one that runs, or a new one with the sink that `make` gives.
     pub fn open(
         &self,
@@ -154,7 +185,7 @@ impl<S: Sink> Clusters<S> {
         if let Some(store) = stores.get(&spec).and_then(Weak::upgrade) {
             return Ok(store);
         }
-        let store = Store::start(spec.clone(), Arc::new(make()), runtime)?;
+        let store = Store::start(spec.clone(), Arc::new(make()), runtime, &self.inherited)?;
         stores.retain(|_, store| store.strong_count() > 0);
         stores.insert(spec, Arc::downgrade(&store));
         Ok(store)
@@ -195,7 +226,7 @@ mod tests {
     #[tokio::test]
     async fn tasks_end_with_the_store() {
         let store =
-            Store::start(endpoint(), Arc::new(Recorder::default()), &Handle::current()).unwrap();
+            Store::start(endpoint(), Arc::new(Recorder::default()), &Handle::current(), &Inherited::default()).unwrap();
         let sink = Arc::downgrade(store.sink());
         assert!(!store.wait_synced(Duration::from_millis(20)).await);
         drop(store);
@@ -210,7 +241,7 @@ mod tests {
     async fn a_folder_takes_no_selectors() {
         let mut spec = Spec::new(Source::Folder("/tmp".into()));
         spec.wanted.labels = Some("a=b".into());
-        let started = Store::start(spec, Arc::new(Recorder::default()), &Handle::current());
+        let started = Store::start(spec, Arc::new(Recorder::default()), &Handle::current(), &Inherited::default());
         assert_eq!(started.err(), Some(StartError::SelectorWithFolder));
     }
 }

@@ -177,6 +177,11 @@ families! {
     /// Parts of the node's network that had gone and were set up again.
     NETSETUP_REPAIRS = Counter "nodens_netsetup_repairs_total" ["what"];
 
+    /// Instances that were to take over from this one and ended before they served.
+    HANDOVER_FAILURES = Counter "nodens_handover_failures_total" [];
+    /// Starts of the server by its supervisor after a crash, since the supervisor's own start.
+    RESTARTS = Counter "nodens_supervisor_restarts_total" [];
+
     /// Log lines that were dropped because the reader of the log was too slow.
     LOG_DROPPED = Counter "nodens_log_dropped_total" [];
 

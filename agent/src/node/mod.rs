@@ -148,6 +148,14 @@ impl Node {
         self.keeper = Some(Keeper { desired, task });
     }
 
+    /// Leaves everything as it is, to the instance that has taken over.
+    pub fn give_away(&mut self) {
+        self.config.teardown = false;
+        if let Some(keeper) = self.keeper.take() {
+            keeper.task.abort();
+        }
+    }
+
     /// Takes the rules away before the server stops, so that queries to a ClusterIP go where kube-proxy sends them.
     pub fn leave(&self) {
         if let Some(keeper) = self.keeper.as_ref().filter(|_| self.config.teardown) {

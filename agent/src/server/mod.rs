@@ -2,7 +2,8 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`sockets`] | where sockets are made, and how they are set up |
+//! | [`source`] | where listening sockets come from: inherited or opened |
+//! | [`sockets`] | how they are made and set up |
 //! | [`listener`] | an address and who answers there |
 //! | [`pool`] | the worker threads: each its own runtime and its own sockets |
 //! | [`udp`] | one worker's loop on one socket |
@@ -18,7 +19,6 @@
 pub mod answer;
 mod batch;
 pub mod dispatch;
-
 pub mod listener;
 pub mod liveness;
 pub mod metrics;
@@ -27,6 +27,7 @@ mod pending;
 pub mod pool;
 mod send_queue;
 pub mod sockets;
+pub mod source;
 pub mod tcp;
 mod udp;
 pub mod worker;

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -20,24 +21,36 @@ use tokio::time::Instant;
 use super::listener::Listener;
 use super::metrics::PoolMetrics;
 use super::sockets::{BindError, Sockets};
+use super::source::SocketSource;
 use super::tcp::{self, Connections};
-use super::worker::{MAX_PENDING, Worker};
+use super::worker::{MAX_PENDING, PassOn, Phase, Worker};
 use super::{Dispatch, pending, udp};
 use crate::admission::Shares;
 use crate::chain::Local;
+use crate::handover::SocketKind;
 
 /// How long a worker means to run at a time: some fifty queries. So a query that comes while another thread decodes a change
 /// is answered first.
 const SLICE: Duration = Duration::from_micros(100);
 
+/// What belongs to an address.
+const DNS: [SocketKind; 2] = [SocketKind::Udp, SocketKind::Tcp];
+
 /// Queries that still wait when the server stops are given this long (CoreDNS's graceful stop).
 pub const DRAIN: Duration = Duration::from_secs(5);
 
-/// Sockets for a worker to serve, until `draining` turns true.
+/// What a worker is to serve, until `phase` changes.
 struct Task {
     listener: Arc<Listener>,
-    sockets: Sockets,
-    draining: watch::Receiver<bool>,
+    work: Work,
+    phase: watch::Receiver<Phase>,
+}
+
+enum Work {
+    /// Listening sockets.
+    Sockets(Sockets),
+    /// A connection that another process has accepted.
+    Connection(OwnedFd),
 }
 
 struct Thread {
@@ -49,7 +62,7 @@ struct Thread {
 
 struct Open {
     listener: Arc<Listener>,
-    draining: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
 }
 
 /// All workers and all listening addresses.
@@ -57,19 +70,24 @@ pub struct Pool {
     threads: Mutex<Vec<Thread>>,
     workers: Vec<Arc<Worker>>,
     connections: Arc<Connections>,
+    source: Arc<SocketSource>,
+    /// Counts connections of other processes, so that workers get them in turns.
+    adopted: AtomicUsize,
     open: Mutex<BTreeMap<SocketAddr, Open>>,
 }
 
 impl Pool {
-    /// Starts `workers` threads that have nothing to do yet.
-    pub fn start(workers: usize) -> io::Result<Self> {
+    /// Starts `workers` threads that have nothing to do yet. Their sockets come from `source`.
+    pub fn start(workers: usize, source: Arc<SocketSource>) -> io::Result<Self> {
         let connections = Arc::new(Connections::default());
         let places = Shares::new(MAX_PENDING);
         let threads = (0..workers)
             .map(|number| spawn_thread(number, Arc::clone(&connections), Arc::clone(&places)))
             .collect::<io::Result<Vec<_>>>()?;
         let workers = threads.iter().map(|thread| Arc::clone(&thread.worker)).collect();
-        Ok(Self { threads: Mutex::new(threads), workers, connections, open: Mutex::default() })
+        let (threads, open) = (Mutex::new(threads), Mutex::default());
+        let adopted = AtomicUsize::new(0);
+        Ok(Self { threads, workers, connections, source, adopted, open })
     }
 
     /// The workers, for their numbers.
@@ -90,26 +108,28 @@ impl Pool {
 
     /// The addresses that are listened on.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+        self.lock().keys().copied().collect()
     }
 
     /// Makes the listening addresses those of `wanted`, with these dispatches. New addresses are opened first: if one
     /// cannot be had, nothing changes. Addresses that stay keep their sockets; those that go are drained.
     pub fn apply(&self, wanted: BTreeMap<SocketAddr, Arc<Dispatch>>) -> Result<(), BindError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut new = Vec::new();
+        let mut open = self.lock();
+        let mut new: Vec<(SocketAddr, Vec<Sockets>)> = Vec::new();
         for address in wanted.keys().filter(|address| !open.contains_key(address)) {
-            let sockets = self
-                .workers
-                .iter()
-                .map(|_| Sockets::open(*address))
-                .collect::<Result<Vec<_>, _>>()?;
-            new.push((*address, sockets));
+            match self.source.dns(*address, self.workers.len()) {
+                Ok(sockets) => new.push((*address, sockets)),
+                Err(error) => {
+                    new.iter().for_each(|(address, _)| self.source.forget(&DNS, *address));
+                    return Err(error);
+                }
+            }
         }
         open.retain(|address, old| {
             let stays = wanted.contains_key(address);
             if !stays {
-                old.draining.send_replace(true);
+                self.source.forget(&DNS, *address);
+                old.phase.send_replace(Phase::Draining);
             }
             stays
         });
@@ -118,29 +138,55 @@ impl Pool {
                 old.listener.dispatch.store(Arc::new(Arc::clone(dispatch)));
             }
         }
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for (address, sockets) in new {
             let Some(dispatch) = wanted.get(&address) else { continue };
             let listener = Arc::new(Listener::new(address, Arc::clone(dispatch)));
-            let (draining, watch) = watch::channel(false);
-            for (thread, sockets) in threads.iter().zip(sockets) {
-                let task =
-                    Task { listener: Arc::clone(&listener), sockets, draining: watch.clone() };
-                // A worker ends only when the pool stops.
-                let _ = thread.tasks.send(task);
+            let new = Open { listener, phase: watch::channel(Phase::Serving).0 };
+            for (number, sockets) in sockets.into_iter().enumerate() {
+                self.give(number, &new, Work::Sockets(sockets));
             }
-            open.insert(address, Open { listener, draining });
+            open.insert(address, new);
         }
         Ok(())
+    }
+
+    /// Serves a connection that another process has accepted at `address`. It is closed if that is not listened on.
+    pub fn adopt(&self, address: SocketAddr, connection: OwnedFd) {
+        if let Some(open) = self.lock().get(&address) {
+            let number = self.adopted.fetch_add(1, Relaxed);
+            self.give(number, open, Work::Connection(connection));
+        }
+    }
+
+    /// Gives one of the workers something to serve.
+    fn give(&self, number: usize, open: &Open, work: Work) {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(thread) = threads.get(number % threads.len().max(1)) else { return };
+        let (listener, phase) = (Arc::clone(&open.listener), open.phase.subscribe());
+        // A worker ends only when the pool stops.
+        let _ = thread.tasks.send(Task { listener, work, phase });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stops: no new connections, what is queued is still answered, what waits has `patience` to be answered. Blocks until
     /// the threads have ended.
     pub fn stop(&self, patience: Duration) {
-        for (_, old) in
-            std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner))
-        {
-            old.draining.send_replace(true);
+        self.source.forget_all();
+        self.end(&Phase::Draining, patience);
+    }
+
+    /// Stops without touching the sockets, which another process serves now: what has been received is still answered, and
+    /// `pass_on` gets each connection once it is idle. Blocks until the threads have ended.
+    pub fn hand_over(&self, patience: Duration, pass_on: PassOn) {
+        self.end(&Phase::HandedOver(pass_on), patience);
+    }
+
+    fn end(&self, phase: &Phase, patience: Duration) {
+        for (_, old) in std::mem::take(&mut *self.lock()) {
+            old.phase.send_replace(phase.clone());
         }
         let deadline = std::time::Instant::now() + patience + Duration::from_secs(1);
         for Thread { worker, tasks, handle, ended } in
@@ -188,23 +234,36 @@ async fn run(
     connections: Arc<Connections>,
 ) {
     let mut serving = tokio::task::JoinSet::new();
+    let mut by_address: BTreeMap<SocketAddr, Arc<tcp::Shared>> = BTreeMap::new();
     let pinged = Arc::clone(&worker);
     tokio::spawn(async move { pinged.answer_pings().await });
-    while let Some(task) = inbox.recv().await {
-        let Task { listener, sockets, draining } = task;
+    while let Some(Task { listener, work, phase }) = inbox.recv().await {
         let address = listener.address;
-        let (serve, worker) = ((Arc::clone(&listener), draining.clone()), Arc::clone(&worker));
+        let shared = by_address
+            .entry(address)
+            .or_insert_with(|| tcp::Shared::new(&listener, &worker, &connections));
+        if !Arc::ptr_eq(&shared.listener, &listener) {
+            // The address was given up and came back.
+            *shared = tcp::Shared::new(&listener, &worker, &connections);
+        }
+        let shared = Arc::clone(shared);
+        let sockets = match work {
+            Work::Sockets(sockets) => sockets,
+            Work::Connection(connection) => {
+                tcp::adopt(connection, &shared, &phase);
+                continue;
+            }
+        };
+        let serve = (listener, phase.clone());
         serving.spawn(supervise("UDP", address, Arc::clone(&worker), sockets.udp, {
             let worker = Arc::clone(&worker);
             move |socket| {
-                let (listener, draining) = serve.clone();
-                udp::serve(socket, listener, Arc::clone(&worker), draining)
+                let (listener, phase) = serve.clone();
+                udp::serve(socket, listener, Arc::clone(&worker), phase)
             }
         }));
-        let connections = Arc::clone(&connections);
         serving.spawn(supervise("TCP", address, Arc::clone(&worker), sockets.tcp, move |socket| {
-            let (listener, worker) = (Arc::clone(&listener), Arc::clone(&worker));
-            tcp::serve(socket, listener, worker, Arc::clone(&connections), draining.clone())
+            tcp::serve(socket, Arc::clone(&shared), phase.clone())
         }));
         while serving.try_join_next().is_some() {}
     }

@@ -1,13 +1,14 @@
-//! Where sockets are made, so that they can be received from another process instead one day, and how they are set up.
+//! How listening sockets are made and set up, and how a UDP socket leaves its group.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// Receive and send queues of a UDP socket: room for 10,000 small queries while a worker is not scheduled. The kernel caps
-/// it at `net.core.rmem_max` unless we may exceed that.
+/// Receive and send queues of a UDP socket: room for 10,000 small queries while a worker is not scheduled, or while the server is
+/// started again. The kernel caps it at `net.core.rmem_max` unless we have CAP_NET_ADMIN (SO_RCVBUFFORCE, socket(7)).
 const UDP_QUEUE: usize = 4 << 20;
 /// Connections that wait to be accepted.
 pub const TCP_BACKLOG: i32 = 1_024;
@@ -46,14 +47,15 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Opens both for `address`. SO_REUSEPORT is set, so that each worker has its own and a second instance can start
-    /// beside this one.
-    pub fn open(address: SocketAddr) -> Result<Self, BindError> {
-        let fail = |transport| move |source| BindError { address, transport, source };
-        Ok(Self {
-            udp: open_udp(address).map_err(fail("udp"))?,
-            tcp: open_tcp(address).map_err(fail("tcp"))?,
-        })
+    /// Opens a datagram socket for `address`. SO_REUSEPORT is set on this and the next, so that each worker has its own and a
+    /// second instance can start beside this one.
+    pub fn open_udp(address: SocketAddr) -> Result<OwnedFd, BindError> {
+        open_udp(address).map_err(|source| BindError { address, transport: "udp", source })
+    }
+
+    /// Opens a listening stream socket for `address`.
+    pub fn open_tcp(address: SocketAddr) -> Result<OwnedFd, BindError> {
+        open_tcp(address).map_err(|source| BindError { address, transport: "tcp", source })
     }
 
     /// The address that both are bound to; tells the port where 0 was asked for.
@@ -66,7 +68,9 @@ impl Sockets {
 fn open_udp(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = new_socket(address, Type::DGRAM, Protocol::UDP)?;
     // Best effort: the queue's size is a comfort, not a need.
-    let _ = socket.set_recv_buffer_size(UDP_QUEUE);
+    if setsockopt(&socket, sockopt::RcvBufForce, &UDP_QUEUE).is_err() {
+        let _ = socket.set_recv_buffer_size(UDP_QUEUE);
+    }
     let _ = socket.set_send_buffer_size(UDP_QUEUE);
     if address.ip().is_unspecified() {
         ask_for_destination(&SockRef::from(&socket), address.is_ipv6())?;
@@ -100,7 +104,6 @@ fn new_socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result
 
 /// Makes a socket tell with each datagram which address it was sent to (IP_PKTINFO, IPV6_RECVPKTINFO).
 pub fn ask_for_destination(socket: &SockRef<'_>, ipv6: bool) -> io::Result<()> {
-    use nix::sys::socket::{setsockopt, sockopt};
     if ipv6 {
         setsockopt(&socket.as_fd(), sockopt::Ipv6RecvPacketInfo, &true)?;
     } else {
@@ -202,16 +205,15 @@ mod tests {
 
     #[test]
     fn two_workers_share_an_address() {
-        let first = Sockets::open("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = first.local_addr().unwrap();
-        // The TCP port of port 0 is another one; only the datagram socket is compared.
+        let first = open_udp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = SockRef::from(&first).local_addr().unwrap().as_socket().unwrap();
         let second = open_udp(address).unwrap();
         assert_eq!(SockRef::from(&second).local_addr().unwrap().as_socket(), Some(address));
     }
 
     #[test]
     fn a_refusal_says_what_to_do() {
-        let error = Sockets::open("192.0.2.1:5353".parse().unwrap()).err().unwrap();
+        let error = Sockets::open_udp("192.0.2.1:5353".parse().unwrap()).err().unwrap();
         assert!(error.to_string().contains("no interface has this address"), "{error}");
     }
 }

@@ -15,24 +15,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 pub use self::limits::{Connections, MAX_BYTES, MAX_CONNECTIONS, MAX_PER_CLIENT};
-use self::session::{Session, Shared};
-use super::listener::Listener;
+use self::session::Session;
+pub use self::session::Shared;
 use super::sockets::TCP_BACKLOG;
-use super::worker::{Worker, drained};
+use super::worker::{Phase, drained};
 
-/// Accepts connections until `draining` turns true.
+/// Accepts connections until `phase` changes.
 pub(super) async fn serve(
     socket: OwnedFd,
-    listener: Arc<Listener>,
-    worker: Arc<Worker>,
-    connections: Arc<Connections>,
-    mut draining: watch::Receiver<bool>,
+    shared: Arc<Shared>,
+    mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     let socket = TcpListener::from_std(socket.into())?;
-    let address = listener.address;
-    let shared = Arc::new(Shared { listener, worker, connections, turns: Arc::default() });
-    let sessions = draining.clone();
-    loop {
+    let address = shared.listener.address;
+    let sessions = phase.clone();
+    let phase = loop {
         tokio::select! {
             accepted = socket.accept() => match accepted {
                 Ok((stream, client)) => begin(stream, client, &shared, &sessions),
@@ -42,8 +39,11 @@ pub(super) async fn serve(
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             },
-            () = drained(&mut draining) => break,
+            phase = drained(&mut phase) => break phase,
         }
+    };
+    if matches!(phase, Phase::HandedOver(_)) {
+        return Ok(());
     }
     // Clients that have connected by now would be reset when the socket closes.
     let socket = socket.into_std()?;
@@ -63,18 +63,29 @@ pub(super) async fn serve(
     Ok(())
 }
 
+/// Serves a connection that another process has accepted.
+pub(super) fn adopt(connection: OwnedFd, shared: &Arc<Shared>, phase: &watch::Receiver<Phase>) {
+    let stream = std::net::TcpStream::from(connection);
+    let adopted = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+    match adopted.and_then(|stream| stream.peer_addr().map(|client| (stream, client))) {
+        Ok((stream, client)) => begin(stream, client, shared, phase),
+        // The client has closed it meanwhile.
+        Err(error) => tracing::debug!(%error, "a connection was not taken over"),
+    }
+}
+
 /// Spawns a session for a connection. Over the limits it is closed at once, so that the client can turn to its next server.
 fn begin(
     stream: TcpStream,
     client: SocketAddr,
     shared: &Arc<Shared>,
-    draining: &watch::Receiver<bool>,
+    phase: &watch::Receiver<Phase>,
 ) {
-    let draining = draining.clone();
+    let phase = phase.clone();
     let ip = client.ip().to_canonical();
     if let Some(place) = shared.connections.open(ip) {
         if let Some(session) = Session::new(stream, client, place, shared) {
-            tokio::spawn(run(session, client, draining));
+            tokio::spawn(run(session, client, shared.listener.address, phase));
         }
         return;
     }
@@ -84,13 +95,25 @@ fn begin(
             return shared.connections.count_refused();
         };
         if let Some(session) = Session::new(stream, client, place, &shared) {
-            run(session, client, draining).await;
+            run(session, client, shared.listener.address, phase).await;
         }
     });
 }
 
-async fn run(session: Session, client: SocketAddr, draining: watch::Receiver<bool>) {
-    if let Err(error) = session.run(draining).await {
-        tracing::trace!(%error, %client, "connection ended");
+async fn run(
+    session: Session,
+    client: SocketAddr,
+    address: SocketAddr,
+    phase: watch::Receiver<Phase>,
+) {
+    match session.run(phase).await {
+        Ok(None) => {}
+        Ok(Some((stream, pass_on))) => {
+            // It has left the runtime's events, which is all that can fail here.
+            if let Ok(stream) = stream.into_std() {
+                pass_on(address, stream.into());
+            }
+        }
+        Err(error) => tracing::trace!(%error, %client, "connection ended"),
     }
 }

@@ -15,7 +15,7 @@ use super::batch::{BATCH, Batch};
 use super::listener::Listener;
 use super::send_queue::{ReplyPath, UdpPath};
 use super::sockets::leave_group;
-use super::worker::{Worker, drained};
+use super::worker::{Phase, Worker, drained};
 use super::{Dispatch, pending};
 use crate::chain::Local;
 use crate::clock::CoarseInstant;
@@ -27,28 +27,33 @@ const BATCHES_BEFORE_YIELD: usize = 4;
 /// Batches that are still answered when the socket is to close: what the kernel's queue holds of small queries.
 const DRAIN_BATCHES: usize = 512;
 
-/// Serves `socket` until `draining` turns true; then empties its queue and returns.
+/// Serves `socket` until `phase` changes; then empties its queue, unless that is another process's, and returns.
 pub(super) async fn serve(
     socket: OwnedFd,
     listener: Arc<Listener>,
     worker: Arc<Worker>,
-    mut draining: watch::Receiver<bool>,
+    mut phase: watch::Receiver<Phase>,
 ) -> std::io::Result<()> {
     let socket = Arc::new(socket);
     // A task of its own: a query wakes only that, and not this one, which waits for the end.
     let mut receiving =
         tokio::spawn(receive(Arc::clone(&socket), Arc::clone(&listener), Arc::clone(&worker)));
-    tokio::select! {
+    let phase = tokio::select! {
         ended = &mut receiving => return match ended {
             Ok(ended) => ended,
             // The supervisor of the socket is to hear of it.
             Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
             Err(error) => Err(error.into()),
         },
-        () = drained(&mut draining) => receiving.abort(),
-    }
+        phase = drained(&mut phase) => phase,
+    };
+    // It ends where it waits, with every datagram that it has received answered.
+    receiving.abort();
     // Cancelled, or a failure of the socket that the end makes good.
     let _ = receiving.await;
+    if matches!(phase, Phase::HandedOver(_)) {
+        return Ok(());
+    }
     if let Err(error) = leave_group(socket.as_fd(), listener.address) {
         tracing::warn!(%error, address = %listener.address, "cannot leave the SO_REUSEPORT group: queries that arrive on this socket while it closes may be lost");
     }

@@ -1,5 +1,7 @@
 //! What the tasks of one worker thread share, and the bound of queries that wait.
 
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -119,9 +121,24 @@ impl Worker {
     }
 }
 
-/// Returns once the server drains, or is gone.
-pub(super) async fn drained(draining: &mut watch::Receiver<bool>) {
-    let _ = draining.wait_for(|draining| *draining).await;
+/// Takes connections of this process over into another: called with the listening address and the connection.
+pub type PassOn = Arc<dyn Fn(SocketAddr, OwnedFd) + Send + Sync>;
+
+/// What happens to the sockets of an address.
+#[derive(Clone)]
+pub(super) enum Phase {
+    /// They are served.
+    Serving,
+    /// They are about to close: what is queued in them is answered first.
+    Draining,
+    /// Another process serves them: nothing more is taken from them. Connections go there as soon as they are idle.
+    HandedOver(PassOn),
+}
+
+/// Returns once the sockets are no longer served, and what happens to them then.
+pub(super) async fn drained(phase: &mut watch::Receiver<Phase>) -> Phase {
+    let changed = phase.wait_for(|phase| !matches!(phase, Phase::Serving)).await;
+    changed.map_or(Phase::Draining, |phase| phase.clone())
 }
 
 /// The place of a query that waits; given back when it is dropped.

@@ -37,6 +37,13 @@ impl Health {
         self.logged_down.store(other.logged_down.load(Relaxed), Relaxed);
     }
 
+    /// It was down for the process before.
+    pub fn set_down(&self) {
+        self.failures.store(1, Relaxed);
+        self.down.store(true, Relaxed);
+        self.logged_down.store(true, Relaxed);
+    }
+
     /// An answer came. True if the log is to have a line that it is up again.
     pub fn succeeded(&self, now: CoarseInstant) -> bool {
         if self.last_answer.load(Relaxed) != now.as_millis() {

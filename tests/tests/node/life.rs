@@ -187,29 +187,29 @@ pub fn privileges_are_given_away() {
         // The thread that writes the log has none.
         let none = "0000000000000000";
         let mut nodens = started(&[]);
-        assert_eq!(threads(nodens.pid(), "CapEff:"), [none, "0000000000001400"]);
-        assert_eq!(threads(nodens.pid(), "CapBnd:"), ["0000000000001400"]);
-        assert_eq!(threads(nodens.pid(), "NoNewPrivs:"), ["1"]);
+        assert_eq!(threads(nodens.server(), "CapEff:"), [none, "0000000000001400"]);
+        assert_eq!(threads(nodens.server(), "CapBnd:"), ["0000000000001400"]);
+        assert_eq!(threads(nodens.server(), "NoNewPrivs:"), ["1"]);
         nodens.stop(tests_deadline());
 
         let nodens = setup(&["--user=65532", "--reconcile=false", "-skipteardown"]).start();
-        assert_eq!(threads(nodens.pid(), "Uid:"), ["65532\t65532\t65532\t65532"]);
-        let effective = threads(nodens.pid(), "CapEff:");
+        assert_eq!(threads(nodens.server(), "Uid:"), ["65532\t65532\t65532\t65532"]);
+        let effective = threads(nodens.server(), "CapEff:");
         // The thread that writes the log needs nothing and has nothing.
         assert!(
             effective.iter().all(|caps| caps == "0000000000000400" || caps == "0000000000000000"),
             "{effective:?}"
         );
-        assert_eq!(threads(nodens.pid(), "CapBnd:"), ["0000000000000400"]);
+        assert_eq!(threads(nodens.server(), "CapBnd:"), ["0000000000000400"]);
         ask_all("the node", &["169.254.20.10", "fd00::10"]);
         drop(nodens);
 
         // Without a change of user, too: no thread keeps the right to change the network.
         let nodens = setup(&["--reconcile=false", "-skipteardown"]).start();
         for field in ["CapEff:", "CapPrm:"] {
-            assert_eq!(threads(nodens.pid(), field), [none, "0000000000000400"]);
+            assert_eq!(threads(nodens.server(), field), [none, "0000000000000400"]);
         }
-        assert_eq!(threads(nodens.pid(), "CapBnd:"), ["0000000000000400"]);
+        assert_eq!(threads(nodens.server(), "CapBnd:"), ["0000000000000400"]);
         ask_all("the node", &["169.254.20.10", "fd00::10"]);
     });
 }

@@ -204,7 +204,8 @@ pub(super) fn write(
     head: &Head<'_>,
     walk: impl FnOnce(&mut dyn FnMut(Object)),
 ) -> Result<u64, SnapshotError> {
-    let aside = path.with_extension("new");
+    // Two instances may share a folder while one takes over from the other.
+    let aside = path.with_extension(format!("new.{}", std::process::id()));
     let bad = |verb| {
         let path = path.to_owned();
         move |source| SnapshotError::Io { verb, path, source }

@@ -313,7 +313,12 @@ impl Entry {
 
     /// Takes over what was counted for the entry that this one replaces.
     pub fn inherit(&self, older: &Self) {
-        self.asked.store(older.asked(), Relaxed);
+        self.set_asked(older.asked());
+    }
+
+    /// Sets what [`Entry::asked`] returns.
+    pub fn set_asked(&self, asked: u32) {
+        self.asked.store(asked, Relaxed);
     }
 
     /// True until the time that [`Entry::defer`] or [`Entry::claim`] has set.

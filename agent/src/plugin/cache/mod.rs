@@ -22,6 +22,7 @@ mod cut;
 mod directive;
 mod door;
 pub mod entry;
+pub mod export;
 mod fill;
 mod filter;
 mod hot;

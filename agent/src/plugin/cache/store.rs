@@ -1,14 +1,16 @@
 //! The one cache of the process: moka behind a small type, a budget in bytes, and the flights that are under way.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::door::Door;
-use super::entry::{BlockStats, Entry, Key, Kind};
+use super::entry::{BlockStats, Entry, Key, Kind, bits};
 use super::filter::Filter;
 use super::single_flight::SingleFlight;
 use crate::clock::CoarseInstant;
+use crate::wire::RecordType;
 
 /// Entries of which moka can be told at a time: as many as a worker's hot set holds.
 const TOUCHED: usize = 4_096;
@@ -31,6 +33,10 @@ pub struct Store {
     limit: u64,
     /// Hashes of entries that were used and of which moka is still to be told; zero where there is none.
     touched: Box<[AtomicU64]>,
+    /// Entries that were inserted so far.
+    changes: AtomicU64,
+    /// Those of which moka was told last.
+    recent: Mutex<Vec<u64>>,
 }
 
 impl Store {
@@ -56,6 +62,8 @@ impl Store {
             sweeping: Mutex::default(),
             limit,
             touched: (0..TOUCHED).map(|_| AtomicU64::new(0)).collect(),
+            changes: AtomicU64::new(0),
+            recent: Mutex::default(),
         }
     }
 
@@ -106,12 +114,30 @@ impl Store {
     /// Tells moka which entries were used since the last time. For a task that does so every second: often enough for what is
     /// hot to stay, whatever flood of other names comes.
     pub fn tend(&self) {
+        let mut recent = Vec::new();
         for slot in &self.touched {
             // Most are empty: a load leaves their line where it is.
             if slot.load(Relaxed) != 0 {
-                let _ = self.cache.get(&slot.swap(0, Relaxed));
+                let hash = slot.swap(0, Relaxed);
+                let _ = self.cache.get(&hash);
+                recent.push(hash);
             }
         }
+        if !recent.is_empty() {
+            *self.recent.lock().unwrap_or_else(PoisonError::into_inner) = recent;
+        }
+    }
+
+    /// Hashes of the entries that were used since [`Store::tend`] was called before last.
+    pub fn recently_used(&self) -> HashSet<u64> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let touched = self.touched.iter().map(|slot| slot.load(Relaxed)).filter(|hash| *hash != 0);
+        touched.chain(recent.iter().copied()).collect()
+    }
+
+    /// The entry under a hash, for one who walks the store.
+    pub fn peek(&self, hash: u64) -> Option<Arc<Entry>> {
+        self.cache.get(&hash)
     }
 
     /// False where an answer would not stay, so that it need not be taken in: the cache is full, and nobody has asked for it
@@ -138,6 +164,7 @@ impl Store {
 
     /// Keeps an entry; whether it stays is decided by how often it and others are asked for.
     pub fn insert(&self, hash: u64, entry: Arc<Entry>) {
+        self.changes.fetch_add(1, Relaxed);
         self.filter.note(hash);
         self.cache.insert(hash, entry);
     }
@@ -191,6 +218,11 @@ impl Store {
         removed
     }
 
+    /// Changes whenever an entry is inserted.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
+    }
+
     /// Every entry, in no order, fresh or not.
     pub fn iter(&self) -> impl Iterator<Item = Arc<Entry>> + '_ {
         self.cache.iter().map(|(_, entry)| entry)
@@ -198,10 +230,9 @@ impl Store {
 
     /// Where an entry belongs in this store.
     pub fn hash_of(&self, entry: &Entry) -> u64 {
-        self.hash(
-            entry.stats(),
-            &Key { name: entry.name(), qtype: entry.qtype(), bits: entry.bits() },
-        )
+        let of = entry.bits();
+        let qtype = if of & bits::CUT != 0 { RecordType(0) } else { entry.qtype() };
+        self.hash(entry.stats(), &Key { name: entry.name(), qtype, bits: of })
     }
 
     /// Octets held by entries, their overhead included.

@@ -34,7 +34,7 @@ use crate::server::answer::{Disposition, PendingReply, answer};
 use crate::server::listener::Listener;
 use crate::server::pending;
 use crate::server::send_queue::{OwedReply, ReplyPath};
-use crate::server::worker::{Worker, drained};
+use crate::server::worker::{PassOn, Phase, Worker, drained};
 use crate::wire::{read_u16, write_u16};
 
 /// Queries of one connection that may wait at once; then it is not read until one is answered.
@@ -58,6 +58,22 @@ pub struct Shared {
     pub connections: Arc<Connections>,
     /// Who serves when.
     pub turns: Arc<Turns>,
+}
+
+impl Shared {
+    /// For the connections to `listener` that `worker` serves.
+    pub fn new(
+        listener: &Arc<Listener>,
+        worker: &Arc<Worker>,
+        connections: &Arc<Connections>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            listener: Arc::clone(listener),
+            worker: Arc::clone(worker),
+            connections: Arc::clone(connections),
+            turns: Arc::default(),
+        })
+    }
 }
 
 /// One connection.
@@ -93,7 +109,7 @@ enum Woken {
     Readable,
     Answer(Answer),
     TooLong,
-    Drain,
+    Phase(Phase),
     Scarce,
 }
 
@@ -135,19 +151,28 @@ impl Session {
         })
     }
 
-    /// Serves the connection until it ends.
-    pub async fn run(mut self, mut draining: watch::Receiver<bool>) -> io::Result<()> {
-        let mut end = draining.borrow().then(|| Instant::now() + LAST_QUERIES);
+    /// Serves the connection until it ends. If it is to be passed on, it is returned once nothing of it is in this process:
+    /// no query, no part of one, no reply.
+    pub async fn run(
+        mut self,
+        mut phase: watch::Receiver<Phase>,
+    ) -> io::Result<Option<(TcpStream, PassOn)>> {
+        let mut end: Option<Instant> = None;
+        let mut successor = None;
         loop {
             self.flush().await?;
+            if let Some(pass_on) = successor.take_if(|_| self.is_idle()) {
+                return Ok(Some((self.stream, pass_on)));
+            }
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
             let may_read = self.in_flight < MAX_IN_FLIGHT && left != Some(Duration::ZERO);
             let woken = if may_read && self.has_query() {
                 Woken::Readable
             } else if left == Some(Duration::ZERO) && self.in_flight == 0 {
-                return Ok(());
+                return Ok(None);
             } else {
-                self.wait(may_read, left, &mut draining, end.is_none()).await?
+                let may_change = end.is_none() && successor.is_none();
+                self.wait(may_read, left, &mut phase, may_change).await?
             };
             match woken {
                 Woken::Readable => {
@@ -155,15 +180,16 @@ impl Session {
                     let turned = self.take_turn(&turn)?;
                     turn.end(matches!(turned, Turned::More)).await;
                     if matches!(turned, Turned::Eof) {
-                        return self.finish().await;
+                        return self.finish().await.map(|()| None);
                     }
                 }
                 Woken::Answer(answer) => self.send(answer).await?,
-                Woken::TooLong => return self.finish().await,
-                Woken::Drain => end = Some(Instant::now() + LAST_QUERIES),
+                Woken::TooLong => return self.finish().await.map(|()| None),
+                Woken::Phase(Phase::HandedOver(pass_on)) => successor = Some(pass_on),
+                Woken::Phase(_) => end = Some(Instant::now() + LAST_QUERIES),
                 Woken::Scarce if self.gives_up() => {
                     self.shared.connections.count_refused();
-                    return Ok(());
+                    return Ok(None);
                 }
                 Woken::Scarce => {}
             }
@@ -174,8 +200,8 @@ impl Session {
         &mut self,
         may_read: bool,
         left: Option<Duration>,
-        draining: &mut watch::Receiver<bool>,
-        may_drain: bool,
+        phase: &mut watch::Receiver<Phase>,
+        may_change: bool,
     ) -> io::Result<Woken> {
         let is_idle = self.is_idle();
         let patience = self.patience().into_iter().chain(left).min();
@@ -197,7 +223,7 @@ impl Session {
             Some(answer) = answered => Ok(Woken::Answer(answer)),
             ready = stream.readable(), if may_read => ready.map(|()| Woken::Readable),
             () = too_long => Ok(Woken::TooLong),
-            () = drained(draining), if may_drain => Ok(Woken::Drain),
+            phase = drained(phase), if may_change => Ok(Woken::Phase(phase)),
             () = shared.connections.scarce(), if is_idle => Ok(Woken::Scarce),
         }
     }

@@ -1,0 +1,125 @@
+//! The new instance's side of a hand-over.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::Pid;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::channel::Channel;
+use super::inherited::Inherited;
+use super::message::Message;
+
+/// How long the other instance has to say that it is there.
+const GREETING: Duration = Duration::from_secs(1);
+/// How long it has for each item: it writes down its cache meanwhile.
+const ITEM: Duration = Duration::from_secs(20);
+
+/// What came of asking.
+#[derive(Debug)]
+pub enum Asked {
+    /// There is no other instance.
+    Alone,
+    /// Something has the socket and does not answer: it is stopped, or hangs. Its process id, if it is one of ours.
+    Silent(Option<Pid>),
+    /// Another instance is about to take over.
+    Busy,
+    /// This one is ready to hand over. Everything that it has given is in [`Inherited`].
+    Found(Predecessor),
+}
+
+/// A hand-over that has begun and broke off. The other instance goes on serving.
+#[derive(Debug, thiserror::Error)]
+#[error("the running instance did not hand over: {0}")]
+pub struct HandOverError(#[from] io::Error);
+
+/// The instance that serves until this one does.
+#[derive(Debug)]
+pub struct Predecessor {
+    channel: Channel,
+    /// Its release.
+    pub release: String,
+}
+
+/// Asks the instance that waits at `path` for everything, into `inherited`. Blocks.
+///
+/// # Errors
+/// It has begun to hand over and broke off.
+pub fn ask(path: &Path, inherited: &Inherited) -> Result<Asked, HandOverError> {
+    let Ok(channel) = connect(path) else { return Ok(Asked::Alone) };
+    channel.set_patience(Some(GREETING))?;
+    let greeted = channel.send(&Message::hello()).and_then(|()| channel.receive());
+    let release = match greeted {
+        Ok(Some(Message::Hello { text, .. })) => text,
+        Ok(Some(Message::Busy)) => return Ok(Asked::Busy),
+        Ok(Some(Message::Failed(why))) => return Err(io::Error::other(why).into()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Ok(Asked::Silent(process(&channel)));
+        }
+        // It is about to end.
+        Ok(_) | Err(_) => return Ok(Asked::Alone),
+    };
+    channel.set_patience(Some(ITEM))?;
+    loop {
+        match channel.receive()? {
+            Some(Message::Item { name, fd }) => inherited.add(name, fd),
+            Some(Message::End) => return Ok(Asked::Found(Predecessor { channel, release })),
+            Some(Message::Failed(why)) => return Err(io::Error::other(why).into()),
+            Some(_) => {}
+            None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+        }
+    }
+}
+
+/// The process at the other end, unless it is one of another process namespace.
+fn process(channel: &Channel) -> Option<Pid> {
+    let peer = getsockopt(channel, sockopt::PeerCredentials).ok()?;
+    Some(Pid::from_raw(peer.pid())).filter(|pid| pid.as_raw() > 0)
+}
+
+fn connect(path: &Path) -> io::Result<Channel> {
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+    // A full queue of a process that hangs must not hold up the start.
+    socket.set_write_timeout(Some(GREETING))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(Channel::over(OwnedFd::from(socket)))
+}
+
+impl Predecessor {
+    /// The instance to which another process of this one had this connection.
+    pub fn again(connection: OwnedFd) -> Self {
+        Self { channel: Channel::over(connection), release: String::new() }
+    }
+
+    /// Says that this instance serves.
+    pub fn serving(&self) -> io::Result<()> {
+        self.channel.send(&Message::Serving)?;
+        self.channel.set_patience(None)
+    }
+
+    /// The next message of the other instance; `None`: it has ended. Blocks.
+    pub fn receive(&self) -> Option<Message> {
+        loop {
+            match self.channel.receive() {
+                Ok(message) => return message,
+                // One of a later version, or nonsense: the next one may be of use.
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Says why this instance will not serve.
+    pub fn failed(&self, why: &str) {
+        // If it has ended meanwhile there is nobody to tell.
+        let _ = self.channel.send(&Message::Failed(why.to_owned()));
+    }
+
+    /// The connection. While any process holds it, a predecessor that waits knows that its successors live.
+    pub fn connection(&self) -> io::Result<OwnedFd> {
+        self.channel.as_fd().try_clone_to_owned()
+    }
+}

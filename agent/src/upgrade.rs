@@ -1,0 +1,47 @@
+//! `nodens upgrade`: has the running server replaced by the program that is installed now, and says what came of it.
+
+use std::io::Write;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use serde_json::Value;
+
+use crate::control::{self, Request};
+
+/// How long the new instance may take to serve.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Starts the upgrade by the server at `socket` and waits until another one serves there.
+///
+/// # Errors
+/// No server is there, it has no supervisor, or the new one did not start: then the old one still serves.
+#[expect(clippy::disallowed_methods, reason = "a command of one thread, which has nothing else to do")]
+pub fn run(socket: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+    let before = control::ask(socket, &Request::Status)?;
+    control::ask(socket, &Request::Upgrade)?;
+    let number = |status: &Value, name: &str| status.get(name).and_then(Value::as_u64);
+    let word = |status: &Value, name: &str| {
+        status.get(name).and_then(Value::as_str).unwrap_or("unknown").to_owned()
+    };
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        thread::sleep(LOOK);
+        // While one takes the other's place at the socket, neither may answer.
+        let Ok(now) = control::ask(socket, &Request::Status) else { continue };
+        if number(&now, "pid") != number(&before, "pid") {
+            let version = word(&now, "version");
+            let took = begun.elapsed().as_millis();
+            writeln!(out, "nodens {version} serves since {took} ms after the request")?;
+            return Ok(());
+        }
+        if number(&now, "failed_takeovers") != number(&before, "failed_takeovers") {
+            let why = word(&now, "last_failed_takeover");
+            bail!("the new instance did not start, and the old one still serves: {why}");
+        }
+    }
+    bail!("no new instance serves after {} s; the old one still does; the log says why", PATIENCE.as_secs())
+}
