@@ -44,10 +44,18 @@ impl Plan {
         reload::hash(&self.file)
     }
 
+    /// Where it would listen.
+    ///
+    /// # Errors
+    /// The interface of a `bind` has no addresses yet.
+    pub fn own_addresses(&self) -> anyhow::Result<OwnAddresses> {
+        own_addresses(&self.blocks)
+    }
+
     /// Adds what is wrong with upstreams at this moment: none is left of a forward. It is no reason not to start, since
     /// a file that names them may change.
     pub fn check_upstreams(&mut self) {
-        let own: OwnAddresses = own_addresses(&self.blocks).unwrap_or_default();
+        let own = self.own_addresses().unwrap_or_default();
         for block in &self.blocks {
             for (config, line) in block.forward.iter().zip(block.written.named("forward")) {
                 forward::check(config, line, &own, &mut self.diagnostics);

@@ -7,11 +7,12 @@
 //! stop    lameduck: /ready says so, everything is answered; then queues are emptied, what waits is answered, exit
 //! ```
 
+mod pidfile;
 mod reload;
+mod signals;
 mod takeover;
 
 use std::os::fd::OwnedFd;
-use std::os::unix::process::parent_id;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +22,6 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::admin::Admin;
@@ -33,22 +33,24 @@ use crate::cluster::{Clusters, WatchThread};
 use crate::control::{self, Commands, Control};
 use crate::corefile::Diagnostics;
 use crate::descriptors;
-use crate::handover::{self, Channel, Listening, Record};
+use crate::handover::{Channel, Listening, Record};
 use crate::logging::{self, Logs};
 use crate::metrics::{Metrics, Source};
 use crate::node::{self, Node, Origin};
 use crate::plan::Plan;
 use crate::plugin::cache;
 use crate::server::pool::DRAIN;
-use crate::server::worker::MAX_FORWARDED;
 use crate::server::source::SocketSource;
+use crate::server::worker::MAX_FORWARDED;
 use crate::server::{Liveness, Pool};
 use crate::shared::Shared;
 use crate::status::Status;
-use crate::supervisor::{self, Link};
 use crate::systemd::{Systemd, Tell};
 use reload::Seen;
-use takeover::{Before, Giver, Running, keep_memory};
+use signals::{Asked, Signals};
+use takeover::{
+    Before, Giver, Running, keep_memory, show_life, supervisor_ended, wait_for_successor,
+};
 
 /// More threads than this answer no faster on any node that we know of; `--workers` overrides it.
 const MAX_WORKERS: usize = 8;
@@ -77,6 +79,7 @@ struct Server {
     _control: Option<Control>,
     _successor: Option<Listening>,
     around: Running,
+    record: Arc<Record>,
     running: Assembled,
     hash: String,
     seen: Seen,
@@ -129,7 +132,7 @@ fn run_on(
         return Err(BadConfig(plan.diagnostics).into());
     }
     reload::log(&plan.diagnostics);
-    before.ask(&args.socket)?;
+    before.ask(&args.socket, &plan)?;
     node.set_up().inspect_err(|error| before.failed(&format!("{error:#}")))?;
     logs.drop_privileges();
     give_memory_back();
@@ -184,7 +187,7 @@ async fn serve(
             return Ok(());
         }
     };
-    let supervisor_ended = supervisor_ended(link.as_ref());
+    let supervisor_ended = supervisor_ended(link.as_ref(), Arc::clone(&server.record));
     tokio::pin!(supervisor_ended);
     node.keep();
     systemd.ready("serving");
@@ -244,8 +247,12 @@ impl Server {
         match Self::prepare(args, plan, &before, &source, &shared).await {
             Ok(prepared) => {
                 let shared_too = Arc::clone(&shared);
-                let giver = |connection, record| {
-                    Giver { shared: shared_too, source, connection, handed_over, record }
+                let giver = |connection, record| Giver {
+                    shared: shared_too,
+                    source,
+                    connection,
+                    handed_over,
+                    record,
                 };
                 Self::serve(args, origin, prepared, before, shared, giver, begun)
             }
@@ -312,9 +319,10 @@ impl Server {
             tokio::spawn(keep_memory(Arc::clone(&shared), link.clone()));
             tokio::spawn(show_life(link, Arc::clone(&liveness)));
         }
-        let successor = wait_for_successor(&args.socket, giver(around.connection(), record));
+        let successor =
+            wait_for_successor(&args.socket, giver(around.connection(), Arc::clone(&record)));
         if let Some(path) = &args.pidfile {
-            write_pid(path)?;
+            pidfile::write(path)?;
         }
         let took = begun.elapsed().as_millis();
         let addresses: Vec<_> = running.listeners.keys().map(ToString::to_string).collect();
@@ -336,6 +344,7 @@ impl Server {
             _control: control,
             _successor: successor,
             around,
+            record,
             running,
             hash,
             seen,
@@ -374,7 +383,7 @@ impl Server {
             }
         });
         if let Some(path) = &self.args.pidfile {
-            remove_pid(path);
+            pidfile::remove(path);
         }
         tracing::info!("stopped");
     }
@@ -389,7 +398,10 @@ impl Server {
         tokio::task::block_in_place(|| self.pool.hand_over(DRAIN, Arc::new(pass_on)));
         self.around.left(successor);
         let took_ms = begun.elapsed().as_millis();
-        tracing::info!(took_ms, "another instance has taken over; everything under way was answered");
+        tracing::info!(
+            took_ms,
+            "another instance has taken over; everything under way was answered"
+        );
     }
 }
 
@@ -401,46 +413,6 @@ struct Prepared {
     running: Assembled,
     hash: String,
     seen: Seen,
-}
-
-/// Returns when the supervisor has ended; never without one.
-async fn supervisor_ended(link: Option<&Link>) {
-    let Some(link) = link.cloned() else { return std::future::pending().await };
-    // The thread that waits ends with the process.
-    let (sender, ended) = tokio::sync::oneshot::channel();
-    let waiting = std::thread::Builder::new().name("supervisor".into()).spawn(move || {
-        link.wait_for_end();
-        let _ = sender.send(());
-    });
-    if waiting.is_err() || ended.await.is_err() {
-        std::future::pending().await
-    }
-}
-
-/// Tells the supervisor again and again that queries are answered, as long as they are.
-async fn show_life(link: Link, liveness: Arc<Liveness>) {
-    let mut often = tokio::time::interval(supervisor::SIGN_OF_LIFE);
-    loop {
-        often.tick().await;
-        if liveness.trouble().is_none() {
-            link.alive();
-        }
-    }
-}
-
-/// Lets the next instance find this one. Without it the next one starts beside this one.
-fn wait_for_successor(socket: &Path, giver: Giver) -> Option<Listening> {
-    let path = handover::path(socket)?;
-    match handover::listen(&path, Arc::new(giver)) {
-        Ok(listening) => Some(listening),
-        Err(error) => {
-            let path = path.display();
-            tracing::warn!(
-                "an instance that starts beside this one will begin with nothing: cannot listen on {path}: {error}"
-            );
-            None
-        }
-    }
 }
 
 /// Tells the cache's store what the workers have used.
@@ -494,46 +466,6 @@ fn serve_control(path: &Path, status: &Arc<Status>) -> Option<Control> {
     }
 }
 
-/// The signals that mean something.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    user1: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let on = |kind| signal(kind).context("cannot take signals");
-        Ok(Self {
-            terminate: on(SignalKind::terminate())?,
-            interrupt: on(SignalKind::interrupt())?,
-            hangup: on(SignalKind::hangup())?,
-            user1: on(SignalKind::user_defined1())?,
-        })
-    }
-
-    async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.hangup.recv() => Asked::Reload,
-            _ = self.user1.recv() => Asked::Reload,
-        }
-    }
-
-    async fn stop(&mut self) {
-        while self.next().await != Asked::Stop {}
-    }
-}
-
-/// What a signal asks for.
-#[derive(PartialEq, Eq)]
-enum Asked {
-    Stop,
-    Reload,
-}
-
 /// Waits for the clusters' objects, but no longer than `startup_timeout` and `most`; true once there is nothing to wait
 /// for: a snapshot is as good, and with a fallback, or a wait of zero, there is no wait.
 async fn wait_until_known(assembled: &Assembled, most: Duration) -> bool {
@@ -552,23 +484,4 @@ async fn wait_until_known(assembled: &Assembled, most: Duration) -> bool {
 fn load(args: &Serve, origin: &Origin) -> Plan {
     let (file, diagnostics) = origin.load();
     Plan::new(file, diagnostics, args.dns_port, node::link(&args.node))
-}
-
-/// The process that signals are for: the supervisor, if there is one.
-fn pid_line() -> String {
-    let pid = if Link::is_there() { parent_id() } else { std::process::id() };
-    format!("{pid}\n")
-}
-
-fn write_pid(path: &Path) -> anyhow::Result<()> {
-    std::fs::write(path, pid_line())
-        .with_context(|| format!("cannot write the process id to {}", path.display()))
-}
-
-/// Removes the file unless another instance has written its own id there.
-fn remove_pid(path: &Path) {
-    if std::fs::read_to_string(path).is_ok_and(|text| text == pid_line()) {
-        // It may be gone already; then there is nothing to remove.
-        let _ = std::fs::remove_file(path);
-    }
 }

@@ -19,7 +19,10 @@ const LOOK: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// No server is there, it has no supervisor, or the new one did not start: then the old one still serves.
-#[expect(clippy::disallowed_methods, reason = "a command of one thread, which has nothing else to do")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a command of one thread, which has nothing else to do"
+)]
 pub fn run(socket: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let before = control::ask(socket, &Request::Status)?;
     control::ask(socket, &Request::Upgrade)?;
@@ -43,5 +46,8 @@ pub fn run(socket: &Path, out: &mut impl Write) -> anyhow::Result<()> {
             bail!("the new instance did not start, and the old one still serves: {why}");
         }
     }
-    bail!("no new instance serves after {} s; the old one still does; the log says why", PATIENCE.as_secs())
+    bail!(
+        "no new instance serves after {} s; the old one still does; the log says why",
+        PATIENCE.as_secs()
+    )
 }

@@ -21,6 +21,7 @@ pub mod client;
 pub mod cluster;
 pub mod conformance;
 pub mod http;
+pub mod load;
 pub mod log;
 pub mod manifests;
 pub mod metrics;

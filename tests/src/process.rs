@@ -167,6 +167,12 @@ impl Setup {
         let mut words = self.wrapper.clone();
         words.push(binary().into());
         words.extend(["-conf".into(), folder.path().join("Corefile").into()]);
+        let has_socket =
+            self.arguments.iter().any(|word| word.to_string_lossy().contains("-socket"));
+        if !has_socket {
+            // Instances with one socket hand over to each other.
+            words.extend(["--socket".into(), folder.path().join("nodens.sock").into()]);
+        }
         for argument in &self.arguments {
             words.push(self.fill(&argument.to_string_lossy(), &ports, folder.path()).into());
         }

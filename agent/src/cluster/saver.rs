@@ -66,7 +66,9 @@ impl Saver {
             Ok(cluster) => identity(&cluster, &spec.wanted),
             Err(error) => {
                 if path.is_some() {
-                    warn!("no snapshot is read or written, since its cluster cannot be identified: {error}");
+                    warn!(
+                        "no snapshot is read or written, since its cluster cannot be identified: {error}"
+                    );
                 }
                 String::new()
             }
@@ -154,6 +156,9 @@ impl Saver {
         }
         for kind in self.status.wanted() {
             self.sink.apply(Event::ResetDone(kind));
+            if let Some(version) = snapshot.versions.of(kind) {
+                self.status.kind(kind).note_version(version);
+            }
         }
         self.status.note_snapshot(snapshot.written);
         Ok((count, snapshot.versions))
@@ -189,7 +194,8 @@ impl Saver {
     fn save(&self, when: When) -> Result<(), SnapshotError> {
         let Some(path) = &self.path else { return Ok(()) };
         let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(now) = self.state() else { return Ok(()) };
+        // Before everything was listed once, the file of the last run may know more.
+        let Some(now) = self.state().filter(|_| self.status.is_synced()) else { return Ok(()) };
         let same = saved.changes == now.changes && saved.identity == now.identity;
         if same && (when == When::Running || saved.versions == now.versions) {
             return Ok(());
@@ -200,9 +206,9 @@ impl Saver {
         Ok(())
     }
 
-    /// What there is to save now. `None` before everything was listed once: until then the last run knows more.
+    /// What there is to save now; `None` before everything is known.
     fn state(&self) -> Option<Saved> {
-        if self.identity.is_empty() || !self.status.is_synced() {
+        if self.identity.is_empty() || !self.status.is_known() {
             return None;
         }
         let kinds = || self.status.wanted().map(|kind| (kind, self.status.kind(kind)));
@@ -298,7 +304,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sink = Arc::new(Recorder::default());
         let (loading, status) = saver(&endpoint(), dir.path(), sink.clone());
-        std::fs::write(loading.path.as_ref().unwrap(), b"NODENS\0S and so on, and so forth").unwrap();
+        std::fs::write(loading.path.as_ref().unwrap(), b"NODENS\0S and so on, and so forth")
+            .unwrap();
         loading.load(None, &Interner::default());
         assert!(sink.names().is_empty() && !status.is_known());
     }

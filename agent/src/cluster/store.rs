@@ -225,8 +225,13 @@ mod tests {
 
     #[tokio::test]
     async fn tasks_end_with_the_store() {
-        let store =
-            Store::start(endpoint(), Arc::new(Recorder::default()), &Handle::current(), &Inherited::default()).unwrap();
+        let store = Store::start(
+            endpoint(),
+            Arc::new(Recorder::default()),
+            &Handle::current(),
+            &Inherited::default(),
+        )
+        .unwrap();
         let sink = Arc::downgrade(store.sink());
         assert!(!store.wait_synced(Duration::from_millis(20)).await);
         drop(store);
@@ -241,7 +246,12 @@ mod tests {
     async fn a_folder_takes_no_selectors() {
         let mut spec = Spec::new(Source::Folder("/tmp".into()));
         spec.wanted.labels = Some("a=b".into());
-        let started = Store::start(spec, Arc::new(Recorder::default()), &Handle::current(), &Inherited::default());
+        let started = Store::start(
+            spec,
+            Arc::new(Recorder::default()),
+            &Handle::current(),
+            &Inherited::default(),
+        );
         assert_eq!(started.err(), Some(StartError::SelectorWithFolder));
     }
 }

@@ -81,15 +81,14 @@ fn insert<K: Ord>(into: &Mutex<BTreeMap<K, OwnedFd>>, name: K, fd: OwnedFd) {
 fn fits(name: &SocketName, fd: &OwnedFd) -> bool {
     let socket = SockRef::from(fd);
     let wanted = if name.kind == SocketKind::Udp { Type::DGRAM } else { Type::STREAM };
-    let is_bound = socket.local_addr().ok().and_then(|address| address.as_socket()).is_some_and(
-        |bound| {
+    let is_bound =
+        socket.local_addr().ok().and_then(|address| address.as_socket()).is_some_and(|bound| {
             let same_port = name.address.port() == 0 || bound.port() == name.address.port();
             // `[::]` is served by an IPv4 socket where the kernel has no IPv6.
             let same_ip = bound.ip() == name.address.ip()
                 || (bound.ip().is_unspecified() && name.address.ip().is_unspecified());
             same_port && same_ip
-        },
-    );
+        });
     let listens = name.kind == SocketKind::Udp || socket.is_listener().unwrap_or(false);
     socket.r#type().is_ok_and(|of| of == wanted) && is_bound && listens
 }

@@ -46,6 +46,10 @@ pub enum Message {
     Upgrade,
     /// The sender has handed over through this connection, and is about to exit.
     HandedOver(OwnedFd),
+    /// Where the sender is to listen: its network namespace, then its addresses, with a space between each.
+    Wanted(String),
+    /// The sender listens nowhere where the other is to listen: they have nothing to do with each other.
+    Unrelated,
     /// Of a later version.
     Unknown(u8),
 }
@@ -75,6 +79,8 @@ impl Message {
             Self::Notify(_) => 10,
             Self::Upgrade => 11,
             Self::HandedOver(_) => 12,
+            Self::Wanted(_) => 13,
+            Self::Unrelated => 14,
             Self::Unknown(kind) => *kind,
         }
     }
@@ -92,7 +98,7 @@ impl Message {
                 bytes.extend_from_slice(name.as_bytes());
                 descriptor = Some(fd.as_fd());
             }
-            Self::Forget(text) | Self::Failed(text) | Self::Notify(text) => {
+            Self::Forget(text) | Self::Failed(text) | Self::Notify(text) | Self::Wanted(text) => {
                 bytes.extend_from_slice(text.as_bytes());
             }
             Self::Left(waits) => bytes.push(u8::from(*waits)),
@@ -102,6 +108,7 @@ impl Message {
             | Self::Busy
             | Self::Alive
             | Self::Upgrade
+            | Self::Unrelated
             | Self::Unknown(_) => {}
         }
         bytes.truncate(MAX_MESSAGE);
@@ -131,6 +138,8 @@ impl Message {
             10 => Self::Notify(text()),
             11 => Self::Upgrade,
             12 => Self::HandedOver(descriptor.ok_or(malformed)?),
+            13 => Self::Wanted(text()),
+            14 => Self::Unrelated,
             other => Self::Unknown(other),
         })
     }
@@ -147,7 +156,7 @@ mod tests {
     /// The bytes of this release's messages. They stay as they are: later releases must read them.
     #[test]
     fn the_format_of_release_0_1_stays() {
-        let vectors: [(&[u8], Message); 12] = [
+        let vectors: [(&[u8], Message); 14] = [
             (b"\x01\x00\x010.1.0", Message::Hello { version: 1, text: "0.1.0".into() }),
             (
                 b"\x02udp 127.0.0.1:53 0",
@@ -163,6 +172,8 @@ mod tests {
             (b"\x0aREADY=1", Message::Notify("READY=1".into())),
             (b"\x0b", Message::Upgrade),
             (b"\x0c", Message::HandedOver(descriptor())),
+            (b"\x0dnet:[1] 1.2.3.4:53", Message::Wanted("net:[1] 1.2.3.4:53".into())),
+            (b"\x0e", Message::Unrelated),
         ];
         for (bytes, message) in vectors {
             assert_eq!(message.encode().0, bytes, "{message:?}");

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 pub use self::channel::Channel;
 pub use self::inherited::Inherited;
 pub use self::message::{MAX_MESSAGE, Message};
-pub use self::name::{SocketKind, SocketName};
+pub use self::name::{Place, SocketKind, SocketName};
 pub use self::predecessor::{Asked, HandOverError, Predecessor, ask};
 pub use self::record::Record;
 pub use self::successor::{Handing, Listening, listen};

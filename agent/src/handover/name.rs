@@ -59,6 +59,45 @@ impl FromStr for SocketName {
     }
 }
 
+/// Where a process listens: its network namespace and its addresses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    namespace: String,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Place {
+    /// Of this process.
+    pub fn new(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        let namespace = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
+        let namespace = namespace.to_string_lossy().into_owned();
+        Self { namespace, addresses: addresses.into_iter().collect() }
+    }
+
+    /// True if both listen at an address of one network namespace.
+    pub fn meets(&self, other: &Self) -> bool {
+        let is_there = |address| other.addresses.contains(address);
+        self.namespace == other.namespace && self.addresses.iter().any(is_there)
+    }
+}
+
+impl fmt::Display for Place {
+    /// `net:[4026531840] 169.254.20.10:53 10.96.0.10:53`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.namespace)?;
+        self.addresses.iter().try_for_each(|address| write!(f, " {address}"))
+    }
+}
+
+impl From<&str> for Place {
+    /// Words that are no addresses are left out: the last one may have been cut off.
+    fn from(text: &str) -> Self {
+        let mut words = text.split(' ');
+        let namespace = words.next().unwrap_or_default().to_owned();
+        Self { namespace, addresses: words.filter_map(|word| word.parse().ok()).collect() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,8 +107,25 @@ mod tests {
         for text in ["udp 169.254.20.10:53 0", "tcp [fd00::10]:53 7", "http 0.0.0.0:9153 0"] {
             assert_eq!(SocketName::from_str(text).map(|name| name.to_string()), Ok(text.into()));
         }
-        for bad in ["", "udp", "udp 1.2.3.4 0", "sctp 1.2.3.4:53 0", "udp 1.2.3.4:53 0 0", "memory cache"] {
+        for bad in
+            ["", "udp", "udp 1.2.3.4 0", "sctp 1.2.3.4:53 0", "udp 1.2.3.4:53 0 0", "memory cache"]
+        {
             assert!(SocketName::from_str(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn places_meet_at_an_address_of_one_namespace() {
+        let place = |text: &str| Place::from(text);
+        let one = place("net:[1] 127.0.0.1:53 10.0.0.1:53");
+        assert_eq!(Place::from(one.to_string().as_str()), one);
+        assert!(one.meets(&place("net:[1] 10.0.0.1:53 127.0.0.1:5")));
+        for other in
+            ["net:[2] 10.0.0.1:53", "net:[1] 10.0.0.1:54", "net:[1]", "", "net:[1] 10.0.0.1"]
+        {
+            assert!(!one.meets(&place(other)), "{other}");
+        }
+        let own = Place::new(["127.0.0.1:53".parse().unwrap()]);
+        assert!(own.meets(&own) && own.to_string().starts_with("net:["));
     }
 }

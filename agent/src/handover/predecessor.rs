@@ -12,6 +12,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::channel::Channel;
 use super::inherited::Inherited;
 use super::message::Message;
+use super::name::Place;
 
 /// How long the other instance has to say that it is there.
 const GREETING: Duration = Duration::from_secs(1);
@@ -21,7 +22,7 @@ const ITEM: Duration = Duration::from_secs(20);
 /// What came of asking.
 #[derive(Debug)]
 pub enum Asked {
-    /// There is no other instance.
+    /// There is no other instance, or one that has nothing to do with this one.
     Alone,
     /// Something has the socket and does not answer: it is stopped, or hangs. Its process id, if it is one of ours.
     Silent(Option<Pid>),
@@ -44,14 +45,17 @@ pub struct Predecessor {
     pub release: String,
 }
 
-/// Asks the instance that waits at `path` for everything, into `inherited`. Blocks.
+/// Asks the instance that waits at `path` for everything, into `inherited`, if it listens where this one is to listen, which is
+/// `place`. Blocks.
 ///
 /// # Errors
 /// It has begun to hand over and broke off.
-pub fn ask(path: &Path, inherited: &Inherited) -> Result<Asked, HandOverError> {
+pub fn ask(path: &Path, place: &Place, inherited: &Inherited) -> Result<Asked, HandOverError> {
     let Ok(channel) = connect(path) else { return Ok(Asked::Alone) };
     channel.set_patience(Some(GREETING))?;
-    let greeted = channel.send(&Message::hello()).and_then(|()| channel.receive());
+    let wanted = Message::Wanted(place.to_string());
+    let said = channel.send(&Message::hello()).and_then(|()| channel.send(&wanted));
+    let greeted = said.and_then(|()| channel.receive());
     let release = match greeted {
         Ok(Some(Message::Hello { text, .. })) => text,
         Ok(Some(Message::Busy)) => return Ok(Asked::Busy),
@@ -66,6 +70,7 @@ pub fn ask(path: &Path, inherited: &Inherited) -> Result<Asked, HandOverError> {
     loop {
         match channel.receive()? {
             Some(Message::Item { name, fd }) => inherited.add(name, fd),
+            Some(Message::Unrelated) => return Ok(Asked::Alone),
             Some(Message::End) => return Ok(Asked::Found(Predecessor { channel, release })),
             Some(Message::Failed(why)) => return Err(io::Error::other(why).into()),
             Some(_) => {}

@@ -16,6 +16,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::Item;
 use super::channel::Channel;
 use super::message::Message;
+use super::name::Place;
 
 /// How long a new instance has to say what it wants.
 const GREETING: Duration = Duration::from_secs(2);
@@ -30,6 +31,8 @@ const BACKLOG: i32 = 4;
 
 /// What a hand-over needs of the server. Called on the thread of the hand-over, which may block.
 pub trait Handing: Send + Sync + 'static {
+    /// Where the server listens.
+    fn place(&self) -> Place;
     /// Everything that is passed on, as it is at this moment.
     fn items(&self) -> io::Result<Vec<Item>>;
     /// The new instance serves: stop reading, say so through `channel`, drain, and exit.
@@ -125,8 +128,16 @@ fn give(channel: &Channel, handing: &dyn Handing) -> io::Result<bool> {
     let Ok(Some(Message::Hello { text: release, .. })) = channel.receive() else {
         return Ok(false);
     };
-    tracing::info!(release, "another instance starts and is given sockets, cache and store");
+    let wanted = match channel.receive() {
+        Ok(Some(Message::Wanted(text))) => Place::from(text.as_str()),
+        _ => return Ok(false),
+    };
     channel.send(&Message::hello())?;
+    if !wanted.meets(&handing.place()) {
+        channel.send(&Message::Unrelated)?;
+        return Ok(false);
+    }
+    tracing::info!(release, "another instance starts and is given sockets, cache and store");
     channel.set_patience(Some(ITEM))?;
     match handing.items() {
         Ok(items) => {

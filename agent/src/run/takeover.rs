@@ -18,14 +18,15 @@ use crate::admin::Readiness;
 use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
 use crate::handover::{
-    self, Asked, Channel, Handing, Inherited, Item, Keeper, Message, PREDECESSOR, Predecessor,
-    Record, memory,
+    self, Asked, Channel, Handing, Inherited, Item, Keeper, Listening, Message, PREDECESSOR, Place,
+    Predecessor, Record, memory,
 };
+use crate::plan::Plan;
 use crate::plugin::cache::export;
-use crate::server::Pool;
 use crate::server::source::SocketSource;
+use crate::server::{Liveness, Pool};
 use crate::shared::Shared;
-use crate::supervisor::Link;
+use crate::supervisor::{self, Link};
 use crate::upstream::registry;
 
 /// How much of the cache is kept for the time after a crash, in bytes: some 20,000 answers. A hand-over passes on all of it.
@@ -72,15 +73,19 @@ impl Before {
         }
     }
 
-    /// Asks the instance that serves beside this one, if any, for everything. Not after a crash, when the sockets are here.
+    /// Asks the instance that serves beside this one, if any, for everything. Not after a crash, when the sockets are here, nor if it
+    /// listens elsewhere.
     ///
     /// # Errors
     /// Another instance is about to take over, or the running one could not hand over.
-    pub(super) fn ask(&mut self, socket: &Path) -> anyhow::Result<()> {
+    pub(super) fn ask(&mut self, socket: &Path, plan: &Plan) -> anyhow::Result<()> {
         let Some(path) = handover::path(socket).filter(|_| !self.inherited.has_sockets()) else {
             return Ok(());
         };
-        match handover::ask(&path, &self.inherited)? {
+        // Without its addresses the start will fail: that is said there.
+        let Ok(own) = plan.own_addresses() else { return Ok(()) };
+        let place = Place::new(own.addresses().iter().copied());
+        match handover::ask(&path, &place, &self.inherited)? {
             Asked::Alone => {}
             Asked::Busy => anyhow::bail!(
                 "another instance is about to take over at {}; start this one when it has",
@@ -96,7 +101,10 @@ impl Before {
                 self.silent = Some((pid, text));
             }
             Asked::Found(predecessor) => {
-                tracing::info!(release = predecessor.release, "taking over from the instance that serves");
+                tracing::info!(
+                    release = predecessor.release,
+                    "taking over from the instance that serves"
+                );
                 self.predecessor = Some(predecessor);
             }
         }
@@ -258,6 +266,10 @@ pub(super) struct Giver {
 }
 
 impl Handing for Giver {
+    fn place(&self) -> Place {
+        Place::new(self.source.addresses())
+    }
+
     fn items(&self) -> io::Result<Vec<Item>> {
         let mut items = self.source.items()?;
         if let Some(connection) = &self.connection {
@@ -278,7 +290,9 @@ impl Handing for Giver {
 
     fn failed(&self, why: &str) {
         self.record.failed(why);
-        tracing::error!("another instance was to take over and did not; this one goes on serving: {why}");
+        tracing::error!(
+            "another instance was to take over and did not; this one goes on serving: {why}"
+        );
     }
 }
 
@@ -344,5 +358,45 @@ impl Kept {
             self.health = known;
         }
         Ok(())
+    }
+}
+
+/// Returns when the supervisor has ended; never without one.
+pub(super) async fn supervisor_ended(link: Option<&Link>, record: Arc<Record>) {
+    let Some(link) = link.cloned() else { return std::future::pending().await };
+    // The thread that waits ends with the process.
+    let (sender, ended) = tokio::sync::oneshot::channel();
+    let waiting = std::thread::Builder::new().name("supervisor".into()).spawn(move || {
+        link.wait_for_end(|why| record.failed(why));
+        let _ = sender.send(());
+    });
+    if waiting.is_err() || ended.await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Tells the supervisor again and again that queries are answered, as long as they are.
+pub(super) async fn show_life(link: Link, liveness: Arc<Liveness>) {
+    let mut often = tokio::time::interval(supervisor::SIGN_OF_LIFE);
+    loop {
+        often.tick().await;
+        if liveness.trouble().is_none() {
+            link.alive();
+        }
+    }
+}
+
+/// Lets the next instance find this one. Without it the next one starts beside this one.
+pub(super) fn wait_for_successor(socket: &Path, giver: Giver) -> Option<Listening> {
+    let path = handover::path(socket)?;
+    match handover::listen(&path, Arc::new(giver)) {
+        Ok(listening) => Some(listening),
+        Err(error) => {
+            let path = path.display();
+            tracing::warn!(
+                "an instance that starts beside this one will begin with nothing: cannot listen on {path}: {error}"
+            );
+            None
+        }
     }
 }

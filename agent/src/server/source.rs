@@ -90,6 +90,13 @@ impl SocketSource {
         }
     }
 
+    /// The addresses of DNS.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let open = self.lock();
+        let udp = open.keys().filter(|name| name.kind == SocketKind::Udp && name.number == 0);
+        udp.map(|name| name.address).collect()
+    }
+
     /// A duplicate of each, by name.
     pub fn items(&self) -> io::Result<Vec<Item>> {
         let open = self.lock();

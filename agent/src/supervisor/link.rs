@@ -90,10 +90,14 @@ impl Link {
         self.say(&Message::HandedOver(connection));
     }
 
-    /// Blocks until the supervisor has ended.
-    pub fn wait_for_end(&self) {
-        // It says nothing after the start; whatever it should say in a later release is ignored.
-        while let Ok(Some(_)) = self.0.receive() {}
+    /// Blocks until the supervisor has ended. `failed` is told why an upgrade came to nothing.
+    pub fn wait_for_end(&self, failed: impl Fn(&str)) {
+        // What it may say in a later release is ignored.
+        while let Ok(Some(message)) = self.0.receive() {
+            if let Message::Failed(why) = message {
+                failed(&why);
+            }
+        }
     }
 
     fn say(&self, message: &Message) {

@@ -66,6 +66,8 @@ struct Supervisor {
     manager: Option<Manager>,
     program: PathBuf,
     has_served: bool,
+    /// The new instance of an upgrade.
+    upgrading: Option<Pid>,
 }
 
 /// Runs the server as a child until that ends by itself. To be called while there is one thread.
@@ -79,13 +81,9 @@ pub fn run(args: &Serve) -> anyhow::Result<ExitCode> {
         tracing::warn!(%error, "cannot raise the limit of file descriptors");
     }
     let mut taken = SigSet::empty();
-    for signal in [
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGUSR1,
-        Signal::SIGCHLD,
-    ] {
+    for signal in
+        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGCHLD]
+    {
         taken.add(signal);
     }
     taken.thread_block().context("cannot take signals")?;
@@ -97,6 +95,7 @@ pub fn run(args: &Serve) -> anyhow::Result<ExitCode> {
         manager: Manager::from_env(),
         program: std::env::current_exe().context("cannot find the program's file")?,
         has_served: false,
+        upgrading: None,
     };
     supervisor.run()
 }
@@ -109,7 +108,9 @@ impl Supervisor {
             let begun = Instant::now();
             let end = match Child::start(&self.items, restarts, &why) {
                 Ok(child) => self.watch(child)?,
-                Err(error) if self.has_served => End::Lost(format!("it cannot be started: {error}")),
+                Err(error) if self.has_served => {
+                    End::Lost(format!("it cannot be started: {error}"))
+                }
                 Err(error) => return Err(error).context("cannot start the server's process"),
             };
             why = match end {
@@ -143,7 +144,7 @@ impl Supervisor {
             let (signalled, spoken) = self.wait(Some(&child), next_tick)?;
             while let Some(signal) = signalled.then(|| self.next_signal()).flatten() {
                 if signal == Signal::SIGCHLD {
-                    if let Some(status) = self.reap(child.pid) {
+                    if let Some(status) = self.reap(&child) {
                         self.receive_all(&mut child, &mut successor);
                         return Ok(self.end_of(&child, status, successor));
                     }
@@ -194,12 +195,20 @@ impl Supervisor {
     }
 
     /// Collects every process that has ended, as process 1 has to; returns how `child` did.
-    fn reap(&self, child: Pid) -> Option<WaitStatus> {
+    fn reap(&mut self, child: &Child) -> Option<WaitStatus> {
         let mut ended = None;
         while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             match status.pid() {
                 None => break,
-                Some(pid) if pid == child => ended = Some(status),
+                Some(pid) if pid == child.pid => ended = Some(status),
+                Some(pid) if self.upgrading == Some(pid) => {
+                    self.upgrading = None;
+                    let why = format!(
+                        "the new instance ended before it took over ({}); the log says why",
+                        told(&status)
+                    );
+                    let _ = child.channel.try_send(&Message::Failed(why));
+                }
                 Some(_) => {}
             }
         }
@@ -243,11 +252,14 @@ impl Supervisor {
     }
 
     /// Starts a new instance from the program's file, with our arguments. It takes over from our child, or ends with a reason.
-    fn upgrade(&self) {
+    fn upgrade(&mut self) {
         let mut command = Command::new(&self.program);
         command.args(std::env::args_os().skip(1)).stdin(Stdio::null());
         match command.spawn() {
-            Ok(new) => tracing::info!(pid = new.id(), "an upgrade has begun"),
+            Ok(new) => {
+                tracing::info!(pid = new.id(), "an upgrade has begun");
+                self.upgrading = i32::try_from(new.id()).ok().map(Pid::from_raw);
+            }
             Err(error) => {
                 let program = self.program.display();
                 tracing::error!("the upgrade has failed: cannot run {program}: {error}");
@@ -263,15 +275,13 @@ impl Supervisor {
             WaitStatus::Exited(_, code) if !self.has_served || child.is_stopping => {
                 return End::Exit(ExitCode::from(u8::try_from(code).unwrap_or(1)));
             }
-            WaitStatus::Exited(_, code) => format!("it exited with {code}"),
             WaitStatus::Signaled(_, signal, _) if !self.has_served || child.is_stopping => {
                 // As a shell tells it.
                 tracing::error!("the server was ended by {signal}");
                 return End::Exit(ExitCode::from(128 + signal as u8));
             }
             WaitStatus::Signaled(..) if child.was_replaced => "it made no progress".to_owned(),
-            WaitStatus::Signaled(_, signal, _) => format!("it was ended by {signal}"),
-            other => format!("it ended: {other:?}"),
+            other => format!("it {}", told(&other)),
         };
         End::Lost(failed)
     }
@@ -296,9 +306,7 @@ impl Supervisor {
             while let Some(signal) = self.next_signal() {
                 match signal {
                     Signal::SIGTERM | Signal::SIGINT => return Ok(Some(ExitCode::SUCCESS)),
-                    _ => {
-                        self.reap(Pid::from_raw(0));
-                    }
+                    _ => reap_all(),
                 }
             }
             let has_ended = polled.get(1).and_then(PollFd::any).unwrap_or(false);
@@ -317,7 +325,7 @@ impl Supervisor {
                 if matches!(signal, Signal::SIGTERM | Signal::SIGINT) {
                     return Ok(true);
                 }
-                self.reap(Pid::from_raw(0));
+                reap_all();
             }
             if Instant::now() >= until {
                 return Ok(false);
@@ -325,4 +333,18 @@ impl Supervisor {
             self.wait(None, until)?;
         }
     }
+}
+
+/// How a process has ended.
+fn told(status: &WaitStatus) -> String {
+    match status {
+        WaitStatus::Exited(_, code) => format!("exited with {code}"),
+        WaitStatus::Signaled(_, signal, _) => format!("was ended by {signal}"),
+        other => format!("ended: {other:?}"),
+    }
+}
+
+/// Collects every process that has ended.
+fn reap_all() {
+    while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
 }

@@ -82,7 +82,8 @@ impl HealthRegistry {
     fn take_over_before(&self, upstream: &Upstream, key: &UpstreamKey, may_be_down: bool) {
         let before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
         let to = key.target.to_string();
-        let alike = || before.iter().filter(|known| known.to == to && known.force_tcp == key.force_tcp);
+        let alike =
+            || before.iter().filter(|known| known.to == to && known.force_tcp == key.force_tcp);
         let zone = key.zone.as_ref().map(ToString::to_string);
         let same_zone = alike().find(|known| known.zone == zone);
         let Some(known) = same_zone.or_else(|| alike().next()) else { return };

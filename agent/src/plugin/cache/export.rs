@@ -37,7 +37,12 @@ pub enum ImportError {
 
 /// Writes entries that are not stale to `to`, up to `budget` bytes: those that were used in the last seconds first. Returns how
 /// many.
-pub fn write(store: &Store, now: CoarseInstant, budget: usize, to: &mut dyn Write) -> io::Result<usize> {
+pub fn write(
+    store: &Store,
+    now: CoarseInstant,
+    budget: usize,
+    to: &mut dyn Write,
+) -> io::Result<usize> {
     to.write_all(MAGIC)?;
     to.write_all(&FORMAT.to_be_bytes())?;
     to.write_all(&now.as_millis().to_be_bytes())?;
@@ -73,7 +78,9 @@ fn encode(entry: &Entry) -> Vec<u8> {
     out.extend_from_slice(message);
     if has_opt {
         let [root, high, low, size_high, size_low, _, version, flags, more, ..] = OPT;
-        out.extend_from_slice(&[root, high, low, size_high, size_low, extended, version, flags, more]);
+        out.extend_from_slice(&[
+            root, high, low, size_high, size_low, extended, version, flags, more,
+        ]);
         out.extend_from_slice(&(options.len() as u16).to_be_bytes());
         out.extend_from_slice(options);
         let additional = read_u16(&out, start + 10).unwrap_or(0);
@@ -203,7 +210,10 @@ mod tests {
         let later = Store::new(1 << 20);
         assert_eq!(read(&later, &[7], &bytes, NOW.plus_millis(10_000_000)), Ok(0), "all stale");
         assert_eq!(read(&later, &[8], &bytes, NOW), Ok(0), "of a block that is gone");
-        assert_eq!(read(&later, &[7], &bytes, CoarseInstant::from_millis(1)), Err(ImportError::Clock));
+        assert_eq!(
+            read(&later, &[7], &bytes, CoarseInstant::from_millis(1)),
+            Err(ImportError::Clock)
+        );
     }
 
     #[test]

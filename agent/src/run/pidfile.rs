@@ -1,0 +1,31 @@
+//! The file with the process id (`--pidfile`).
+
+use std::os::unix::process::parent_id;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use crate::supervisor::Link;
+
+/// The process that signals are for: the supervisor, if there is one.
+fn line() -> String {
+    let pid = if Link::is_there() { parent_id() } else { std::process::id() };
+    format!("{pid}\n")
+}
+
+/// Writes it.
+///
+/// # Errors
+/// It cannot be written.
+pub(super) fn write(path: &Path) -> anyhow::Result<()> {
+    std::fs::write(path, line())
+        .with_context(|| format!("cannot write the process id to {}", path.display()))
+}
+
+/// Removes the file unless another instance has written its own id there.
+pub(super) fn remove(path: &Path) {
+    if std::fs::read_to_string(path).is_ok_and(|text| text == line()) {
+        // It may be gone already; then there is nothing to remove.
+        let _ = std::fs::remove_file(path);
+    }
+}
