@@ -217,6 +217,11 @@ pub struct Serve {
     #[arg(long, value_name = "FILE", default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET",
           value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub socket: PathBuf,
+    /// Where the next instance on this node finds this one, to take over its sockets, cache and store; empty: nowhere. Default:
+    /// beside --socket, with the extension `handover`.
+    #[arg(long, value_name = "FILE", env = "NODENS_HANDOVER_SOCKET",
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    pub handover_socket: Option<PathBuf>,
     /// Serve in this process, without a supervisor that starts the server again after a crash.
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value_t = false, default_missing_value = "true", value_parser = go_bool)]
@@ -247,6 +252,18 @@ fn log_level(text: &str) -> Result<String, String> {
         text if text.eq_ignore_ascii_case("warning") => Ok("warn".to_owned()),
         text if text.split(',').all(|part| is_level(part.trim())) => Ok(text.to_owned()),
         _ => Err(EXPECTED.to_owned()),
+    }
+}
+
+impl Serve {
+    /// Where the next instance finds this one; `None`: nowhere.
+    pub fn handover_socket(&self) -> Option<PathBuf> {
+        let beside = || self.socket.with_extension("handover");
+        let path = match &self.handover_socket {
+            None if self.socket.as_os_str().is_empty() => return None,
+            other => other.clone().unwrap_or_else(beside),
+        };
+        (!path.as_os_str().is_empty()).then_some(path)
     }
 }
 

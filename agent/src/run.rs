@@ -39,6 +39,7 @@ use crate::metrics::{Metrics, Source};
 use crate::node::{self, Node, Origin};
 use crate::plan::Plan;
 use crate::plugin::cache;
+use crate::probe;
 use crate::server::pool::DRAIN;
 use crate::server::source::SocketSource;
 use crate::server::worker::MAX_FORWARDED;
@@ -132,7 +133,7 @@ fn run_on(
         return Err(BadConfig(plan.diagnostics).into());
     }
     reload::log(&plan.diagnostics);
-    before.ask(&args.socket, &plan)?;
+    before.ask(args.handover_socket(), &plan)?;
     node.set_up().inspect_err(|error| before.failed(&format!("{error:#}")))?;
     logs.drop_privileges();
     give_memory_back();
@@ -313,14 +314,17 @@ impl Server {
         shared.metrics.register(Arc::clone(&status) as Arc<dyn Source>);
         show(&admin, &status, &running, &hash);
         let control = serve_control(&args.socket, &status);
+        probe::remove_mark(&args.socket);
         tokio::spawn(sweep(Arc::clone(&shared)));
         tokio::spawn(tend(Arc::clone(&shared)));
         if let Some(link) = link {
             tokio::spawn(keep_memory(Arc::clone(&shared), link.clone()));
             tokio::spawn(show_life(link, Arc::clone(&liveness)));
         }
-        let successor =
-            wait_for_successor(&args.socket, giver(around.connection(), Arc::clone(&record)));
+        let successor = wait_for_successor(
+            args.handover_socket(),
+            giver(around.connection(), Arc::clone(&record)),
+        );
         if let Some(path) = &args.pidfile {
             pidfile::write(path)?;
         }
@@ -396,7 +400,7 @@ impl Server {
         let to = Arc::clone(&successor);
         let pass_on = move |address, connection| Running::pass_on(&to, address, connection);
         tokio::task::block_in_place(|| self.pool.hand_over(DRAIN, Arc::new(pass_on)));
-        self.around.left(successor);
+        self.around.left(successor, &self.args.socket);
         let took_ms = begun.elapsed().as_millis();
         tracing::info!(
             took_ms,

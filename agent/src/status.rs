@@ -90,6 +90,7 @@ impl Status {
             "workers": self.shared.workers,
             "addresses": running.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "waiting": self.readiness.waits(),
+            "stalled": self.readiness.trouble(),
             "trouble": (!problems.is_empty()).then(|| problems.join("; ")),
             "cache": { "bytes": store.weight(), "limit_bytes": store.limit() },
             "details": details,

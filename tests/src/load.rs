@@ -214,7 +214,7 @@ async fn ask_udp(server: SocketAddr, mut pace: Pace, questions: Questions) -> Re
                 waiting.1.asked += 1;
             }
             // A refusal is seen as a loss.
-            let _ = socket.try_send(&query);
+            let _ = socket.send(&query).await;
         }
     }
     let report = finish(waiting, "no answer over UDP").await;

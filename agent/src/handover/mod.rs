@@ -20,7 +20,6 @@ mod record;
 mod successor;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
 
 pub use self::channel::Channel;
 pub use self::inherited::Inherited;
@@ -45,9 +44,4 @@ pub trait Keeper: Send + Sync {
     fn keep(&self, name: &str, fd: BorrowedFd<'_>);
     /// Closes what has this name.
     fn forget(&self, name: &str);
-}
-
-/// Where an instance with this control socket waits for its successor; `None`: nowhere.
-pub fn path(socket: &Path) -> Option<PathBuf> {
-    (!socket.as_os_str().is_empty()).then(|| socket.with_extension("handover"))
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ use crate::handover::{
 };
 use crate::plan::Plan;
 use crate::plugin::cache::export;
+use crate::probe;
 use crate::server::source::SocketSource;
 use crate::server::{Liveness, Pool};
 use crate::shared::Shared;
@@ -78,8 +79,8 @@ impl Before {
     ///
     /// # Errors
     /// Another instance is about to take over, or the running one could not hand over.
-    pub(super) fn ask(&mut self, socket: &Path, plan: &Plan) -> anyhow::Result<()> {
-        let Some(path) = handover::path(socket).filter(|_| !self.inherited.has_sockets()) else {
+    pub(super) fn ask(&mut self, socket: Option<PathBuf>, plan: &Plan) -> anyhow::Result<()> {
+        let Some(path) = socket.filter(|_| !self.inherited.has_sockets()) else {
             return Ok(());
         };
         // Without its addresses the start will fail: that is said there.
@@ -240,9 +241,12 @@ impl Running {
         }
     }
 
-    /// Everything is drained: says so to the next instance, and to the supervisor.
-    pub(super) fn left(&self, channel: Arc<Channel>) {
+    /// Everything is drained: says so to the next instance, to the supervisor, and to probes.
+    pub(super) fn left(&self, channel: Arc<Channel>, socket: &Path) {
         let waits = self.link.is_some() && getppid() == Pid::from_raw(1);
+        if waits || self.ends_container() {
+            probe::mark_handed_over(socket);
+        }
         // If it has ended meanwhile, the supervisor finds out.
         let _ = channel.send(&Message::Left(waits));
         if let (Some(link), Ok(connection)) = (&self.link, channel.as_fd().try_clone_to_owned()) {
@@ -387,8 +391,8 @@ pub(super) async fn show_life(link: Link, liveness: Arc<Liveness>) {
 }
 
 /// Lets the next instance find this one. Without it the next one starts beside this one.
-pub(super) fn wait_for_successor(socket: &Path, giver: Giver) -> Option<Listening> {
-    let path = handover::path(socket)?;
+pub(super) fn wait_for_successor(socket: Option<PathBuf>, giver: Giver) -> Option<Listening> {
+    let path = socket?;
     match handover::listen(&path, Arc::new(giver)) {
         Ok(listening) => Some(listening),
         Err(error) => {

@@ -232,12 +232,7 @@ impl Supervisor {
             Message::Forget(name) => drop(self.items.remove(&name)),
             Message::Serving => {
                 child.is_serving = true;
-                if !std::mem::replace(&mut self.has_served, true)
-                    && let Some(manager) = &self.manager
-                {
-                    // After an upgrade it is another process than the manager knows.
-                    manager.tell(&format!("MAINPID={}", getpid()));
-                }
+                self.has_served = true;
             }
             Message::Alive => child.is_alive(),
             Message::Notify(text) => {
@@ -289,6 +284,10 @@ impl Supervisor {
     /// Another instance serves. As process 1 of a container, whose end would have it started anew, this one stays until it is
     /// told to end, or until the other instance has ended: then it serves again (`None`).
     fn wait_for_end_of(&self, successor: &OwnedFd) -> anyhow::Result<Option<ExitCode>> {
+        if let (Some(manager), Some(new)) = (&self.manager, self.upgrading) {
+            // From now on it is the process that the service manager is to watch.
+            manager.tell(&format!("MAINPID={new}"));
+        }
         if getpid() != Pid::from_raw(1) {
             return Ok(Some(ExitCode::SUCCESS));
         }
