@@ -1,5 +1,7 @@
 //! The real binary, run in a folder of its own: ports, Corefile, logs, readiness, metrics, signals, memory.
 
+mod command;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
@@ -17,6 +19,8 @@ use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::ports::Ports;
 use crate::{http, poll, ports};
+
+pub use self::command::{binary, run};
 
 /// How long a process may take to become ready, on a machine under load.
 const READY: Duration = Duration::from_secs(20);
@@ -460,35 +464,6 @@ impl Drop for Nodens {
         let log = self.log.to_string();
         assert!(!log.contains("panicked at"), "nodens panicked; its log:\n{log}");
     }
-}
-
-/// The binary under test: `NODENS_BIN`, or `nodens` of the same build as the test.
-///
-/// # Panics
-/// When there is none; building the tests alone does not build it.
-#[must_use]
-pub fn binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("NODENS_BIN") {
-        return path.into();
-    }
-    let test = std::env::current_exe().unwrap_or_default();
-    let found =
-        test.ancestors().skip(1).take(3).map(|folder| folder.join("nodens")).find(|p| p.is_file());
-    found.unwrap_or_else(|| {
-        panic!("there is no nodens beside {}: run `cargo build -p nodens` first", test.display())
-    })
-}
-
-/// Runs the binary to its end with these arguments; returns status, standard output and standard error.
-///
-/// # Panics
-/// When it cannot be run.
-#[must_use]
-pub fn run(arguments: &[&str]) -> (ExitStatus, String, String) {
-    let output = Command::new(binary()).args(arguments).stdin(Stdio::null()).output();
-    let output = output.unwrap_or_else(|error| panic!("cannot run nodens: {error}"));
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status, text(&output.stdout), text(&output.stderr))
 }
 
 fn send(pid: u32, signal: Signal) -> bool {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nodens::cluster::object::Kind;
 use nodens::cluster::{Endpoints, Pods, SnapshotSpec, Source, Spec, Store, Timing, Wanted};
+use nodens::handover::Inherited;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::api::credentials::Identity;
@@ -85,7 +86,10 @@ impl Watched {
     fn start(&mut self, spec: Spec) {
         self.store = None;
         self.sink = Arc::default();
-        self.store = Some(Store::start(spec, self.sink.clone(), self.runtime.handle()).unwrap());
+        self.store = Some(
+            Store::start(spec, self.sink.clone(), self.runtime.handle(), &Inherited::default())
+                .unwrap(),
+        );
     }
 
     fn store(&self) -> &Store<MapSink> {
