@@ -29,6 +29,7 @@ use crate::control::{self, Commands, Control};
 use crate::corefile::Diagnostics;
 use crate::descriptors;
 use crate::logging::{self, Logs};
+use crate::memory;
 use crate::metrics::{Metrics, Source};
 use crate::node::{self, Node, Origin};
 use crate::plan::Plan;
@@ -112,7 +113,7 @@ fn run_on(node: &mut Node, args: &Serve, shared: Arc<Shared>, logs: &Logs) -> an
     reload::log(&plan.diagnostics);
     node.set_up()?;
     logs.drop_privileges();
-    give_memory_back();
+    memory::give_back_later();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
@@ -127,15 +128,6 @@ fn run_on(node: &mut Node, args: &Serve, shared: Arc<Shared>, logs: &Logs) -> an
     // A look-up of the file system that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
-}
-
-/// Has a thread of the allocator give unused memory back to the kernel some 10 s later. Without it only a thread that
-/// allocates does so, and a worker that answers hits does not: what a flood took would stay. Called once privileges are dropped,
-/// since the thread inherits them.
-fn give_memory_back() {
-    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
-        tracing::debug!(%error, "unused memory is given back late");
-    }
 }
 
 fn workers(args: &Serve) -> usize {
@@ -380,7 +372,7 @@ async fn wait_until_known(assembled: &Assembled, most: Duration) -> bool {
 /// Reads the configuration as it is now.
 fn load(args: &Serve, origin: &Origin) -> Plan {
     let (file, diagnostics) = origin.load();
-    Plan::new(file, diagnostics, args.dns_port, node::link(&args.node))
+    Plan::new(file, diagnostics, args.dns_port, node::link(&args.node), &args.node.localip)
 }
 
 fn write_pid(path: &Path) -> anyhow::Result<()> {
