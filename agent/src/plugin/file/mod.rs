@@ -100,6 +100,11 @@ impl Config {
         }
         config
     }
+
+    /// The zone file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 impl ReadDirective for Config {
