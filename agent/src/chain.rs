@@ -313,7 +313,9 @@ impl Chain {
     ) -> Result<Outcome, usize> {
         reply.set_flags(flags::RA, self.recursive);
         for (number, handler) in self.handlers.iter().enumerate() {
-            match handler.serve(request, reply, local) {
+            let step = handler.serve(request, reply, local);
+            debug_assert!(matches!(step, Step::Next) || !handler.bypasses(request));
+            match step {
                 Step::Done(outcome) => {
                     self.amend(0, number, request, reply);
                     return Ok(outcome);
