@@ -1,6 +1,9 @@
 //! What is wrong with a configuration, all of it at once.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 
 use super::{Location, limits};
 
@@ -37,7 +40,8 @@ pub struct Diagnostics {
     errors: usize,
     warnings: usize,
     dropped: usize,
-    malformed: bool,
+    /// For each file whose braces or quotes do not match: the line from which on it was probably not read as it was meant.
+    malformed: BTreeMap<Arc<Path>, u32>,
 }
 
 impl Diagnostic {
@@ -96,23 +100,36 @@ impl Diagnostics {
         }
     }
 
-    /// As [`Diagnostics::push`], for braces or quotes that do not match: what follows was probably not read as it was
-    /// meant, so that errors found in it would mislead.
+    /// As [`Diagnostics::push`], for braces or quotes that do not match: what follows in this file was probably not read as
+    /// it was meant, so that errors found in it would mislead.
     pub fn push_malformed(&mut self, diagnostic: Diagnostic) {
-        self.malformed = true;
+        self.distrust(&diagnostic.at);
         self.push(diagnostic);
     }
 
-    /// Whether there is no use in looking for more errors.
+    /// From this line on the file was probably not read as it was meant.
+    pub fn distrust(&mut self, at: &Location) {
+        let line = self.malformed.entry(Arc::clone(&at.file)).or_insert(at.line);
+        *line = at.line.min(*line);
+    }
+
+    /// Whether a file was probably not read as it was meant, so that it has errors.
     pub fn is_malformed(&self) -> bool {
-        self.malformed
+        !self.malformed.is_empty()
+    }
+
+    /// Whether what stands here was read as it was meant.
+    pub fn is_sound(&self, at: &Location) -> bool {
+        self.malformed.get(&at.file).is_none_or(|line| at.line < *line)
     }
 
     /// Adds all of another collection.
     pub fn append(&mut self, other: Diagnostics) {
         other.items.into_iter().for_each(|item| self.push(item));
         self.dropped += other.dropped;
-        self.malformed |= other.malformed;
+        for (file, line) in other.malformed {
+            self.distrust(&Location { file, line });
+        }
     }
 
     /// Whether the configuration must not be used.
