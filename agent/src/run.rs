@@ -202,7 +202,7 @@ impl Server {
         show(&admin, &status, &running, &hash);
         let control = serve_control(&args.socket, &status);
         tokio::spawn(sweep(Arc::clone(&shared)));
-        tokio::spawn(tend(Arc::clone(&shared)));
+        tokio::spawn(maintain(Arc::clone(&shared)));
         if let Some(path) = &args.pidfile {
             write_pid(path)?;
         }
@@ -265,11 +265,11 @@ impl Server {
 }
 
 /// Tells the cache's store what the workers have used.
-async fn tend(shared: Arc<Shared>) {
+async fn maintain(shared: Arc<Shared>) {
     let mut often = tokio::time::interval(TEND);
     loop {
         often.tick().await;
-        shared.cache.load().tend();
+        shared.cache.load().maintain();
     }
 }
 

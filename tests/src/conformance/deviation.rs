@@ -99,9 +99,10 @@ impl Class {
                 .answer_with
                 .as_deref()
                 .is_none_or(|end| question.answer.iter().any(|l| l.ends_with(end)))
-            && self.answer_is.as_deref().is_none_or(
-                |end| matches!(&*question.answer, [only] if only.ends_with(end)),
-            )
+            && self
+                .answer_is
+                .as_deref()
+                .is_none_or(|end| matches!(&*question.answer, [only] if only.ends_with(end)))
             && self.names.iter().any(|pattern| matches(pattern, &name))
     }
 
