@@ -230,7 +230,7 @@ fn a_limit_that_has_gone_is_forgotten() {
         }
         upstream.connections() - before
     };
-    poll::until("one connection for all", SOON, || (one_by_one() == 0).then_some(()));
+    poll::wait_for("one connection for all", SOON, || one_by_one() == 0);
     assert!(ask_at_once(&nodens, 4, 100).iter().all(|code| *code == 0));
 }
 
