@@ -58,7 +58,7 @@ fn lines_without_effect_are_warned_about() {
         &["3: warning: cache: \"3600s\" is taken for a zone"],
     );
     warned(
-        "cluster.local {\n    kubernetes cluster.locl {\n        objects /nonexistent\n    }\n}\n",
+        "cluster.local {\n    kubernetes cluster.locl {\n        objects /etc\n    }\n}\n",
         &["2: warning: kubernetes: no query for cluster.locl. comes here"],
     );
     warned(
@@ -79,7 +79,7 @@ fn lines_without_effect_are_warned_about() {
 fn what_real_corefiles_have_is_not_warned_about() {
     for text in [
         // Kubernetes' default, NodeLocal DNSCache's blocks, a home server's.
-        ".:53 {\n    errors\n    health {\n        lameduck 5s\n    }\n    ready\n    kubernetes cluster.local in-addr.arpa ip6.arpa {\n        objects /nonexistent\n        pods insecure\n        fallthrough in-addr.arpa ip6.arpa\n        ttl 30\n    }\n    prometheus :9153\n    forward . 203.0.113.1 {\n        max_concurrent 1000\n    }\n    cache 30\n    loop\n    reload\n    loadbalance\n}\n",
+        ".:53 {\n    errors\n    health {\n        lameduck 5s\n    }\n    ready\n    kubernetes cluster.local in-addr.arpa ip6.arpa {\n        objects /etc\n        pods insecure\n        fallthrough in-addr.arpa ip6.arpa\n        ttl 30\n    }\n    prometheus :9153\n    forward . 203.0.113.1 {\n        max_concurrent 1000\n    }\n    cache 30\n    loop\n    reload\n    loadbalance\n}\n",
         "cluster.local:53 {\n    errors\n    cache {\n        success 9984 30\n        denial 9984 5\n    }\n    reload\n    loop\n    forward . 203.0.113.1 {\n        force_tcp\n    }\n    prometheus :9253\n}\nin-addr.arpa:53 {\n    errors\n    cache 30\n    reload\n    loop\n    forward . 203.0.113.1\n}\n.:53 {\n    errors\n    cache 30\n    reload\n    loop\n    forward . 203.0.113.2\n}\n",
         ".:53 {\n    hosts {\n        203.0.113.1 a.home\n        fallthrough\n    }\n    template IN AAAA . {\n        rcode NOERROR\n    }\n    forward . 203.0.113.1 203.0.113.2 {\n        policy sequential\n    }\n    log\n    cache\n}\n",
         ".:53 {\n    rewrite stop {\n        name regex (.*)\\.corp\\.test\\.$ {1}.svc.cluster.local\n        answer auto\n    }\n    rewrite name substring a.test b.test\n    forward . 203.0.113.1 {\n        next NXDOMAIN\n    }\n    forward . 203.0.113.2\n    cache 160 skydns.local\n}\n",
@@ -221,7 +221,11 @@ fn a_check_has_the_starts_verdict_and_all_mistakes_of_all_stages() {
         ),
         (
             ". {\n    cahce\n    errors {\n    forwrad . 203.0.113.1\n}\n",
-            &["1: the block that begins here", "2: there is no directive \"cahce\"", "3: errors: "],
+            &[
+                "1: the block that begins here",
+                "2: there is no directive \"cahce\"",
+                "4: errors: there is no option \"forwrad\"",
+            ],
         ),
         (
             ". {\n    cahce\n    errors \"log\n    forwrad . 203.0.113.1\n}\n",

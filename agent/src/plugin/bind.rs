@@ -131,6 +131,7 @@ fn places(args: &mut Args<'_, '_>) -> Vec<Place> {
                 let (ip, port) = (address.ip(), address.port());
                 let expected = format!("{ip}, and the port behind the zone as in `.:{port} {{`");
                 args.error_at(&word.at, format!("{:?} has a port", word.as_str()), expected);
+                found.push(Place::Address(ip));
             }
             Err(_) => found.push(place(word.as_str())),
         }
