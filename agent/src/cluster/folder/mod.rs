@@ -186,7 +186,7 @@ impl Folder {
         let first = !self.status.is_synced();
         if first {
             for kind in self.wanted.kinds() {
-                self.sink.apply(Event::ResetBegin(kind));
+                self.sink.apply(Event::Init(kind));
             }
         }
         let gone: Vec<_> =
@@ -208,7 +208,7 @@ impl Folder {
         }
         if first {
             for kind in self.wanted.kinds() {
-                self.sink.apply(Event::ResetDone(kind));
+                self.sink.apply(Event::InitDone(kind));
                 self.status.kind(kind).note_relist();
                 self.status.note_synced(kind);
             }
