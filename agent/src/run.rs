@@ -48,7 +48,7 @@ const MAX_WORKERS: usize = 8;
 const START_POLL: Duration = Duration::from_millis(5);
 
 /// How often the cache's store learns what is in use.
-const TEND: Duration = Duration::from_secs(1);
+const MAINTAIN: Duration = Duration::from_secs(1);
 /// How often the cache is swept.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -266,7 +266,7 @@ impl Server {
 
 /// Tells the cache's store what the workers have used.
 async fn maintain(shared: Arc<Shared>) {
-    let mut often = tokio::time::interval(TEND);
+    let mut often = tokio::time::interval(MAINTAIN);
     loop {
         often.tick().await;
         shared.cache.load().maintain();

@@ -19,8 +19,9 @@ const LIMIT_CLOSE: Duration = Duration::from_millis(200);
 const LIMIT_CONFIRMS: Duration = Duration::from_secs(5);
 /// The same for two connections that have fallen silent after as many answers, which says more: the numbers are the same.
 const SILENCE_CONFIRMS: Duration = Duration::from_secs(60);
-/// A learnt limit is tested so long after it was learnt, and after each test that has confirmed it twice as long later.
-const FIRST_TEST_MS: u64 = 1_000;
+/// A learnt limit is tested by the first connection that is opened then, and after so long again; after each test that has
+/// confirmed it, after twice as long.
+const TEST_MS: u64 = 1_000;
 /// The time doubles so often: a limit that has gone is noticed within some two minutes of traffic.
 const MAX_DOUBLINGS: u32 = 6;
 
@@ -119,7 +120,7 @@ impl Peer {
         match self.limit.swap(limit, Relaxed) {
             0 => {
                 self.confirmed.store(0, Relaxed);
-                self.test_at.store(now.as_millis() + FIRST_TEST_MS, Relaxed);
+                self.test_at.store(now.as_millis(), Relaxed);
             }
             before if before < limit => self.changed.notify_waiters(),
             _ => {}
@@ -129,7 +130,7 @@ impl Peer {
     /// True if a connection that is opened now is to take one query more than the limit; once a second at most.
     fn begin_test(&self, now: CoarseInstant) -> bool {
         let due = self.test_at.load(Relaxed);
-        let next = now.as_millis() + FIRST_TEST_MS;
+        let next = now.as_millis() + TEST_MS;
         self.limit.load(Relaxed) != 0
             && now.as_millis() >= due
             && self.test_at.compare_exchange(due, next, Relaxed, Relaxed).is_ok()
@@ -139,7 +140,7 @@ impl Peer {
     fn end_test(&self, answers: u32, now: CoarseInstant) {
         if answers == self.limit.load(Relaxed) {
             let doublings = self.confirmed.fetch_add(1, Relaxed).saturating_add(1);
-            let wait = FIRST_TEST_MS << doublings.min(MAX_DOUBLINGS);
+            let wait = TEST_MS << doublings.min(MAX_DOUBLINGS);
             self.test_at.fetch_max(now.as_millis() + wait, Relaxed);
         }
     }
@@ -385,6 +386,7 @@ mod tests {
         assert!(!session(at(9)).tests, "there is no limit");
         peer.closed_after(3, at(10));
         peer.closed_after(3, at(10));
+        assert!(session(at(10)).tests, "the first connection");
         let usual = session(at(10));
         assert!(!usual.tests && !session(CoarseInstant::from_millis(10_999)).tests);
         // Now and then a connection takes one query more; seldom, once that has confirmed the limit some times.
@@ -411,7 +413,7 @@ mod tests {
         assert_eq!(peer.query_limit(), NONE);
         peer.closed_after(3, at(212));
         assert_eq!(peer.query_limit(), 3);
-        assert!(!session(at(212)).tests && session(at(213)).tests, "from the start");
+        assert!(session(at(212)).tests && !session(at(212)).tests, "from the start");
     }
 
     #[test]
