@@ -1,4 +1,4 @@
-//! What the cache costs: nanoseconds for a hit in a worker's hot set, a hit in the store and an answer kept, and bytes
+//! What the cache costs: nanoseconds for a hit in a worker's worker cache, a hit in the store and an answer kept, and bytes
 //! for each entry. `cargo bench -p nodens --bench cache`.
 //!
 //! Keys and answers are those of the memory target: names of 35 octets, answers of about 120.
@@ -58,13 +58,13 @@ fn main() {
     let ns = timed(ENTRIES, |number| {
         hit(&cache, &packets[number * 7_919 % ENTRIES], &mut Local::new(0))
     });
-    println!("hit, new hot set  {ns:7.1} ns");
+    println!("hit, new worker cache  {ns:7.1} ns");
     let ns =
         timed(ENTRIES * 4, |number| hit(&cache, &packets[number * 7_919 % ENTRIES], &mut local));
     println!("hit, all names    {ns:7.1} ns");
     timed(ENTRIES, |number| hit(&cache, &packets[number % HOT], &mut local));
     let ns = timed(ENTRIES * 20, |number| hit(&cache, &packets[number % HOT], &mut local));
-    println!("hit, hot set      {ns:7.1} ns");
+    println!("hit, worker cache      {ns:7.1} ns");
     let ns = timed(ENTRIES * 20, |number| nothing(&packets[number % HOT]));
     println!("  of it the query {ns:7.1} ns, and the reply without records");
     let others: Vec<Vec<u8>> = (ENTRIES..2 * ENTRIES).map(packet).collect();

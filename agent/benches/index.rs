@@ -118,13 +118,13 @@ fn load(index: &Index) {
 
 fn relist(index: &Index) {
     for kind in [Kind::Namespace, Kind::Service, Kind::EndpointSlice] {
-        index.apply(Event::ResetBegin(kind));
+        index.apply(Event::Init(kind));
     }
     load(index);
     large(index, false);
     large(index, true);
     for kind in [Kind::Namespace, Kind::Service, Kind::EndpointSlice] {
-        index.apply(Event::ResetDone(kind));
+        index.apply(Event::InitDone(kind));
     }
 }
 

@@ -285,3 +285,6 @@ fn unspecified() -> IpAddr {
 fn label(ip: IpAddr, port: u16) -> String {
     if ip.is_unspecified() { format!(":{port}") } else { SocketAddr::new(ip, port).to_string() }
 }
+
+#[cfg(test)]
+mod tests;

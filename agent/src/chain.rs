@@ -13,7 +13,7 @@ use crate::admission::Shares;
 use crate::clock::CoarseInstant;
 use crate::metrics::Scrape;
 use crate::metrics::cells::Cells;
-use crate::plugin::cache::HotSet;
+use crate::plugin::cache::WorkerCache;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
 
 pub use crate::request::Resolving;
@@ -120,7 +120,7 @@ pub struct Local {
     /// Moves on with every answer that rotates (`loadbalance`).
     pub rotation: usize,
     /// Answers of the cache that this worker has served recently.
-    pub hot: HotSet,
+    pub cache: WorkerCache,
     /// The places of all queries that wait, of all workers together. `None` outside of a server.
     pub pending: Option<Arc<Shares>>,
 }
@@ -132,7 +132,7 @@ thread_local! {
 impl Local {
     /// A new worker's.
     pub fn new(worker: usize) -> Self {
-        Self { worker, rotation: worker, hot: HotSet::new(), pending: None }
+        Self { worker, rotation: worker, cache: WorkerCache::new(), pending: None }
     }
 
     /// Makes this thread worker number `worker`'s, of a server with these places.
@@ -313,7 +313,9 @@ impl Chain {
     ) -> Result<Outcome, usize> {
         reply.set_flags(flags::RA, self.recursive);
         for (number, handler) in self.handlers.iter().enumerate() {
-            match handler.serve(request, reply, local) {
+            let step = handler.serve(request, reply, local);
+            debug_assert!(matches!(step, Step::Next) || !handler.bypasses(request));
+            match step {
                 Step::Done(outcome) => {
                     self.amend(0, number, request, reply);
                     return Ok(outcome);

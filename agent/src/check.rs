@@ -17,7 +17,8 @@ use crate::plan::Plan;
 /// The flags make no sense, or the output cannot be written.
 pub fn run(args: &Check, out: &mut impl Write) -> anyhow::Result<bool> {
     let (name, (file, diagnostics), serve) = read(args)?;
-    let mut plan = Plan::new(file, diagnostics, serve.dns_port, node::link(&serve.node));
+    let node = &serve.node;
+    let mut plan = Plan::new(file, diagnostics, serve.dns_port, node::link(node), &node.localip);
     if !plan.diagnostics.has_errors() {
         plan.check_upstreams();
     }

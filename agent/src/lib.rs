@@ -10,7 +10,7 @@
 //!  -> chain             the block's handlers in their fixed order
 //!       plugin::hosts, plugin::kubernetes, ...   what we know ourselves: a reply at once
 //!       plugin::cache                            a fresh hit: copy, patch the times, done
-//!       plugin::forward                          has to wait: the query becomes a task
+//!       plugin::forward                          has to wait: a miss, see server::miss
 //!  -> wire::Reply       cut to the client's size, OPT, the question in the client's case
 //!  -> metrics::cells    one Outcome, recorded once
 //!  -> server::udp       the batch of replies leaves from the addresses that were asked
@@ -44,6 +44,7 @@ pub mod detail;
 pub mod file_watch;
 pub mod handover;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod node;
 pub mod plan;

@@ -1,11 +1,14 @@
 //! A configuration that is read and checked as a whole, with nothing built, opened or changed. `nodens check` prints a
 //! plan, the start and a reload carry it out, so that all three come to the same verdict.
 
+use std::net::IpAddr;
+use std::path::Path;
+
 use netsetup::LinkName;
 
 use crate::assemble::own_addresses;
 use crate::cluster::Source;
-use crate::corefile::{Diagnostic, Diagnostics, Directive, File};
+use crate::corefile::{Diagnostic, Diagnostics, Directive, File, Token};
 use crate::plugin::{self, Block, bind, forward, reload};
 use crate::upstream::OwnAddresses;
 
@@ -21,20 +24,27 @@ pub struct Plan {
 
 impl Plan {
     /// Checks a file that was read with these diagnostics. `dns_port` is the port of zones that name none, `link` the
-    /// interface that the start makes.
+    /// interface that the start makes, `local` the addresses that are on it then.
     pub fn new(
         file: File,
         mut diagnostics: Diagnostics,
         dns_port: u16,
         link: Option<&LinkName>,
+        local: &[IpAddr],
     ) -> Self {
-        let blocks = if diagnostics.is_malformed() {
-            Vec::new()
-        } else {
-            plugin::read(&file, dns_port, &mut diagnostics)
-        };
+        if diagnostics.is_malformed() {
+            // What can be told from the lines that are sound.
+            let sound = sound(&file, &diagnostics);
+            plugin::read(&sound, dns_port, &mut diagnostics);
+            diagnostics.sort();
+            return Self { file, blocks: Vec::new(), diagnostics };
+        }
+        let blocks = plugin::read(&file, dns_port, &mut diagnostics);
         plugin::unreachable::check(&blocks, &mut diagnostics);
-        blocks.iter().for_each(|block| check_machine(block, link, &mut diagnostics));
+        for block in &blocks {
+            check_machine(block, link, local, &mut diagnostics);
+            check_files(block, &mut diagnostics);
+        }
         diagnostics.sort();
         Self { file, blocks, diagnostics }
     }
@@ -65,8 +75,26 @@ impl Plan {
     }
 }
 
-/// What a block needs of this machine: interfaces, and files of certificates and credentials.
-fn check_machine(block: &Block, link: Option<&LinkName>, diagnostics: &mut Diagnostics) {
+/// The directives of a malformed file that were read as they were meant.
+fn sound(file: &File, diagnostics: &Diagnostics) -> File {
+    let mut file = file.clone();
+    for block in &mut file.blocks {
+        block.directives.retain(|line| line.tokens().all(|word| diagnostics.is_sound(&word.at)));
+    }
+    file.blocks.retain(|block| {
+        let mut at = block.keys.iter().map(|key| &key.at).chain([&block.at]);
+        at.all(|at| diagnostics.is_sound(at))
+    });
+    file
+}
+
+/// What a block needs of this machine: interfaces, addresses, and files of certificates.
+fn check_machine(
+    block: &Block,
+    link: Option<&LinkName>,
+    local: &[IpAddr],
+    diagnostics: &mut Diagnostics,
+) {
     let mut fail = |line: &Directive, what: String, help: &str| {
         let error = Diagnostic::error(line.at().clone(), what).help(help);
         diagnostics.push(error.directive(line.name.as_str()));
@@ -74,7 +102,10 @@ fn check_machine(block: &Block, link: Option<&LinkName>, diagnostics: &mut Diagn
     let made = |name: &str| link.is_some_and(|link| link.as_str() == name);
     let lines: Vec<&Directive> = block.written.named("bind").collect();
     let names_made = lines.iter().flat_map(|line| &line.args).any(|word| made(word.as_str()));
-    if let (Err(error), Some(line), false) = (bind::resolve(&block.bind), lines.first(), names_made)
+    let has_placeholder = lines.iter().flat_map(|line| &line.args).any(Token::is_placeholder);
+    let addresses = bind::resolve(&block.bind);
+    if let (Err(error), Some(line), false) =
+        (&addresses, lines.first(), names_made || has_placeholder)
     {
         fail(line, error.to_string(), "name an address or an interface of this machine");
     }
@@ -83,13 +114,52 @@ fn check_machine(block: &Block, link: Option<&LinkName>, diagnostics: &mut Diagn
             fail(line, error.to_string(), "name files that exist and can be read");
         }
     }
-    for (config, line) in block.kubernetes.iter().zip(block.written.named("kubernetes")) {
-        let Source::Kubeconfig { file, .. } = &config.spec.source else { continue };
-        if let Err(error) = std::fs::metadata(file) {
-            let what = format!("kubeconfig {}: {error}", file.display());
-            let warning = Diagnostic::warning(line.at().clone(), what);
-            let help = "the API server is not asked before the file is there";
-            diagnostics.push(warning.help(help).directive("kubernetes"));
+    for address in bind::absent(&addresses.unwrap_or_default()) {
+        let line = lines
+            .iter()
+            .find(|line| line.args.iter().any(|word| word.as_str().parse() == Ok(address)));
+        if let (Some(line), false) = (line, local.contains(&address)) {
+            let what = format!("no interface of this machine has the address {address}");
+            let help =
+                "the start fails without it: add it to an interface, or name it with -localip";
+            diagnostics.push(warning(line, what, help));
         }
     }
+}
+
+/// The files that a block follows. One that is missing may come later.
+fn check_files(block: &Block, diagnostics: &mut Diagnostics) {
+    let mut missing = |line: &Directive, what: &str, path: &Path, help: &str| {
+        if let Err(error) = std::fs::metadata(path) {
+            let what = format!("{what}{}: {error}", path.display());
+            diagnostics.push(warning(line, what, help));
+        }
+    };
+    for (config, line) in block.hosts.iter().zip(block.written.named("hosts")) {
+        // Without a word it is /etc/hosts, which an image need not have.
+        if !line.args.is_empty() {
+            missing(line, "", config.file(), "its names are answered once the file is there");
+        }
+    }
+    for (config, line) in block.file.iter().zip(block.written.named("file")) {
+        let help = "its zones are answered with SERVFAIL until the file is there";
+        missing(line, "", config.path(), help);
+    }
+    for (config, line) in block.kubernetes.iter().zip(block.written.named("kubernetes")) {
+        match &config.spec.source {
+            Source::Kubeconfig { file, .. } => {
+                let help = "the API server is not asked before the file is there";
+                missing(line, "kubeconfig ", file, help);
+            }
+            Source::Folder(folder) => {
+                let help = "no cluster name is answered before the folder is there";
+                missing(line, "objects ", folder, help);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn warning(line: &Directive, what: String, help: &str) -> Diagnostic {
+    Diagnostic::warning(line.at().clone(), what).help(help).directive(line.name.as_str())
 }

@@ -35,6 +35,7 @@ use crate::corefile::Diagnostics;
 use crate::descriptors;
 use crate::handover::{Channel, Listening, Record};
 use crate::logging::{self, Logs};
+use crate::memory;
 use crate::metrics::{Metrics, Source};
 use crate::node::{self, Node, Origin};
 use crate::plan::Plan;
@@ -59,7 +60,7 @@ const MAX_WORKERS: usize = 8;
 const START_POLL: Duration = Duration::from_millis(5);
 
 /// How often the cache's store learns what is in use.
-const TEND: Duration = Duration::from_secs(1);
+const MAINTAIN: Duration = Duration::from_secs(1);
 /// How often the cache is swept.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -136,7 +137,7 @@ fn run_on(
     before.ask(args.handover_socket(), &plan)?;
     node.set_up().inspect_err(|error| before.failed(&format!("{error:#}")))?;
     logs.drop_privileges();
-    give_memory_back();
+    memory::give_back_later();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
@@ -151,15 +152,6 @@ fn run_on(
     // A look-up of the file system that hangs must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
-}
-
-/// Has a thread of the allocator give unused memory back to the kernel some 10 s later. Without it only a thread that
-/// allocates does so, and a worker that answers hits does not: what a flood took would stay. Called once privileges are dropped,
-/// since the thread inherits them.
-fn give_memory_back() {
-    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
-        tracing::debug!(%error, "unused memory is given back late");
-    }
 }
 
 fn workers(args: &Serve) -> usize {
@@ -316,7 +308,7 @@ impl Server {
         let control = serve_control(&args.socket, &status);
         probe::remove_mark(&args.socket);
         tokio::spawn(sweep(Arc::clone(&shared)));
-        tokio::spawn(tend(Arc::clone(&shared)));
+        tokio::spawn(maintain(Arc::clone(&shared)));
         if let Some(link) = link {
             tokio::spawn(keep_memory(Arc::clone(&shared), link.clone()));
             tokio::spawn(show_life(link, Arc::clone(&liveness)));
@@ -420,11 +412,11 @@ struct Prepared {
 }
 
 /// Tells the cache's store what the workers have used.
-async fn tend(shared: Arc<Shared>) {
-    let mut often = tokio::time::interval(TEND);
+async fn maintain(shared: Arc<Shared>) {
+    let mut often = tokio::time::interval(MAINTAIN);
     loop {
         often.tick().await;
-        shared.cache.load().tend();
+        shared.cache.load().maintain();
     }
 }
 
@@ -487,5 +479,5 @@ async fn wait_until_known(assembled: &Assembled, most: Duration) -> bool {
 /// Reads the configuration as it is now.
 fn load(args: &Serve, origin: &Origin) -> Plan {
     let (file, diagnostics) = origin.load();
-    Plan::new(file, diagnostics, args.dns_port, node::link(&args.node))
+    Plan::new(file, diagnostics, args.dns_port, node::link(&args.node), &args.node.localip)
 }

@@ -70,8 +70,8 @@ impl Sink for MapSink {
                 state.objects.insert((object.kind(), object.id()), object);
             }
             Event::Delete(kind, id) => gone.push((kind, id)),
-            Event::ResetBegin(kind) => drop(state.listing.insert(kind, BTreeSet::new())),
-            Event::ResetDone(kind) => {
+            Event::Init(kind) => drop(state.listing.insert(kind, BTreeSet::new())),
+            Event::InitDone(kind) => {
                 let listed = state.listing.remove(&kind).unwrap_or_default();
                 let old =
                     state.objects.keys().filter(|(of, id)| *of == kind && !listed.contains(id));

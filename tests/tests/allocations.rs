@@ -33,14 +33,14 @@ const HITS: usize = 3_000;
 const ROUNDS: usize = 4;
 
 /// What the cache's shared store allocates when it keeps house, which falls to whoever reads it when 64 have done so or
-/// 300 ms have passed. Answers of a worker's own hot set are not read from there.
+/// 300 ms have passed. Answers of a worker's own worker cache are not read from there.
 const HOUSEKEEPING: u64 = 2;
 const READS_A_TIME: u64 = 64;
 
 /// Addresses of one name: more than fit into 512 octets, and than a parsed message has room for beside itself.
 const MANY: usize = 60;
 
-/// Names that do not fit into a worker's hot set of 4,096.
+/// Names that do not fit into a worker's worker cache of 4,096.
 const NAMES: usize = 6_000;
 
 const ZONE: &str = "$ORIGIN test.

@@ -58,7 +58,7 @@ fn lines_without_effect_are_warned_about() {
         &["3: warning: cache: \"3600s\" is taken for a zone"],
     );
     warned(
-        "cluster.local {\n    kubernetes cluster.locl {\n        objects /nonexistent\n    }\n}\n",
+        "cluster.local {\n    kubernetes cluster.locl {\n        objects /etc\n    }\n}\n",
         &["2: warning: kubernetes: no query for cluster.locl. comes here"],
     );
     warned(
@@ -79,7 +79,7 @@ fn lines_without_effect_are_warned_about() {
 fn what_real_corefiles_have_is_not_warned_about() {
     for text in [
         // Kubernetes' default, NodeLocal DNSCache's blocks, a home server's.
-        ".:53 {\n    errors\n    health {\n        lameduck 5s\n    }\n    ready\n    kubernetes cluster.local in-addr.arpa ip6.arpa {\n        objects /nonexistent\n        pods insecure\n        fallthrough in-addr.arpa ip6.arpa\n        ttl 30\n    }\n    prometheus :9153\n    forward . 203.0.113.1 {\n        max_concurrent 1000\n    }\n    cache 30\n    loop\n    reload\n    loadbalance\n}\n",
+        ".:53 {\n    errors\n    health {\n        lameduck 5s\n    }\n    ready\n    kubernetes cluster.local in-addr.arpa ip6.arpa {\n        objects /etc\n        pods insecure\n        fallthrough in-addr.arpa ip6.arpa\n        ttl 30\n    }\n    prometheus :9153\n    forward . 203.0.113.1 {\n        max_concurrent 1000\n    }\n    cache 30\n    loop\n    reload\n    loadbalance\n}\n",
         "cluster.local:53 {\n    errors\n    cache {\n        success 9984 30\n        denial 9984 5\n    }\n    reload\n    loop\n    forward . 203.0.113.1 {\n        force_tcp\n    }\n    prometheus :9253\n}\nin-addr.arpa:53 {\n    errors\n    cache 30\n    reload\n    loop\n    forward . 203.0.113.1\n}\n.:53 {\n    errors\n    cache 30\n    reload\n    loop\n    forward . 203.0.113.2\n}\n",
         ".:53 {\n    hosts {\n        203.0.113.1 a.home\n        fallthrough\n    }\n    template IN AAAA . {\n        rcode NOERROR\n    }\n    forward . 203.0.113.1 203.0.113.2 {\n        policy sequential\n    }\n    log\n    cache\n}\n",
         ".:53 {\n    rewrite stop {\n        name regex (.*)\\.corp\\.test\\.$ {1}.svc.cluster.local\n        answer auto\n    }\n    rewrite name substring a.test b.test\n    forward . 203.0.113.1 {\n        next NXDOMAIN\n    }\n    forward . 203.0.113.2\n    cache 160 skydns.local\n}\n",
@@ -119,6 +119,30 @@ fn mistakes_come_with_a_remedy() {
         (
             "forwrad . 203.0.113.1\n    whoami",
             "2: there is no directive \"forwrad\"; did you mean \"forward\"?",
+        ),
+        (
+            "rewrite name regx (.*)\\.a.test {1}.b.test\n    whoami",
+            "2: rewrite: there is no kind of match \"regx\", expected regex",
+        ),
+        (
+            "rewrite ttl abc\n    whoami",
+            "2: rewrite: an argument is missing, expected seconds, or FROM-TO, behind the name",
+        ),
+        (
+            "forward . tls://192.0.2.1:853%a.test",
+            "2: forward: the port is before the name of the server: write tls://192.0.2.1%a.test:853",
+        ),
+        (
+            "bind 127.0.0.1:53\n    whoami",
+            "2: bind: \"127.0.0.1:53\" has a port, expected 127.0.0.1, and the port behind the zone as in `.:53 {`",
+        ),
+        (
+            "tls_servername a.test\n    whoami",
+            "2: there is no directive \"tls_servername\"; it is an option: write it into the block of forward",
+        ),
+        (
+            "cache {\n        servfail 10m\n    }\n    whoami",
+            "3: cache: servfail: \"10m\" is out of range, expected at most 300s",
         ),
     ] {
         let (good, found) = checked(&format!(". {{\n    {line}\n}}\n"));
@@ -189,9 +213,60 @@ fn a_check_has_the_starts_verdict_and_all_mistakes_of_all_stages() {
         "import /nonexistent/a\nimport /nonexistent/b\n. {\n    cahce\n    health :x\n}\na {\n    forwrad . 203.0.113.1\n}\n",
     );
     assert!(!good && found.len() == 5, "{found:#?}");
-    // Braces that do not match would only mislead.
-    let (good, found) = checked(". {\n    cahce\n");
-    assert!(!good && found.len() == 1, "{found:#?}");
+    // Where braces or quotes do not match, what was read before is checked, and what follows would only mislead.
+    for (text, lines) in [
+        (
+            ". {\n    cahce\n",
+            &["1: the block that begins here", "2: there is no directive \"cahce\""][..],
+        ),
+        (
+            ". {\n    cahce\n    errors {\n    forwrad . 203.0.113.1\n}\n",
+            &[
+                "1: the block that begins here",
+                "2: there is no directive \"cahce\"",
+                "4: errors: there is no option \"forwrad\"",
+            ],
+        ),
+        (
+            ". {\n    cahce\n    errors \"log\n    forwrad . 203.0.113.1\n}\n",
+            &[
+                "1: the block that begins here",
+                "2: there is no directive \"cahce\"",
+                "3: the quote",
+            ],
+        ),
+        (
+            "a {\n    cahce\n}\n}\nb {\n    forwrad . 203.0.113.1\n}\n",
+            &["2: there is no directive \"cahce\"", "4: this } closes no block"],
+        ),
+    ] {
+        let (good, found) = checked(text);
+        assert!(!good && found.len() == lines.len(), "{text}\n{found:#?}");
+        for (found, expected) in found.iter().zip(lines) {
+            assert!(found.starts_with(expected), "{text}\n{found}");
+        }
+    }
+}
+
+#[test]
+fn files_and_addresses_that_are_missing_are_warned_about() {
+    warned(
+        "test {\n    bind 127.0.0.77 192.0.2.77\n    hosts /nonexistent/hosts\n    file /nonexistent/db\n}\n\
+         cluster.local {\n    kubernetes {\n        objects /nonexistent/objects\n    }\n}\n",
+        &[
+            "2: warning: bind: no interface of this machine has the address 192.0.2.77",
+            "3: warning: hosts: /nonexistent/hosts: No such file",
+            "4: warning: file: /nonexistent/db: No such file",
+            "7: warning: kubernetes: objects /nonexistent/objects: No such file",
+        ],
+    );
+    // The start makes the interface with the addresses of `-localip`.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("Corefile");
+    std::fs::write(&path, ". {\n    bind 192.0.2.77\n    whoami\n}\n").unwrap();
+    let conf = path.display().to_string();
+    let (status, out, _) = process::run(&["check", "-conf", &conf, "-localip", "192.0.2.77"]);
+    assert!(status.success() && !out.contains("warning"), "{out}");
 }
 
 #[test]
@@ -254,14 +329,17 @@ fn a_refused_reload_is_reported_once_and_stays_visible() {
     );
     let socket = nodens.folder().join("nodens.sock").display().to_string();
     let (_, status, _) = process::run(&["status", "--socket", &socket]);
-    assert!(status.contains("it has 2 errors"), "{status}");
+    assert!(status.contains("it has 2 errors, the first: "), "{status}");
+    assert!(status.contains(":5: there is no directive \"cahce\""), "{status}");
     nodens.write_corefile(&text.replace("@more@", "errors\n    log"));
     nodens.wait_for_log("reloaded the configuration", SOON);
     poll::wait_for("the end of the refusal", SOON, || refused() == 0.0);
     let log = nodens.stop_for_log(SOON);
-    for once in [":5: there is no directive", ":6: health: ", "the configuration was not reloaded"]
-    {
-        assert_eq!(log.matches(once).count(), 1, "{once}\n{log}");
+    let (refusals, lines): (Vec<&str>, Vec<&str>) =
+        log.lines().partition(|line| line.contains("the configuration was not reloaded"));
+    assert_eq!(refusals.len(), 1, "{log}");
+    for once in [":5: there is no directive", ":6: health: "] {
+        assert_eq!(lines.iter().filter(|line| line.contains(once)).count(), 1, "{once}\n{log}");
     }
     assert!(!log.contains("nothing was started"), "{log}");
 }

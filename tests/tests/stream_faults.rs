@@ -55,7 +55,9 @@ struct Upstream {
 
 struct State {
     /// Queries of one connection that are answered; then it is closed.
-    limit: usize,
+    limit: AtomicUsize,
+    /// It is not closed, but what comes then is swallowed.
+    silent: AtomicBool,
     /// Connections that exist are answered no more, though they stay open.
     forgets: AtomicUsize,
     connections: AtomicUsize,
@@ -68,7 +70,8 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
-            limit,
+            limit: AtomicUsize::new(limit),
+            silent: AtomicBool::new(false),
             forgets: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             tls,
@@ -103,6 +106,13 @@ impl Upstream {
         self.state.forgets.store(self.state.connections.load(SeqCst), SeqCst);
     }
 
+    /// Answers so many queries of a connection, and swallows the rest.
+    fn silent_after(limit: usize) -> Self {
+        let upstream = Self::start(limit, None);
+        upstream.state.silent.store(true, SeqCst);
+        upstream
+    }
+
     fn connections(&self) -> usize {
         self.state.connections.load(SeqCst)
     }
@@ -117,7 +127,9 @@ impl Drop for Upstream {
 
 impl State {
     fn serve(&self, mut stream: impl Read + Write, number: usize) -> std::io::Result<()> {
-        for _ in 0..self.limit {
+        let mut answered = 0;
+        while answered < self.limit.load(SeqCst) {
+            answered += 1;
             let mut len = [0; 2];
             stream.read_exact(&mut len)?;
             let mut message = vec![0; usize::from(u16::from_be_bytes(len))];
@@ -132,7 +144,10 @@ impl State {
             stream.write_all(&[&len[..], &message].concat())?;
             stream.flush()?;
         }
-        Ok(())
+        match self.silent.load(SeqCst) {
+            true => std::io::copy(&mut stream, &mut std::io::sink()).map(drop),
+            false => Ok(()),
+        }
     }
 }
 
@@ -197,6 +212,44 @@ fn a_limit_is_learnt() {
     }
     let opened = upstream.connections() - before;
     assert!((20..=24).contains(&opened), "{opened} connections for 20 queries");
+}
+
+#[test]
+fn a_limit_that_has_gone_is_forgotten() {
+    let upstream = Upstream::start(2, None);
+    let nodens = Setup::new(FORCE_TCP)
+        .word("upstream", upstream.address)
+        .arguments(&["--workers=1"])
+        .start();
+    loses_none(&nodens, &upstream, 2);
+    upstream.state.limit.store(usize::MAX, SeqCst);
+    let one_by_one = || {
+        let before = upstream.connections();
+        for n in 0..20 {
+            nodens.client().ask(&format!("one{n}.test."), RecordType::A).unwrap();
+        }
+        upstream.connections() - before
+    };
+    poll::wait_for("one connection for all", SOON, || one_by_one() == 0);
+    assert!(ask_at_once(&nodens, 4, 100).iter().all(|code| *code == 0));
+}
+
+#[test]
+fn an_upstream_that_answers_only_the_first_of_a_connection_loses_no_query() {
+    for limit in [1, 7] {
+        let upstream = Upstream::silent_after(limit);
+        let nodens = Setup::new(FORCE_TCP).word("upstream", upstream.address).start();
+        for round in 0..3 {
+            let codes = ask_at_once(&nodens, round, 60);
+            assert!(codes.iter().all(|code| *code == 0), "{limit}, round {round}: {codes:?}");
+        }
+        // Once that is known, a query waits for no time-out: no more than one of twenty, which tests it.
+        let begun = Instant::now();
+        for n in 0..20 {
+            nodens.client().ask(&format!("one{n}.test."), RecordType::A).unwrap();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(2), "{limit}: {:?}", begun.elapsed());
+    }
 }
 
 #[test]

@@ -45,12 +45,12 @@ impl Applier {
 
     /// A list begins. What is known stays until [`Applier::list_complete`].
     pub(super) fn list_begins(&mut self) {
-        self.sink.apply(Event::ResetBegin(self.kind));
+        self.sink.apply(Event::Init(self.kind));
     }
 
     /// The list is complete: what it did not hold is gone.
     pub(super) fn list_complete(&mut self, version: u64) {
-        self.sink.apply(Event::ResetDone(self.kind));
+        self.sink.apply(Event::InitDone(self.kind));
         let status = self.kind_status();
         status.note_change();
         status.note_relist();

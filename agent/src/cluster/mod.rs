@@ -51,7 +51,7 @@ pub trait Sink: Send + Sync + 'static {
     /// Takes one event. Each kind has a task of its own, so that calls for different kinds may come at the same time; those
     /// for one kind come in order.
     ///
-    /// A [`Event::ResetBegin`] may follow another without an [`Event::ResetDone`] between them, where a list was cut off:
+    /// A [`Event::Init`] may follow another without an [`Event::InitDone`] between them, where a list was cut off:
     /// the list begins anew then. Deletes come for objects that were never applied, too.
     fn apply(&self, event: Event);
 

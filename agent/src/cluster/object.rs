@@ -215,9 +215,9 @@ pub enum Event {
     Apply(Object),
     /// The object is gone.
     Delete(Kind, ObjectId),
-    /// A list of all objects of this kind begins. Those that are not applied before [`Event::ResetDone`] are gone then;
+    /// A list of all objects of this kind begins, as `Init` of kube-rs. Those that are not applied before [`Event::InitDone`] are gone then;
     /// until then everything known stays.
-    ResetBegin(Kind),
+    Init(Kind),
     /// The list is complete.
-    ResetDone(Kind),
+    InitDone(Kind),
 }

@@ -135,7 +135,7 @@ impl Saver {
         let snapshot = Snapshot::decode(bytes)?;
         snapshot.check_identity(&self.identity)?;
         for kind in self.status.wanted() {
-            self.sink.apply(Event::ResetBegin(kind));
+            self.sink.apply(Event::Init(kind));
         }
         let mut count = 0;
         for object in snapshot.objects(interner) {
@@ -155,7 +155,7 @@ impl Saver {
             count += 1;
         }
         for kind in self.status.wanted() {
-            self.sink.apply(Event::ResetDone(kind));
+            self.sink.apply(Event::InitDone(kind));
             if let Some(version) = snapshot.versions.of(kind) {
                 self.status.kind(kind).note_version(version);
             }

@@ -47,8 +47,8 @@ impl Sink for Recorder {
                 state.objects.insert((kind, id), object);
             }
             Event::Delete(kind, id) => drop(state.objects.remove(&(kind, id))),
-            Event::ResetBegin(kind) => drop(state.listing.insert(kind, Vec::new())),
-            Event::ResetDone(kind) => {
+            Event::Init(kind) => drop(state.listing.insert(kind, Vec::new())),
+            Event::InitDone(kind) => {
                 let listed = state.listing.remove(&kind).expect("a list that ends has begun");
                 state.objects.retain(|(of, id), _| *of != kind || listed.contains(id));
             }

@@ -85,6 +85,11 @@ impl<'d, 'g> Args<'d, 'g> {
         self.words.first()
     }
 
+    /// True if the word so many words behind the next one is `word`.
+    pub fn follows(&self, word: &str, behind: usize) -> bool {
+        self.words.get(behind).is_some_and(|found| found.as_str().eq_ignore_ascii_case(word))
+    }
+
     /// All words that are left.
     pub fn rest(&mut self) -> &'d [Token] {
         std::mem::take(&mut self.words)

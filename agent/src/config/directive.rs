@@ -18,6 +18,40 @@ pub fn nearest_of<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> 
         .map(|(_, candidate)| candidate)
 }
 
+/// Options that are sometimes written beside the directive that they belong to.
+const OPTIONS: [(&str, &[&str]); 5] = [
+    (
+        "forward",
+        &[
+            "except",
+            "expire",
+            "failover",
+            "force_tcp",
+            "health_check",
+            "hedge",
+            "max_concurrent",
+            "max_fails",
+            "next",
+            "policy",
+            "prefer_udp",
+            "tls_servername",
+        ],
+    ),
+    (
+        "kubernetes",
+        &["endpoint", "endpoints", "kubeconfig", "namespaces", "objects", "pods", "snapshot"],
+    ),
+    ("cache", &["denial", "keepttl", "prefetch", "serve_stale", "servfail", "success"]),
+    ("errors", &["consolidate", "stacktrace"]),
+    ("health", &["lameduck"]),
+];
+
+/// The directive that has an option of this name.
+fn owner_of_option(name: &str) -> Option<&'static str> {
+    let owner = OPTIONS.iter().find(|(_, options)| options.contains(&name));
+    owner.map(|(directive, _)| *directive)
+}
+
 /// Reports the directives of one server block that are not served or are duplicates, and returns the others.
 pub(super) fn check(directives: &[Directive], diagnostics: &mut Diagnostics) -> Vec<Directive> {
     let mut served: Vec<Directive> = Vec::new();
@@ -88,6 +122,9 @@ fn unknown(directive: &Directive) -> Diagnostic {
         );
     }
     let what = format!("there is no directive {name:?}");
+    if let Some(owner) = owner_of_option(name) {
+        return error(what, &format!("it is an option: write it into the block of {owner}"));
+    }
     if let Some(nearest) = nearest_of(name, table::all().iter().map(|entry| entry.name)) {
         return error(what, &format!("did you mean {nearest:?}?"));
     }

@@ -19,6 +19,7 @@ pub mod value;
 mod zone;
 
 pub use args::{Args, no_block};
+pub use directive::nearest_of;
 pub use table::{Effect, Plugin};
 pub use value::{ListenAddress, ValueError};
 pub use zone::{Transport, ZoneKey, zone_names};

@@ -67,6 +67,13 @@ fn directives_that_are_not_served() {
         ],
     );
     bad(
+        ". {\n tls_servername a.b\n lameduck 5s\n}\n",
+        &[
+            "Corefile:2: there is no directive \"tls_servername\"; it is an option: write it into the block of forward",
+            "Corefile:3: there is no directive \"lameduck\"; it is an option: write it into the block of health",
+        ],
+    );
+    bad(
         ". {\n on_startup /bin/true\n sgin x\n}\n",
         &[
             "Corefile:2: startup: removed from CoreDNS long ago; remove the line, and run the command",

@@ -101,7 +101,11 @@ pub fn duration_in(text: &str, range: RangeInclusive<Duration>) -> Result<Durati
         return Ok(found);
     }
     let (low, high) = (range.start(), range.end());
-    Err(ValueError::new(format!("{text:?} is out of range"), format!("{low:?} to {high:?}")))
+    let expected = match low.is_zero() {
+        true => format!("at most {high:?}"),
+        false => format!("{low:?} to {high:?}"),
+    };
+    Err(ValueError::new(format!("{text:?} is out of range"), expected))
 }
 
 /// A whole number within limits, both included.

@@ -1,6 +1,9 @@
 //! What is wrong with a configuration, all of it at once.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 
 use super::{Location, limits};
 
@@ -37,7 +40,8 @@ pub struct Diagnostics {
     errors: usize,
     warnings: usize,
     dropped: usize,
-    malformed: bool,
+    /// For each file whose braces or quotes do not match: the line from which on it was probably not read as it was meant.
+    malformed: BTreeMap<Arc<Path>, u32>,
 }
 
 impl Diagnostic {
@@ -96,23 +100,36 @@ impl Diagnostics {
         }
     }
 
-    /// As [`Diagnostics::push`], for braces or quotes that do not match: what follows was probably not read as it was
-    /// meant, so that errors found in it would mislead.
+    /// As [`Diagnostics::push`], for braces or quotes that do not match: what follows in this file was probably not read as
+    /// it was meant, so that errors found in it would mislead.
     pub fn push_malformed(&mut self, diagnostic: Diagnostic) {
-        self.malformed = true;
+        self.distrust(&diagnostic.at);
         self.push(diagnostic);
     }
 
-    /// Whether there is no use in looking for more errors.
+    /// From this line on the file was probably not read as it was meant.
+    pub fn distrust(&mut self, at: &Location) {
+        let line = self.malformed.entry(Arc::clone(&at.file)).or_insert(at.line);
+        *line = at.line.min(*line);
+    }
+
+    /// Whether a file was probably not read as it was meant, so that it has errors.
     pub fn is_malformed(&self) -> bool {
-        self.malformed
+        !self.malformed.is_empty()
+    }
+
+    /// Whether what stands here was read as it was meant.
+    pub fn is_sound(&self, at: &Location) -> bool {
+        self.malformed.get(&at.file).is_none_or(|line| at.line < *line)
     }
 
     /// Adds all of another collection.
     pub fn append(&mut self, other: Diagnostics) {
         other.items.into_iter().for_each(|item| self.push(item));
         self.dropped += other.dropped;
-        self.malformed |= other.malformed;
+        for (file, line) in other.malformed {
+            self.distrust(&Location { file, line });
+        }
     }
 
     /// Whether the configuration must not be used.
@@ -123,6 +140,17 @@ impl Diagnostics {
     /// Errors found, including those that were too many to keep.
     pub fn errors(&self) -> usize {
         self.errors
+    }
+
+    /// How many errors there are, and the first of them.
+    pub fn summary(&self) -> String {
+        let count =
+            if self.errors == 1 { "1 error".into() } else { format!("{} errors", self.errors) };
+        let first = self.items.iter().find(|item| item.severity == Severity::Error);
+        first.map_or(count.clone(), |first| match self.errors {
+            1 => format!("{count}: {first}"),
+            _ => format!("{count}, the first: {first}"),
+        })
     }
 
     /// Whether there are none.
@@ -214,5 +242,8 @@ mod tests {
         all.push(Diagnostic::error(at(1), "wrong"));
         assert_eq!((all.errors(), all.iter().count()), (1, limits::DIAGNOSTICS + 1));
         assert!(all.to_string().ends_with("... and 50 more\n"));
+        assert_eq!(all.summary(), "1 error: Corefile:1: wrong");
+        all.push(Diagnostic::error(at(2), "worse"));
+        assert_eq!(all.summary(), "2 errors, the first: Corefile:1: wrong");
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn expand(
         let plain = name.strip_prefix("$(").and_then(|name| name.strip_suffix(')'));
         diagnostics.push(match plain {
             Some(plain) => error.help(format!("write {{${plain}}} for the environment variable")),
-            None => error.help("use the rendered file, or write a value in its place"),
+            None => error.help("write a value in its place, or name the file with -basecorefile, which has it filled in"),
         });
     }
     word

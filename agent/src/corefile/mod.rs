@@ -164,9 +164,12 @@ pub fn load(path: impl AsRef<Path>) -> (File, Diagnostics) {
             (file, diagnostics)
         }
         Err(error) => {
+            let help = match error.kind() {
+                std::io::ErrorKind::NotFound => "create it, or name the right one with -conf",
+                _ => "let this process read it",
+            };
             diagnostics.push(
-                Diagnostic::error(start, format!("the file cannot be read: {error}"))
-                    .help("let this process read it"),
+                Diagnostic::error(start, format!("the file cannot be read: {error}")).help(help),
             );
             (File::default(), diagnostics)
         }

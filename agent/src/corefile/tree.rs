@@ -148,11 +148,16 @@ impl Builder<'_> {
     fn finish(mut self) -> Vec<Line> {
         if !self.frames.is_empty() {
             let at = self.top.opened.clone();
-            self.error(
-                &at,
-                "the block that begins here is never closed",
-                "add a } on a line of its own",
-            );
+            let what = "the block that begins here is never closed";
+            let error = Diagnostic::error(at.clone(), what).help("add a } on a line of its own");
+            match self.frames.len() {
+                // A server block: the lines in it are what they are wherever it ends.
+                1 => {
+                    self.diagnostics.push(error);
+                    self.diagnostics.distrust(&Location { line: u32::MAX, ..at });
+                }
+                _ => self.diagnostics.push_malformed(error),
+            }
         }
         self.too_deep = 0;
         while !self.frames.is_empty() {

@@ -95,7 +95,6 @@ fn fits(name: &SocketName, fd: &OwnedFd) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
     use std::net::{TcpListener, UdpSocket};
 
     use super::*;

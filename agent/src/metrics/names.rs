@@ -58,17 +58,17 @@ families! {
     CACHE_HITS = Counter "coredns_cache_hits_total" ["server", "type", "zones", "view"];
     /// Queries that the cache could not answer.
     CACHE_MISSES = Counter "coredns_cache_misses_total" ["server", "zones", "view"];
-    /// Queries that the cache was asked for.
+    /// Queries that reached the cache.
     CACHE_REQUESTS = Counter "coredns_cache_requests_total" ["server", "zones", "view"];
-    /// Names that were fetched again before they expired.
+    /// Answers that were refreshed before they expired (prefetch).
     CACHE_PREFETCH = Counter "coredns_cache_prefetch_total" ["server", "zones", "view"];
-    /// Responses that did not fit the question and were not kept.
+    /// Responses that did not match the question and were not cached.
     CACHE_DROPS = Counter "coredns_cache_drops_total" ["server", "zones", "view"];
-    /// Responses that a full cache did not keep, since nobody had asked for them before.
+    /// Responses that a full cache did not admit because their question came for the first time.
     NODENS_CACHE_TURNED_AWAY = Counter "nodens_cache_turned_away_total" ["server", "zones", "view"];
     /// Queries answered with records that had expired.
     CACHE_SERVED_STALE = Counter "coredns_cache_served_stale_total" ["server", "zones", "view"];
-    /// Messages that made room for others.
+    /// Messages evicted to make room for others.
     CACHE_EVICTIONS = Counter "coredns_cache_evictions_total" ["server", "type", "zones", "view"];
     /// Queries refused because too many waited for the answer to the same question.
     NODENS_CACHE_OVERFLOW = Counter "nodens_cache_overflow_total" ["server", "zones", "view"];
@@ -81,76 +81,76 @@ families! {
     FORWARD_HEALTHCHECK_BROKEN = Counter "coredns_forward_healthcheck_broken_total" [];
     /// Queries refused because max_concurrent was reached.
     FORWARD_MAX_CONCURRENT_REJECTS = Counter "coredns_forward_max_concurrent_rejects_total" [];
-    /// Time that an upstream took for an answer.
+    /// Time until an upstream's answer.
     PROXY_REQUEST_DURATION = Histogram "coredns_proxy_request_duration_seconds" ["proxy_name", "to", "rcode"];
     /// Health checks that failed.
     PROXY_HEALTHCHECK_FAILURES = Counter "coredns_proxy_healthcheck_failures_total" ["proxy_name", "to", "rcode"];
-    /// Upstream connections that were used again.
+    /// Queries sent over an open connection to an upstream.
     PROXY_CONN_CACHE_HITS = Counter "coredns_proxy_conn_cache_hits_total" ["proxy_name", "to", "proto"];
-    /// Upstream connections that had to be made.
+    /// Connections opened to an upstream for a query.
     PROXY_CONN_CACHE_MISSES = Counter "coredns_proxy_conn_cache_misses_total" ["proxy_name", "to", "proto"];
-    /// Messages from an upstream's address that answer nothing that was asked: late or forged.
+    /// Messages from an upstream's address that match no open query: late or forged.
     FORWARD_UNEXPECTED_ANSWERS = Counter "nodens_forward_unexpected_answers_total" ["to", "reason"];
     /// Tries of an upstream that had no answer in time.
     FORWARD_TIMEOUTS = Counter "nodens_forward_timeouts_total" ["to"];
     /// Tries of an upstream that failed in another way.
     FORWARD_ERRORS = Counter "nodens_forward_errors_total" ["to"];
-    /// Queries for which a second upstream was asked because this one was later than usual.
+    /// Queries sent to a second upstream because this one was slower than usual.
     FORWARD_HEDGES = Counter "nodens_forward_hedges_total" ["to"];
-    /// Answers over UDP that were cut off and asked for again over TCP.
+    /// Truncated answers over UDP that were asked for again over TCP.
     FORWARD_TRUNCATED = Counter "nodens_forward_truncated_total" ["to"];
-    /// Queries refused because their group of upstreams held its share of all that wait.
+    /// Queries refused because their group of upstreams had its share of waiting queries.
     FORWARD_SHARE_REJECTS = Counter "nodens_forward_share_rejects_total" [];
     /// 1 while an upstream answers, else 0.
     FORWARD_UPSTREAM_UP = Gauge "nodens_forward_upstream_up" ["to"];
-    /// 1 while queries to an upstream come back here, else 0.
+    /// 1 while queries to an upstream come back to this server, else 0.
     LOOP_UPSTREAM = Gauge "nodens_loop_upstream" ["upstream"];
 
-    /// Time from a change of a Service's endpoints to its being in effect here.
+    /// Time from a change of a Service's endpoints until answers show it.
     KUBERNETES_PROGRAMMING_DURATION = Histogram "coredns_kubernetes_dns_programming_duration_seconds" ["service_kind"];
-    /// Time that the API server took for a request.
+    /// Time until the API server's response.
     KUBERNETES_REQUEST_DURATION = Histogram "coredns_kubernetes_rest_client_request_duration_seconds" ["verb", "host"];
-    /// Time that requests to the API server waited for our own limit.
+    /// Time that requests to the API server waited for the client-side rate limit.
     KUBERNETES_RATE_LIMITER_DURATION = Histogram "coredns_kubernetes_rest_client_rate_limiter_duration_seconds" ["verb", "host"];
     /// Requests to the API server.
     KUBERNETES_REQUESTS = Counter "coredns_kubernetes_rest_client_requests_total" ["method", "code", "host"];
 
     /// Time since the last event or bookmark, or since the snapshot in use was written.
     KUBERNETES_STORE_AGE = Gauge "nodens_kubernetes_store_age_seconds" ["kind"];
-    /// 1 while the API server was silent for longer than max_staleness, else 0; only where that is set.
+    /// 1 while the API server has been silent for longer than max_staleness, else 0; only if that is set.
     KUBERNETES_STALE = Gauge "nodens_kubernetes_stale" [];
-    /// Objects that are known.
+    /// Objects in the store.
     KUBERNETES_OBJECTS = Gauge "nodens_kubernetes_objects" ["kind"];
     /// 1 once all objects were listed since the start, else 0.
     KUBERNETES_SYNCED = Gauge "nodens_kubernetes_synced" ["kind"];
     /// 1 while answers come from the snapshot of the last run, else 0.
     KUBERNETES_SNAPSHOT_IN_USE = Gauge "nodens_kubernetes_snapshot_in_use" [];
-    /// Events of watches.
+    /// Events received from watches.
     KUBERNETES_EVENTS = Counter "nodens_kubernetes_events_total" ["kind", "type"];
     /// Complete lists, the first included.
     KUBERNETES_RELISTS = Counter "nodens_kubernetes_relists_total" ["kind"];
     /// Lists and watches that failed.
     KUBERNETES_WATCH_ERRORS = Counter "nodens_kubernetes_watch_errors_total" ["kind"];
-    /// Objects that were not served because something about them is wrong.
+    /// Objects that were skipped because they are invalid.
     KUBERNETES_SKIPPED_OBJECTS = Counter "nodens_kubernetes_skipped_objects_total" ["kind"];
     /// Octets of the API server's response bodies.
     KUBERNETES_RECEIVED_BYTES = Counter "nodens_kubernetes_received_bytes_total" [];
 
     /// Queries that acl answered with REFUSED.
     ACL_BLOCKED = Counter "coredns_acl_blocked_requests_total" ["server", "zone", "view"];
-    /// Queries that acl answered with nothing.
+    /// Queries that acl answered without records.
     ACL_FILTERED = Counter "coredns_acl_filtered_requests_total" ["server", "zone", "view"];
     /// Queries that acl did not answer at all.
     ACL_DROPPED = Counter "coredns_acl_dropped_requests_total" ["server", "zone", "view"];
     /// Queries that acl let through.
     ACL_ALLOWED = Counter "coredns_acl_allowed_requests_total" ["server", "view"];
-    /// Queries that a template was for.
+    /// Queries that a template matched.
     TEMPLATE_MATCHES = Counter "coredns_template_matches_total" ["server", "zone", "view", "class", "type"];
-    /// Records for which a template could not be filled in.
+    /// Records for which a template could not be expanded.
     TEMPLATE_FAILURES = Counter "coredns_template_failures_total" ["server", "zone", "view", "class", "type", "section", "template"];
-    /// Filled-in templates that were no records.
+    /// Expanded templates that are not valid records.
     TEMPLATE_RR_FAILURES = Counter "coredns_template_rr_failures_total" ["server", "zone", "view", "class", "type", "section", "template"];
-    /// Answers that dns64 made IPv6 addresses for.
+    /// Answers for which dns64 synthesized IPv6 addresses.
     DNS64_TRANSLATED = Counter "coredns_dns64_requests_translated_total" ["server"];
     /// Queries for localhost below a domain, which search lists make.
     LOCAL_LOCALHOST = Counter "coredns_local_localhost_requests_total" [];
@@ -160,21 +160,21 @@ families! {
     /// When a hosts file was read last, seconds since 1970.
     HOSTS_RELOAD_TIMESTAMP = Gauge "coredns_hosts_reload_timestamp_seconds" [];
 
-    /// 1 while /ready says yes, else 0.
+    /// 1 while /ready returns 200, else 0.
     READY = Gauge "nodens_ready" [];
-    /// Time that our own request to the health endpoint took.
+    /// Duration of the server's own requests to the health endpoint.
     HEALTH_REQUEST_DURATION = Histogram "coredns_health_request_duration_seconds" [];
-    /// Our own requests to the health endpoint that failed.
+    /// The server's own requests to the health endpoint that failed.
     HEALTH_REQUEST_FAILURES = Counter "coredns_health_request_failures_total" [];
-    /// Reloads that failed; the configuration before goes on.
+    /// Reloads that failed; the previous configuration stays in effect.
     RELOAD_FAILED = Counter "coredns_reload_failed_total" [];
-    /// 1 while the configuration on disk is refused or held back and an older one runs, else 0.
+    /// 1 while the configuration on disk is refused or held back and an older one is in effect, else 0.
     CONFIG_REFUSED = Gauge "nodens_configuration_refused" [];
     /// Always 1; the hash of the running configuration.
     RELOAD_VERSION_INFO = Gauge "coredns_reload_version_info" ["hash", "value"];
     /// Failures to set the node's network up.
     NODECACHE_SETUP_ERRORS = Counter "coredns_nodecache_setup_errors_total" ["errortype"];
-    /// Parts of the node's network that had gone and were set up again.
+    /// Parts of the node's network that were missing and were set up again.
     NETSETUP_REPAIRS = Counter "nodens_netsetup_repairs_total" ["what"];
 
     /// Instances that were to take over from this one and ended before they served.

@@ -27,7 +27,7 @@ impl Counts {
             }
             Event::Repaired { what, .. } => {
                 let shown: Vec<_> = what.iter().map(|what| what.as_str()).collect();
-                tracing::warn!(what = shown.join(" "), "mended the node's network");
+                tracing::warn!(what = shown.join(" "), "repaired the node's network");
                 what.iter().for_each(|what| self.repair(*what));
             }
             Event::Failed { problems, .. } => self.problems(problems),

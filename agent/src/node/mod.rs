@@ -142,7 +142,7 @@ impl Node {
             let told = Arc::clone(&counts);
             if let Err(error) = reconciler.run(move |event| told.note(&event)).await {
                 counts.error("interface_check");
-                tracing::error!(%error, "the node's network is not watched over");
+                tracing::error!(%error, "the node's network is not monitored");
             }
         });
         self.keeper = Some(Keeper { desired, task });
@@ -178,10 +178,10 @@ impl Node {
             Ok(Ok(report)) => {
                 self.counts.problems(&report.problems());
                 if report.is_ok() {
-                    tracing::info!("took the node's network away");
+                    tracing::info!("removed the node's network set-up");
                 }
             }
-            Ok(Err(error)) => tracing::error!(%error, "the node's network stays"),
+            Ok(Err(error)) => tracing::error!(%error, "cannot remove the node's network set-up"),
             Err(_) => tracing::error!(
                 seconds = TEARDOWN.as_secs(),
                 "the kernel does not answer; parts of the node's network may stay, and the next start adopts them"

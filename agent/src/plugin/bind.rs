@@ -4,10 +4,10 @@
 //! machine without that interface.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::config::Args;
-use crate::corefile::{Diagnostics, Directive};
+use crate::corefile::{Diagnostics, Directive, Token};
 use crate::plugin::directive::{ReadContext, ReadDirective};
 
 /// Why addresses cannot be found.
@@ -75,6 +75,17 @@ pub fn resolve(lines: &[Config]) -> Result<Vec<IpAddr>, BindError> {
     resolve_with(lines, &interfaces()?)
 }
 
+/// The addresses among those of [`resolve`] that no interface of this machine has.
+pub fn absent(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let Ok(interfaces) = interfaces() else { return Vec::new() };
+    let is_there = |address: &IpAddr| {
+        address.is_unspecified()
+            || address.to_canonical().is_loopback()
+            || interfaces.values().any(|theirs| theirs.contains(address))
+    };
+    addresses.iter().copied().filter(|address| !is_there(address)).collect()
+}
+
 fn resolve_with(lines: &[Config], interfaces: &Interfaces) -> Result<Vec<IpAddr>, BindError> {
     let mut except = Vec::new();
     for place in lines.iter().flat_map(|line| &line.except) {
@@ -112,7 +123,20 @@ impl Place {
 /// At least one address or interface.
 fn places(args: &mut Args<'_, '_>) -> Vec<Place> {
     let first = args.required("an address or an interface");
-    first.into_iter().chain(args.rest()).map(|word| place(word.as_str())).collect()
+    let words: Vec<&Token> = first.into_iter().chain(args.rest()).collect();
+    let mut found = Vec::new();
+    for word in words {
+        match word.as_str().parse::<SocketAddr>() {
+            Ok(address) => {
+                let (ip, port) = (address.ip(), address.port());
+                let expected = format!("{ip}, and the port behind the zone as in `.:{port} {{`");
+                args.error_at(&word.at, format!("{:?} has a port", word.as_str()), expected);
+                found.push(Place::Address(ip));
+            }
+            Err(_) => found.push(place(word.as_str())),
+        }
+    }
+    found
 }
 
 fn place(text: &str) -> Place {
@@ -182,8 +206,21 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_no_interface_are_absent() {
+        let addresses =
+            ["127.0.0.77", "::1", "0.0.0.0", "192.0.2.77"].map(|ip| ip.parse().unwrap());
+        assert_eq!(absent(&addresses), ["192.0.2.77".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
     fn all_that_is_wrong() {
         assert!(config("bind").1.contains("bind: an argument is missing, expected an address"));
+        let shown = config("bind 127.0.0.1:53 [::1]:53 lo").1;
+        assert_eq!(
+            shown,
+            "Corefile:2: bind: \"127.0.0.1:53\" has a port, expected 127.0.0.1, and the port behind the zone as in `.:53 {`\n\
+             Corefile:2: bind: \"[::1]:53\" has a port, expected ::1, and the port behind the zone as in `.:53 {`\n"
+        );
         let shown = config("bind lo {\n except\n exept lo\n}").1;
         assert!(shown.contains("except: an argument is missing"), "{shown}");
         assert!(shown.contains("there is no option \"exept\", expected except"), "{shown}");

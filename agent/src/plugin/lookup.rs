@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::request::{Answer, MAX_DEPTH, Outcome, OwnedRequest, Plugin, Request, ede};
 use crate::wire::query::write_query;
 use crate::wire::{
-    Class, Compressor, NameError, NameRef, OUR_UDP_PAYLOAD, Rcode, Record, RecordType, Reply,
+    Class, Compressor, Name, NameError, NameRef, OUR_UDP_PAYLOAD, Rcode, Record, RecordType, Reply,
     Section, flags,
 };
 
@@ -37,11 +37,19 @@ pub async fn follow(request: &OwnedRequest, view: &Request<'_>, answer: Answer) 
         return answer;
     }
     let Ok(mut parts) = Parts::of(&answer) else { return answer };
-    let Some(target) = parts.alias().and_then(|(_, alias)| alias.target()) else { return answer };
-    if parts.records.iter().any(|(_, record)| record.owner == target) {
-        return answer;
-    }
-    let found = lookup(request, answer.outcome.plugin, target.as_ref(), qtype).await;
+    let Some(alias) = parts.alias().and_then(|(_, alias)| alias.target()) else { return answer };
+    let plugin = answer.outcome.plugin;
+    let found = match parts.end_of(alias) {
+        Some(target) if parts.records.iter().any(|(_, record)| record.owner == target) => {
+            return answer;
+        }
+        Some(target) => lookup(request, plugin, target.as_ref(), qtype).await,
+        // RFC 1034 section 3.6.2: a circle is an error.
+        None => {
+            let error = format!("the aliases of {} lead back to themselves", view.query.name());
+            Some(Answer::failure(view, plugin, Rcode::SERVFAIL, ede::OTHER, &error))
+        }
+    };
     parts.append_target(qtype, found);
     parts.into_answer(view)
 }
@@ -94,6 +102,23 @@ impl Parts {
             let is_alias = *section == Section::Answer && record.rtype == RecordType::CNAME;
             is_alias.then_some((number, record))
         })
+    }
+
+    /// Where the aliases of the answer lead that begin at `name`; `None` if in a circle.
+    fn end_of(&self, mut name: Name) -> Option<Name> {
+        for _ in 0..=self.records.len() {
+            let next = self.records.iter().find_map(|(section, record)| {
+                let is_next = *section == Section::Answer
+                    && record.rtype == RecordType::CNAME
+                    && record.owner == name;
+                is_next.then(|| record.target()).flatten()
+            });
+            match next {
+                Some(next) => name = next,
+                None => return Some(name),
+            }
+        }
+        None
     }
 
     /// Puts what the target of an alias has come to behind the answer section. The response code is the target's (RFC 6604),

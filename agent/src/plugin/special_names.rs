@@ -1,4 +1,4 @@
-//! `special_names [on|off]`: names that are not to be forwarded (RFC 6761, 7686, 8375, 9462), answered here in every server
+//! `special_names [on|off]`: names that are not to be forwarded (RFC 6761, 7686, 8375, 9462, 9476), answered here in every server
 //! block that forwards.
 //!
 //! The handler is in front of `cache`, behind everything that the operator serves himself: a name that `hosts`, `template`,
@@ -52,10 +52,11 @@ enum Content {
     Empty,
 }
 
-const ZONES: [Zone; 7] = [
+const ZONES: [Zone; 8] = [
     Zone { name: b"\x09localhost\0", content: Content::Localhost },
     Zone { name: b"\x07invalid\0", content: Content::Nothing },
     Zone { name: b"\x05onion\0", content: Content::Nothing },
+    Zone { name: b"\x03alt\0", content: Content::Nothing },
     Zone { name: b"\x04home\x04arpa\0", content: Content::Empty },
     Zone { name: b"\x08resolver\x04arpa\0", content: Content::Empty },
     Zone { name: b"\x03127\x07in-addr\x04arpa\0", content: Content::Loopback },
@@ -193,6 +194,7 @@ mod tests {
             ("x.invalid", RecordType::A, format!("NXDOMAIN {}", soa("invalid"))),
             ("invalid", RecordType::A, format!("NXDOMAIN {}", soa("invalid"))),
             ("abc.onion", RecordType::A, format!("NXDOMAIN {}", soa("onion"))),
+            ("wallet.gns.alt", RecordType::A, format!("NXDOMAIN {}", soa("alt"))),
             ("printer.home.arpa", RecordType::A, format!("NXDOMAIN {}", soa("home.arpa"))),
             ("home.arpa", RecordType::A, format!("NOERROR {}", soa("home.arpa"))),
             ("home.arpa", RecordType::SOA, "NOERROR home.arpa. 10800 SOA localhost.".into()),
@@ -205,8 +207,17 @@ mod tests {
     #[test]
     fn all_others_are_passed_on() {
         let others = client(&[]);
-        for name in ["notlocalhost", "a.local", "a.test", "xonion", "arpa", "10.in-addr.arpa", "."]
-        {
+        for name in [
+            "notlocalhost",
+            "a.local",
+            "a.test",
+            "xonion",
+            "salt",
+            "alt.org",
+            "arpa",
+            "10.in-addr.arpa",
+            ".",
+        ] {
             assert_eq!(others.text(name, RecordType::A), "NXDOMAIN", "{name}");
         }
         assert_eq!(others.text("home.arpa", RecordType::DS), "NXDOMAIN");

@@ -85,8 +85,7 @@ impl Server {
             self.seen = Seen::of(&plan);
         }
         if plan.diagnostics.has_errors() {
-            let number = plan.diagnostics.errors();
-            let errors = if number == 1 { "1 error".into() } else { format!("{number} errors") };
+            let errors = plan.diagnostics.summary();
             return self.refuse(&Refusal::Errors(errors).into(), by_signal);
         }
         if plan.hash() == self.hash && !by_signal {

@@ -84,6 +84,9 @@ pub enum TargetError {
     /// A port that is none.
     #[error("{0:?} is no port")]
     Port(String),
+    /// `ADDRESS:PORT%NAME`.
+    #[error("the port is before the name of the server: write {0}")]
+    PortFirst(String),
 }
 
 impl Target {
@@ -115,7 +118,7 @@ impl Target {
         let port = match port {
             None => scheme.default_port(),
             Some(port) => match port.parse() {
-                Ok(0) | Err(_) => return Err(TargetError::Port(port.to_owned())),
+                Ok(0) | Err(_) => return Err(bad_port(scheme, &host, port)),
                 Ok(port) => port,
             },
         };
@@ -154,6 +157,17 @@ pub(super) fn with_zone(
 
 fn interface(zone: &str) -> Option<u32> {
     zone.parse().ok().or_else(|| nix::net::if_::if_nametoindex(zone).ok())
+}
+
+/// The error for a port that is none, which is often a name that was written behind the port.
+fn bad_port(scheme: Scheme, host: &str, port: &str) -> TargetError {
+    match port.split_once('%') {
+        Some((number, name)) if number.parse().is_ok_and(|port: u16| port > 0) => {
+            let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+            TargetError::PortFirst(format!("{}{host}%{name}:{number}", scheme.prefix()))
+        }
+        _ => TargetError::Port(port.to_owned()),
+    }
 }
 
 /// Host and port of `HOST`, `HOST:PORT`, `[HOST]`, `[HOST]:PORT`, `[HOST]%NAME:PORT` and bare IPv6 addresses.
@@ -230,6 +244,13 @@ mod tests {
             Err(TargetError::HostName("dns.quad9.net".into()))
         );
         assert_eq!(Target::parse("1.1.1.1:0"), Err(TargetError::Port("0".into())));
+        for (word, right) in [
+            ("tls://1.1.1.1:853%a.b", "tls://1.1.1.1%a.b:853"),
+            ("tls://[2620:fe::11]:853%a.b", "tls://[2620:fe::11]%a.b:853"),
+        ] {
+            assert_eq!(Target::parse(word), Err(TargetError::PortFirst(right.into())));
+            assert!(Target::parse(right).is_ok());
+        }
         assert_eq!(Target::parse("fe80::1%nosuch0"), Err(TargetError::Interface("nosuch0".into())));
     }
 

@@ -86,8 +86,7 @@ impl Pool {
     ) -> Result<(Arc<Connection>, SlotId), UpstreamError> {
         let now = CoarseInstant::now();
         self.connections.retain(|connection| connection.is_usable(lifetime));
-        let per_connection = dialer.peer().query_limit(now);
-        let limit = match per_connection {
+        let limit = match dialer.peer().query_limit() {
             0..PIPELINE => MAX_LIMITED_CONNECTIONS,
             _ => MAX_CONNECTIONS,
         };
@@ -96,13 +95,18 @@ impl Pool {
         // few to count, for each is closed after `MAX_TRY`.
         let silent =
             |connection: &Arc<Connection>| connection.session.silent_for(lifetime.silence, now);
+        for connection in &self.connections {
+            if let Some(since) = silent(connection) {
+                connection.session.note_silence(since, now);
+            }
+        }
         if let Some(since) = self.connections.iter().filter_map(silent).min() {
             self.connections.retain(|connection| !connection.session.is_doubtful(since));
         }
         let live = || self.connections.iter().filter(|connection| silent(connection).is_none());
         let may_open = live().count() < limit;
         let least = live()
-            .filter(|connection| connection.taken.load(Relaxed) < per_connection)
+            .filter(|connection| connection.has_room())
             .min_by_key(|connection| connection.session.table.len());
         let connection = match least {
             Some(least) if least.session.table.len() < PIPELINE || !may_open => Arc::clone(least),
@@ -172,6 +176,11 @@ impl Connection {
     /// The queries in flight.
     pub fn table(&self) -> &Table {
         &self.session.table
+    }
+
+    /// True if the upstream's limit leaves room for one more query.
+    fn has_room(&self) -> bool {
+        self.taken.load(Relaxed) < self.session.query_limit()
     }
 
     fn is_usable(&self, lifetime: Lifetime) -> bool {
@@ -264,16 +273,14 @@ async fn write_frames<W: AsyncWrite + Unpin>(
 ) -> io::Result<Ended> {
     let mut out = Vec::new();
     loop {
-        if !session.may_send(CoarseInstant::now()) {
-            // `read_frames` ends the connection once these are answered.
-            return std::future::pending().await;
-        }
+        // If the limit stands, `read_frames` ends the connection once these are answered.
+        session.room().await;
         let Some(first) = queue.recv().await else { return Ok(Ended::ByUs) };
         out.clear();
         out.extend_from_slice(&first);
         session.sent();
         while out.len() < WRITE
-            && session.may_send(CoarseInstant::now())
+            && session.may_send()
             && let Ok(more) = queue.try_recv()
         {
             out.extend_from_slice(&more);
@@ -318,9 +325,8 @@ async fn read_frames<R: AsyncRead + Unpin>(
         if buf.is_empty() && buf.capacity() > READ {
             buf = Vec::new();
         }
-        let now = CoarseInstant::now();
-        session.heard(now);
-        if session.is_used_up(now) {
+        session.heard(CoarseInstant::now());
+        if session.is_used_up() {
             return Ok(Ended::ByUs);
         }
     }

@@ -43,7 +43,7 @@ impl Watch {
         let route = socket(NETLINK_ROUTE, mask).map_err(|source| Error::Socket { source })?;
         let netfilter = socket(NETLINK_NETFILTER, 1 << (NFNLGRP_NFTABLES - 1));
         if let Err(error) = &netfilter {
-            tracing::warn!(%error, "cannot hear changes of nftables, looking at each interval only");
+            tracing::warn!(%error, "changes of nftables are not reported; they are noticed at each interval only");
         }
         Ok(Self { route, netfilter: netfilter.ok(), index: None })
     }

@@ -37,6 +37,12 @@ pub struct Class {
     /// That a record of the answer must end with this; such records are what is wrong.
     #[serde(default)]
     answer_with: Option<String>,
+    /// That the answer must be one record that ends with this.
+    #[serde(default)]
+    answer_is: Option<String>,
+    /// The authority that is missing beside it.
+    #[serde(default)]
+    authority: Vec<String>,
     /// How many questions of each variant belong to the class; a variant that is not named has none.
     pub count: BTreeMap<String, usize>,
 }
@@ -93,12 +99,20 @@ impl Class {
                 .answer_with
                 .as_deref()
                 .is_none_or(|end| question.answer.iter().any(|l| l.ends_with(end)))
+            && self
+                .answer_is
+                .as_deref()
+                .is_none_or(|end| matches!(&*question.answer, [only] if only.ends_with(end)))
             && self.names.iter().any(|pattern| matches(pattern, &name))
     }
 
-    /// The right answer: the recorded one without the wrong records, or NODATA.
+    /// The right answer: the recorded one without the wrong records, or with the missing ones, or NODATA.
     pub(super) fn expected(&self, variant: &Variant, question: &Recorded) -> Normal {
         let mut right = question.normal();
+        if self.answer_is.is_some() {
+            right.authority = self.authority.iter().map(|line| line.to_lowercase()).collect();
+            return right;
+        }
         if let Some(end) = &self.answer_with {
             let end = end.to_lowercase();
             right.answer.retain(|line| !line.ends_with(&end));

@@ -2,10 +2,11 @@
 
 use super::*;
 
-const NAMES: [(&str, &str); 5] = [
+const NAMES: [(&str, &str); 6] = [
     ("a.localhost.", "NOERROR a.localhost. 604800 A 127.0.0.1"),
     ("x.invalid.", "NXDOMAIN"),
     ("abc.onion.", "NXDOMAIN"),
+    ("wallet.gns.alt.", "NXDOMAIN"),
     ("printer.home.arpa.", "NXDOMAIN"),
     ("x.resolver.arpa.", "NXDOMAIN"),
 ];

@@ -27,6 +27,7 @@ use super::object::{Event, Kind, Namespace, Object, ObjectId};
 use super::spec::Wanted;
 use super::status::{EventType, Status};
 use crate::file_watch::{self, FileVersion, FileWatch};
+use crate::memory;
 
 /// What happens to an object that does not read.
 const STAYS: &str = "; what was known of it stays";
@@ -44,7 +45,7 @@ pub(super) struct Folder {
     interner: Arc<Interner>,
     files: BTreeMap<PathBuf, File>,
     /// What the sink was told.
-    known: HashMap<(Kind, ObjectId), Object>,
+    known: HashMap<(Kind, ObjectId), Arc<Object>>,
     /// The last error of the folder itself, so that it is logged once.
     error: Option<String>,
 }
@@ -52,7 +53,7 @@ pub(super) struct Folder {
 /// What is known of a file.
 struct File {
     version: FileVersion,
-    objects: Vec<Object>,
+    objects: Vec<Arc<Object>>,
 }
 
 /// What [`collect`] finds.
@@ -116,6 +117,7 @@ impl Folder {
         }
         if changed || !self.status.is_synced() {
             self.tell();
+            memory::give_back_now();
         }
         for kind in self.wanted.kinds() {
             let status = self.status.kind(kind);
@@ -139,14 +141,15 @@ impl Folder {
         let before = self.files.remove(&path).map(|file| file.objects).unwrap_or_default();
         let contents = text(&path).and_then(|text| read::read(&path, &text, &self.interner));
         let objects = match contents {
-            Ok(Contents { mut objects, complaints, unnamed }) => {
+            Ok(Contents { objects, complaints, unnamed }) => {
+                let mut objects: Vec<_> = objects.into_iter().map(Arc::new).collect();
                 for complaint in &unnamed {
                     self.complain(&path, complaint, "");
                 }
                 for complaint in &complaints {
                     self.complain(&path, complaint, STAYS);
                     // A slice may be that of a Service and of a ServiceImport.
-                    let is_it = |object: &&Object| {
+                    let is_it = |object: &&Arc<Object>| {
                         let kind = match object.kind() {
                             Kind::ImportedSlice => Kind::EndpointSlice,
                             kind => kind,
@@ -183,7 +186,7 @@ impl Folder {
         let first = !self.status.is_synced();
         if first {
             for kind in self.wanted.kinds() {
-                self.sink.apply(Event::ResetBegin(kind));
+                self.sink.apply(Event::Init(kind));
             }
         }
         let gone: Vec<_> =
@@ -200,12 +203,12 @@ impl Folder {
                 None => EventType::Added,
             };
             self.noted(key.0, event);
-            self.sink.apply(Event::Apply(object.clone()));
+            self.sink.apply(Event::Apply(Object::clone(&object)));
             self.known.insert(key, object);
         }
         if first {
             for kind in self.wanted.kinds() {
-                self.sink.apply(Event::ResetDone(kind));
+                self.sink.apply(Event::InitDone(kind));
                 self.status.kind(kind).note_relist();
                 self.status.note_synced(kind);
             }
@@ -219,7 +222,7 @@ impl Folder {
     }
 
     /// Everything that all files say together, as far as it is wanted.
-    fn objects(&self) -> HashMap<(Kind, ObjectId), Object> {
+    fn objects(&self) -> HashMap<(Kind, ObjectId), Arc<Object>> {
         let mut all = HashMap::new();
         for object in self.files.values().flat_map(|file| &file.objects) {
             let (kind, id) = (object.kind(), object.id());
@@ -230,9 +233,10 @@ impl Folder {
             let implied = Namespace { name: namespace.clone() };
             let empty = self.interner.intern("");
             let implied_id = ObjectId { namespace: empty, name: implied.name.clone() };
-            all.entry((Kind::Namespace, implied_id)).or_insert(Object::Namespace(implied));
+            all.entry((Kind::Namespace, implied_id))
+                .or_insert_with(|| Arc::new(Object::Namespace(implied)));
             if self.wanted.includes(kind) {
-                all.entry((kind, id)).or_insert_with(|| object.clone());
+                all.entry((kind, id)).or_insert_with(|| Arc::clone(object));
             }
         }
         all

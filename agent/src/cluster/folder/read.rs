@@ -1,7 +1,10 @@
 //! One file of Kubernetes objects: YAML with any number of documents, or JSON; Lists are taken apart.
 
+use std::fmt;
 use std::path::Path;
 
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use super::super::decode::{Decoded, Encoding, Item};
@@ -35,30 +38,130 @@ pub(super) struct Contents {
 }
 
 /// Reads a file's text. An `Err` is a file that does not even parse; what it held before is kept then.
+///
+/// A file may hold a whole cluster: of a list, one item at a time is held as a tree.
 pub(super) fn read(path: &Path, text: &str, interner: &Interner) -> Result<Contents, Complaint> {
     let mut contents = Contents::default();
     if path.extension().is_some_and(|extension| extension == "json") {
-        let value: Value = serde_json::from_str(text).map_err(|error| Complaint {
-            line: error.line().max(1),
-            kind: None,
-            id: None,
-            text: error.to_string(),
+        json(text, Taker { line: 1, interner, contents: &mut contents }).map_err(|error| {
+            let text = error.to_string();
+            Complaint { line: error.line().max(1), kind: None, id: None, text }
         })?;
-        take(&value, 1, interner, &mut contents);
         return Ok(contents);
     }
     for (line, document) in documents(text) {
-        let value: Value = serde_yaml_ng::from_str(document).map_err(|error| Complaint {
-            line: line - 1 + error.location().map_or(1, |location| location.line().max(1)),
-            kind: None,
-            id: None,
-            text: without_location(&error.to_string()),
-        })?;
-        if !value.is_null() {
-            take(&value, line + blank_lines(document), interner, &mut contents);
-        }
+        let first = line + blank_lines(document);
+        yaml(document, Taker { line: first, interner, contents: &mut contents }).map_err(
+            |error| Complaint {
+                line: line - 1 + error.location().map_or(1, |location| location.line().max(1)),
+                kind: None,
+                id: None,
+                text: without_location(&error.to_string()),
+            },
+        )?;
     }
     Ok(contents)
+}
+
+fn json(text: &str, mut taker: Taker<'_>) -> serde_json::Result<()> {
+    match serde_json::from_str(text) {
+        Ok(Head { kind }) if is_list(&kind) => {
+            let mut json = serde_json::Deserializer::from_str(text);
+            List { kind: &kind, taker }.deserialize(&mut json)?;
+            json.end()
+        }
+        _ => serde_json::from_str(text).map(|value| taker.take(&value)),
+    }
+}
+
+fn yaml(document: &str, mut taker: Taker<'_>) -> Result<(), serde_yaml_ng::Error> {
+    // To parse it twice is for lists only.
+    let may_be_list = document.contains("items");
+    match may_be_list.then(|| serde_yaml_ng::from_str(document)) {
+        Some(Ok(Head { kind })) if is_list(&kind) => {
+            List { kind: &kind, taker }.deserialize(serde_yaml_ng::Deserializer::from_str(document))
+        }
+        _ => {
+            let value: Value = serde_yaml_ng::from_str(document)?;
+            if !value.is_null() {
+                taker.take(&value);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// As `List` of `kubectl get -o yaml`, and `ServiceList` of the API.
+fn is_list(kind: &str) -> bool {
+    kind.ends_with("List")
+}
+
+/// What tells a list from an object.
+#[derive(Deserialize)]
+struct Head {
+    kind: String,
+}
+
+/// Reads the members of `items` of a document whose kind is known.
+struct List<'a> {
+    kind: &'a str,
+    taker: Taker<'a>,
+}
+
+impl<'de> DeserializeSeed<'de> for List<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for List<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            if key == "items" {
+                map.next_value_seed(Items(&mut self))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Items<'a, 'b>(&'a mut List<'b>);
+
+impl<'de> DeserializeSeed<'de> for Items<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Items<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sequence of objects as `items`")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while let Some(item) = items.next_element::<Value>()? {
+            self.0.taker.take_item(self.0.kind, &item);
+        }
+        Ok(())
+    }
 }
 
 /// The documents of a stream, each with the number of its first line. `---` at the start of a line can be nothing else: the
@@ -94,56 +197,71 @@ fn without_location(message: &str) -> String {
     message.split(" at line ").next().unwrap_or(message).to_owned()
 }
 
-fn take(value: &Value, line: usize, interner: &Interner, contents: &mut Contents) {
-    let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
-    if let Some(items) = value.get("items").and_then(Value::as_array)
-        && kind.ends_with("List")
-    {
-        for item in items {
-            // `kubectl get -o yaml` repeats the kind in each item; lists of the API itself do not.
-            match item.get("kind") {
-                Some(_) => take(item, line, interner, contents),
-                None => take_one(kind.trim_end_matches("List"), item, line, interner, contents),
-            }
-        }
-        return;
-    }
-    take_one(kind, value, line, interner, contents);
+/// Adds what it is given to the contents of a file.
+struct Taker<'a> {
+    /// The first line of the document.
+    line: usize,
+    interner: &'a Interner,
+    contents: &'a mut Contents,
 }
 
-fn take_one(kind: &str, value: &Value, line: usize, interner: &Interner, contents: &mut Contents) {
-    let Some(kind) = Kind::ALL.into_iter().find(|known| known.name() == kind) else {
-        // Deployments and the like stand beside Services in most people's files.
-        if kind.is_empty() {
-            let text = "no object: it has no kind".to_owned();
-            contents.complaints.push(Complaint { line, kind: None, id: None, text });
-        }
-        return;
-    };
-    // Through JSON text, so that there is one way to read an object; a folder is small.
-    let json = with_default_namespace(kind, value).to_string();
-    let read = |kind| Encoding::Json.object(kind, json.as_bytes(), interner);
-    let Item { id, decoded, .. } = read(kind);
-    if kind == Kind::EndpointSlice
-        && let Decoded::Object(import) = read(Kind::ImportedSlice).decoded
-    {
-        contents.objects.push(import);
-        if matches!(decoded, Decoded::Ignored) {
+impl Taker<'_> {
+    fn take(&mut self, value: &Value) {
+        let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
+        if is_list(kind)
+            && let Some(items) = value.get("items").and_then(Value::as_array)
+        {
+            for item in items {
+                self.take_item(kind, item);
+            }
             return;
         }
+        self.take_one(kind, value);
     }
-    match decoded {
-        Decoded::Object(object) => contents.objects.push(object),
-        Decoded::Ignored => {
-            let text = format!("{}: it has no name", why_unnamed(kind, value));
-            contents.unnamed.push(Complaint { line, kind: Some(kind), id, text });
+
+    /// `kubectl get -o yaml` repeats the kind in each item; lists of the API itself do not.
+    fn take_item(&mut self, kind: &str, item: &Value) {
+        match item.get("kind") {
+            Some(_) => self.take(item),
+            None => self.take_one(kind.trim_end_matches("List"), item),
         }
-        Decoded::Invalid(bad) => contents.complaints.push(Complaint {
-            line,
-            kind: Some(kind),
-            id,
-            text: bad.to_string(),
-        }),
+    }
+
+    fn take_one(&mut self, kind: &str, value: &Value) {
+        let Self { line, interner, ref mut contents } = *self;
+        let Some(kind) = Kind::ALL.into_iter().find(|known| known.name() == kind) else {
+            // Deployments and the like stand beside Services in most people's files.
+            if kind.is_empty() {
+                let text = "no object: it has no kind".to_owned();
+                contents.complaints.push(Complaint { line, kind: None, id: None, text });
+            }
+            return;
+        };
+        // Through JSON text, so that there is one way to read an object; a folder is small.
+        let json = with_default_namespace(kind, value).to_string();
+        let read = |kind| Encoding::Json.object(kind, json.as_bytes(), interner);
+        let Item { id, decoded, .. } = read(kind);
+        if kind == Kind::EndpointSlice
+            && let Decoded::Object(import) = read(Kind::ImportedSlice).decoded
+        {
+            contents.objects.push(import);
+            if matches!(decoded, Decoded::Ignored) {
+                return;
+            }
+        }
+        match decoded {
+            Decoded::Object(object) => contents.objects.push(object),
+            Decoded::Ignored => {
+                let text = format!("{}: it has no name", why_unnamed(kind, value));
+                contents.unnamed.push(Complaint { line, kind: Some(kind), id, text });
+            }
+            Decoded::Invalid(bad) => contents.complaints.push(Complaint {
+                line,
+                kind: Some(kind),
+                id,
+                text: bad.to_string(),
+            }),
+        }
     }
 }
 
@@ -213,6 +331,13 @@ mod tests {
         assert_eq!(contents.complaints, []);
         let list = "kind: List\nitems:\n- {kind: Namespace, metadata: {name: a}}\n- {kind: Namespace, metadata: {name: b}}\n";
         assert_eq!(yaml(list).unwrap().objects.len(), 2);
+        let json = |text: &str| read(Path::new("a.json"), text, &Interner::default()).unwrap();
+        let list =
+            r#"{"items": [{"kind": "Namespace", "metadata": {"name": "a"}}], "kind": "List"}"#;
+        assert_eq!(json(list).objects.len(), 1);
+        assert_eq!(json(r#"{"kind": "ServiceList", "items": null}"#), Contents::default());
+        let nested = format!(r#"{{"kind": "List", "items": [{list}, {list}]}}"#);
+        assert_eq!(json(&nested).objects.len(), 2);
         let list = r#"{"kind": "NamespaceList", "items": [{"metadata": {"name": "a"}}]}"#;
         assert_eq!(read(Path::new("a.json"), list, &Interner::default()).unwrap().objects.len(), 1);
     }

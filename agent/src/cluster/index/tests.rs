@@ -109,8 +109,8 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => object().prop_map(Event::Apply),
         3 => object().prop_map(|object| Event::Delete(object.kind(), object.id())),
-        1 => kind().prop_map(Event::ResetBegin),
-        1 => kind().prop_map(Event::ResetDone),
+        1 => kind().prop_map(Event::Init),
+        1 => kind().prop_map(Event::InitDone),
     ]
 }
 
@@ -129,8 +129,8 @@ impl Model {
                 self.objects.insert((object.kind(), object.id()), (object, list));
             }
             Event::Delete(kind, id) => drop(self.objects.remove(&(kind, id))),
-            Event::ResetBegin(kind) => self.lists[kind as usize] += 1,
-            Event::ResetDone(kind) => {
+            Event::Init(kind) => self.lists[kind as usize] += 1,
+            Event::InitDone(kind) => {
                 let list = self.lists[kind as usize];
                 self.objects.retain(|key, (_, seen)| key.0 != kind || *seen == list);
             }
@@ -382,13 +382,13 @@ fn a_relist_never_empties_the_index() {
     index.apply(service("old", 1));
     index.apply(service("kept", 2));
     assert!(!index.synced(&[Kind::Service]));
-    index.apply(Event::ResetDone(Kind::Service));
+    index.apply(Event::InitDone(Kind::Service));
     let changes = index.changes();
-    index.apply(Event::ResetBegin(Kind::Service));
+    index.apply(Event::Init(Kind::Service));
     index.apply(service("kept", 2));
     assert!(known("old") && known("kept") && index.synced(&[Kind::Service]));
     assert_eq!(index.changes(), changes, "the same again is no change");
-    index.apply(Event::ResetDone(Kind::Service));
+    index.apply(Event::InitDone(Kind::Service));
     assert!(!known("old") && known("kept"));
     assert_eq!(index.changes(), changes + 1);
 }

@@ -45,11 +45,11 @@ impl Writer {
             Event::Apply(Object::Namespace(namespace)) => self.put_namespace(index, namespace.name),
             Event::Apply(Object::Pod(pod)) => self.put_pod(index, &pod),
             Event::Delete(kind, id) => self.delete(index, kind, &id),
-            Event::ResetBegin(kind) => {
+            Event::Init(kind) => {
                 *self.list_of(kind) += 1;
                 false
             }
-            Event::ResetDone(kind) => {
+            Event::InitDone(kind) => {
                 let swept = self.sweep(index, kind);
                 let before = index.synced.fetch_or(bit(kind), Ordering::AcqRel);
                 swept || before & bit(kind) == 0

@@ -1,18 +1,19 @@
 //! `cache`: caches the answers of upstreams, and resolves each question only once at a time. What a look-up passes through:
 //!
 //! ```text
-//! serve      hot            the worker's own 4,096 hottest answers: no lock, no write that others see
-//!            filter         one bit a place: a miss ends here, without a look-up in moka
+//! serve      worker_cache   4,096 answers that this worker has served recently: no lock, no write that others see
+//!            membership     a membership filter: a miss ends here, without a look-up in moka
 //!            store          moka, shared by all workers, with one budget in bytes
 //! join_miss  single_flight  queries for a question that is being resolved wait for its answer
 //! complete   rules          what may be cached, and for how long (RFC 2308, 8767, 9520)
 //!            fill           times to live are bounded here, once, for all that use the answer
-//!            door           a full cache admits an answer when it is queried for the second time
+//!            doorkeeper     a full cache admits an answer when it is queried for the second time
 //! ```
 //!
-//! What each part is for: moka records a hit in a channel that all threads share, hence `hot`, from which moka hears once a
-//! second (`Store::tend`). It records a miss as well, and evicts to admit: hence `filter` and `door`, which spare a flood of
-//! names that are queried once both costs. `benches/cache.rs` measures a hit in `hot`, a hit in `store` and a flight.
+//! What each part is for: moka records a hit in a channel that all threads share, hence `worker_cache`, whose hits moka is
+//! told of once a second (`Store::maintain`). It records a miss as well, and evicts to admit: hence `membership` and
+//! `doorkeeper`, which spare a flood of names that are queried once both costs. `benches/cache.rs` measures a hit in
+//! `worker_cache`, a hit in `store` and a flight.
 //!
 //! Its place is after what is known locally (`hosts`, `kubernetes`, `file`), so that cluster names are never answered
 //! from an old copy, stale answers included. `docs/cache.md` has the rules and where they differ from CoreDNS.
@@ -20,19 +21,19 @@
 pub mod config;
 mod cut;
 mod directive;
-mod door;
+mod doorkeeper;
 pub mod entry;
 pub mod export;
 mod fill;
-mod filter;
-mod hot;
 pub mod inspect;
+mod membership;
 mod metrics;
 pub mod rules;
 pub mod single_flight;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod worker_cache;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -47,9 +48,9 @@ use crate::wire::reply::Ttl;
 use crate::wire::{Class, Query, Rcode, RecordType, Reply, flags};
 
 pub use config::Config;
-pub use hot::HotSet;
 pub use metrics::CacheMetrics;
 pub use store::Store;
+pub use worker_cache::WorkerCache;
 
 use config::{Refresh, Stale};
 use entry::{BlockStats, Entry, Key, bits};
@@ -348,7 +349,7 @@ impl Cache {
         let hash = self.store.hash(&self.stats, &key);
         let now = request.origin.received;
         let first = if self.rotates { local.rotate() } else { 0 };
-        if let Some(entry) = local.hot.find(&self.store, hash)
+        if let Some(entry) = local.cache.find(&self.store, hash)
             && entry.answers(&self.stats, &key)
             && entry.is_fresh(now)
         {
@@ -362,7 +363,7 @@ impl Cache {
                 if self.is_due(&entry, now) {
                     return Step::Wait;
                 }
-                local.hot.offer(&self.store, hash, &entry);
+                local.cache.offer(&self.store, hash, &entry);
                 return Step::Done(self.write_fresh(&entry, request, reply, first));
             }
             if let Some(stale) = self.stale_for(&entry, now) {

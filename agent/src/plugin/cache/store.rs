@@ -5,14 +5,14 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use super::door::Door;
+use super::doorkeeper::Doorkeeper;
 use super::entry::{BlockStats, Entry, Key, Kind, bits};
-use super::filter::Filter;
+use super::membership::MembershipFilter;
 use super::single_flight::SingleFlight;
 use crate::clock::CoarseInstant;
 use crate::wire::RecordType;
 
-/// Entries of which moka can be told at a time: as many as a worker's hot set holds.
+/// Entries of which moka can be told at a time: as many as a worker's own cache holds.
 const TOUCHED: usize = 4_096;
 
 /// All kept answers of all server blocks.
@@ -27,8 +27,8 @@ pub struct Store {
     generation: AtomicU64,
     all_stats: RwLock<Vec<Arc<BlockStats>>>,
     flights: Arc<SingleFlight>,
-    door: Door,
-    filter: Filter,
+    doorkeeper: Doorkeeper,
+    membership: MembershipFilter,
     sweeping: Mutex<()>,
     limit: u64,
     /// Hashes of entries that were used and of which moka is still to be told; zero where there is none.
@@ -49,7 +49,7 @@ impl Store {
                 u32::try_from(entry.weight()).unwrap_or(u32::MAX)
             })
             .build_with_hasher(BuildHasherDefault::default());
-        // No two stores share a generation, so that a worker's hot set never takes one's entries for another's.
+        // No two stores share a generation, so that a worker's own cache never takes one's entries for another's.
         let generation = AtomicU64::new(seed.hash_one(0u8) | 1);
         Self {
             cache,
@@ -57,8 +57,8 @@ impl Store {
             generation,
             all_stats: RwLock::new(Vec::new()),
             flights: Arc::default(),
-            door: Door::new(limit),
-            filter: Filter::new(limit),
+            doorkeeper: Doorkeeper::new(limit),
+            membership: MembershipFilter::new(limit),
             sweeping: Mutex::default(),
             limit,
             touched: (0..TOUCHED).map(|_| AtomicU64::new(0)).collect(),
@@ -100,11 +100,11 @@ impl Store {
     /// The entry under a hash, which the caller checks to be the one that it wants.
     pub fn get(&self, hash: u64) -> Option<Arc<Entry>> {
         // By look-ups that find nothing moka knows which new entries are wanted; `admits` makes up for those left out here.
-        if self.filter.may_have(hash) { self.cache.get(&hash) } else { None }
+        if self.membership.may_contain(hash) { self.cache.get(&hash) } else { None }
     }
 
     /// Notes that an entry was used. Workers do so within a hit, where moka's own book-keeping would be an allocation now and
-    /// then: [`Store::tend`] tells it.
+    /// then: [`Store::maintain`] tells it.
     pub fn touch(&self, hash: u64) {
         if let Some(slot) = self.touched.get(hash as usize % TOUCHED) {
             slot.store(hash, Relaxed);
@@ -113,7 +113,7 @@ impl Store {
 
     /// Tells moka which entries were used since the last time. For a task that does so every second: often enough for what is
     /// hot to stay, whatever flood of other names comes.
-    pub fn tend(&self) {
+    pub fn maintain(&self) {
         let mut recent = Vec::new();
         for slot in &self.touched {
             // Most are empty: a load leaves their line where it is.
@@ -146,10 +146,10 @@ impl Store {
         let held = self.cache.weighted_size();
         // A few large answers' room may be left.
         let full = held >= self.limit - self.limit / 16;
-        if full && !self.door.knows(hash) {
+        if full && !self.doorkeeper.admits(hash) {
             return false;
         }
-        // The looks that `get` did not take to moka: one, or two of what the door knows. Below half of its budget moka does
+        // The looks that `get` did not take to moka: one, or two of what the doorkeeper admits. Below half of its budget moka does
         // not count them.
         for _ in 0..usize::from(held >= self.limit / 2) + usize::from(full) {
             let _ = self.cache.get(&hash);
@@ -159,13 +159,13 @@ impl Store {
 
     /// Lets the answer to a question in whose old one has ended.
     pub fn expects(&self, hash: u64) {
-        self.door.remark(hash);
+        self.doorkeeper.record(hash);
     }
 
     /// Keeps an entry; whether it stays is decided by how often it and others are asked for.
     pub fn insert(&self, hash: u64, entry: Arc<Entry>) {
         self.changes.fetch_add(1, Relaxed);
-        self.filter.note(hash);
+        self.membership.insert(hash);
         self.cache.insert(hash, entry);
     }
 
@@ -202,18 +202,18 @@ impl Store {
     pub fn sweep(&self, now: CoarseInstant, stale: u32) -> usize {
         let mut removed = 0;
         let _one_at_a_time = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
-        self.filter.sweep();
+        self.membership.begin_rebuild();
         for (hash, entry) in &self.cache {
             // A failure is of no use after its end, whatever the stale time is.
             let stale = if entry.kind() == Kind::Failure { 0 } else { stale };
             if entry.is_stale_within(now, stale) {
-                self.filter.note(*hash);
+                self.membership.insert(*hash);
             } else {
                 self.remove(*hash);
                 removed += 1;
             }
         }
-        self.filter.swept();
+        self.membership.end_rebuild();
         self.cache.run_pending_tasks();
         removed
     }

@@ -11,7 +11,7 @@ const MAX_ALIASES: usize = 8;
 /// What the writing of an answer comes to.
 pub(super) enum Written {
     Done(Rcode),
-    /// The last alias leads out of the zone.
+    /// The last alias leads out of the zone, or is the last that is followed here.
     Outside(Rcode),
 }
 
@@ -97,7 +97,7 @@ impl Writing<'_, '_> {
             }
             name = NameBuf::lower(target.as_name());
         }
-        Written::Done(Rcode::NOERROR)
+        Written::Outside(Rcode::NOERROR)
     }
 
     /// The records of a node, with the addresses that they lead to, or that there are none.

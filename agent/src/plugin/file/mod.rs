@@ -100,6 +100,11 @@ impl Config {
         }
         config
     }
+
+    /// The zone file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 impl ReadDirective for Config {
@@ -169,7 +174,7 @@ impl File {
                 // What it includes now is not watched yet.
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::error!(%error, "zone files are no longer looked at");
+                    tracing::error!(%error, "changes of zone files are no longer noticed");
                     return;
                 }
             }
@@ -223,11 +228,11 @@ impl Source {
                 self.zone.store(Some(Arc::new(read)));
             }
             Err(error) if self.zone.load().is_some() => {
-                tracing::warn!(%zone, %error, "the zone file is not used, the zone as it was is still served");
+                tracing::warn!(%zone, %error, "the zone file is invalid; the previous version is still served");
             }
             Err(error) => {
                 let again = self.reload.unwrap_or(RETRY);
-                tracing::warn!(%zone, %error, ?again, "the zone cannot be served, its file is tried again");
+                tracing::warn!(%zone, %error, ?again, "the zone file is invalid; it is read again");
             }
         }
     }

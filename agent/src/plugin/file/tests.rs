@@ -101,7 +101,7 @@ fn answers_are_those_of_rfc_1034() {
     ] {
         assert_eq!(client.text(name, qtype), text, "{name} {qtype}");
     }
-    assert_eq!(client.text("loop1.example.org", RecordType::A).matches("CNAME").count(), 9);
+    assert!(client.text("loop1.example.org", RecordType::A).starts_with("SERVFAIL loop1"));
     assert!(
         client.text("alias.example.org", RecordType::A).ends_with("www.example.org. 60 A 10.0.0.2")
     );

@@ -172,6 +172,7 @@ impl Config {
                             "its IP address, or a file in the form of resolv.conf"
                         }
                         TargetError::Scheme(_) => "dns://, tls://, https:// or quic://",
+                        TargetError::PortFirst(_) => "ADDRESS%NAME:PORT",
                         _ => WANTED,
                     };
                     args.error_at(&word.at, error.to_string(), wanted);

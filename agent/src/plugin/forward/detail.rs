@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::Forwarding;
 use crate::detail::Detail;
 use crate::upstream::Upstream;
+use crate::wire::Name;
 
 impl Detail for Forwarding {
     fn name(&self) -> &str {
@@ -13,9 +14,10 @@ impl Detail for Forwarding {
 
     fn detail(&self) -> Value {
         let set = self.0.set.load();
-        let from = self.0.config.from.iter().map(ToString::to_string);
+        let text = |names: &[Name]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         let mut value = json!({
-            "from": from.collect::<Vec<_>>(),
+            "zones": text(&self.0.context.zones),
+            "from": text(&self.0.config.from),
             "upstreams": set.upstreams.iter().map(|upstream| told(upstream)).collect::<Vec<_>>(),
         });
         if let (true, Some(fields)) = (set.upstreams.is_empty(), value.as_object_mut()) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::failure::Failure;
 use super::limits::Limits;
 use crate::request::{Answer, Outcome, Plugin, Request};
-use crate::wire::Message;
+use crate::wire::{Message, Rcode};
 
 /// Before the error that kept the whole answer from coming.
 const TRUNCATED: &str = "the answer is truncated, and no upstream has sent the whole one";
@@ -24,13 +24,27 @@ impl Finished {
         Self { result: Ok(message), error: None, is_transient: false }
     }
 
-    /// No upstream sends the whole answer.
-    pub(super) fn truncated(message: Message, error: Option<Failure>) -> Self {
-        Self { result: Ok(message), error, is_transient: true }
-    }
-
     pub(super) fn failed(failure: Failure) -> Self {
         Self { is_transient: failure.is_transient(), result: Err(failure), error: None }
+    }
+
+    /// The end without an answer that is whole and wanted: what there is instead, and why. `is_open`: an upstream is up that
+    /// has not failed at the question.
+    pub(super) fn best(fallback: Option<Message>, error: Option<Failure>, is_open: bool) -> Self {
+        match (fallback, error) {
+            // No upstream sends the whole answer.
+            (Some(message), error) if message.truncated() => {
+                Self { result: Ok(message), error, is_transient: true }
+            }
+            (Some(message), _) => {
+                let is_transient = message.rcode() == Rcode::SERVFAIL && is_open;
+                Self { is_transient, ..Self::answered(message) }
+            }
+            (None, error) => {
+                let failed = Self::failed(error.unwrap_or(Failure::AllDown));
+                Self { is_transient: failed.is_transient || is_open, ..failed }
+            }
+        }
     }
 
     /// The upstream's answer, if there is one.

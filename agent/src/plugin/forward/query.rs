@@ -316,6 +316,8 @@ impl ForwardQuery {
         }
         if message.truncated() || oversize {
             self.fallback = Some(message);
+            // There is something to tell: streams that are silent do not keep the client from it for longer than one try.
+            self.deadline = self.deadline.min(cx.now.plus_millis(MAX_TRY.as_millis() as u64));
             if transport == Transport::Udp {
                 return self.over_stream(cx, attempt);
             }
@@ -330,7 +332,6 @@ impl ForwardQuery {
         if refuses_edns {
             self.without_edns = true;
             self.question = self.question.without_edns();
-            self.fallback = Some(message);
             return self.launch(cx, place, Arc::clone(upstream), transport);
         }
         let may_fail_over = self.tries < self.max_tries.min(self.candidates.len());
@@ -348,11 +349,12 @@ impl ForwardQuery {
         upstream.counters(cx.worker).truncated.add(1);
         self.candidates.mark_truncated(*place);
         self.launch(cx, *place, Arc::clone(upstream), Transport::Stream);
-        // Without another upstream to ask, there is nothing to hurry for.
-        if self.candidates.are_all_truncated()
-            && let Some(launched) = self.attempts.last_mut()
-        {
-            launched.timeout = MAX_TRY;
+        // Without another upstream to ask, there is nothing to hurry for; else each of them is to have its turn.
+        if let Some(launched) = self.attempts.last_mut() {
+            launched.timeout = match self.candidates.are_all_truncated() {
+                true => MAX_TRY,
+                false => (upstream.round_trips.try_timeout() * 2).min(MAX_TRY),
+            };
         }
     }
 
@@ -476,19 +478,8 @@ impl ForwardQuery {
 
     /// Ends the query with the best that there is.
     fn conclude(&mut self, cx: &Cx<'_>) {
-        let is_open = self.is_open(cx);
-        let error = self.error.take();
-        self.finished = Some(match (self.fallback.take(), error) {
-            (Some(message), error) if message.truncated() => Finished::truncated(message, error),
-            (Some(message), _) => {
-                let is_transient = message.rcode() == Rcode::SERVFAIL && is_open;
-                Finished { is_transient, ..Finished::answered(message) }
-            }
-            (None, error) => {
-                let finished = Finished::failed(error.unwrap_or(Failure::AllDown));
-                Finished { is_transient: finished.is_transient || is_open, ..finished }
-            }
-        });
+        let (fallback, error) = (self.fallback.take(), self.error.take());
+        self.finished = Some(Finished::best(fallback, error, self.is_open(cx)));
     }
 
     /// True while an upstream is up that has not failed at this question: the client may ask again and get its answer, so

@@ -9,7 +9,7 @@ mod directive;
 mod source;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -73,6 +73,11 @@ impl Config {
             config.option(option, Args::of_option(directive, option, diagnostics));
         }
         config
+    }
+
+    /// The file that is followed.
+    pub fn file(&self) -> &Path {
+        &self.file
     }
 
     fn option(&mut self, option: &Directive, mut args: Args<'_, '_>) {

@@ -91,10 +91,6 @@ impl External {
         };
         let mut parts = Parts::of_alias(Plugin::Kubernetes, alias);
         parts.append_target(qtype, found);
-        if parts.outcome.rcode == Rcode::NOERROR {
-            // As CoreDNS: the alias alone, without the SOA of its target.
-            parts.records.retain(|(section, _)| *section == Section::Answer);
-        }
         parts.into_answer(view)
     }
 }

@@ -92,7 +92,10 @@ fn rule(mut args: Args<'_, '_>) -> Rule {
             pair(&mut args, "a class as IN", class).map(|(from, to)| Rule::Class { from, to })
         }
         "ttl" => Matcher::parse(&mut args, 1).and_then(|matcher| {
-            Some(Rule::Ttl { matcher, range: args.value("seconds, or FROM-TO", ttl)? })
+            Some(Rule::Ttl {
+                matcher,
+                range: args.value("seconds, or FROM-TO, behind the name", ttl)?,
+            })
         }),
         "rcode" => Matcher::parse(&mut args, 2).and_then(|matcher| {
             let (from, to) = pair(&mut args, "a response code as NXDOMAIN", rcode)?;

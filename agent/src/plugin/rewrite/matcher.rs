@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use regex::Regex;
 
-use crate::config::{Args, ValueError};
+use crate::config::{Args, ValueError, nearest_of};
 use crate::plugin::pattern;
 
 /// Which names a rule is for.
@@ -41,13 +41,21 @@ pub(super) enum Change<'r> {
 impl Matcher {
     /// Reads `[exact|prefix|suffix|substring|regex] STRING`, where `behind` words follow.
     pub(super) fn parse(args: &mut Args<'_, '_>, behind: usize) -> Option<Self> {
-        let kind = match args.peek().map(|word| word.as_str().to_ascii_lowercase()) {
-            Some(kind)
-                if args.len() >= behind + 2
-                    && matches!(&*kind, "exact" | "prefix" | "suffix" | "substring" | "regex") =>
-            {
+        const KINDS: [&str; 5] = ["exact", "prefix", "suffix", "substring", "regex"];
+        let has_kind = args.len() >= behind + 2;
+        let kind = match args.peek().filter(|_| has_kind) {
+            Some(word) if KINDS.iter().any(|kind| word.as_str().eq_ignore_ascii_case(kind)) => {
                 args.next();
-                kind
+                word.as_str().to_ascii_lowercase()
+            }
+            // A name and what follows it, unless the word is nearly one of those.
+            Some(word) if !args.follows("answer", behind + 1) => {
+                if let Some(kind) = nearest_of(word.as_str(), KINDS.into_iter()) {
+                    let what = format!("there is no kind of match {:?}", word.as_str());
+                    args.error_at(&word.at, what, kind);
+                    return None;
+                }
+                "exact".to_owned()
             }
             _ => "exact".to_owned(),
         };

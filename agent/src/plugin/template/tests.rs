@@ -97,9 +97,26 @@ fn an_alias_is_followed() {
 
 #[test]
 fn an_alias_to_itself_ends() {
-    let client =
+    let longer =
         client(&["template IN ANY {\n answer \"{{ .Name }} 60 IN CNAME x.{{ .Name }}\"\n}"]);
-    assert_eq!(client.text("a.example.org", RecordType::A).matches("CNAME").count(), 8);
+    assert_eq!(longer.text("a.example.org", RecordType::A).matches("CNAME").count(), 8);
+    for circle in [
+        "answer \"{{ .Name }} 60 IN CNAME {{ .Name }}\"",
+        "answer \"{{ .Name }} 60 IN CNAME B.{{ .Name }}\"\n answer \"b.{{ .Name }} 60 IN CNAME {{ .Name }}\"",
+    ] {
+        let client = client(&[&format!("template IN ANY {{\n{circle}\n}}")]);
+        let text = client.text("a.example.org", RecordType::A);
+        assert!(text.starts_with("SERVFAIL a.example.org. 60 CNAME "), "{text}");
+        let text = client.text("a.example.org", RecordType::CNAME);
+        assert!(text.starts_with("NOERROR a.example.org. 60 CNAME "), "{text}");
+    }
+    // Aliases in any order.
+    let client = client(&["template IN A example.org {
+        answer \"b.{{ .Name }} 60 IN CNAME other\"
+        answer \"{{ .Name }} 60 IN CNAME b.{{ .Name }}\"
+    }"]);
+    let text = client.text("a.example.org", RecordType::A);
+    assert!(text.ends_with("; other. 5 A 2.2.2.2"), "{text}");
 }
 
 #[test]

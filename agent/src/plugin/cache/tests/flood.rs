@@ -103,8 +103,8 @@ fn four_entries_that_share_a_set_are_all_at_hand_and_keep_it_against_a_fifth() {
             ((number as u64) << 32, entry)
         })
         .collect();
-    let mut hot = HotSet::new();
-    let finds = |hot: &mut HotSet, (hash, entry): &(u64, Arc<Entry>)| {
+    let mut hot = WorkerCache::new();
+    let finds = |hot: &mut WorkerCache, (hash, entry): &(u64, Arc<Entry>)| {
         hot.find(&store, *hash).is_some_and(|found| Arc::ptr_eq(found, entry))
     };
     for (hash, entry) in &entries {

@@ -263,6 +263,29 @@ fn a_lone_upstream_is_not_asked_again_for_what_it_truncates() {
 }
 
 #[test]
+fn silent_streams_keep_a_client_for_one_try_and_every_upstream_has_its_turn() {
+    for upstreams in 2..=4 {
+        let forward = forward(upstreams, "hedge off");
+        quick(&forward);
+        let mut sim = start(&forward, 0);
+        let (begun, mut truncated) = (sim.now, Vec::new());
+        while !sim.query.is_finished() {
+            match sim.out.iter().find(|(_, _, transport)| *transport == UDP) {
+                Some(&(_, upstream, _)) => {
+                    truncated.push(upstream);
+                    sim.answer(upstream, flags::TC);
+                }
+                None => drop(sim.time_out()),
+            }
+        }
+        assert_eq!(truncated, (1..=upstreams).collect::<Vec<_>>());
+        assert_eq!(sim.now.millis_since(begun), 2_000);
+        let finished = sim.finished();
+        assert!(finished.message().unwrap().truncated() && finished.is_transient);
+    }
+}
+
+#[test]
 fn a_malformed_truncated_answer_counts_the_same() {
     let mut sim = start(&forward(1, ""), 0);
     let mut message = answer(sim.query.question().packet(), flags::TC, 1);
@@ -337,6 +360,19 @@ fn edns_is_left_out_once_and_codes_of_failover_lead_on() {
     sim.rcode(1, Rcode::FORMERR);
     sim.rcode(1, Rcode::FORMERR);
     assert_eq!(sim.finished().message().unwrap().rcode(), Rcode::FORMERR);
+    // The retry fails: what was said about EDNS is no answer to the client.
+    for rcode in [Rcode::FORMERR, Rcode::NOTIMP] {
+        let mut sim = start(&forward(1, ""), 0);
+        sim.rcode(1, rcode);
+        sim.run_out();
+        let failure = sim.failure();
+        assert!(matches!(failure, Failure::Upstream { error: UpstreamError::Timeout(_), .. }));
+        let mut sim = start(&forward(2, "hedge off"), 0);
+        sim.rcode(1, rcode);
+        sim.fail(1, io());
+        sim.answer(2, 0);
+        assert_eq!(sim.answered(), (2, false));
+    }
 }
 
 #[test]

@@ -128,7 +128,7 @@ fn recorded_index(exposed: &Exposed, endpoint_pods: bool) -> Arc<Index> {
     }
     for kind in Kind::ALL {
         // Everything stays: no list began.
-        index.apply(Event::ResetDone(kind));
+        index.apply(Event::InitDone(kind));
     }
     Arc::new(index)
 }
@@ -338,7 +338,7 @@ fn large(count: usize) -> Index {
 }
 
 fn synced(index: Index) -> Arc<Index> {
-    Kind::ALL.into_iter().for_each(|kind| index.apply(Event::ResetDone(kind)));
+    Kind::ALL.into_iter().for_each(|kind| index.apply(Event::InitDone(kind)));
     Arc::new(index)
 }
 
@@ -417,7 +417,7 @@ fn nothing_is_denied_before_the_lists_are_complete() {
     let forwarding = Server { dispatch: Arc::new(Dispatch::new(vec![Arc::clone(&chain)])), chain };
     assert_eq!(forwarding.ask(names[0], RecordType::A).rcode(), Rcode::NXDOMAIN);
     for kind in Kind::ALL {
-        index.apply(Event::ResetDone(kind));
+        index.apply(Event::InitDone(kind));
     }
     assert_eq!(server.ask(names[0], RecordType::A).rcode(), Rcode::NXDOMAIN);
     assert_eq!(records(&server.ask(names[1], RecordType::A), Section::Answer).len(), 3);

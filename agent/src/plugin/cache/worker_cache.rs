@@ -1,4 +1,5 @@
-//! Each worker's own few thousand hottest answers: found in about 10 ns, where the shared store takes a few hundred.
+//! The first level of the cache: the few thousand answers that a worker has served recently, for itself alone. A look-up takes
+//! about 10 ns, one in the shared store a few hundred.
 
 use std::sync::Arc;
 
@@ -14,13 +15,13 @@ const WAYS: usize = 4;
 const MAX_WEIGHT: u64 = 1_536;
 /// How firmly a much-asked entry holds its slot against others that want it.
 const MAX_CREDIT: u8 = 3;
-/// After so many hits the store is told of one, so that it knows what is hot; before that, at each power of two.
+/// After so many hits one is recorded in the store, so that its eviction knows what is used; before that, at each power of two.
 const TOUCH_EVERY: u16 = 128;
 
 /// A set-associative table from a question's hash to its entry. Worker-local, so it needs no lock; the store's generation
 /// says when all that it holds is void.
 #[derive(Default)]
-pub struct HotSet {
+pub struct WorkerCache {
     sets: Vec<Set>,
     generation: u64,
 }
@@ -51,7 +52,7 @@ fn tag(hash: u64) -> u32 {
     (hash >> 32) as u32
 }
 
-impl HotSet {
+impl WorkerCache {
     /// An empty one; the table is made when the first entry comes.
     pub fn new() -> Self {
         Self::default()
