@@ -51,6 +51,7 @@ pub struct Setup {
     environment: Vec<(String, String)>,
     ready: Ready,
     wrapper: Vec<OsString>,
+    program: Option<PathBuf>,
 }
 
 /// A running binary; killed when dropped. Its log is printed if the test is failing, and a panic in it fails the test.
@@ -77,6 +78,7 @@ impl Setup {
             environment: Vec::new(),
             ready: Ready::Auto,
             wrapper: Vec::new(),
+            program: None,
         }
     }
 
@@ -129,6 +131,13 @@ impl Setup {
         self
     }
 
+    /// Another build than [`binary`].
+    #[must_use]
+    pub fn program(mut self, path: PathBuf) -> Self {
+        self.program = Some(path);
+        self
+    }
+
     /// How the start is known to have succeeded.
     #[must_use]
     pub fn ready(mut self, ready: Ready) -> Self {
@@ -169,7 +178,7 @@ impl Setup {
             write(&folder.path().join(path), &self.fill(text, &ports, folder.path()));
         }
         let mut words = self.wrapper.clone();
-        words.push(binary().into());
+        words.push(self.program.clone().unwrap_or_else(binary).into());
         words.extend(["-conf".into(), folder.path().join("Corefile").into()]);
         let has_socket =
             self.arguments.iter().any(|word| word.to_string_lossy().contains("-socket"));

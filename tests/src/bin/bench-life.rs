@@ -1,0 +1,223 @@
+//! What clients notice while the server is handed over, killed, stopped or reloaded: an open loop asks at a fixed rate, each query
+//! once with two seconds of patience, a tenth over TCP. `docs/benchmark.md` has the figures.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use hickory_proto::rr::RecordType;
+use nix::sys::signal::Signal;
+use serde_json::json;
+use tests::client::{Client, Question};
+use tests::cluster::Cluster;
+use tests::load::{Load, Questions, Report};
+use tests::poll::{pause, wait_for};
+use tests::process::{Nodens, Ready, Setup};
+use tests::upstream::Upstream;
+
+const USAGE: &str = "usage: bench-life [-r RATE] [-n HANDOVERS] [-k KILLS] [-s STOPS] [-l RELOADS] [--other BINARY]
+  -r N     queries a second (default 20000)
+  -n N     hand-overs in a row (default 100)
+  -k N     `kill -9` of the server (default 20)
+  -s N     SIGSTOP of the server (default 3)
+  -l N     reloads (default 20)
+  --other  a second build, which takes turns with this one";
+
+const SOON: Duration = Duration::from_secs(60);
+const HOT: u64 = 500;
+const COREFILE: &str = "test.:@port@ {
+    bind 127.0.0.1
+    forward . @upstream@
+    cache 300
+}
+cluster.local.:@port@ {
+    bind 127.0.0.1
+    kubernetes cluster.local {
+        kubeconfig @kubeconfig@
+    }
+}
+";
+
+struct Arguments {
+    rate: u64,
+    handovers: usize,
+    kills: usize,
+    stops: usize,
+    reloads: usize,
+    other: Option<PathBuf>,
+}
+
+fn arguments() -> anyhow::Result<Arguments> {
+    let mut found = Arguments {
+        rate: 20_000,
+        handovers: 100,
+        kills: 20,
+        stops: 3,
+        reloads: 20,
+        other: None,
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let value = words.next().context(USAGE)?;
+        match word.as_str() {
+            "-r" => found.rate = value.parse()?,
+            "-n" => found.handovers = value.parse()?,
+            "-k" => found.kills = value.parse()?,
+            "-s" => found.stops = value.parse()?,
+            "-l" => found.reloads = value.parse()?,
+            "--other" => found.other = Some(value.into()),
+            _ => anyhow::bail!(USAGE),
+        }
+    }
+    Ok(found)
+}
+
+struct Site {
+    cluster: Cluster,
+    upstream: Upstream,
+    address: SocketAddr,
+    folder: tempfile::TempDir,
+    rate: u64,
+}
+
+impl Site {
+    fn setup(&self) -> Setup {
+        let socket = self.folder.path().join("nodens.sock");
+        Setup::new(COREFILE)
+            .word("port", self.address.port())
+            .word("upstream", self.upstream.address())
+            .word("kubeconfig", self.cluster.path("kubeconfig").display())
+            .arguments(&["--socket", &socket.to_string_lossy()])
+            .ready(Ready::AnswerAt(self.address))
+    }
+
+    /// Of ten queries four are cached names, four are cluster names, two are new names.
+    fn load(&self) -> Load {
+        let wire = |name: &str| Question::new(name, RecordType::A).to_bytes();
+        let cached: Vec<Vec<u8>> = (0..HOT).map(|n| wire(&format!("n{n}.test."))).collect();
+        let known = wire("kubernetes.default.svc.cluster.local.");
+        let questions: Questions = Arc::new(move |n| match n % 10 {
+            0..4 => cached[(n / 10 * 4 + n % 10) as usize % cached.len()].clone(),
+            4..8 => known.clone(),
+            _ => Question::new(&format!("u{n}.wild.test."), RecordType::A).to_bytes(),
+        });
+        Load::start(self.address, self.rate, self.rate / 10, questions)
+    }
+
+    fn warm_up(&self) {
+        let client = Client::new(self.address).within(Duration::from_secs(2));
+        for n in 0..HOT {
+            let _ = client.ask(&format!("n{n}.test."), RecordType::A);
+        }
+    }
+
+    /// Queries for hot names that have reached the upstream.
+    fn misses(&self) -> usize {
+        self.upstream.seen().iter().filter(|seen| seen.name.starts_with('n')).count()
+    }
+}
+
+fn show(what: &str, count: usize, report: &Report, from: Instant, more: serde_json::Value) {
+    let to = Instant::now();
+    let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
+    let udp = report.lost.iter().filter(|(_, what)| what.contains("UDP")).count();
+    let line = json!({
+        "event": what,
+        "times": count,
+        "asked": report.asked,
+        "lost": report.lost.len(),
+        "lost_udp": udp,
+        "p50_ms": ms(report.quantile(0.5, from, to)),
+        "p99_ms": ms(report.quantile(0.99, from, to)),
+        "p999_ms": ms(report.quantile(0.999, from, to)),
+        "silence_ms": ms(report.silence(from, to)),
+        "more": more,
+    });
+    println!("{line}");
+    for (at, what) in report.lost.iter().take(5) {
+        eprintln!("  lost {:.3} s after the begin: {what}", at.saturating_duration_since(from).as_secs_f64());
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = arguments()?;
+    let records: String = (0..HOT).map(|n| format!("n{n} IN A 192.0.2.1\n")).collect();
+    let zone = "$ORIGIN test.\n$TTL 300\n@ IN SOA ns.test. admin.test. 1 3600 600 86400 60\n*.wild IN A 192.0.2.2\n";
+    let site = Site {
+        cluster: Cluster::default(),
+        upstream: Upstream::with_zone(&format!("{zone}{records}")),
+        address: SocketAddr::from(([127, 0, 0, 1], tests::ports::one())),
+        folder: tempfile::tempdir()?,
+        rate: arguments.rate,
+    };
+    let mut now = site.setup().start();
+    site.warm_up();
+    pause(Duration::from_secs(2));
+    site.cluster.server.clear_requests();
+
+    let load = site.load();
+    pause(Duration::from_secs(2));
+    let from = Instant::now();
+    pause(Duration::from_secs(3));
+    show("nothing", 1, &load.stop(), from, json!({}));
+
+    let (load, misses) = (site.load(), site.misses());
+    pause(Duration::from_millis(500));
+    let from = Instant::now();
+    for n in 0..arguments.handovers {
+        now = hand_over(&site, now, arguments.other.as_ref().filter(|_| n % 2 == 0));
+    }
+    pause(Duration::from_millis(300));
+    let lists = site.cluster.server.requests().iter().filter(|request| request.verb == "list").count();
+    let more = json!({ "lists": lists, "hot_misses": site.misses() - misses });
+    show("hand-over", arguments.handovers, &load.stop(), from, more);
+
+    pause(Duration::from_secs(2));
+    let (load, misses) = (site.load(), site.misses());
+    pause(Duration::from_millis(500));
+    let from = Instant::now();
+    for _ in 0..arguments.kills {
+        kill(&now, Signal::SIGKILL);
+        pause(Duration::from_millis(1_200));
+    }
+    let more = json!({ "hot_misses": site.misses() - misses });
+    show("kill -9", arguments.kills, &load.stop(), from, more);
+
+    let load = site.load();
+    pause(Duration::from_millis(500));
+    let from = Instant::now();
+    for _ in 0..arguments.stops {
+        kill(&now, Signal::SIGSTOP);
+        pause(Duration::from_millis(1_500));
+    }
+    show("SIGSTOP", arguments.stops, &load.stop(), from, json!({}));
+
+    let load = site.load();
+    pause(Duration::from_millis(500));
+    let from = Instant::now();
+    for n in 0..arguments.reloads {
+        now.write_corefile(&format!("{COREFILE}# {n}\n"));
+        now.signal(Signal::SIGHUP);
+        pause(Duration::from_millis(200));
+    }
+    show("reload", arguments.reloads, &load.stop(), from, json!({}));
+    now.stop(SOON);
+    Ok(())
+}
+
+fn hand_over(site: &Site, mut old: Nodens, other: Option<&PathBuf>) -> Nodens {
+    let setup = other.map_or_else(|| site.setup(), |path| site.setup().program(path.clone()));
+    let next = setup.start();
+    next.wait_for_log("the instance before has left", SOON);
+    let status = old.wait_exit(SOON);
+    assert!(status.success(), "{status}; log:\n{}", old.log());
+    next
+}
+
+fn kill(nodens: &Nodens, signal: Signal) {
+    let old = nodens.server();
+    nodens.signal_server(signal);
+    wait_for("another server", SOON, || nodens.server() != old && nodens.server() != nodens.pid());
+}
