@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use netsetup::LinkName;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -134,7 +135,8 @@ fn run_on(
         return Err(BadConfig(plan.diagnostics).into());
     }
     reload::log(&plan.diagnostics);
-    before.ask(args.handover_socket(), &plan)?;
+    let link = node::link(&args.node).map(LinkName::as_str);
+    before.ask(args.handover_socket(), &plan, link)?;
     node.set_up().inspect_err(|error| before.failed(&format!("{error:#}")))?;
     logs.drop_privileges();
     memory::give_back_later();
@@ -240,7 +242,9 @@ impl Server {
         match Self::prepare(args, plan, &before, &source, &shared).await {
             Ok(prepared) => {
                 let shared_too = Arc::clone(&shared);
+                let link = node::link(&args.node).map(|link| link.as_str().to_owned());
                 let giver = |connection, record| Giver {
+                    link,
                     shared: shared_too,
                     source,
                     connection,

@@ -46,7 +46,7 @@ pub enum Message {
     Upgrade,
     /// The sender has handed over through this connection, and is about to exit.
     HandedOver(OwnedFd),
-    /// Where the sender is to listen: its network namespace, then its addresses, with a space between each.
+    /// Where the sender is to listen, as [`super::Place`] is written.
     Wanted(String),
     /// The sender listens nowhere where the other is to listen: they have nothing to do with each other.
     Unrelated,

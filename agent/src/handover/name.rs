@@ -59,32 +59,39 @@ impl FromStr for SocketName {
     }
 }
 
-/// Where a process listens: its network namespace and its addresses.
+/// Where a process listens: its network namespace, its addresses, and the link that it keeps.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Place {
     namespace: String,
+    link: Option<String>,
     addresses: Vec<SocketAddr>,
 }
 
+/// What the word for the link begins with.
+const LINK: &str = "dev:";
+
 impl Place {
     /// Of this process.
-    pub fn new(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+    pub fn new(link: Option<&str>, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
         let namespace = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
         let namespace = namespace.to_string_lossy().into_owned();
-        Self { namespace, addresses: addresses.into_iter().collect() }
+        let link = link.map(str::to_owned);
+        Self { namespace, link, addresses: addresses.into_iter().collect() }
     }
 
-    /// True if both listen at an address of one network namespace.
+    /// True if both have an address or the link of one network namespace: they cannot both go on.
     pub fn meets(&self, other: &Self) -> bool {
-        let is_there = |address| other.addresses.contains(address);
-        self.namespace == other.namespace && self.addresses.iter().any(is_there)
+        let shares_address = self.addresses.iter().any(|address| other.addresses.contains(address));
+        let shares_link = self.link.is_some() && self.link == other.link;
+        self.namespace == other.namespace && (shares_address || shares_link)
     }
 }
 
 impl fmt::Display for Place {
-    /// `net:[4026531840] 169.254.20.10:53 10.96.0.10:53`.
+    /// `net:[4026531840] dev:nodelocaldns 169.254.20.10:53 10.96.0.10:53`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.namespace)?;
+        self.link.iter().try_for_each(|link| write!(f, " {LINK}{link}"))?;
         self.addresses.iter().try_for_each(|address| write!(f, " {address}"))
     }
 }
@@ -94,7 +101,14 @@ impl From<&str> for Place {
     fn from(text: &str) -> Self {
         let mut words = text.split(' ');
         let namespace = words.next().unwrap_or_default().to_owned();
-        Self { namespace, addresses: words.filter_map(|word| word.parse().ok()).collect() }
+        let (mut link, mut addresses) = (None, Vec::new());
+        for word in words {
+            match word.strip_prefix(LINK) {
+                Some(name) => link = Some(name.to_owned()),
+                None => addresses.extend(word.parse::<SocketAddr>()),
+            }
+        }
+        Self { namespace, link, addresses }
     }
 }
 
@@ -125,7 +139,13 @@ mod tests {
         {
             assert!(!one.meets(&place(other)), "{other}");
         }
-        let own = Place::new(["127.0.0.1:53".parse().unwrap()]);
+        let linked = place("net:[1] dev:nodelocaldns 10.0.0.7:53");
+        assert_eq!(Place::from(linked.to_string().as_str()), linked);
+        assert!(
+            linked.meets(&place("net:[1] dev:nodelocaldns 10.0.0.8:53")) && !linked.meets(&one)
+        );
+        assert!(!linked.meets(&place("net:[2] dev:nodelocaldns 10.0.0.7:53")));
+        let own = Place::new(None, ["127.0.0.1:53".parse().unwrap()]);
         assert!(own.meets(&own) && own.to_string().starts_with("net:["));
     }
 }

@@ -74,18 +74,23 @@ impl Before {
         }
     }
 
-    /// Asks the instance that serves beside this one, if any, for everything. Not after a crash, when the sockets are here, nor if it
-    /// listens elsewhere.
+    /// Asks the instance that serves beside this one, if any, for everything. Not after a crash, when the sockets are here, nor if
+    /// they share neither an address nor the link.
     ///
     /// # Errors
     /// Another instance is about to take over, or the running one could not hand over.
-    pub(super) fn ask(&mut self, socket: Option<PathBuf>, plan: &Plan) -> anyhow::Result<()> {
+    pub(super) fn ask(
+        &mut self,
+        socket: Option<PathBuf>,
+        plan: &Plan,
+        link: Option<&str>,
+    ) -> anyhow::Result<()> {
         let Some(path) = socket.filter(|_| !self.inherited.has_sockets()) else {
             return Ok(());
         };
         // Without its addresses the start will fail: that is said there.
         let Ok(own) = plan.own_addresses() else { return Ok(()) };
-        let place = Place::new(own.addresses().iter().copied());
+        let place = Place::new(link, own.addresses().iter().copied());
         match handover::ask(&path, &place, &self.inherited)? {
             Asked::Alone => {}
             Asked::Busy => anyhow::bail!(
@@ -267,11 +272,13 @@ pub(super) struct Giver {
     pub(super) connection: Option<OwnedFd>,
     pub(super) handed_over: mpsc::Sender<Channel>,
     pub(super) record: Arc<Record>,
+    /// The interface that this instance keeps.
+    pub(super) link: Option<String>,
 }
 
 impl Handing for Giver {
     fn place(&self) -> Place {
-        Place::new(self.source.addresses())
+        Place::new(self.link.as_deref(), self.source.addresses())
     }
 
     fn items(&self) -> io::Result<Vec<Item>> {

@@ -17,7 +17,8 @@ use tests::poll::{pause, wait_for};
 use tests::process::{Nodens, Ready, Setup};
 use tests::upstream::Upstream;
 
-const USAGE: &str = "usage: bench-life [-r RATE] [-n HANDOVERS] [-k KILLS] [-s STOPS] [-l RELOADS] [--other BINARY]
+const USAGE: &str =
+    "usage: bench-life [-r RATE] [-n HANDOVERS] [-k KILLS] [-s STOPS] [-l RELOADS] [--other BINARY]
   -r N     queries a second (default 20000)
   -n N     hand-overs in a row (default 100)
   -k N     `kill -9` of the server (default 20)
@@ -50,14 +51,8 @@ struct Arguments {
 }
 
 fn arguments() -> anyhow::Result<Arguments> {
-    let mut found = Arguments {
-        rate: 20_000,
-        handovers: 100,
-        kills: 20,
-        stops: 3,
-        reloads: 20,
-        other: None,
-    };
+    let mut found =
+        Arguments { rate: 20_000, handovers: 100, kills: 20, stops: 3, reloads: 20, other: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().context(USAGE)?;
@@ -137,7 +132,10 @@ fn show(what: &str, count: usize, report: &Report, from: Instant, more: serde_js
     });
     println!("{line}");
     for (at, what) in report.lost.iter().take(5) {
-        eprintln!("  lost {:.3} s after the begin: {what}", at.saturating_duration_since(from).as_secs_f64());
+        eprintln!(
+            "  lost {:.3} s after the begin: {what}",
+            at.saturating_duration_since(from).as_secs_f64()
+        );
     }
 }
 
@@ -170,7 +168,8 @@ fn main() -> anyhow::Result<()> {
         now = hand_over(&site, now, arguments.other.as_ref().filter(|_| n % 2 == 0));
     }
     pause(Duration::from_millis(300));
-    let lists = site.cluster.server.requests().iter().filter(|request| request.verb == "list").count();
+    let lists =
+        site.cluster.server.requests().iter().filter(|request| request.verb == "list").count();
     let more = json!({ "lists": lists, "hot_misses": site.misses() - misses });
     show("hand-over", arguments.handovers, &load.stop(), from, more);
 
