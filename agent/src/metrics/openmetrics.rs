@@ -96,7 +96,7 @@ coredns_hosts_reload_timestamp_seconds 1700000000.5
 # HELP coredns_nodecache_setup_errors Failures to set the node's network up.
 # TYPE coredns_nodecache_setup_errors counter
 coredns_nodecache_setup_errors_total{errortype="a\"b\\c\nd"} 3.0
-# HELP nodens_loop_upstream 1 while queries to an upstream come back here, else 0.
+# HELP nodens_loop_upstream 1 while queries to an upstream come back to this server, else 0.
 # TYPE nodens_loop_upstream gauge
 nodens_loop_upstream{upstream="192.0.2.1:53"} 1.0
 # HELP process_cpu_seconds User and system CPU time.
