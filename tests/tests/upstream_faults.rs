@@ -122,6 +122,47 @@ fn another_upstream_has_the_whole_answer() {
     assert_eq!((answer.data(RecordType::A), answer.tcp), (vec!["192.0.2.7".to_owned()], false));
 }
 
+/// However many upstreams accept TCP and are silent, the client soon hears that the answer is truncated; the last one that has
+/// the whole answer is asked in time.
+#[test]
+fn silent_streams_do_not_add_up() {
+    let silent: Vec<Upstream> = (0..3).map(|_| truncating(Act::Drop)).collect();
+    let mut list: Vec<&Upstream> = silent.iter().collect();
+    let question = Question::new("w1.test.", RecordType::A);
+    let nodens = start(&list, "policy sequential");
+    let begun = Instant::now();
+    let answer = nodens.client().within(LONG).udp(&question).unwrap();
+    assert!(answer.is_truncated(), "{:?}", rcode(&answer));
+    assert!(begun.elapsed() < Duration::from_millis(3_500), "{:?}", begun.elapsed());
+    let good = zone();
+    list.truncate(2);
+    list.push(&good);
+    let nodens = start(&list, "policy sequential");
+    let answer = nodens.client().within(LONG).tcp(&question).unwrap();
+    assert_eq!(answer.data(RecordType::A), ["192.0.2.1"]);
+}
+
+/// What a server says about EDNS is no answer to the client if it then says nothing.
+#[test]
+fn a_server_that_refuses_edns_and_falls_silent_has_not_answered() {
+    let odd = zone();
+    odd.on_query(|seen| match seen.bytes.get(11) {
+        _ if seen.name == "." => Act::Answer,
+        // One additional record: the OPT.
+        Some(1) => Act::NoEdns,
+        _ => Act::Drop,
+    });
+    let question = Question::new("w1.test.", RecordType::A);
+    let nodens = start(&[&odd], "");
+    let answer = nodens.client().within(LONG).udp(&question).unwrap();
+    assert_eq!(rcode(&answer), ResponseCode::ServFail);
+    assert!(has_extended_error(&answer));
+    let good = zone();
+    let nodens = start(&[&odd, &good], "policy sequential");
+    let answer = nodens.client().within(LONG).udp(&question).unwrap();
+    assert_eq!(answer.data(RecordType::A), ["192.0.2.1"]);
+}
+
 /// Q2: a handler that makes its own answer of a truncated one has none.
 #[test]
 fn an_alias_of_a_truncated_answer_is_a_failure() {
