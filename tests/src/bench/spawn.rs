@@ -17,6 +17,8 @@ pub struct Running {
     child: Child,
     account: Arc<Account>,
     started: Instant,
+    /// What the account held before.
+    before: Duration,
 }
 
 impl Running {
@@ -25,6 +27,7 @@ impl Running {
     /// # Errors
     /// Whatever keeps the command from starting.
     pub fn start(mut command: Command, cpu: usize, account: &Arc<Account>) -> io::Result<Self> {
+        let before = account.used_before();
         // A child inherits the processor and the control group of the thread that starts it.
         let starter = std::thread::scope(|scope| {
             let thread = scope.spawn(|| -> io::Result<_> {
@@ -38,7 +41,7 @@ impl Running {
             thread.join()
         });
         let (child, started) = starter.map_err(|_| io::Error::other("the starter panicked"))??;
-        Ok(Self { child, account: Arc::clone(account), started })
+        Ok(Self { child, account: Arc::clone(account), started, before })
     }
 
     /// The process group's number.
@@ -53,10 +56,10 @@ impl Running {
         self.started
     }
 
-    /// CPU time that its account holds.
+    /// CPU time that it has used since it was started.
     #[must_use]
     pub fn used(&self) -> Duration {
-        self.account.used(self.id())
+        self.account.used(self.id()).saturating_sub(self.before)
     }
 
     /// The process, for its output.
