@@ -31,9 +31,7 @@ impl Running {
         // A child inherits the processor and the control group of the thread that starts it.
         let starter = std::thread::scope(|scope| {
             let thread = scope.spawn(|| -> io::Result<_> {
-                let mut cpus = CpuSet::new();
-                cpus.set(cpu)?;
-                sched_setaffinity(Pid::from_raw(0), &cpus)?;
+                pin(cpu)?;
                 account.enter();
                 let started = Instant::now();
                 Ok((command.process_group(0).spawn()?, started))
@@ -77,6 +75,16 @@ impl Running {
         // Gone already: nothing to do.
         let _ = killpg(Pid::from_raw(self.id() as i32), signal);
     }
+}
+
+/// Keeps the calling thread, and what it starts, on processor `cpu`.
+///
+/// # Errors
+/// There is no such processor, or it is not allowed.
+pub fn pin(cpu: usize) -> io::Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)
 }
 
 impl Drop for Running {
