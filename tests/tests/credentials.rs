@@ -160,10 +160,11 @@ fn a_server_that_is_just_starting_is_waited_for() {
         let before = errors();
         wait_for("refusals", SOON, || errors() >= before + 6.0);
         let name = format!("new{number}");
-        cluster.put_service(&name, "10.96.200.1");
+        let ip = format!("10.96.200.{}", number + 1);
+        cluster.put_service(&name, &ip);
         let healed = std::time::Instant::now();
         cluster.server.heal();
-        wait_for_address(&nodens, &name, "10.96.200.1");
+        wait_for_address(&nodens, &name, &ip);
         // The longest pause is 4.8 s.
         assert!(healed.elapsed() < Duration::from_secs(8), "{fault:?}: {:?}", healed.elapsed());
         cluster.wait_level(&nodens, "all kinds", SOON);

@@ -111,7 +111,8 @@ impl Config {
         let mut args = Args::of(directive, diagnostics);
         config.spec.source = written.source(&mut args);
         config.check(&mut args);
-        unwatched::report(&config, &mut args);
+        let asked = !config.fallback.is_empty();
+        unwatched::report(&config.spec.wanted, &config.view, asked, &mut args);
         config.view.headless_only = config.spec.wanted.endpoints == Endpoints::Headless;
         config
     }

@@ -1,14 +1,13 @@
 //! What the lines of a block ask of EndpointSlices that `endpoints` leaves out: said by `check` and at the start. The table
 //! of what each choice answers is in docs/kubernetes.md.
 
-use super::config::Config;
-use crate::cluster::Endpoints;
+use super::View;
+use crate::cluster::{Endpoints, Wanted};
 use crate::config::Args;
 use crate::wire::Name;
 
-/// Reports every line that needs what is not watched.
-pub(super) fn report(config: &Config, args: &mut Args<'_, '_>) {
-    let (wanted, view) = (&config.spec.wanted, &config.view);
+/// Reports every line that needs what is not watched. `asked`: there is a `fallback`, which is asked instead.
+pub(super) fn report(wanted: &Wanted, view: &View, asked: bool, args: &mut Args<'_, '_>) {
     if view.ignore_empty && wanted.endpoints != Endpoints::All {
         args.error(
             "ignore empty_service has to know the endpoints of all Services",
@@ -18,7 +17,6 @@ pub(super) fn report(config: &Config, args: &mut Args<'_, '_>) {
     match wanted.endpoints {
         Endpoints::All => {}
         Endpoints::Headless => {
-            let asked = !config.fallback.is_empty();
             if wanted.endpoint_pods && !asked {
                 args.warning(
                     "endpoint_pod_names names no Pods behind Services with a ClusterIP, since endpoints headless does not watch them",
@@ -53,6 +51,7 @@ pub(super) fn report(config: &Config, args: &mut Args<'_, '_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::kubernetes::config::Config;
     use crate::plugin::testing::read;
 
     fn said(lines: &str) -> String {
