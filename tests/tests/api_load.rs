@@ -1,15 +1,19 @@
 //! The real binary as a burden of the API server: how much it asks at once, how soon it reads, and what it asks again when
 //! servers come and go as they should.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hickory_proto::rr::RecordType;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use tests::api::generate::Shape;
 use tests::api::{Fault, Options, Scope};
 use tests::cluster::Cluster;
 use tests::poll::{pause, until, wait_for};
-use tests::process::Nodens;
+use tests::process::{Nodens, binary};
 
 /// Longer than any of these takes on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
@@ -133,6 +137,29 @@ fn servers_that_shut_down_cause_no_lists() {
     assert!(connections.len() >= 7, "each server has a connection of its own: {connections:?}");
     assert_eq!(lists(&cluster), 0);
     cluster.wait_level(&nodens, "everything", SOON);
+}
+
+/// A server that no longer answers anything, though its machine still acknowledges what is sent, as when a load balancer
+/// keeps the connection: pings of HTTP/2 notice it within half a minute.
+#[test]
+fn a_dead_server_is_noticed_within_half_a_minute() {
+    let cluster = Cluster::default();
+    let program = binary().with_file_name("test-apiserver");
+    let mut command = Command::new(program);
+    command.arg("--kubeconfig").arg(cluster.path("kubeconfig")).args(["--services", "10"]);
+    let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let nodens = cluster.start("");
+    let pid = Pid::from_raw(i32::try_from(server.id()).unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let frozen = Instant::now();
+    let errors = || sum(&nodens, "nodens_kubernetes_watch_errors_total");
+    let noticed = until(SOON, || errors() >= 3.0);
+    let took = frozen.elapsed();
+    kill(pid, Signal::SIGKILL).unwrap();
+    server.wait().unwrap();
+    assert!(noticed && took < Duration::from_secs(33), "{took:?}");
 }
 
 /// How soon a change is answered after an outage, in each of these turns.
