@@ -207,7 +207,7 @@ fn build(
         .http2_initial_connection_window_size(CONNECTION_WINDOW)
         .pool_idle_timeout(POOL_IDLE)
         .pool_max_idle_per_host(1)
-        .build::<_, Body>(connector(tls, config.tls_server_name.as_deref(), timing, delays)?);
+        .build::<_, Body>(connector(tcp(timing, delays), tls, config.tls_server_name.as_deref())?);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
@@ -217,16 +217,11 @@ fn build(
     Ok(kube::Client::new(service, config.default_namespace))
 }
 
-/// Connections over TLS, of HTTP/2 if the server offers it, or over plain TCP.
-fn connector(
-    tls: rustls::ClientConfig,
-    server_name: Option<&str>,
+/// Connections over TCP that are given up when they are dead, and whose reads are noted.
+fn tcp(
     timing: Timing,
     delays: ReadDelays,
-) -> Result<
-    HttpsConnector<MapResponse<HttpConnector, impl Fn(Tcp) -> Noted<Tcp> + Clone + use<>>>,
-    kube::Error,
-> {
+) -> MapResponse<HttpConnector, impl Fn(Tcp) -> Noted<Tcp> + Clone + use<>> {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
@@ -235,15 +230,23 @@ fn connector(
     http.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
     http.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
     http.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let noted = move |tcp| Noted::new(tcp, delays.clone());
+    http.map_response(noted)
+}
+
+/// The same over TLS, of HTTP/2 if the server offers it, or plain.
+fn connector<H>(
+    tcp: H,
+    tls: rustls::ClientConfig,
+    server_name: Option<&str>,
+) -> Result<HttpsConnector<H>, kube::Error> {
     let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     if let Some(name) = server_name {
         let name = rustls_pki_types::ServerName::try_from(name.to_owned())
             .map_err(|error| kube::Error::Service(Box::new(error)))?;
         builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
     }
-    let noted = move |tcp| Noted::new(tcp, delays.clone());
-    let http = http.map_response(noted);
-    Ok(builder.enable_http1().enable_http2().wrap_connector(http))
+    Ok(builder.enable_http1().enable_http2().wrap_connector(tcp))
 }
 
 /// A connection of HTTP/1 reads at most so much at once: four TLS records, after which a larger buffer gains nothing.
