@@ -76,6 +76,24 @@ fn lines_without_effect_are_warned_about() {
 }
 
 #[test]
+fn lines_that_need_what_is_not_watched_are_warned_about() {
+    let kubernetes = |options: &str| {
+        format!(
+            "cluster.local 10.in-addr.arpa {{\n    kubernetes cluster.local 10.in-addr.arpa {{\n        objects /nonexistent\n{options}    }}\n}}\n"
+        )
+    };
+    warned(
+        &kubernetes("        endpoints headless\n"),
+        &["2: warning: kubernetes: PTR queries in 10.in-addr.arpa."],
+    );
+    warned(
+        &kubernetes("        endpoints none\n        endpoint_pod_names\n"),
+        &["2: warning: kubernetes: endpoint_pod_names is without effect"],
+    );
+    warned(&kubernetes("        endpoints headless\n        fallback 10.96.0.10\n"), &[]);
+}
+
+#[test]
 fn what_real_corefiles_have_is_not_warned_about() {
     for text in [
         // Kubernetes' default, NodeLocal DNSCache's blocks, a home server's.

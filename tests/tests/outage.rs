@@ -78,7 +78,8 @@ impl Watched {
     fn spec(&self) -> Spec {
         let mut spec = Spec::new(Source::Kubeconfig { file: self.kubeconfig(), context: None });
         spec.timing = QUICK;
-        spec.wanted = Wanted { pods: Pods::All, ..Wanted::default() };
+        // All that objects may hold is kept, so that they can be compared.
+        spec.wanted = Wanted { pods: Pods::All, endpoint_pods: true, ..Wanted::default() };
         spec
     }
 

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::client::{Reply, plain};
 use super::decode::Encoding;
+use super::limiter::Place;
 use super::status::Status;
 
 /// How reading ended where it should not have.
@@ -30,12 +31,15 @@ pub(super) struct Body {
     /// Present if the body is compressed.
     gzip: Option<Gzip>,
     encoding: Encoding,
+    /// Of a list, until it has been read.
+    _place: Place,
 }
 
 impl Body {
+    /// A watch has given its place back by then.
     pub(super) fn new(reply: Reply) -> Self {
         let gzip = reply.gzip.then(Gzip::default);
-        Self { body: reply.body, gzip, encoding: reply.encoding }
+        Self { body: reply.body, gzip, encoding: reply.encoding, _place: reply.place }
     }
 
     /// What the body is written in.

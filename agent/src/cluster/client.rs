@@ -14,15 +14,19 @@ use http_body_util::BodyExt;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kube::client::{Body, ConfigExt};
+use tokio::net::TcpStream;
 use tokio::sync::Mutex;
-use tower::ServiceBuilder;
+use tower::util::MapResponse;
+use tower::{ServiceBuilder, ServiceExt};
 
 use super::credentials::{ClientError, Settings, Stamps, settings, setup_reason};
 use super::decode::Encoding;
+use super::limiter::{Limiter, Place};
+use super::read_delay::{Noted, ReadDelays};
 use super::request::Ask;
-use super::spec::{Source, Timing};
+use super::spec::{Source, Spec, Timing};
 use super::status::Status;
 use crate::logging::causes;
 
@@ -39,10 +43,14 @@ pub(super) enum RequestError {
     Status { code: u16, reason: String, message: String, retry_after: Option<Duration> },
 }
 
+type Tcp = TokioIo<TcpStream>;
+
 /// Makes clients, and makes a new one when the old one's credentials were refused or replaced.
 pub(super) struct Connector {
     source: Source,
     timing: Timing,
+    limiter: Limiter,
+    delays: ReadDelays,
     current: Mutex<Current>,
 }
 
@@ -61,11 +69,15 @@ pub(super) struct Reply {
     /// True if the body is compressed by gzip.
     pub(super) gzip: bool,
     pub(super) body: Body,
+    /// Held while a list is read.
+    pub(super) place: Place,
 }
 
 impl Connector {
-    pub(super) fn new(source: Source, timing: Timing) -> Self {
-        Self { source, timing, current: Mutex::default() }
+    pub(super) fn new(spec: &Spec, delays: ReadDelays) -> Self {
+        let limiter = Limiter::new(spec.limits);
+        let (source, timing) = (spec.source.clone(), spec.timing);
+        Self { source, timing, limiter, delays, current: Mutex::default() }
     }
 
     /// Sends a request and waits for the head of the response. Credentials that are refused with 401 are read again for the
@@ -73,6 +85,9 @@ impl Connector {
     pub(super) async fn get(&self, ask: &Ask, status: &Status) -> Result<Reply, RequestError> {
         let unreachable =
             |reason| RequestError::Unreachable { server: status.host().to_owned(), reason };
+        let came = Instant::now();
+        let place = self.limiter.admit().await;
+        status.limiter_duration.observe(came.elapsed());
         let (generation, client) = self.client(status).await?;
         let mut request = Request::get(&ask.url).header(ACCEPT, accepted(ask.encoding));
         if ask.gzip {
@@ -99,7 +114,7 @@ impl Connector {
                 Err(RequestError::Silent(self.timing.read))
             }
             Ok(Err(error)) => Err(unreachable(plain(&error))),
-            Ok(Ok(response)) if response.status().is_success() => Ok(reply(response)),
+            Ok(Ok(response)) if response.status().is_success() => Ok(reply(response, place)),
             Ok(Ok(response)) => Err(refusal(response, self.timing.read).await),
         }
     }
@@ -119,11 +134,11 @@ impl Connector {
         }
         let url = settings.config.cluster_url.clone();
         status.note_host(url.authority().map_or("", |authority| authority.as_str()));
-        let timing = self.timing;
+        let (timing, delays) = (self.timing, self.delays.clone());
         // Credential plugins are programs that kube runs and waits for.
         let client = tokio::task::spawn_blocking(move || {
             let config = settings.config.clone();
-            build(settings, timing).map_err(|error| setup_reason(&error, &config))
+            build(settings, timing, delays).map_err(|error| setup_reason(&error, &config))
         });
         let client = client.await.unwrap_or_else(|error| Err(error.to_string()));
         let client =
@@ -160,13 +175,17 @@ fn encoding(headers: &HeaderMap) -> Encoding {
     }
 }
 
-fn reply(response: Response<Body>) -> Reply {
+fn reply(response: Response<Body>, place: Place) -> Reply {
     let headers = response.headers();
     let gzip = headers.get(CONTENT_ENCODING).is_some_and(|value| value == "gzip");
-    Reply { encoding: encoding(headers), gzip, body: response.into_body() }
+    Reply { encoding: encoding(headers), gzip, body: response.into_body(), place }
 }
 
-fn build(settings: Settings, timing: Timing) -> Result<kube::Client, kube::Error> {
+fn build(
+    settings: Settings,
+    timing: Timing,
+    delays: ReadDelays,
+) -> Result<kube::Client, kube::Error> {
     let Settings { mut config, certificate } = settings;
     let agent = concat!("nodens/", env!("CARGO_PKG_VERSION"));
     config.headers.push((USER_AGENT, HeaderValue::from_static(agent)));
@@ -188,7 +207,7 @@ fn build(settings: Settings, timing: Timing) -> Result<kube::Client, kube::Error
         .http2_initial_connection_window_size(CONNECTION_WINDOW)
         .pool_idle_timeout(POOL_IDLE)
         .pool_max_idle_per_host(1)
-        .build::<_, Body>(connector(tls, config.tls_server_name.as_deref(), timing)?);
+        .build::<_, Body>(connector(tcp(timing, delays), tls, config.tls_server_name.as_deref())?);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
@@ -198,12 +217,11 @@ fn build(settings: Settings, timing: Timing) -> Result<kube::Client, kube::Error
     Ok(kube::Client::new(service, config.default_namespace))
 }
 
-/// Connections over TLS, of HTTP/2 if the server offers it, or over plain TCP.
-fn connector(
-    tls: rustls::ClientConfig,
-    server_name: Option<&str>,
+/// Connections over TCP that are given up when they are dead, and whose reads are noted.
+fn tcp(
     timing: Timing,
-) -> Result<HttpsConnector<HttpConnector>, kube::Error> {
+    delays: ReadDelays,
+) -> MapResponse<HttpConnector, impl Fn(Tcp) -> Noted<Tcp> + Clone + use<>> {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
@@ -212,13 +230,23 @@ fn connector(
     http.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
     http.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
     http.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let noted = move |tcp| Noted::new(tcp, delays.clone());
+    http.map_response(noted)
+}
+
+/// The same over TLS, of HTTP/2 if the server offers it, or plain.
+fn connector<H>(
+    tcp: H,
+    tls: rustls::ClientConfig,
+    server_name: Option<&str>,
+) -> Result<HttpsConnector<H>, kube::Error> {
     let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     if let Some(name) = server_name {
         let name = rustls_pki_types::ServerName::try_from(name.to_owned())
             .map_err(|error| kube::Error::Service(Box::new(error)))?;
         builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
     }
-    Ok(builder.enable_http1().enable_http2().wrap_connector(http))
+    Ok(builder.enable_http1().enable_http2().wrap_connector(tcp))
 }
 
 /// A connection of HTTP/1 reads at most so much at once: four TLS records, after which a larger buffer gains nothing.

@@ -1,4 +1,5 @@
-//! Keeps one copy of each string that many objects name: namespaces, port names, nodes, zones.
+//! Keeps one copy of each string that many objects name: namespaces, port names, hostnames. It also says which strings are
+//! not kept at all.
 
 use std::sync::Mutex;
 
@@ -8,7 +9,10 @@ use super::object::Text;
 
 /// Strings in use, each once. Shared by the watches of all kinds.
 #[derive(Default)]
-pub struct Interner(Mutex<Table>);
+pub struct Interner {
+    table: Mutex<Table>,
+    drops_pods: bool,
+}
 
 #[derive(Default)]
 struct Table {
@@ -17,10 +21,21 @@ struct Table {
 }
 
 impl Interner {
+    /// One for objects of which the names of the Pods behind endpoints are kept or not: most endpoints have one, and it is
+    /// longer than all else of them.
+    pub fn new(keeps_pods: bool) -> Self {
+        Self { table: Mutex::default(), drops_pods: !keeps_pods }
+    }
+
+    /// The name of the Pod behind an endpoint, unless those are not kept.
+    pub(super) fn pod(&self, name: &str) -> Option<Text> {
+        (!self.drops_pods).then(|| Text::from(name))
+    }
+
     /// The one copy of `text`.
     pub fn intern(&self, text: &str) -> Text {
         // Whoever panicked while holding it left at worst one string too few in it.
-        let mut table = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut table = self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(known) = table.texts.get(text) {
             return known.clone();
         }
@@ -55,7 +70,7 @@ mod tests {
         for n in 0..LEAST_SWEEP * 4 {
             interner.intern(&format!("n{n}"));
         }
-        let table = interner.0.lock().unwrap();
+        let table = interner.table.lock().unwrap();
         assert!(table.texts.len() <= LEAST_SWEEP + 1, "{}", table.texts.len());
         assert!(table.texts.contains(&held));
     }

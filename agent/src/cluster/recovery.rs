@@ -1,7 +1,7 @@
 //! What follows a failure: after which pause a kind is tried again, and by a watch or by a list. No I/O and no tasks: the
 //! watcher reports what happened and does what is decided here.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -28,6 +28,8 @@ pub(super) enum Failure {
     Older { listed: u64, known: u64 },
     #[error("the API server ended the watch: {code} {message}")]
     Ended { code: u16, message: String },
+    #[error("the API server ended the watch soon after it had begun")]
+    EndedSoon,
 }
 
 impl Failure {
@@ -74,8 +76,8 @@ pub(super) struct Situation {
     pub(super) is_known: bool,
     /// The last response was in protobuf or compressed.
     pub(super) encoded: bool,
-    /// How many objects of all kinds are known.
-    pub(super) objects: usize,
+    /// How many Services are known.
+    pub(super) services: usize,
 }
 
 /// The memory of one kind's failures.
@@ -91,6 +93,8 @@ pub(super) struct Recovery {
     behind: u32,
     /// Watches in a row that ended badly before a single event came.
     fruitless: u32,
+    /// The last watch was ended properly, but soon: pauses grow until one lasts.
+    ended_soon: bool,
     /// Times in a row that the version was forgotten.
     expired: u32,
     /// Since when the kind has been refused with 403, while it is.
@@ -108,6 +112,7 @@ impl Recovery {
             most_recent: false,
             behind: 0,
             fruitless: 0,
+            ended_soon: false,
             expired: 0,
             forbidden_since: None,
         }
@@ -126,7 +131,7 @@ impl Recovery {
     /// A response with status 200 has begun. It ends the back-off, unless such responses were of no use.
     pub(super) fn answered(&mut self) {
         self.forbidden_since = None;
-        if (self.fruitless, self.expired) == (0, 0) {
+        if (self.fruitless, self.expired, self.ended_soon) == (0, 0, false) {
             self.backoff.reset();
         }
     }
@@ -139,7 +144,7 @@ impl Recovery {
     /// An event has come, or the watch has lasted: earlier failures count no more.
     pub(super) fn progress(&mut self) {
         self.backoff.reset();
-        (self.fruitless, self.expired, self.behind) = (0, 0, 0);
+        (self.fruitless, self.expired, self.behind, self.ended_soon) = (0, 0, 0, false);
     }
 
     /// Another kind has been answered after a failure.
@@ -178,6 +183,11 @@ impl Recovery {
                 let suspicious = now.encoded && self.fruitless > 1;
                 if suspicious { Next::Plainer(pause) } else { Next::After(pause) }
             }
+            // A server that shuts down, or something between that lets no connection live. A list would not help.
+            Failure::EndedSoon => {
+                self.ended_soon = true;
+                Next::OnceAnswered(self.backoff.pause(unreachable))
+            }
             Failure::Ended { .. } => Next::After(self.backoff.pause(most)),
         }
     }
@@ -192,9 +202,7 @@ impl Recovery {
             self.most_recent = true;
             return Next::After(self.backoff.pause(self.timing.backoff_most));
         }
-        let share = now.objects as f64 / LARGE_CLUSTER;
-        let most = SPREAD_OF_LARGE.mul_f64(share).min(MAX_SPREAD);
-        Next::After(if now.was_live { spread(most) } else { Duration::ZERO })
+        Next::After(if now.was_live { spread_of(now.services) } else { Duration::ZERO })
     }
 
     /// The server is behind what is known. It is given some time to catch up, and then etcd is asked, whose answer counts
@@ -249,8 +257,21 @@ impl Recovery {
     /// nothing, and every node is to be back within seconds; but in a large cluster they return over a longer time.
     fn unreachable_most(&self, now: Situation) -> Duration {
         let most = self.timing.backoff_first * 2;
-        most.mul_f64((now.objects as f64 / LARGE_CLUSTER).clamp(1.0, 2.0))
+        most.mul_f64((1.0 + now.services as f64 / LARGE_CLUSTER / 2.0).min(2.0))
     }
+}
+
+/// How long a start waits before it asks the API server, which all nodes may do at once after an outage of power: not at
+/// all, unless names are answered from a snapshot meanwhile that is not of this moment.
+pub(super) fn start_pause(snapshot: Option<SystemTime>, services: usize) -> Duration {
+    let age = snapshot.map(|written| SystemTime::now().duration_since(written).unwrap_or_default());
+    if age.is_some_and(|age| age > FRESH) { spread_of(services) } else { Duration::ZERO }
+}
+
+/// A random pause, so that all nodes of a cluster with so many Services do not list or start at once.
+fn spread_of(services: usize) -> Duration {
+    let share = services as f64 / LARGE_CLUSTER;
+    spread(SPREAD_OF_LARGE.mul_f64(share).min(MAX_SPREAD))
 }
 
 /// After so many watches in a row that brought nothing but a bad end, everything is listed again.
@@ -261,8 +282,13 @@ const MAX_BEHIND: u32 = 5;
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
 /// For so long after a watch that worked, 403 is taken for a server that has not read its rules yet.
 const FORBIDDEN_GRACE: Duration = Duration::from_secs(60);
-/// Objects of a cluster of some 500 nodes, as far as names are concerned. Nodes themselves are not watched.
-const LARGE_CLUSTER: f64 = 20_000.0;
+/// Services of a cluster of some 500 nodes. An agent does not know the number of nodes: to watch them would cost more than
+/// all else that it watches. Services are known whatever else is watched, and what all nodes together take of the API server
+/// grows with both.
+const LARGE_CLUSTER: f64 = 10_000.0;
+/// A snapshot that is older was not written by a process that this one replaces: the node was away, and others may have
+/// been with it.
+const FRESH: Duration = Duration::from_secs(30);
 /// Over which time the nodes of such a cluster list after watches that ended together.
 const SPREAD_OF_LARGE: Duration = Duration::from_secs(2);
 /// The same for the largest clusters.
@@ -273,7 +299,7 @@ mod tests {
     use super::*;
 
     const SMALL: Situation =
-        Situation { was_live: false, is_known: true, encoded: true, objects: 100 };
+        Situation { was_live: false, is_known: true, encoded: true, services: 10 };
 
     fn recovery() -> Recovery {
         Recovery::new(Kind::Service, Timing::default(), true)
@@ -300,8 +326,8 @@ mod tests {
     fn a_server_that_is_away_is_tried_every_few_seconds() {
         let seconds = Duration::from_secs_f64;
         for failure in [unreachable(), status(503, "", None)] {
-            assert!(longest(&failure, SMALL) < seconds(2.4));
-            let large = Situation { objects: 1_000_000, ..SMALL };
+            assert!(longest(&failure, SMALL) < seconds(2.41));
+            let large = Situation { services: 1_000_000, ..SMALL };
             let most = longest(&failure, large);
             assert!(most > seconds(2.4) && most < seconds(4.8), "{most:?}");
         }
@@ -328,7 +354,7 @@ mod tests {
         assert!(recovery.wants_most_recent());
         recovery.listed();
         recovery.progress();
-        let live = Situation { was_live: true, objects: 20_000, ..SMALL };
+        let live = Situation { was_live: true, services: 10_000, ..SMALL };
         let pause = recovery.next(&Failure::Expired(7), live).pause();
         assert!(pause < Duration::from_secs(2) && !recovery.wants_most_recent());
     }
@@ -341,6 +367,13 @@ mod tests {
             broken.next(&cut, SMALL);
             assert_eq!(broken.is_resumable(), expected);
         }
+        let mut proper = recovery();
+        for _ in 0..100 {
+            proper.answered();
+            assert!(proper.next(&Failure::EndedSoon, SMALL).pause() < Duration::from_millis(2_410));
+            assert!(proper.is_resumable());
+        }
+        assert!(proper.next(&Failure::EndedSoon, SMALL).pause() > Duration::from_millis(700));
         let mut odd = recovery();
         odd.next(&status(418, "", None), SMALL);
         assert!(!odd.is_resumable() && !odd.wants_most_recent());

@@ -4,7 +4,9 @@ use std::sync::{Arc, Weak};
 
 use super::Sink;
 use super::object::Kind;
-use super::status::{EventType, Histogram, PROGRAMMING_BUCKETS, REQUEST_BUCKETS, Status};
+use super::status::{
+    EventType, Histogram, PROGRAMMING_BUCKETS, READ_DELAY_BUCKETS, REQUEST_BUCKETS, Status,
+};
 use crate::metrics::{Family, Scrape, Source, names};
 
 /// What a store tells of itself. One for each store, for as long as it runs, however many configurations show it: thereby a
@@ -67,10 +69,12 @@ impl Report {
         let labels = [METHOD, host];
         let took = &self.status.request_duration;
         histogram(out, &names::KUBERNETES_REQUEST_DURATION, &labels, &REQUEST_BUCKETS, took);
-        // There is no limit of ours: no request has waited for it.
-        let asked = vec![took.count()];
+        let waited = &self.status.limiter_duration;
         let family = &names::KUBERNETES_RATE_LIMITER_DURATION;
-        out.histogram(family, &labels, &REQUEST_BUCKETS, asked, 0.0);
+        histogram(out, family, &labels, &REQUEST_BUCKETS, waited);
+        let delays = &self.status.read_delay;
+        let family = &names::KUBERNETES_READ_DELAY;
+        histogram(out, family, &[], &READ_DELAY_BUCKETS, delays);
     }
 }
 

@@ -20,12 +20,20 @@ pub struct Spec {
     pub snapshot: Option<SnapshotSpec>,
     /// How patient the watches are.
     pub timing: Timing,
+    /// How much is asked of the API server.
+    pub limits: Limits,
 }
 
 impl Spec {
     /// Everything that names need from `source`, without a snapshot.
     pub fn new(source: Source) -> Self {
-        Self { source, wanted: Wanted::default(), snapshot: None, timing: Timing::default() }
+        Self {
+            source,
+            wanted: Wanted::default(),
+            snapshot: None,
+            timing: Timing::default(),
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -199,5 +207,25 @@ impl Default for Timing {
             backoff_most: Duration::from_secs(30),
             refused: Duration::from_secs(30),
         }
+    }
+}
+
+/// How much is asked of the API server.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Limits {
+    /// `apiserver_qps`: requests in a thousand seconds, on average.
+    pub millis_qps: u32,
+    /// `apiserver_burst`: requests at once after a pause.
+    pub burst: u32,
+    /// `apiserver_max_inflight`: requests that are under way at once; 0 for any number. A list is under way until it has
+    /// been read, a watch until the server has accepted it.
+    pub inflight: u32,
+}
+
+impl Default for Limits {
+    /// Twice client-go's defaults, which are meant for one kind at a time: six kinds that continue, learn that their versions
+    /// are forgotten, list and watch again send 24 requests.
+    fn default() -> Self {
+        Self { millis_qps: 10_000, burst: 20, inflight: 0 }
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
@@ -51,6 +51,10 @@ pub struct Status {
     /// `coredns_kubernetes_dns_programming_duration_seconds{service_kind="headless_with_selector"}`: the kind that CoreDNS
     /// measures, since only these Services' answers follow their endpoints.
     pub programming: Histogram<{ PROGRAMMING_BUCKETS.len() }>,
+    /// `coredns_kubernetes_rest_client_rate_limiter_duration_seconds`.
+    pub limiter_duration: Histogram<{ REQUEST_BUCKETS.len() }>,
+    /// `nodens_kubernetes_read_delay_seconds`; shared with the connections.
+    pub read_delay: Arc<Histogram<{ READ_DELAY_BUCKETS.len() }>>,
     snapshot: AtomicU64,
     synced: watch::Sender<u32>,
 }
@@ -68,6 +72,10 @@ pub const PROGRAMMING_BUCKETS: [f64; 20] = [
     8.192, 16.384, 32.768, 65.536, 131.072, 262.144, 524.288,
 ];
 
+/// Upper bounds of the delay of reading, in seconds: from a read at once to what servers are no longer patient with.
+pub const READ_DELAY_BUCKETS: [f64; 10] =
+    [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0];
+
 impl Status {
     /// Nothing is known yet of what is `wanted` of `source`.
     pub fn new(source: &Source, wanted: &Wanted) -> Self {
@@ -81,6 +89,8 @@ impl Status {
             requests: Mutex::default(),
             request_duration: Histogram::new(REQUEST_BUCKETS),
             programming: Histogram::new(PROGRAMMING_BUCKETS),
+            limiter_duration: Histogram::new(REQUEST_BUCKETS),
+            read_delay: Arc::new(Histogram::new(READ_DELAY_BUCKETS)),
             snapshot: AtomicU64::new(0),
             synced: watch::Sender::new(0),
         }

@@ -13,6 +13,8 @@ use super::applier::Applier;
 use super::client::Connector;
 use super::folder::Folder;
 use super::interner::Interner;
+use super::object::Kind;
+use super::recovery;
 use super::report::Report;
 use super::saver::{Saver, When};
 use super::server_view::ServerView;
@@ -54,7 +56,7 @@ impl<S: Sink> Store<S> {
         inherited: &Inherited,
     ) -> Result<Arc<Self>, StartError> {
         let status = Arc::new(Status::new(&spec.source, &spec.wanted));
-        let interner = Arc::new(Interner::default());
+        let interner = Arc::new(Interner::new(spec.wanted.endpoint_pods));
         let dynamic: Arc<dyn Sink> = sink.clone();
         let report = Arc::new(Report::new(status.clone(), &dynamic));
         let mut tasks = Vec::new();
@@ -77,8 +79,9 @@ impl<S: Sink> Store<S> {
                 tasks.push(runtime.spawn(made.clone().run()).abort_handle());
             }
             saver = Some(made);
-            let connector = Arc::new(Connector::new(spec.source.clone(), spec.timing));
+            let connector = Arc::new(Connector::new(&spec, status.read_delay.clone()));
             let view = Arc::new(ServerView::default());
+            let pause = recovery::start_pause(status.snapshot_time(), sink.count(Kind::Service));
             for kind in spec.wanted.kinds() {
                 let applier = Applier::new(
                     kind,
@@ -91,7 +94,7 @@ impl<S: Sink> Store<S> {
                 let version = versions.of(kind);
                 let watcher =
                     Watcher::new(kind, &spec.wanted, spec.timing, server, applier, version);
-                tasks.push(runtime.spawn(watcher.run()).abort_handle());
+                tasks.push(runtime.spawn(watcher.run(pause)).abort_handle());
             }
         }
         Ok(Arc::new(Self { spec, sink, status, report, tasks, snapshot: saver }))

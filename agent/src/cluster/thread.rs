@@ -12,14 +12,23 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle};
 
-/// How long it rests: a fifth of what a change may take to be answered, and four events at a thousand a second.
-const REST: Duration = Duration::from_millis(4);
+/// How long it rests: eight events at a thousand a second, and less than half of what a change may take to be answered.
+const REST: Duration = Duration::from_millis(8);
 /// Events that come this soon after others come thick.
-const THICK: Duration = Duration::from_millis(6);
+const THICK: Duration = Duration::from_millis(10);
+/// After so many events a worker that waits goes first: a fifth of a millisecond's work.
+const TURN: u32 = 8;
+
+/// A wait for sockets that lasted longer than this was for octets that had not come yet.
+const WAITED: Duration = Duration::from_micros(100);
 
 thread_local! {
-    static EVENTS: Cell<bool> = const { Cell::new(false) };
+    static EVENTS: Cell<u32> = const { Cell::new(0) };
     static LAST: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// When it began to wait for sockets.
+    static PARKED: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// When it last read a socket, or found that nothing had come: what it reads next has come since.
+    static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// The thread, begun when it is first asked for. It ends with the process.
@@ -38,15 +47,28 @@ impl WatchThread {
     }
 }
 
-/// Says that this thread has taken in an event, and lets a worker that waits for the processor go first: the scheduler by
-/// itself would let this thread work off all that has come.
+/// Says that this thread has taken in an event, and now and then lets a worker that waits for the processor go first: the
+/// scheduler by itself would let this thread work off all that has come.
 pub(super) fn note_event() {
-    EVENTS.set(true);
-    thread::yield_now();
+    let count = EVENTS.get().wrapping_add(1);
+    EVENTS.set(count.max(1));
+    if count.is_multiple_of(TURN) {
+        thread::yield_now();
+    }
+}
+
+/// Says that this thread has read a socket. Returns how long the octets may have waited for it at most.
+pub(super) fn note_read() -> Duration {
+    let now = Instant::now();
+    LOOKED.replace(Some(now)).map_or(Duration::ZERO, |last| now.saturating_duration_since(last))
 }
 
 fn start() -> io::Result<Handle> {
-    let runtime = Builder::new_current_thread().enable_all().on_thread_park(rest).build()?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(parks)
+        .on_thread_unpark(unparks)
+        .build()?;
     let handle = runtime.handle().clone();
     thread::Builder::new()
         .name("watch".into())
@@ -55,9 +77,22 @@ fn start() -> io::Result<Handle> {
 }
 
 /// Called whenever there is nothing more to do.
+fn parks() {
+    rest();
+    PARKED.set(Some(Instant::now()));
+}
+
+/// Called when there is something to do again.
+fn unparks() {
+    let now = Instant::now();
+    if PARKED.take().is_some_and(|parked| now.saturating_duration_since(parked) > WAITED) {
+        LOOKED.set(Some(now));
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "this thread has nothing else to do meanwhile")]
 fn rest() {
-    if !EVENTS.replace(false) {
+    if EVENTS.replace(0) == 0 {
         return;
     }
     let now = Instant::now();

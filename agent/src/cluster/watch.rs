@@ -21,7 +21,9 @@ use super::backoff::jittered;
 use super::body::{Body, ReadError};
 use super::client::{Connector, Reply, RequestError};
 use super::decode::{Encoding, ListMetadata, WatchEvent};
+use super::limiter::Place;
 use super::object::Kind;
+use super::pace::Pace;
 use super::recovery::{Failure, Next, Recovery, Situation};
 use super::request::{Ask, Requests, ResourceVersionMatch};
 use super::server_view::ServerView;
@@ -34,16 +36,13 @@ pub(super) struct Watcher {
     kind: Kind,
     requests: Requests,
     connector: Arc<Connector>,
-    view: Arc<ServerView>,
     timing: Timing,
     applier: Applier,
-    recovery: Recovery,
+    pace: Pace,
     /// The version that what is known shows; 0 before the first list. A list that is older is refused.
     known: u64,
     /// True if the last response was in protobuf or compressed.
     encoded: bool,
-    /// How often the server had recovered when this kind was answered last, or began to ask.
-    recoveries: u64,
     /// When the watch was established, while it is.
     live_since: Option<Instant>,
 }
@@ -62,45 +61,35 @@ impl Watcher {
             kind,
             requests: Requests::new(kind, wanted),
             connector,
-            view,
             timing,
             applier,
-            recovery: Recovery::new(kind, timing, version.is_some()),
+            pace: Pace::new(view, Recovery::new(kind, timing, version.is_some())),
             known: version.unwrap_or_default(),
             encoded: false,
-            recoveries: 0,
             live_since: None,
         }
     }
 
-    /// Runs until it is dropped.
-    pub(super) async fn run(mut self) {
+    /// Runs until it is dropped; begins after `pause`.
+    pub(super) async fn run(mut self, pause: Duration) {
+        sleep(pause).await;
         loop {
-            self.recoveries = self.view.recoveries();
+            self.pace.begin();
             let end = self.session().await;
             let lived = self.live_since.take().map(|since| since.elapsed());
             self.applier.kind_status().note_live(false);
-            match self.after(end, lived.unwrap_or_default()) {
-                Next::After(pause) | Next::Absent(pause) => sleep(pause).await,
-                Next::Plainer(pause) => {
-                    if self.requests.fall_back() {
-                        info!(kind = self.kind.name(), "asking for a plainer encoding from now on");
-                    } else {
-                        sleep(pause).await;
-                    }
-                }
-                Next::OnceAnswered(pause) | Next::ServerFailed(pause) => {
-                    if self.view.pause(pause, self.recoveries).await {
-                        sleep(self.recovery.woken()).await;
-                    }
-                }
+            let next = self.after(end, lived.unwrap_or_default());
+            if matches!(next, Next::Plainer(_)) && self.requests.fall_back() {
+                info!(kind = self.kind.name(), "asking for a plainer encoding from now on");
+                continue;
             }
+            self.pace.wait(next).await;
         }
     }
 
     /// Lists if need be, then watches until the watch ends.
     async fn session(&mut self) -> Result<(), Failure> {
-        if !self.recovery.is_resumable() {
+        if !self.pace.recovery.is_resumable() {
             self.list().await?;
         }
         self.follow().await
@@ -110,25 +99,21 @@ impl Watcher {
     fn after(&mut self, end: Result<(), Failure>, lived: Duration) -> Next {
         let was_live = lived >= SHORT_WATCH.min(self.timing.watch / 2);
         if was_live {
-            self.recovery.progress();
+            self.pace.recovery.progress();
         }
         let failure = match end {
             // The usual case: the time that was asked for is over.
             Ok(()) if was_live => return Next::After(Duration::ZERO),
-            Ok(()) => ReadError::Cut("the server ended the watch at once".into()).into(),
+            Ok(()) => Failure::EndedSoon,
             Err(failure) => failure,
         };
-        let objects = self.applier.status.wanted().map(|kind| self.applier.sink.count(kind)).sum();
+        let services = self.applier.sink.count(Kind::Service);
         let is_known = self.known > 0;
-        let now = Situation { was_live, is_known, encoded: self.encoded, objects };
-        let next = self.recovery.next(&failure, now);
-        match next {
-            Next::Absent(_) => {
-                self.absent();
-                return next;
-            }
-            Next::ServerFailed(_) => self.view.note_failure(),
-            _ => {}
+        let now = Situation { was_live, is_known, encoded: self.encoded, services };
+        let next = self.pace.decide(&failure, now);
+        if matches!(next, Next::Absent(_)) {
+            self.absent();
+            return next;
         }
         self.report(&failure, next.pause());
         next
@@ -143,7 +128,7 @@ impl Watcher {
         // the next.
         if status.last_error().as_ref() == Some(&text) {
             debug!(kind, source, pause_ms, "watch failed: {text}");
-        } else if failure.is_forbidden() && !self.recovery.is_passing(self.known > 0) {
+        } else if failure.is_forbidden() && !self.pace.recovery.is_passing(self.known > 0) {
             let needed = self.requests.rule();
             warn!(
                 kind,
@@ -180,17 +165,15 @@ impl Watcher {
     /// Sends a request. A good answer is news for all kinds, and ends the back-off unless answers were of no use.
     async fn get(&mut self, ask: Ask) -> Result<Reply, RequestError> {
         let reply = self.connector.get(&ask, &self.applier.status).await?;
-        self.view.note_answer();
-        self.recoveries = self.view.recoveries();
         self.encoded = reply.gzip || reply.encoding == Encoding::Protobuf;
-        self.recovery.answered();
+        self.pace.answered();
         Ok(reply)
     }
 
     /// Lists in pages. The server may answer in a single one.
     async fn list(&mut self) -> Result<(), Failure> {
         let from = match self.known {
-            _ if self.recovery.wants_most_recent() => ResourceVersionMatch::MostRecent,
+            _ if self.pace.recovery.wants_most_recent() => ResourceVersionMatch::MostRecent,
             0 => ResourceVersionMatch::Any,
             known => ResourceVersionMatch::NotOlderThan(known),
         };
@@ -220,7 +203,7 @@ impl Watcher {
         };
         self.applier.list_complete(version);
         self.known = version;
-        self.recovery.listed();
+        self.pace.recovery.listed();
         Ok(())
     }
 
@@ -231,7 +214,7 @@ impl Watcher {
         let mut metadata = ListMetadata::default();
         let status = self.applier.status.clone();
         let (kind, applier) = (self.kind, &mut self.applier);
-        let oldest = if self.recovery.wants_most_recent() { 0 } else { self.known };
+        let oldest = if self.pace.recovery.wants_most_recent() { 0 } else { self.known };
         let mut failure = None;
         let mut more = true;
         while more && failure.is_none() {
@@ -273,12 +256,14 @@ impl Watcher {
     /// Watches from the version that is known.
     async fn follow(&mut self) -> Result<(), Failure> {
         let lasting = jittered(self.timing.watch);
-        let reply = match self.get(self.requests.watch(self.known, lasting)).await {
+        let mut reply = match self.get(self.requests.watch(self.known, lasting)).await {
             Err(RequestError::Status { code: 410, .. }) => {
                 return Err(Failure::Expired(self.known));
             }
             other => other?,
         };
+        // A watch that is accepted is no longer under way.
+        reply.place = Place::default();
         let mut body = Body::new(reply);
         let mut events = EventSplitter::new(body.encoding());
         let end = Instant::now() + lasting + self.timing.grace;
@@ -346,7 +331,7 @@ impl Watcher {
                 return Err(Failure::Garbage { what: "event", reason });
             }
         };
-        self.recovery.progress();
+        self.pace.recovery.progress();
         let version = item.resource_version;
         self.applier.changed(event, item);
         // A server that is behind may bring a bookmark that is older than what is known.

@@ -133,6 +133,8 @@ families! {
     KUBERNETES_WATCH_ERRORS = Counter "nodens_kubernetes_watch_errors_total" ["kind"];
     /// Objects that were skipped because they are invalid.
     KUBERNETES_SKIPPED_OBJECTS = Counter "nodens_kubernetes_skipped_objects_total" ["kind"];
+    /// How long what the API server had sent waited to be read, at most, by reads of its connection.
+    KUBERNETES_READ_DELAY = Histogram "nodens_kubernetes_read_delay_seconds" [];
     /// Octets of the API server's response bodies.
     KUBERNETES_RECEIVED_BYTES = Counter "nodens_kubernetes_received_bytes_total" [];
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -204,9 +205,15 @@ where
         let _ = stream.shutdown().await;
         return;
     }
+    let mut retired = shared.retirements.subscribe();
     let service = service_fn(move |request| handle(shared.clone(), request, certificate, number));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
     builder.http2().timer(TokioTimer::new());
-    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = retired.changed() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
 }

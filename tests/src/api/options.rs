@@ -30,6 +30,8 @@ pub struct Behaviour {
     pub gzip: bool,
     /// Whether HTTP/2 is offered to new connections.
     pub http2: bool,
+    /// Events that may wait for a watch to be read; with more it is ended.
+    pub watch_buffer: usize,
     /// Time between bookmarks; a real server sends one a minute.
     pub bookmark_interval: Duration,
     /// Whether the multicluster CustomResourceDefinitions are installed; else their paths are 404.
@@ -90,6 +92,7 @@ impl Default for Behaviour {
             gzip: true,
             http2: true,
             gone: GoneStyle::Event,
+            watch_buffer: 100_000,
             bookmark_interval: Duration::from_secs(60),
             multicluster: true,
             version: "v1.36.0".into(),

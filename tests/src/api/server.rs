@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::ServerConfig;
 use serde_json::Value;
+use tokio::sync::watch;
 
 use super::certificates::Authority;
 use super::credentials::{self, Identity};
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) faults: Faults,
     pub(crate) log: Log,
+    /// Grows with each [`ApiServer::retire`].
+    pub(crate) retirements: watch::Sender<u64>,
     state: Mutex<State>,
 }
 
@@ -72,6 +75,7 @@ impl ApiServer {
             store: Arc::new(Store::new(100_000)),
             faults: Faults::new(),
             log: Log::default(),
+            retirements: watch::Sender::new(0),
             state: Mutex::new(State {
                 behaviour: options.behaviour,
                 tokens: vec![options.token],
@@ -270,6 +274,12 @@ impl ApiServer {
     /// Drops all connections, open watches too; the port stays open.
     pub fn cut(&self) {
         self.control.cut();
+    }
+
+    /// Ends as a server does that is asked to: GOAWAY on every connection, and the end of every watch without an error. The
+    /// port stays open, as that of another server behind the same address.
+    pub fn retire(&self) {
+        self.shared.retirements.send_modify(|n| *n += 1);
     }
 
     /// Every request so far.

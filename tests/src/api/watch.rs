@@ -82,6 +82,7 @@ pub(crate) fn respond(
         last_bookmark: now,
         changes: shared.store.changes(),
         faults: shared.faults.changes(),
+        retired: shared.retirements.subscribe(),
         ended: false,
     };
     let stream = stream::unfold(state, |mut state| async move {
@@ -133,6 +134,7 @@ struct Watch {
     last_bookmark: Instant,
     changes: watch::Receiver<u64>,
     faults: watch::Receiver<u64>,
+    retired: watch::Receiver<u64>,
     ended: bool,
 }
 
@@ -159,6 +161,10 @@ impl Watch {
                 Since::Gone { oldest } => {
                     return Some(self.end_with(&Status::too_old(self.revision, oldest)));
                 }
+                // The client has not read for so long that the server gives it up: no error, as real servers do it.
+                Since::Events(events, _) if events.len() > self.shared.behaviour().watch_buffer => {
+                    return None;
+                }
                 Since::Events(events, revision) => {
                     self.revision = revision;
                     let piece = self.write_events(&events);
@@ -181,6 +187,7 @@ impl Watch {
             tokio::select! {
                 changed = self.changes.changed() => changed.ok()?,
                 changed = self.faults.changed() => changed.ok()?,
+                _ = self.retired.changed() => return None,
                 () = tokio::time::sleep_until(wake) => {}
             }
         }

@@ -47,6 +47,13 @@ impl Account {
         }
     }
 
+    /// CPU time that is in the account already: a control group counts those that have ended, too.
+    #[must_use]
+    pub fn used_before(&self) -> Duration {
+        let group = self.group.as_ref();
+        Duration::from_nanos(group.map_or(0, |group| number(&group.join("cpuacct.usage"))))
+    }
+
     /// CPU time that has been used by the processes of group `leader` (a process group).
     #[must_use]
     pub fn used(&self, leader: u32) -> Duration {

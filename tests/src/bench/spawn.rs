@@ -17,6 +17,8 @@ pub struct Running {
     child: Child,
     account: Arc<Account>,
     started: Instant,
+    /// What the account held before.
+    before: Duration,
 }
 
 impl Running {
@@ -25,12 +27,11 @@ impl Running {
     /// # Errors
     /// Whatever keeps the command from starting.
     pub fn start(mut command: Command, cpu: usize, account: &Arc<Account>) -> io::Result<Self> {
+        let before = account.used_before();
         // A child inherits the processor and the control group of the thread that starts it.
         let starter = std::thread::scope(|scope| {
             let thread = scope.spawn(|| -> io::Result<_> {
-                let mut cpus = CpuSet::new();
-                cpus.set(cpu)?;
-                sched_setaffinity(Pid::from_raw(0), &cpus)?;
+                pin(cpu)?;
                 account.enter();
                 let started = Instant::now();
                 Ok((command.process_group(0).spawn()?, started))
@@ -38,7 +39,7 @@ impl Running {
             thread.join()
         });
         let (child, started) = starter.map_err(|_| io::Error::other("the starter panicked"))??;
-        Ok(Self { child, account: Arc::clone(account), started })
+        Ok(Self { child, account: Arc::clone(account), started, before })
     }
 
     /// The process group's number.
@@ -53,10 +54,10 @@ impl Running {
         self.started
     }
 
-    /// CPU time that its account holds.
+    /// CPU time that it has used since it was started.
     #[must_use]
     pub fn used(&self) -> Duration {
-        self.account.used(self.id())
+        self.account.used(self.id()).saturating_sub(self.before)
     }
 
     /// The process, for its output.
@@ -74,6 +75,16 @@ impl Running {
         // Gone already: nothing to do.
         let _ = killpg(Pid::from_raw(self.id() as i32), signal);
     }
+}
+
+/// Keeps the calling thread, and what it starts, on processor `cpu`.
+///
+/// # Errors
+/// There is no such processor, or it is not allowed.
+pub fn pin(cpu: usize) -> io::Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)
 }
 
 impl Drop for Running {

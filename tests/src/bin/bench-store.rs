@@ -9,9 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tests::api::generate::Shape;
 use tests::api::{ApiServer, Fault};
@@ -20,12 +18,12 @@ use tests::bench::contestant::{LOAD_CPU, SERVER_CPU, programs};
 use tests::bench::latency::Latencies;
 use tests::bench::ping::{END, Pings, ping};
 use tests::bench::questions::{Questions, question};
-use tests::bench::spawn::Running;
+use tests::bench::spawn::{Running, pin};
 use tests::metrics::Metrics;
 use tests::poll::{pause, until};
 
 const USAGE: &str = "usage: bench-store [-p PART] [-t SECONDS] [-e EVENTS] [-o FILE]
-  -p P  one part only: memory, snapshot or changes
+  -p P  one part only: memory, snapshot, bytes or changes
   -t S  seconds of each part that has changes (default 4)
   -e N  changes a second (default 1000)
   -o F  appends the figures as JSON lines to F (default target/bench/store.jsonl)";
@@ -81,6 +79,13 @@ fn main() -> anyhow::Result<()> {
     if bench.has("snapshot") {
         bench.snapshot()?;
     }
+    if bench.has("bytes") {
+        bench.bytes(bench.shape.services, "octets for a change in a slice of 15")?;
+        let shape = Shape { services: 100, headless: 20, endpoints: 10_000, namespaces: 10 };
+        bench.replace(shape);
+        bench.bytes(100, "the same, in a slice of 100")?;
+        bench.replace(Shape::default());
+    }
     if bench.has("changes") {
         bench.changes()?;
     }
@@ -110,9 +115,7 @@ impl Bench {
             std::fs::create_dir_all(parent)?;
         }
         // Everything here, the API server's threads too, stays off the processor of what is measured.
-        let mut cpus = CpuSet::new();
-        cpus.set(LOAD_CPU)?;
-        sched_setaffinity(Pid::from_raw(0), &cpus)?;
+        pin(LOAD_CPU)?;
         let api = ApiServer::start();
         let shape = Shape::default();
         shape.fill(api.store());
@@ -212,6 +215,29 @@ impl Bench {
             "resumed_bytes": received, "resumed_lists": lists}))
     }
 
+    /// Puts another cluster into a new API server.
+    fn replace(&mut self, shape: Shape) {
+        (self.api, self.shape) = (ApiServer::start(), shape);
+        self.shape.fill(self.api.store());
+        self.api.write_kubeconfig(&self.folder.path().join("kubeconfig"));
+    }
+
+    /// What a change of one endpoint takes of the network.
+    fn bytes(&mut self, services: usize, what: &'static str) -> anyhow::Result<()> {
+        const CHANGES: usize = 1_000;
+        let (_nodens, _) = self.start("endpoints all")?;
+        self.settle()?;
+        let before = received_bytes()?;
+        (0..CHANGES).for_each(|number| {
+            self.touch(number % services);
+        });
+        self.settle()?;
+        let each = (received_bytes()? - before) / (CHANGES as u64 + 1);
+        let target = if services > 100 { "1.2 kB" } else { "6 kB" };
+        self.row(what, target, format!("{:.1} kB", each as f64 / 1e3));
+        self.report(json!({"what": what, "octets": each}))
+    }
+
     /// What changes cost, how soon they are answered, and what they do to queries meanwhile.
     fn changes(&mut self) -> anyhow::Result<()> {
         let (nodens, _) = self.start("endpoints all")?;
@@ -227,7 +253,7 @@ impl Bench {
         let cpu = median(shares);
         let (p50, p99) = (latencies.percentile(0.5), latencies.percentile(0.99));
         let [calm, busy] = self.phases(&nodens, turn * ROUNDS as u32)?;
-        self.row("CPU for 1,000 changes a second", "10 % of a core", format!("{cpu:.1} %"));
+        self.row("CPU for 1,000 changes a second", "3 % of a core", format!("{cpu:.1} %"));
         let measured = format!("{:.1} ms (half within {:.1} ms)", millis(p99), millis(p50));
         self.row("change to changed answer, p99", "20 ms", measured);
         for (what, target, at) in [

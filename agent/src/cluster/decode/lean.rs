@@ -312,7 +312,7 @@ fn endpoint(
         Some(target) if target.kind.as_deref() == Some("Pod") => match target.name.as_deref() {
             None | Some("") => None,
             Some(text) => {
-                Some(Text::from(object_name("endpoints[].targetRef.name", text, &mut lower)?))
+                interner.pod(object_name("endpoints[].targetRef.name", text, &mut lower)?)
             }
         },
         _ => None,

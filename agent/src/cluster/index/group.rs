@@ -20,7 +20,8 @@ pub const A_LEN: usize = 16;
 pub const AAAA_LEN: usize = 28;
 
 /// Records in wire form, each owned by a pointer to the question, with a time to live of zero for the reply to set.
-pub type Records = SmallVec<[u8; 32]>;
+/// One A record stands within.
+pub type Records = SmallVec<[u8; A_LEN]>;
 
 /// The name of a Service within the zone's `svc`, kept once and pointed to.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,7 +59,7 @@ impl Key {
 }
 
 /// What a Service resolves to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Virtual addresses; an endpoint is named only below them.
     ClusterIp,
@@ -70,8 +71,8 @@ pub enum Kind {
     Unnamed(Name),
 }
 
-/// The Service itself.
-#[derive(Debug)]
+/// The Service itself, without name and addresses: most are like many others, and those share one.
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Service {
     /// What it resolves to.
     pub kind: Kind,
@@ -110,6 +111,12 @@ enum Merged {
     Addresses(Arc<Sharded<Counted<IpAddr>>>),
     /// Anything else. It stays so until there are no slices, so that a change never has to merge all of them again.
     Targets(Arc<Targets>),
+}
+
+impl Service {
+    pub(super) fn new(service: &object::Service, ports: Ports) -> Self {
+        Self { kind: kind(service), ports, publish_not_ready: service.publish_not_ready }
+    }
 }
 
 impl Group {
@@ -217,16 +224,10 @@ impl Group {
     pub(super) fn with_service(
         &self,
         service: Option<&object::Service>,
-        ports: Option<Ports>,
+        shared: Option<Arc<Service>>,
     ) -> Self {
         let mut new = self.without_records();
-        new.service = service.zip(ports).map(|(service, ports)| {
-            Arc::new(Service {
-                kind: kind(service),
-                ports,
-                publish_not_ready: service.publish_not_ready,
-            })
-        });
+        new.service = shared;
         let addresses: Vec<IpAddr> = match service.map(|service| &service.kind) {
             Some(object::ServiceKind::ClusterIp(addresses)) => each_once(addresses),
             Some(object::ServiceKind::Headless) => {

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::address::{Counts, Reason};
 use super::change::Difference;
-use super::group::{Group, Key};
+use super::group::{Group, Key, Service as Shape};
 use super::slice::{Ports, Slice};
 use super::{Index, Pod, bit};
 use crate::cluster::object::{
@@ -24,6 +24,8 @@ pub(super) struct Writer {
     namespaces: HashMap<Text, u32>,
     pods: HashTable<Known<Arc<Pod>>>,
     ports: HashSet<Ports>,
+    shapes: HashSet<Arc<Shape>>,
+    sweep_at: usize,
     counts: Counts,
     // The list that is going on, or was last; objects that an older one held last are gone when it is done.
     lists: [u32; Kind::ALL.len()],
@@ -92,8 +94,8 @@ impl Writer {
                 count(index, kind, 1);
             }
         }
-        let ports = self.shared_ports(&service.ports);
-        let new = group.with_service(Some(service), Some(ports));
+        let shape = self.shared_shape(service);
+        let new = group.with_service(Some(service), Some(shape));
         self.publish(index, &group, new, None);
         true
     }
@@ -268,8 +270,7 @@ impl Writer {
                 stays
             }),
         }
-        // Port lists that nobody shares any more.
-        self.ports.retain(|ports| Arc::strong_count(ports) > 1);
+        self.sweep_shared();
         swept > 0
     }
 
@@ -327,10 +328,33 @@ impl Writer {
         }
     }
 
+    /// Forgets what no object shares any more.
+    fn sweep_shared(&mut self) {
+        self.shapes.retain(|shape| Arc::strong_count(shape) > 1);
+        self.ports.retain(|ports| Arc::strong_count(ports) > 1);
+        self.sweep_at = ((self.shapes.len() + self.ports.len()) * 2).max(LEAST_SWEEP);
+    }
+
+    fn shared_shape(&mut self, service: &Service) -> Arc<Shape> {
+        if self.shapes.len() + self.ports.len() >= self.sweep_at {
+            self.sweep_shared();
+        }
+        let shape = Shape::new(service, self.shared_ports(&service.ports));
+        if let Some(known) = self.shapes.get(&shape) {
+            return Arc::clone(known);
+        }
+        let shape = Arc::new(shape);
+        self.shapes.insert(Arc::clone(&shape));
+        shape
+    }
+
     fn shared_ports(&mut self, ports: &SmallVec<[Port; 2]>) -> Ports {
         self.ports.get_or_insert_with(ports.as_slice(), |ports| ports.into()).clone()
     }
 }
+
+/// Below so many shared things a sweep is not worth its time.
+const LEAST_SWEEP: usize = 1_024;
 
 fn count(index: &Index, kind: Kind, by: isize) {
     if let Some(count) = index.objects.get(kind as usize) {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::ask::is_reverse;
-use super::{Exposed, Pods, View};
+use super::{Exposed, Pods, View, unwatched};
 use crate::cluster::index::Settings;
 use crate::cluster::object::Text;
 use crate::cluster::{self, Endpoints, SnapshotSpec, Source, Spec, Tls};
@@ -27,6 +27,8 @@ const MAX_STARTUP_TIMEOUT: Duration = Duration::from_secs(600);
 /// `max_staleness` from one second, since watches speak up that seldom, to a year.
 const STALENESS: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
+/// The highest `apiserver_qps`.
+const MAX_QPS: f64 = 1e6;
 /// As many upstreams as `forward` takes.
 const MAX_FALLBACKS: usize = 15;
 
@@ -109,6 +111,8 @@ impl Config {
         let mut args = Args::of(directive, diagnostics);
         config.spec.source = written.source(&mut args);
         config.check(&mut args);
+        let asked = !config.fallback.is_empty();
+        unwatched::report(&config.spec.wanted, &config.view, asked, &mut args);
         config.view.headless_only = config.spec.wanted.endpoints == Endpoints::Headless;
         config
     }
@@ -220,14 +224,37 @@ impl Config {
             }
             "max_staleness" => self.max_staleness = args.duration_in("a duration", STALENESS),
             "apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight" => {
-                // CoreDNS bounds its requests by these; a handful of watches needs no bound.
-                args.integer("a number", 0..=1_000_000_u32);
+                self.limit(option, args);
             }
             "upstream" | "resyncperiod" => {
                 args.rest();
                 args.refuse("removed from CoreDNS long ago", "remove the line");
             }
             _ => args.unknown_option(OPTIONS),
+        }
+    }
+
+    /// Reads a limit of requests to the API server. As in CoreDNS, 0 stands for the default.
+    fn limit(&mut self, option: &str, args: &mut Args<'_, '_>) {
+        let limits = &mut self.spec.limits;
+        match option {
+            "apiserver_qps" => {
+                let rate = args.value("requests a second", |text| {
+                    let rate = text.parse().ok().filter(|rate| (0.0..=MAX_QPS).contains(rate));
+                    rate.ok_or_else(|| {
+                        ValueError::new(format!("`{text}` is no rate"), "0 to 1000000")
+                    })
+                });
+                // At least one in a thousand seconds.
+                let millis =
+                    rate.filter(|&rate| rate > 0.0).map(|rate| (rate * 1e3).max(1.0) as u32);
+                limits.millis_qps = millis.unwrap_or(limits.millis_qps);
+            }
+            "apiserver_burst" => {
+                let burst = args.integer("a number of requests", 0..=1_000_000);
+                limits.burst = burst.filter(|&burst| burst > 0).unwrap_or(limits.burst);
+            }
+            _ => limits.inflight = args.integer("a number of requests", 0..=1_000_000).unwrap_or(0),
         }
     }
 
@@ -260,12 +287,6 @@ impl Config {
                 args.error("namespaces and namespace_labels exclude each other", "one of them");
             }
             self.view.exposed = Exposed::Known;
-        }
-        if self.view.ignore_empty && wanted.endpoints != Endpoints::All {
-            args.error(
-                "ignore empty_service has to know the endpoints of all Services",
-                "endpoints all",
-            );
         }
         let folder = matches!(self.spec.source, Source::Folder(_));
         if folder && (wanted.labels.is_some() || wanted.namespace_labels.is_some()) {
@@ -416,6 +437,8 @@ mod tests {
         }";
         let (config, errors) = config(text);
         assert_eq!(errors, "");
+        let limits = cluster::Limits { millis_qps: 5_000, burst: 10, inflight: 3 };
+        assert_eq!(config.spec.limits, limits);
         let wanted = &config.spec.wanted;
         assert_eq!(wanted.namespaces, [Text::from("a"), Text::from("b")]);
         assert_eq!(wanted.labels.as_deref(), Some("app in (a, b)"));

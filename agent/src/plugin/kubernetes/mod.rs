@@ -28,6 +28,7 @@ mod ports;
 mod reverse;
 mod service;
 pub mod store_health;
+mod unwatched;
 
 use std::net::IpAddr;
 use std::sync::Arc;
