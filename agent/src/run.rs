@@ -92,6 +92,7 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
         health_registry: Arc::default(),
         upstream_places: Shares::new(MAX_FORWARDED),
         watching: WatchThread::default(),
+        limits: Default::default(),
         loops: Arc::default(),
     });
     if let Err(error) = descriptors::raise_limit() {

@@ -1,7 +1,7 @@
 //! What outlives a reload: everything that workers and configurations share, in one place.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
@@ -11,6 +11,7 @@ use crate::cluster::{Clusters, WatchThread};
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::plugin::cache::store::Store;
+use crate::plugin::limit::Buckets;
 use crate::plugin::loop_::guard::LoopGuard;
 use crate::upstream::registry::HealthRegistry;
 
@@ -32,6 +33,8 @@ pub struct Shared {
     pub health_registry: Arc<HealthRegistry>,
     /// Places of all queries that are forwarded, shared by group of upstreams.
     pub upstream_places: Arc<Shares>,
+    /// The rates of clients (`limit`), which outlive a reload.
+    pub limits: OnceLock<Arc<Buckets>>,
     /// Recognises our own queries when upstreams send them back (`loop`).
     pub loops: Arc<LoopGuard>,
     /// The clusters that are watched; directives with equal settings share one.

@@ -101,6 +101,7 @@ impl Server {
             stale: AtomicU32::new(0),
             health_registry: Arc::default(),
             upstream_places: Shares::new(8_192),
+            limits: Default::default(),
             loops: Arc::default(),
             clusters: Clusters::default(),
             watching: WatchThread::default(),

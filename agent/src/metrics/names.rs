@@ -144,6 +144,10 @@ families! {
     ACL_DROPPED = Counter "coredns_acl_dropped_requests_total" ["server", "zone", "view"];
     /// Queries that acl let through.
     ACL_ALLOWED = Counter "coredns_acl_allowed_requests_total" ["server", "view"];
+    /// Queries of clients that have exceeded limit, by what they got: drop or refuse.
+    LIMIT_REQUESTS = Counter "nodens_limit_requests_total" ["server", "zone", "view", "action"];
+    /// Clients whose rate was forgotten while it still counted, since the table of limit was full.
+    LIMIT_EVICTIONS = Counter "nodens_limit_evictions_total" ["server"];
     /// Queries that a template was for.
     TEMPLATE_MATCHES = Counter "coredns_template_matches_total" ["server", "zone", "view", "class", "type"];
     /// Records for which a template could not be filled in.
