@@ -32,6 +32,7 @@ pub mod admin;
 pub mod admission;
 pub mod args;
 pub mod assemble;
+pub mod budget;
 pub mod chain;
 pub mod check;
 pub mod clock;

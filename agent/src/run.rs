@@ -23,6 +23,7 @@ use crate::admin::Admin;
 use crate::admission::Shares;
 use crate::args::Serve;
 use crate::assemble::{Assembled, assemble};
+use crate::budget::Budget;
 use crate::clock::CoarseInstant;
 use crate::cluster::{Clusters, WatchThread};
 use crate::control::{self, Commands, Control};
@@ -86,6 +87,7 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
         stacktrace: logging::watch_panics(&metrics),
         metrics,
         log_format: args.log_format.into(),
+        budget: Budget::of_this_process(),
         cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
         stale: AtomicU32::new(0),
         clusters: Clusters::default(),
@@ -194,6 +196,10 @@ impl Server {
         running.show(&shared, &hash);
         let pool = Pool::start(shared.workers).context("cannot start the worker threads")?;
         shared.metrics.register(pool.metrics());
+        shared.metrics.register(Arc::clone(&shared.budget) as Arc<dyn Source>);
+        shared.budget.govern(Arc::clone(&shared) as _);
+        shared.budget.govern(pool.places(Arc::clone(&shared.upstream_places)));
+        tokio::spawn(Arc::clone(&shared.budget).watch());
         let admin = Admin::new(Handle::current(), Arc::clone(&shared.metrics));
         let liveness = Liveness::new(pool.workers());
         admin.readiness().set_liveness(Arc::clone(&liveness));

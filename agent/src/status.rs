@@ -76,6 +76,7 @@ impl Status {
             "addresses": running.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "waiting": self.readiness.waits(),
             "trouble": (!problems.is_empty()).then(|| problems.join("; ")),
+            "memory": self.shared.budget.to_json(),
             "cache": { "bytes": store.weight(), "limit_bytes": store.limit() },
             "details": details,
         })

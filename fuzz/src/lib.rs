@@ -97,6 +97,7 @@ impl Server {
             metrics: Metrics::new(),
             log_format: logging::Format::Text,
             stacktrace: Arc::default(),
+            budget: Default::default(),
             cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
             stale: AtomicU32::new(0),
             health_registry: Arc::default(),

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::listener::Listener;
 use super::metrics::PoolMetrics;
+use super::places::Places;
 use super::sockets::{BindError, Sockets};
 use super::tcp::{self, Connections};
 use super::worker::{MAX_PENDING, Worker};
@@ -56,6 +57,7 @@ struct Open {
 pub struct Pool {
     threads: Mutex<Vec<Thread>>,
     workers: Vec<Arc<Worker>>,
+    places: Arc<Shares>,
     connections: Arc<Connections>,
     open: Mutex<BTreeMap<SocketAddr, Open>>,
 }
@@ -69,7 +71,8 @@ impl Pool {
             .map(|number| spawn_thread(number, Arc::clone(&connections), Arc::clone(&places)))
             .collect::<io::Result<Vec<_>>>()?;
         let workers = threads.iter().map(|thread| Arc::clone(&thread.worker)).collect();
-        Ok(Self { threads: Mutex::new(threads), workers, connections, open: Mutex::default() })
+        let threads = Mutex::new(threads);
+        Ok(Self { threads, workers, places, connections, open: Mutex::default() })
     }
 
     /// The workers, for their numbers.
@@ -81,6 +84,12 @@ impl Pool {
     pub fn metrics(&self) -> Arc<PoolMetrics> {
         let connections = Arc::clone(&self.connections);
         Arc::new(PoolMetrics { workers: self.workers.clone(), connections })
+    }
+
+    /// What clients can fill, for the memory budget; `forwarded` are the places of queries for groups of upstreams.
+    pub fn places(&self, forwarded: Arc<Shares>) -> Arc<Places> {
+        let (pending, connections) = (Arc::clone(&self.places), Arc::clone(&self.connections));
+        Arc::new(Places { pending, forwarded, connections })
     }
 
     /// Open TCP connections.
