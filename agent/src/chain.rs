@@ -67,6 +67,11 @@ pub trait Handler: Send + Sync {
         if self.bypasses(request) { JoinMiss::Bypass } else { JoinMiss::Task }
     }
 
+    /// The zones for names of which it has answered as their own server.
+    fn answered_zones(&self) -> Vec<&Name> {
+        Vec::new()
+    }
+
     /// What the handler still waits for before it can do its work; `/ready` prints it.
     fn not_ready(&self) -> Option<String> {
         None

@@ -6,6 +6,7 @@
 //! stop    lameduck: /ready says so, everything is answered; then queues are emptied, what waits is answered, exit
 //! ```
 
+mod losses;
 mod reload;
 
 use std::path::Path;
@@ -26,6 +27,7 @@ use crate::assemble::{Assembled, assemble};
 use crate::budget::Budget;
 use crate::clock::CoarseInstant;
 use crate::cluster::{Clusters, WatchThread};
+use crate::config_state::ConfigState;
 use crate::control::{self, Commands, Control};
 use crate::corefile::Diagnostics;
 use crate::descriptors;
@@ -40,7 +42,7 @@ use crate::server::{Liveness, Pool};
 use crate::shared::Shared;
 use crate::status::Status;
 use crate::systemd::Systemd;
-use reload::Seen;
+use reload::{Asked as ReloadAsked, Seen};
 
 /// More threads than this answer no faster on any node that we know of; `--workers` overrides it.
 const MAX_WORKERS: usize = 8;
@@ -49,6 +51,10 @@ const START_POLL: Duration = Duration::from_millis(5);
 
 /// How often the cache's store learns what is in use.
 const TEND: Duration = Duration::from_secs(1);
+/// How often it is looked at what clients use.
+const LOOK_AT_USE: Duration = Duration::from_secs(20);
+/// How often a configuration that is held back is tried without `reload`.
+const RETRY_HELD_BACK: Duration = Duration::from_secs(30);
 /// How often the cache is swept.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -70,7 +76,8 @@ struct Server {
     running: Assembled,
     hash: String,
     seen: Seen,
-    used: reload::Used,
+    config: Arc<ConfigState>,
+    used: losses::Used,
 }
 
 /// Serves until a signal ends it.
@@ -159,6 +166,10 @@ async fn serve(
     node.keep();
     let systemd = Arc::new(Systemd::from_env());
     systemd.ready("serving");
+    let (commands, mut inbox) = reload::Commands::new();
+    server.status.set_reloads(commands);
+    let mut looks = tokio::time::interval(LOOK_AT_USE);
+    let mut due = server.next_look();
     let (watched, liveness) = (Arc::clone(&systemd), Arc::clone(&server.liveness));
     tokio::spawn(async move { watched.watchdog(liveness).await });
     loop {
@@ -167,15 +178,32 @@ async fn serve(
                 Asked::Stop => break,
                 Asked::Reload => {
                     systemd.reloading();
-                    server.reload("a signal", true).await;
+                    let _ = server.reload("a signal", ReloadAsked::Person).await;
                     systemd.ready("serving");
                 }
             },
-            () = server.time_to_look() => server.reload("the file has changed", false).await,
+            Some(command) = inbox.recv() => {
+                let asked =
+                    if command.force { ReloadAsked::Force } else { ReloadAsked::Person };
+                systemd.reloading();
+                let result = server.reload("nodens reload", asked).await;
+                systemd.ready("serving");
+                // Whoever has asked may have gone.
+                let _ = command.answer.send(reload::answer(result));
+            }
+            () = until(due) => {
+                let _ = server.reload("the file has changed", ReloadAsked::Look).await;
+            }
             () = server.origin.changed() => {
-                server.reload("the template or the kube-dns ConfigMap has changed", false).await;
+                let why = "the template or the kube-dns ConfigMap has changed";
+                let _ = server.reload(why, ReloadAsked::Look).await;
+            }
+            _ = looks.tick() => {
+                server.used.update(&server.running, Instant::now());
+                continue;
             }
         }
+        due = server.next_look();
     }
     systemd.stopping();
     node.leave();
@@ -212,9 +240,12 @@ impl Server {
         pool.apply(running.listeners.clone())?;
         liveness.set_addresses(running.listeners.keys().copied());
         tokio::spawn(Arc::clone(&liveness).watch());
-        let status = Status::new(Arc::clone(&shared), Arc::clone(admin.readiness()));
-        shared.metrics.register(Arc::clone(&status) as Arc<dyn Source>);
-        show(&admin, &status, &running, &hash);
+        let config = ConfigState::new();
+        config.set_loaded(&hash, None);
+        shared.metrics.register(Arc::clone(&config) as Arc<dyn Source>);
+        let status =
+            Status::new(Arc::clone(&shared), Arc::clone(admin.readiness()), Arc::clone(&config));
+        show(&admin, &status, &config, &running);
         let control = serve_control(&args.socket, &status);
         tokio::spawn(sweep(Arc::clone(&shared)));
         tokio::spawn(tend(Arc::clone(&shared)));
@@ -242,17 +273,21 @@ impl Server {
             running,
             hash,
             seen,
-            used: reload::Used::default(),
+            config,
+            used: losses::Used::default(),
         })
     }
 
-    /// Returns when the file is due to be read again (`reload`); never without that directive.
-    async fn time_to_look(&self) {
-        let Some(reload) = self.running.reload else { return std::future::pending().await };
+    /// When the file is due to be read again (`reload`); never without that directive, unless what was read last is held back.
+    fn next_look(&self) -> Option<tokio::time::Instant> {
+        let now = tokio::time::Instant::now();
+        let Some(reload) = self.running.reload else {
+            return self.config.is_held_back().then(|| now + RETRY_HELD_BACK);
+        };
         let mut random = [0];
         // Without randomness all nodes look at once, and that is all.
         let _ = getrandom::fill(&mut random);
-        tokio::time::sleep(reload.wait(random[0])).await;
+        Some(now + reload.wait(random[0]))
     }
 
     async fn stop(self, signals: &mut Signals) {
@@ -276,6 +311,14 @@ impl Server {
             let _ = std::fs::remove_file(path);
         }
         tracing::info!("stopped");
+    }
+}
+
+/// Returns at a moment, or never.
+async fn until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -310,10 +353,11 @@ fn serve_pages(admin: &Admin, assembled: &Assembled, args: &Serve) {
 }
 
 /// Lets `/ready` and `nodens status` report this configuration, which is served now.
-fn show(admin: &Admin, status: &Status, assembled: &Assembled, hash: &str) {
-    status.set_running(assembled, hash);
-    let readiness = admin.readiness();
-    readiness.set_running(assembled.chains.clone(), assembled.details.clone(), assembled.monitor);
+fn show(admin: &Admin, status: &Status, config: &Arc<ConfigState>, assembled: &Assembled) {
+    status.set_running(assembled);
+    let mut details = assembled.details.clone();
+    details.push(Arc::clone(config) as _);
+    admin.readiness().set_running(assembled.chains.clone(), details, assembled.monitor);
 }
 
 /// Opens the local socket. Without it the server serves all the same.

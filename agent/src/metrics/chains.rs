@@ -68,6 +68,17 @@ impl Source for Chain {
 }
 
 impl Chain {
+    /// How many queries have been answered by any plugin but the server itself.
+    pub fn answered(&self) -> u64 {
+        let plugins = Plugin::ALL.iter().filter(|plugin| **plugin != Plugin::Server);
+        let codes = plugins.flat_map(|&plugin| (0..RCODES).map(move |code| (plugin, code)));
+        codes
+            .map(|(plugin, code)| {
+                total(&self.cells, |cells| &cells.responses[plugin as usize][code])
+            })
+            .sum()
+    }
+
     /// Whether a query has been answered by this plugin, or by any but the server itself.
     pub fn has_answered(&self, plugin: Option<Plugin>) -> bool {
         let by = |answered: &Plugin| match plugin {
