@@ -1,6 +1,8 @@
 //! A configuration that is read and checked as a whole, with nothing built, opened or changed. `nodens check` prints a
 //! plan, the start and a reload carry it out, so that all three come to the same verdict.
 
+use std::net::{IpAddr, UdpSocket};
+
 use netsetup::LinkName;
 
 use crate::assemble::own_addresses;
@@ -20,13 +22,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Checks a file that was read with these diagnostics. `dns_port` is the port of zones that name none, `link` the
-    /// interface that the start makes.
+    /// Checks a file that was read with these diagnostics. `dns_port` is the port of zones that name none.
     pub fn new(
         file: File,
         mut diagnostics: Diagnostics,
         dns_port: u16,
-        link: Option<&LinkName>,
+        machine: &Machine<'_>,
     ) -> Self {
         let blocks = if diagnostics.is_malformed() {
             Vec::new()
@@ -34,7 +35,8 @@ impl Plan {
             plugin::read(&file, dns_port, &mut diagnostics)
         };
         plugin::unreachable::check(&blocks, &mut diagnostics);
-        blocks.iter().for_each(|block| check_machine(block, link, &mut diagnostics));
+        blocks.iter().for_each(|block| check_machine(block, machine, &mut diagnostics));
+        check_upstreams(&blocks, false, &mut diagnostics);
         diagnostics.sort();
         Self { file, blocks, diagnostics }
     }
@@ -44,26 +46,45 @@ impl Plan {
         reload::hash(&self.file)
     }
 
-    /// Adds what is wrong with upstreams at this moment: none is left of a forward. It is no reason not to start, since
-    /// a file that names them may change.
+    /// Adds what is wrong at this moment with the files that name upstreams: none is left of a forward. It is no reason not
+    /// to start, since they may change.
     pub fn check_upstreams(&mut self) {
-        let own: OwnAddresses = own_addresses(&self.blocks).unwrap_or_default();
-        for block in &self.blocks {
-            for (config, line) in block.forward.iter().zip(block.written.named("forward")) {
-                forward::check(config, line, &own, &mut self.diagnostics);
-            }
-        }
+        check_upstreams(&self.blocks, true, &mut self.diagnostics);
         self.diagnostics.sort();
     }
 }
 
-/// What a block needs of this machine: interfaces, and files of certificates and credentials.
-fn check_machine(block: &Block, link: Option<&LinkName>, diagnostics: &mut Diagnostics) {
+/// The machine that a configuration is for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine<'a> {
+    /// The interface that the start makes.
+    pub link: Option<&'a LinkName>,
+    /// The addresses that it gives that interface.
+    pub addresses: &'a [IpAddr],
+    /// Whether it is this one. If it may be another one, an address that is not here is no error.
+    pub is_here: bool,
+}
+
+/// Checks the forwards that are to be checked: those with upstreams in files, or the others.
+fn check_upstreams(blocks: &[Block], in_files: bool, diagnostics: &mut Diagnostics) {
+    let own: OwnAddresses = own_addresses(blocks).unwrap_or_default();
+    for block in blocks {
+        for (config, line) in block.forward.iter().zip(block.written.named("forward")) {
+            if config.files().is_empty() != in_files {
+                forward::check(config, line, &own, diagnostics);
+            }
+        }
+    }
+}
+
+/// What a block needs of this machine: interfaces, addresses, and files of certificates and credentials.
+fn check_machine(block: &Block, machine: &Machine<'_>, diagnostics: &mut Diagnostics) {
+    check_addresses(block, machine, diagnostics);
     let mut fail = |line: &Directive, what: String, help: &str| {
         let error = Diagnostic::error(line.at().clone(), what).help(help);
         diagnostics.push(error.directive(line.name.as_str()));
     };
-    let made = |name: &str| link.is_some_and(|link| link.as_str() == name);
+    let made = |name: &str| machine.link.is_some_and(|link| link.as_str() == name);
     let lines: Vec<&Directive> = block.written.named("bind").collect();
     let names_made = lines.iter().flat_map(|line| &line.args).any(|word| made(word.as_str()));
     if let (Err(error), Some(line), false) = (bind::resolve(&block.bind), lines.first(), names_made)
@@ -83,5 +104,38 @@ fn check_machine(block: &Block, link: Option<&LinkName>, diagnostics: &mut Diagn
             let help = "the API server is not asked before the file is there";
             diagnostics.push(warning.help(help).directive("kubernetes"));
         }
+    }
+}
+
+/// Tries each address that a block listens on, at a port of the kernel's choice. The start makes those of its interface.
+fn check_addresses(block: &Block, machine: &Machine<'_>, diagnostics: &mut Diagnostics) {
+    let lines: Vec<&Directive> = block.written.named("bind").collect();
+    for address in bind::resolve(&block.bind).unwrap_or_default() {
+        if machine.addresses.contains(&address) {
+            continue;
+        }
+        let Err(error) = UdpSocket::bind((address, 0)) else { continue };
+        // An address that was found by its interface is at none of the words.
+        let names =
+            |line: &&Directive| line.args.iter().any(|word| word.as_str() == address.to_string());
+        let line = lines.iter().copied().find(|line| names(line)).or(lines.first().copied());
+        let Some(line) = line else { continue };
+        let is_missing = error.kind() == std::io::ErrorKind::AddrNotAvailable;
+        let is_link_local = matches!(address, IpAddr::V4(ip) if ip.is_link_local());
+        if is_missing && is_link_local && !machine.is_here {
+            // On the node it is made by -localip; nobody has such an address otherwise.
+            continue;
+        }
+        let what = match is_missing {
+            true => format!("no interface has the address {address}"),
+            false => format!("cannot listen on {address}: {error}"),
+        };
+        let help = "name an address of this machine, or have it made with -localip";
+        let found = if machine.is_here || !is_missing {
+            Diagnostic::error(line.at().clone(), what)
+        } else {
+            Diagnostic::warning(line.at().clone(), what)
+        };
+        diagnostics.push(found.help(help).directive("bind"));
     }
 }

@@ -431,7 +431,7 @@ async fn wait_until_known(assembled: &Assembled, most: Duration) -> bool {
 /// Reads the configuration as it is now.
 fn load(args: &Serve, origin: &Origin) -> Plan {
     let (file, diagnostics) = origin.load();
-    Plan::new(file, diagnostics, args.dns_port, node::link(&args.node))
+    Plan::new(file, diagnostics, args.dns_port, &node::machine(&args.node, true))
 }
 
 fn write_pid(path: &Path) -> anyhow::Result<()> {
