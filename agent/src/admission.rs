@@ -25,8 +25,8 @@ pub const COUNTERS: usize = 4_096;
 
 /// A bounded number of places. A place is a query, a connection or a byte.
 pub struct Shares {
-    limit: usize,
-    /// Places that are held; never above `limit`.
+    limit: AtomicUsize,
+    /// Places that are held; above `limit` only after that was lowered.
     used: AtomicUsize,
     /// Places that are held, by hash of the key. While an acquisition is decided its counter is ahead of `used`.
     held: Box<[AtomicUsize]>,
@@ -45,7 +45,7 @@ impl Shares {
     /// `limit` places, all of them free.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
-            limit,
+            limit: AtomicUsize::new(limit),
             used: AtomicUsize::new(0),
             held: (0..COUNTERS).map(|_| AtomicUsize::new(0)).collect(),
             hasher: foldhash::quality::RandomState::default(),
@@ -73,7 +73,12 @@ impl Shares {
 
     /// All places, held or free.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.limit.load(Relaxed)
+    }
+
+    /// Makes it so many places. Those that are held beyond are not taken away; none is given until they are back.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Relaxed);
     }
 
     fn take(&self, counter: usize, amount: usize) -> bool {
@@ -85,7 +90,7 @@ impl Shares {
         let held = counter.fetch_add(amount, Relaxed).saturating_add(amount);
         let taken = self.used.fetch_update(Relaxed, Relaxed, |used| {
             let after = used.checked_add(amount)?;
-            (within_share(held, self.limit.checked_sub(after)?)).then_some(after)
+            (within_share(held, self.limit().checked_sub(after)?)).then_some(after)
         });
         if taken.is_err() {
             counter.fetch_sub(amount, Relaxed);
@@ -131,7 +136,7 @@ impl Permit {
 
     /// True if its key holds more than it would be given now, since others have come. What is idle can be given up then.
     pub fn is_over_share(&self) -> bool {
-        let free = self.shares.limit.saturating_sub(self.shares.used());
+        let free = self.shares.limit().saturating_sub(self.shares.used());
         !within_share(self.held_by_key(), free)
     }
 }
@@ -144,7 +149,7 @@ impl Drop for Permit {
 
 impl fmt::Debug for Shares {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shares").field("limit", &self.limit).field("used", &self.used()).finish()
+        f.debug_struct("Shares").field("limit", &self.limit()).field("used", &self.used()).finish()
     }
 }
 
@@ -242,6 +247,19 @@ mod tests {
         assert_eq!((permit.amount(), shares.used()), (0, 0));
         assert!(!permit.grow(usize::MAX) && !permit.grow(usize::MAX - 1) && permit.grow(0));
         assert_eq!(shares.used(), 0);
+    }
+
+    #[test]
+    fn a_limit_that_is_lowered_takes_nothing_away() {
+        let shares = Shares::new(100);
+        let held = flood(&shares, 1);
+        shares.set_limit(10);
+        assert!(shares.try_acquire(2, 1).is_none() && held[0].is_over_share());
+        assert_eq!((shares.used(), shares.limit()), (held.len(), 10));
+        drop(held);
+        assert_eq!(flood(&shares, 1).len(), 9);
+        shares.set_limit(100);
+        assert_eq!(flood(&shares, 1).len(), 89);
     }
 
     #[test]

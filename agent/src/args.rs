@@ -78,6 +78,16 @@ pub enum Command {
         #[arg(long, default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET")]
         socket: PathBuf,
     },
+    /// Have the running server read its configuration again, and print what has changed; exit with 1 and the reason if the
+    /// running configuration stays.
+    Reload {
+        /// Even if the node would be silent by it.
+        #[arg(long)]
+        force: bool,
+        /// The running server's socket.
+        #[arg(long, default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET")]
+        socket: PathBuf,
+    },
     /// Show what the running server knows and waits for.
     Status {
         /// The running server's socket.

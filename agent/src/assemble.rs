@@ -16,6 +16,7 @@ use crate::config::ListenAddress;
 use crate::detail::Detail;
 use crate::detail::Monitor;
 use crate::metrics::{Enabled, Handlers, Source};
+use crate::outline::Outline;
 use crate::plugin::cache::{self, Cache};
 use crate::plugin::directive::{BuildContext, Built};
 use crate::plugin::forward::Forward;
@@ -51,6 +52,8 @@ pub struct Assembled {
     pub stacktrace: bool,
     /// Who answers on which address.
     pub listeners: BTreeMap<SocketAddr, Arc<Dispatch>>,
+    /// What of it clients and operators would miss.
+    pub outline: Outline,
     /// How long the start may wait for what is not ready: the longest `startup_timeout`.
     pub startup_timeout: Duration,
     /// How long to continue to answer after a signal: the longest `lameduck`.
@@ -134,6 +137,7 @@ impl Assembly {
             monitor: ready.map(|ready| ready.monitor).unwrap_or_default(),
             stacktrace: blocks.iter().flat_map(|b| &b.errors).any(|errors| errors.stacktrace),
             listeners: BTreeMap::new(),
+            outline: Outline::default(),
             startup_timeout: patient.map(|k| k.startup_timeout).max().unwrap_or_default(),
             lameduck: health::lameduck(blocks.iter().flat_map(|block| &block.health)),
             reload: blocks.iter().flat_map(|block| &block.reload).next().copied(),
@@ -158,6 +162,8 @@ impl Assembly {
             probes_loops: !block.loop_.is_empty(),
             built: Built::default(),
         };
+        let addresses = listen_addresses(&block)?;
+        self.done.outline.add(&block, &addresses);
         block.build(&mut cx)?;
         let Built { handlers, cache, store, forwards, sources, details } = cx.built;
         self.done.forwards.extend(forwards);
@@ -165,7 +171,6 @@ impl Assembly {
         self.done.details.extend(details);
         self.done.cache.1.extend(cache.as_ref().map(|_| cx.block_id));
         self.add_store(store);
-        let addresses = listen_addresses(&block)?;
         if let (Some(zone), Some(&ip)) = (block.written.zones.first(), addresses.first()) {
             let server = format!("{}://{}", zone.transport.scheme(), label(ip, zone.port)).into();
             self.done.sources.push(Arc::new(Handlers { server, handlers: handlers.clone() }));

@@ -55,11 +55,21 @@ pub trait Handler: Send + Sync {
         false
     }
 
+    /// True if it judges clients by the queries that they send: what is looked up on behalf of such a query passes it.
+    fn is_for_clients_only(&self) -> bool {
+        false
+    }
+
     /// Contributes its part to a miss that is resolved in place. Called for the handler that has returned [`Step::Wait`]
     /// and those behind it, in order, until one does not return [`JoinMiss::Bypass`] or [`JoinMiss::Joined`].
     fn join_miss(&self, request: &Request<'_>, miss: &mut Miss) -> JoinMiss {
         let _ = miss;
         if self.bypasses(request) { JoinMiss::Bypass } else { JoinMiss::Task }
+    }
+
+    /// The zones for names of which it has answered as their own server.
+    fn answered_zones(&self) -> Vec<&Name> {
+        Vec::new()
     }
 
     /// What the handler still waits for before it can do its work; `/ready` prints it.
@@ -364,6 +374,9 @@ impl Chain {
             };
             let mut buf = Vec::new();
             for (number, handler) in self.handlers.iter().enumerate().skip(from) {
+                if request.depth > 0 && handler.is_for_clients_only() {
+                    continue;
+                }
                 buf.clear();
                 let mut reply = Reply::begin(&mut buf, &view.query, true);
                 reply.set_flags(flags::RA, self.recursive);

@@ -17,8 +17,10 @@ use crate::plan::Plan;
 /// The flags make no sense, or the output cannot be written.
 pub fn run(args: &Check, out: &mut impl Write) -> anyhow::Result<bool> {
     let (name, (file, diagnostics), serve) = read(args)?;
-    let node = &serve.node;
-    let mut plan = Plan::new(file, diagnostics, serve.dns_port, node::link(node), &node.localip);
+    // A file by itself may be meant for another machine; flags of the node's network, or a running server, mean this one.
+    let is_here = args.file.is_none() || !serve.node.localip.is_empty();
+    let machine = node::machine(&serve.node, is_here);
+    let mut plan = Plan::new(file, diagnostics, serve.dns_port, &machine);
     if !plan.diagnostics.has_errors() {
         plan.check_upstreams();
     }

@@ -26,6 +26,9 @@ const MAX_CLIENTS: usize = 8;
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a command may take: a reload waits for objects and probes upstreams.
+const MAX_WORK: Duration = Duration::from_secs(60);
+
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
@@ -46,6 +49,12 @@ pub enum Request {
     Status,
     /// Start a new instance that takes over.
     Upgrade,
+    /// Read the configuration again.
+    Reload {
+        /// Even if the node would be silent by it.
+        #[serde(default)]
+        force: bool,
+    },
     /// The command line that it was started with, and in which folder.
     Arguments,
 }
@@ -130,12 +139,12 @@ pub fn serve(path: &Path, commands: Arc<dyn Commands>) -> Result<Control, Contro
     Ok(Control { path: path.into(), inode, task })
 }
 
-/// Asks the server at `path`. Blocks, for as long as [`PATIENCE`] allows between two pieces.
+/// Asks the server at `path`. Blocks, for as long as [`MAX_WORK`] allows between two pieces.
 pub fn ask(path: &Path, request: &Request) -> Result<Value, ControlError> {
     let connect = |source| ControlError::Connect { path: path.into(), source };
     let broken = |source| ControlError::Broken { path: path.into(), source };
     let mut stream = StdStream::connect(path).map_err(connect)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(broken)?;
+    stream.set_read_timeout(Some(MAX_WORK)).map_err(broken)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(broken)?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
@@ -183,7 +192,7 @@ async fn accept(listener: UnixListener, commands: Arc<dyn Commands>) {
         let commands = Arc::clone(&commands);
         tokio::spawn(async move {
             // A client that is slow or has gone is no error of the server.
-            let _ = tokio::time::timeout(2 * PATIENCE, converse(stream, commands)).await;
+            let _ = tokio::time::timeout(MAX_WORK + 2 * PATIENCE, converse(stream, commands)).await;
             drop(place);
         });
     }
@@ -192,7 +201,8 @@ async fn accept(listener: UnixListener, commands: Arc<dyn Commands>) {
 async fn converse(mut stream: UnixStream, commands: Arc<dyn Commands>) -> std::io::Result<()> {
     let mut line = Vec::new();
     let (reader, mut writer) = stream.split();
-    tokio::io::BufReader::new(reader.take(MAX_REQUEST)).read_until(b'\n', &mut line).await?;
+    let mut reader = tokio::io::BufReader::new(reader.take(MAX_REQUEST));
+    tokio::time::timeout(PATIENCE, reader.read_until(b'\n', &mut line)).await??;
     let answer = match serde_json::from_slice::<Request>(&line) {
         Err(error) => Answer::Error(format!("no such command: {error}")),
         Ok(request) => {
@@ -224,7 +234,9 @@ mod tests {
                 Request::Status => Ok(serde_json::json!({ "ready": true })),
                 Request::CacheShow { name } => Ok(serde_json::json!(name)),
                 Request::CacheFlush { .. } => Err("not today".to_owned()),
-                Request::Arguments => Ok(serde_json::json!({ "arguments": [] })),
+                Request::Arguments | Request::Reload { .. } => {
+                    Ok(serde_json::json!({ "arguments": [] }))
+                }
                 Request::Upgrade => Err("no supervisor".to_owned()),
             }
         }

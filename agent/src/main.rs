@@ -37,6 +37,9 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             done => done.map(drop),
         },
+        Some(Command::Reload { force, socket }) => {
+            ask(&socket, &Request::Reload { force }, Output::Text, status::text)
+        }
         Some(Command::Status { socket, output }) => {
             ask(&socket, &Request::Status, output, status::text)
         }

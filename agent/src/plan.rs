@@ -1,7 +1,7 @@
 //! A configuration that is read and checked as a whole, with nothing built, opened or changed. `nodens check` prints a
 //! plan, the start and a reload carry it out, so that all three come to the same verdict.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
 use netsetup::LinkName;
@@ -23,14 +23,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Checks a file that was read with these diagnostics. `dns_port` is the port of zones that name none, `link` the
-    /// interface that the start makes, `local` the addresses that are on it then.
+    /// Checks a file that was read with these diagnostics. `dns_port` is the port of zones that name none.
     pub fn new(
         file: File,
         mut diagnostics: Diagnostics,
         dns_port: u16,
-        link: Option<&LinkName>,
-        local: &[IpAddr],
+        machine: &Machine<'_>,
     ) -> Self {
         if diagnostics.is_malformed() {
             // What can be told from the lines that are sound.
@@ -42,9 +40,10 @@ impl Plan {
         let blocks = plugin::read(&file, dns_port, &mut diagnostics);
         plugin::unreachable::check(&blocks, &mut diagnostics);
         for block in &blocks {
-            check_machine(block, link, local, &mut diagnostics);
+            check_machine(block, machine, &mut diagnostics);
             check_files(block, &mut diagnostics);
         }
+        check_upstreams(&blocks, false, &mut diagnostics);
         diagnostics.sort();
         Self { file, blocks, diagnostics }
     }
@@ -62,15 +61,10 @@ impl Plan {
         own_addresses(&self.blocks)
     }
 
-    /// Adds what is wrong with upstreams at this moment: none is left of a forward. It is no reason not to start, since
-    /// a file that names them may change.
+    /// Adds what is wrong at this moment with the files that name upstreams: none is left of a forward. It is no reason not
+    /// to start, since they may change.
     pub fn check_upstreams(&mut self) {
-        let own = self.own_addresses().unwrap_or_default();
-        for block in &self.blocks {
-            for (config, line) in block.forward.iter().zip(block.written.named("forward")) {
-                forward::check(config, line, &own, &mut self.diagnostics);
-            }
-        }
+        check_upstreams(&self.blocks, true, &mut self.diagnostics);
         self.diagnostics.sort();
     }
 }
@@ -88,41 +82,48 @@ fn sound(file: &File, diagnostics: &Diagnostics) -> File {
     file
 }
 
-/// What a block needs of this machine: interfaces, addresses, and files of certificates.
-fn check_machine(
-    block: &Block,
-    link: Option<&LinkName>,
-    local: &[IpAddr],
-    diagnostics: &mut Diagnostics,
-) {
+/// The machine that a configuration is for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine<'a> {
+    /// The interface that the start makes.
+    pub link: Option<&'a LinkName>,
+    /// The addresses that it gives that interface.
+    pub addresses: &'a [IpAddr],
+    /// Whether it is this one. If it may be another one, an address that is not here is no error.
+    pub is_here: bool,
+}
+
+/// Checks the forwards that are to be checked: those with upstreams in files, or the others.
+fn check_upstreams(blocks: &[Block], in_files: bool, diagnostics: &mut Diagnostics) {
+    let own: OwnAddresses = own_addresses(blocks).unwrap_or_default();
+    for block in blocks {
+        for (config, line) in block.forward.iter().zip(block.written.named("forward")) {
+            if config.files().is_empty() != in_files {
+                forward::check(config, line, &own, diagnostics);
+            }
+        }
+    }
+}
+
+/// What a block needs of this machine: interfaces, addresses, and files of certificates and credentials.
+fn check_machine(block: &Block, machine: &Machine<'_>, diagnostics: &mut Diagnostics) {
+    check_addresses(block, machine, diagnostics);
     let mut fail = |line: &Directive, what: String, help: &str| {
         let error = Diagnostic::error(line.at().clone(), what).help(help);
         diagnostics.push(error.directive(line.name.as_str()));
     };
-    let made = |name: &str| link.is_some_and(|link| link.as_str() == name);
+    let made = |name: &str| machine.link.is_some_and(|link| link.as_str() == name);
     let lines: Vec<&Directive> = block.written.named("bind").collect();
     let names_made = lines.iter().flat_map(|line| &line.args).any(|word| made(word.as_str()));
     let has_placeholder = lines.iter().flat_map(|line| &line.args).any(Token::is_placeholder);
-    let addresses = bind::resolve(&block.bind);
     if let (Err(error), Some(line), false) =
-        (&addresses, lines.first(), names_made || has_placeholder)
+        (bind::resolve(&block.bind), lines.first(), names_made || has_placeholder)
     {
         fail(line, error.to_string(), "name an address or an interface of this machine");
     }
     for (config, line) in block.forward.iter().zip(block.written.named("forward")) {
         if let Some(error) = config.needs_tls().then(|| config.tls.load().err()).flatten() {
             fail(line, error.to_string(), "name files that exist and can be read");
-        }
-    }
-    for address in bind::absent(&addresses.unwrap_or_default()) {
-        let line = lines
-            .iter()
-            .find(|line| line.args.iter().any(|word| word.as_str().parse() == Ok(address)));
-        if let (Some(line), false) = (line, local.contains(&address)) {
-            let what = format!("no interface of this machine has the address {address}");
-            let help =
-                "the start fails without it: add it to an interface, or name it with -localip";
-            diagnostics.push(warning(line, what, help));
         }
     }
 }
@@ -162,4 +163,36 @@ fn check_files(block: &Block, diagnostics: &mut Diagnostics) {
 
 fn warning(line: &Directive, what: String, help: &str) -> Diagnostic {
     Diagnostic::warning(line.at().clone(), what).help(help).directive(line.name.as_str())
+}
+/// Tries each address that a block listens on, at a port of the kernel's choice. The start makes those of its interface.
+fn check_addresses(block: &Block, machine: &Machine<'_>, diagnostics: &mut Diagnostics) {
+    let lines: Vec<&Directive> = block.written.named("bind").collect();
+    for address in bind::resolve(&block.bind).unwrap_or_default() {
+        if machine.addresses.contains(&address) {
+            continue;
+        }
+        let Err(error) = UdpSocket::bind((address, 0)) else { continue };
+        // An address that was found by its interface is at none of the words.
+        let names =
+            |line: &&Directive| line.args.iter().any(|word| word.as_str() == address.to_string());
+        let line = lines.iter().copied().find(|line| names(line)).or(lines.first().copied());
+        let Some(line) = line else { continue };
+        let is_missing = error.kind() == std::io::ErrorKind::AddrNotAvailable;
+        let is_link_local = matches!(address, IpAddr::V4(ip) if ip.is_link_local());
+        if is_missing && is_link_local && !machine.is_here {
+            // On the node it is made by -localip; nobody has such an address otherwise.
+            continue;
+        }
+        let what = match is_missing {
+            true => format!("no interface has the address {address}"),
+            false => format!("cannot listen on {address}: {error}"),
+        };
+        let help = "name an address of this machine, or have it made with -localip";
+        let found = if machine.is_here || !is_missing {
+            Diagnostic::error(line.at().clone(), what)
+        } else {
+            Diagnostic::warning(line.at().clone(), what)
+        };
+        diagnostics.push(found.help(help).directive("bind"));
+    }
 }

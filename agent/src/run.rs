@@ -7,17 +7,17 @@
 //! stop    lameduck: /ready says so, everything is answered; then queues are emptied, what waits is answered, exit
 //! ```
 
+mod background;
+mod losses;
 mod pidfile;
 mod reload;
 mod signals;
 mod takeover;
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
-
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -29,9 +29,10 @@ use crate::admin::Admin;
 use crate::admission::Shares;
 use crate::args::Serve;
 use crate::assemble::{Assembled, assemble};
-use crate::clock::CoarseInstant;
+use crate::budget::Budget;
 use crate::cluster::{Clusters, WatchThread};
-use crate::control::{self, Commands, Control};
+use crate::config_state::ConfigState;
+use crate::control::Control;
 use crate::corefile::Diagnostics;
 use crate::descriptors;
 use crate::handover::{Channel, Listening, Record};
@@ -49,7 +50,8 @@ use crate::server::{Liveness, Pool};
 use crate::shared::Shared;
 use crate::status::Status;
 use crate::systemd::{Systemd, Tell};
-use reload::Seen;
+use background::{maintain, serve_control, serve_pages, show, sweep};
+use reload::{Asked as ReloadAsked, Seen};
 use signals::{Asked, Signals};
 use takeover::{
     Before, Giver, Running, keep_memory, show_life, supervisor_ended, wait_for_successor,
@@ -60,10 +62,10 @@ const MAX_WORKERS: usize = 8;
 /// How often it is looked at what the start still waits for.
 const START_POLL: Duration = Duration::from_millis(5);
 
-/// How often the cache's store learns what is in use.
-const MAINTAIN: Duration = Duration::from_secs(1);
-/// How often the cache is swept.
-const SWEEP: Duration = Duration::from_secs(60);
+/// How often it is looked at what clients use.
+const LOOK_AT_USE: Duration = Duration::from_secs(20);
+/// How often a configuration that is held back is tried without `reload`.
+const RETRY_HELD_BACK: Duration = Duration::from_secs(30);
 
 /// A Corefile with errors; Display shows all of them.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +88,8 @@ struct Server {
     running: Assembled,
     hash: String,
     seen: Seen,
-    used: reload::Used,
+    config: Arc<ConfigState>,
+    used: losses::Used,
 }
 
 /// Serves until a signal ends it.
@@ -104,12 +107,14 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
         stacktrace: logging::watch_panics(&metrics),
         metrics,
         log_format: args.log_format.into(),
+        budget: Budget::of_this_process(),
         cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
         stale: AtomicU32::new(0),
         clusters: Clusters::new(Arc::clone(&before.inherited)),
         health_registry: Arc::default(),
         upstream_places: Shares::new(MAX_FORWARDED),
         watching: WatchThread::default(),
+        limits: Default::default(),
         loops: Arc::default(),
     });
     if let Err(error) = descriptors::raise_limit() {
@@ -135,7 +140,7 @@ fn run_on(
         return Err(BadConfig(plan.diagnostics).into());
     }
     reload::log(&plan.diagnostics);
-    let link = node::link(&args.node).map(LinkName::as_str);
+    let link = node::machine(&args.node, true).link.map(LinkName::as_str);
     before.ask(args.handover_socket(), &plan, link)?;
     node.set_up().inspect_err(|error| before.failed(&format!("{error:#}")))?;
     logs.drop_privileges();
@@ -186,6 +191,10 @@ async fn serve(
     tokio::pin!(supervisor_ended);
     node.keep();
     systemd.ready("serving");
+    let (commands, mut inbox) = reload::Commands::new();
+    server.status.set_reloads(commands);
+    let mut looks = tokio::time::interval(LOOK_AT_USE);
+    let mut due = server.next_look();
     let (watched, liveness) = (Arc::clone(&systemd), Arc::clone(&server.liveness));
     tokio::spawn(async move { watched.watchdog(liveness).await });
     loop {
@@ -194,7 +203,7 @@ async fn serve(
                 Asked::Stop => break,
                 Asked::Reload => {
                     systemd.reloading();
-                    server.reload("a signal", true).await;
+                    let _ = server.reload("a signal", ReloadAsked::Person).await;
                     systemd.ready("serving");
                 }
             },
@@ -212,11 +221,28 @@ async fn serve(
                 tracing::error!("the supervisor has ended");
                 break;
             }
-            () = server.time_to_look() => server.reload("the file has changed", false).await,
+            Some(command) = inbox.recv() => {
+                let asked =
+                    if command.force { ReloadAsked::Force } else { ReloadAsked::Person };
+                systemd.reloading();
+                let result = server.reload("nodens reload", asked).await;
+                systemd.ready("serving");
+                // Whoever has asked may have gone.
+                let _ = command.answer.send(reload::answer(result));
+            }
+            () = until(due) => {
+                let _ = server.reload("the file has changed", ReloadAsked::Look).await;
+            }
             () = server.origin.changed() => {
-                server.reload("the template or the kube-dns ConfigMap has changed", false).await;
+                let why = "the template or the kube-dns ConfigMap has changed";
+                let _ = server.reload(why, ReloadAsked::Look).await;
+            }
+            _ = looks.tick() => {
+                server.used.update(&server.running, Instant::now());
+                continue;
             }
         }
+        due = server.next_look();
     }
     systemd.stopping();
     if server.around.is_awaited() {
@@ -242,7 +268,8 @@ impl Server {
         match Self::prepare(args, plan, &before, &source, &shared).await {
             Ok(prepared) => {
                 let shared_too = Arc::clone(&shared);
-                let link = node::link(&args.node).map(|link| link.as_str().to_owned());
+                let link = node::machine(&args.node, true).link;
+                let link = link.map(|link| link.as_str().to_owned());
                 let giver = |connection, record| Giver {
                     link,
                     shared: shared_too,
@@ -276,6 +303,10 @@ impl Server {
         let pool = Pool::start(shared.workers, Arc::clone(source));
         let pool = Arc::new(pool.context("cannot start the worker threads")?);
         shared.metrics.register(pool.metrics());
+        shared.metrics.register(Arc::clone(&shared.budget) as Arc<dyn Source>);
+        shared.budget.govern(Arc::clone(&shared) as _);
+        shared.budget.govern(pool.places(Arc::clone(&shared.upstream_places)));
+        tokio::spawn(Arc::clone(&shared.budget).watch());
         let admin = Admin::new(Handle::current(), Arc::clone(&shared.metrics), Arc::clone(source));
         let liveness = Liveness::new(pool.workers());
         admin.readiness().set_liveness(Arc::clone(&liveness));
@@ -306,9 +337,11 @@ impl Server {
         let readiness = Arc::clone(admin.readiness());
         let around = before.serving(&pool, &readiness)?;
         let (shared_too, of) = (Arc::clone(&shared), (link.clone(), Arc::clone(&record)));
-        let status = Status::new(shared_too, readiness, of.0, of.1);
-        shared.metrics.register(Arc::clone(&status) as Arc<dyn Source>);
-        show(&admin, &status, &running, &hash);
+        let config = ConfigState::new();
+        config.set_loaded(&hash, None);
+        shared.metrics.register(Arc::clone(&config) as Arc<dyn Source>);
+        let status = Status::new(shared_too, readiness, Arc::clone(&config), of.0, of.1);
+        show(&admin, &status, &config, &running);
         let control = serve_control(&args.socket, &status);
         probe::remove_mark(&args.socket);
         tokio::spawn(sweep(Arc::clone(&shared)));
@@ -348,17 +381,21 @@ impl Server {
             running,
             hash,
             seen,
-            used: reload::Used::default(),
+            config,
+            used: losses::Used::default(),
         })
     }
 
-    /// Returns when the file is due to be read again (`reload`); never without that directive.
-    async fn time_to_look(&self) {
-        let Some(reload) = self.running.reload else { return std::future::pending().await };
+    /// When the file is due to be read again (`reload`); never without that directive, unless what was read last is held back.
+    fn next_look(&self) -> Option<tokio::time::Instant> {
+        let now = tokio::time::Instant::now();
+        let Some(reload) = self.running.reload else {
+            return self.config.is_held_back().then(|| now + RETRY_HELD_BACK);
+        };
         let mut random = [0];
         // Without randomness all nodes look at once, and that is all.
         let _ = getrandom::fill(&mut random);
-        tokio::time::sleep(reload.wait(random[0])).await;
+        Some(now + reload.wait(random[0]))
     }
 
     async fn stop(self, signals: &mut Signals) {
@@ -415,54 +452,11 @@ struct Prepared {
     seen: Seen,
 }
 
-/// Tells the cache's store what the workers have used.
-async fn maintain(shared: Arc<Shared>) {
-    let mut often = tokio::time::interval(MAINTAIN);
-    loop {
-        often.tick().await;
-        shared.cache.load().maintain();
-    }
-}
-
-/// Lets go of what the cache may not serve any more, now and then.
-async fn sweep(shared: Arc<Shared>) {
-    let mut often = tokio::time::interval(SWEEP);
-    loop {
-        often.tick().await;
-        let store = shared.cache.load_full();
-        let stale = shared.stale.load(Relaxed);
-        // It walks every entry: not on a thread that others wait for.
-        let _ = tokio::task::spawn_blocking(move || store.sweep(CoarseInstant::now(), stale)).await;
-    }
-}
-
-/// Opens what the configuration wants over HTTP. An address that cannot be had is an error in the log and no more, as in
-/// CoreDNS: answering queries is worth more than being watched.
-fn serve_pages(admin: &Admin, assembled: &Assembled, args: &Serve) {
-    let pages = assembled.pages.iter().copied().chain(node::pages(args));
-    for error in admin.apply(pages) {
-        tracing::error!("{error}");
-    }
-}
-
-/// Lets `/ready` and `nodens status` report this configuration, which is served now.
-fn show(admin: &Admin, status: &Status, assembled: &Assembled, hash: &str) {
-    status.set_running(assembled, hash);
-    let readiness = admin.readiness();
-    readiness.set_running(assembled.chains.clone(), assembled.details.clone(), assembled.monitor);
-}
-
-/// Opens the local socket. Without it the server serves all the same.
-fn serve_control(path: &Path, status: &Arc<Status>) -> Option<Control> {
-    if path.as_os_str().is_empty() {
-        return None;
-    }
-    match control::serve(path, Arc::clone(status) as Arc<dyn Commands>) {
-        Ok(control) => Some(control),
-        Err(error) => {
-            tracing::warn!("`nodens status` and `nodens cache` will not work: {error}");
-            None
-        }
+/// Returns at a moment, or never.
+async fn until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -483,5 +477,5 @@ async fn wait_until_known(assembled: &Assembled, most: Duration) -> bool {
 /// Reads the configuration as it is now.
 fn load(args: &Serve, origin: &Origin) -> Plan {
     let (file, diagnostics) = origin.load();
-    Plan::new(file, diagnostics, args.dns_port, node::link(&args.node), &args.node.localip)
+    Plan::new(file, diagnostics, args.dns_port, &node::machine(&args.node, true))
 }

@@ -1,16 +1,19 @@
 //! What outlives a reload: everything that workers and configurations share, in one place.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
 use crate::admission::Shares;
+use crate::budget::{Allowance, Budget, Governed};
 use crate::cluster::index::Index;
 use crate::cluster::{Clusters, WatchThread};
 use crate::logging;
 use crate::metrics::Metrics;
+use crate::plugin::cache::config::Size;
 use crate::plugin::cache::store::Store;
+use crate::plugin::limit::Buckets;
 use crate::plugin::loop_::guard::LoopGuard;
 use crate::upstream::registry::HealthRegistry;
 
@@ -24,7 +27,9 @@ pub struct Shared {
     pub log_format: logging::Format,
     /// Whether a panic is logged with its stack (`errors { stacktrace }`).
     pub stacktrace: Arc<AtomicBool>,
-    /// The cached answers of all server blocks. Replaced when its budget changes.
+    /// What may be taken of the memory.
+    pub budget: Arc<Budget>,
+    /// The cached answers of all server blocks. Replaced when its size in the Corefile changes.
     pub cache: ArcSwap<Store>,
     /// For how many seconds it keeps answers that have expired.
     pub stale: AtomicU32,
@@ -32,6 +37,8 @@ pub struct Shared {
     pub health_registry: Arc<HealthRegistry>,
     /// Places of all queries that are forwarded, shared by group of upstreams.
     pub upstream_places: Arc<Shares>,
+    /// The rates of clients (`limit`), which outlive a reload.
+    pub limits: OnceLock<Arc<Buckets>>,
     /// Recognises our own queries when upstreams send them back (`loop`).
     pub loops: Arc<LoopGuard>,
     /// The clusters that are watched; directives with equal settings share one.
@@ -41,9 +48,21 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The cache's store with a budget of `limit` bytes, with the entries of the present one.
-    pub fn cache_of(&self, limit: u64) -> Arc<Store> {
+    /// The cache's store of this size, with the entries of the present one.
+    pub fn cache_of(&self, size: Size) -> Arc<Store> {
         let store = self.cache.load_full();
-        if store.limit() == limit { store } else { Arc::new(store.resized(limit)) }
+        if store.size() == size {
+            return store;
+        }
+        let resized = store.resized(size);
+        resized.keep_to(&self.budget.allowance());
+        Arc::new(resized)
+    }
+}
+
+/// The cache.
+impl Governed for Shared {
+    fn apply(&self, allowance: &Allowance) {
+        self.cache.load_full().keep_to(allowance);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use crate::admin::{self, Readiness};
 use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
+use crate::config_state::ConfigState;
 use crate::control::{Commands, Request};
 use crate::detail::Detail;
 use crate::handover::Record;
-use crate::metrics::{Scrape, Source, names};
 use crate::plugin::cache::inspect;
 use crate::shared::Shared;
 use crate::supervisor::Link;
@@ -26,14 +26,23 @@ pub struct Status {
     running: Mutex<Running>,
     supervisor: Option<Link>,
     handovers: Arc<Record>,
-    /// Why the configuration on disk is not the running one.
-    refused: Mutex<Option<String>>,
+    config: Arc<ConfigState>,
+    /// Takes `nodens reload` once the server can.
+    reloads: OnceLock<Box<dyn Reloads>>,
+}
+
+/// Reloads the configuration for `nodens reload`.
+pub trait Reloads: Send + Sync {
+    /// Does it, and returns what has changed. Blocks.
+    ///
+    /// # Errors
+    /// Why the running configuration stays.
+    fn reload(&self, force: bool) -> Result<Value, String>;
 }
 
 #[derive(Default)]
 struct Running {
     addresses: Vec<SocketAddr>,
-    hash: String,
     details: Vec<Arc<dyn Detail>>,
 }
 
@@ -42,32 +51,23 @@ impl Status {
     pub fn new(
         shared: Arc<Shared>,
         readiness: Arc<Readiness>,
+        config: Arc<ConfigState>,
         supervisor: Option<Link>,
         handovers: Arc<Record>,
     ) -> Arc<Self> {
-        let running = Mutex::default();
-        let refused = Mutex::default();
-        let begun = Instant::now();
-        Arc::new(Self { shared, readiness, begun, running, supervisor, handovers, refused })
+        let (running, reloads, begun) = (Mutex::default(), OnceLock::new(), Instant::now());
+        Arc::new(Self { shared, readiness, begun, running, supervisor, handovers, config, reloads })
     }
 
-    /// Reports why the configuration on disk is not the running one, `None` if it is. Returns whether that is news.
-    pub fn set_refused(&self, reason: Option<String>) -> bool {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_news = *refused != reason;
-        *refused = reason;
-        is_news
-    }
-
-    fn refused(&self) -> Option<String> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Hands `nodens reload` on from now on; the first one stays.
+    pub fn set_reloads(&self, reloads: impl Reloads + 'static) {
+        let _ = self.reloads.set(Box::new(reloads));
     }
 
     /// Reports this configuration from now on.
-    pub fn set_running(&self, assembled: &Assembled, hash: &str) {
+    pub fn set_running(&self, assembled: &Assembled) {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Running {
             addresses: assembled.listeners.keys().copied().collect(),
-            hash: hash.to_owned(),
             details: assembled.details.clone(),
         };
     }
@@ -75,7 +75,8 @@ impl Status {
     fn status(&self) -> Value {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let store = self.shared.cache.load();
-        let details = admin::gather(running.details.iter());
+        let config: Arc<dyn Detail> = Arc::clone(&self.config) as _;
+        let details = admin::gather(running.details.iter().chain([&config]));
         let problems = self.readiness.problems();
         let (failed, why) = self.handovers.failures();
         json!({
@@ -85,23 +86,17 @@ impl Status {
             "failed_takeovers": failed,
             "last_failed_takeover": why,
             "uptime_seconds": self.begun.elapsed().as_secs(),
-            "configuration": running.hash.get(..16),
-            "refused_configuration": self.refused(),
+            "configuration": self.config.short_hash(),
+            "refused_configuration": self.config.problem(),
             "workers": self.shared.workers,
             "addresses": running.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "waiting": self.readiness.waits(),
             "stalled": self.readiness.trouble(),
             "trouble": (!problems.is_empty()).then(|| problems.join("; ")),
+            "memory": self.shared.budget.to_json(),
             "cache": { "bytes": store.weight(), "limit_bytes": store.limit() },
             "details": details,
         })
-    }
-}
-
-impl Source for Status {
-    fn collect(&self, out: &mut Scrape) {
-        let refused = f64::from(u8::from(self.refused().is_some()));
-        out.gauge(&names::CONFIG_REFUSED, &[], refused);
     }
 }
 
@@ -117,6 +112,10 @@ impl Commands for Status {
                 inspect::flush(&store, name.as_deref()).map_err(|e| e.to_string())
             }
             Request::Status => Ok(self.status()),
+            Request::Reload { force } => match self.reloads.get() {
+                Some(reloads) => reloads.reload(*force),
+                None => Err("the server is starting; try again when it serves".to_owned()),
+            },
             Request::Arguments => Ok(arguments()),
             Request::Upgrade => match &self.supervisor {
                 Some(link) => {

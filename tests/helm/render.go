@@ -6,6 +6,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -90,6 +91,8 @@ func functions(all *template.Template) template.FuncMap {
 		"contains": func(part, text string) bool { return strings.Contains(text, part) },
 		"replace":  func(old, new, text string) string { return strings.ReplaceAll(text, old, new) },
 		"dict":     dict,
+		"sha256sum": func(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) },
+		"trunc":     func(n int, text string) string { return text[:n] },
 		"default": func(fallback interface{}, given ...interface{}) interface{} {
 			if len(given) == 0 || empty(given[0]) {
 				return fallback

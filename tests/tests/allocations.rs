@@ -55,6 +55,7 @@ alias IN CNAME www.test.
 
 const COREFILE: &str = ".:53 {
     bind 127.0.0.1
+    limit 1000000
     errors
     prometheus 127.0.0.1:1
     hosts {
@@ -267,10 +268,12 @@ fn assemble_text(text: &str) -> Assembled {
         metrics,
         log_format: logging::Format::Text,
         stacktrace: Arc::default(),
+        budget: Default::default(),
         cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
         stale: AtomicU32::new(0),
         health_registry: Arc::default(),
         upstream_places: Shares::new(8_192),
+        limits: Default::default(),
         loops: Arc::default(),
         clusters: Clusters::default(),
         watching: WatchThread::default(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
 use nodens::config::{Effect, table};
+use tests::client::{Client, Question};
 use tests::poll;
 use tests::process::{self, Ready, Setup};
 use tests::upstream::{Act, Upstream};
@@ -226,6 +227,8 @@ fn a_check_has_the_starts_verdict_and_all_mistakes_of_all_stages() {
         "cluster.local {\n    kubernetes cluster.local {\n        kubeconfig /nonexistent/config\n    }\n}\n",
         &["2: warning: kubernetes: kubeconfig /nonexistent/config"],
     );
+    warned(". {\n    bind 192.0.2.77\n    whoami\n}\n", &["2: warning: bind: no interface has"]);
+    warned(". {\n    bind 169.254.20.10\n    whoami\n}\n", &[]);
     // A bad import hides no other mistake.
     let (good, found) = checked(
         "import /nonexistent/a\nimport /nonexistent/b\n. {\n    cahce\n    health :x\n}\na {\n    forwrad . 203.0.113.1\n}\n",
@@ -272,7 +275,7 @@ fn files_and_addresses_that_are_missing_are_warned_about() {
         "test {\n    bind 127.0.0.77 192.0.2.77\n    hosts /nonexistent/hosts\n    file /nonexistent/db\n}\n\
          cluster.local {\n    kubernetes {\n        objects /nonexistent/objects\n    }\n}\n",
         &[
-            "2: warning: bind: no interface of this machine has the address 192.0.2.77",
+            "2: warning: bind: no interface has the address 192.0.2.77",
             "3: warning: hosts: /nonexistent/hosts: No such file",
             "4: warning: file: /nonexistent/db: No such file",
             "7: warning: kubernetes: objects /nonexistent/objects: No such file",
@@ -329,6 +332,76 @@ fn standard_input_a_template_and_the_running_server_are_checked() {
     assert!(good && out.contains("chaos found-it"), "{out}");
 }
 
+/// A question that the server answers itself, whatever its directives.
+fn version() -> Question {
+    Question::new("version.bind.", RecordType::TXT).with(|message| {
+        for query in &mut message.queries {
+            query.query_class = hickory_proto::rr::DNSClass::CH;
+        }
+    })
+}
+
+/// What a start refuses, the check refuses, and the other way round.
+#[test]
+fn the_check_and_the_start_are_of_one_mind() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (empty, pem) = (at("resolv.conf", ""), at("ca.pem", "no certificate\n"));
+    let port = tests::ports::one();
+    for (lines, flags, is_good) in [
+        ("bind eth99\n whoami".to_owned(), "", false),
+        ("bind 192.0.2.77\n whoami".to_owned(), "-setupinterface=false -localip 192.0.2.78", false),
+        ("bind fe80::1\n whoami".to_owned(), "", false),
+        ("bind 127.0.0.1\n whoami".to_owned(), "-setupinterface=false -localip 127.0.0.1", true),
+        (format!("bind 127.0.0.1\n forward . 127.0.0.1:{port}"), "", false),
+        (format!("bind 127.0.0.1\n forward . 127.0.0.1:{port} 192.0.2.1"), "", true),
+        (format!("bind 127.0.0.1\n forward . {empty}"), "", true),
+        (format!("bind 127.0.0.1\n forward . tls://192.0.2.1 {{\n  tls {pem}\n }}"), "", false),
+        (
+            "bind 127.0.0.1\n kubernetes a {\n  kubeconfig /none\n  startup_timeout 0s\n }"
+                .to_owned(),
+            "",
+            true,
+        ),
+        ("bind 127.0.0.1\n hosts /none\n file /none b".to_owned(), "", true),
+        ("bind 127.0.0.1\n whoami\n}\n. {\n bind 127.0.0.1\n whoami".to_owned(), "", false),
+    ] {
+        let text = format!(". {{\n {lines}\n}}\n");
+        let path = at("Corefile", &text);
+        let port = format!("-dns.port={port}");
+        let flags: Vec<&str> = flags.split(' ').filter(|flag| !flag.is_empty()).collect();
+        let check = [&["check", path.as_str(), &port][..], &flags].concat();
+        let (status, out, error) = process::run(&check);
+        assert_eq!(status.success(), is_good, "check {flags:?} {text}{out}{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let mut start = Command::new(process::binary())
+            .args(["-conf", &path, &port, "--socket=", "-metrics-listen-address="])
+            .args(&flags)
+            .current_dir(folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let address = std::net::SocketAddr::from((
+            [127, 0, 0, 1],
+            port.split('=').nth(1).unwrap().parse().unwrap(),
+        ));
+        let client = Client::new(address).within(Duration::from_millis(200));
+        let mut ended = None;
+        poll::wait_for("the start to end or to serve", SOON, || {
+            ended = start.try_wait().unwrap();
+            ended.is_some() || client.udp(&version()).is_ok()
+        });
+        let _ = start.kill();
+        let _ = start.wait();
+        assert_eq!(ended.is_none(), is_good, "start {flags:?} {text}{ended:?}");
+    }
+}
+
 #[test]
 fn a_refused_reload_is_reported_once_and_stays_visible() {
     let text = ".:@dns@ {\n    whoami\n    reload 2s 1s\n    prometheus 127.0.0.1:@metrics@\n    @more@\n}\n";
@@ -368,7 +441,8 @@ fn a_reload_that_would_silence_the_node_is_held_back() {
     dead.always(Act::Drop);
     let text =
         ".:@dns@ {\n    forward . @up@\n    reload 2s 1s\n    prometheus 127.0.0.1:@metrics@\n}\n";
-    let nodens = Setup::new(text).word("up", up.address()).start();
+    let setup = Setup::new(text).word("up", up.address());
+    let nodens = setup.arguments(&["--socket=@folder@/nodens.sock"]).start();
     let answered = |name: &str| {
         let answer = nodens.client().ask(name, RecordType::A).unwrap();
         answer.normal.rcode == "NOERROR"
@@ -381,7 +455,9 @@ fn a_reload_that_would_silence_the_node_is_held_back() {
     );
     assert!(answered("www.test."));
     // It is meant.
-    nodens.signal(nix::sys::signal::Signal::SIGHUP);
+    let socket = nodens.folder().join("nodens.sock").display().to_string();
+    let (status, _, error) = process::run(&["reload", "--force", "--socket", &socket]);
+    assert!(status.success(), "{error}");
     nodens.wait_for_log("reloaded the configuration", SOON);
 }
 
@@ -432,6 +508,8 @@ fn operations_change_no_octet_of_an_answer() {
             format!("    {name} 127.0.0.1:@{}@\n", name.replace("prometheus", "metrics"))
         }
         "timeouts" => "    timeouts {\n        idle 20s\n    }\n".to_owned(),
+        // Not reached here: what exceeds it is not answered.
+        "limit" => "    limit 100000\n".to_owned(),
         "reload" | "debug" | "errors" => format!("    {name}\n"),
         other => panic!("{other} has no line in this test"),
     };

@@ -2,6 +2,8 @@
 
 #[path = "serving/connections.rs"]
 mod connections;
+#[path = "serving/limit.rs"]
+mod limit;
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::SockaddrStorage;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -22,8 +23,12 @@ use crate::config::ListenAddress;
 const MAX_CONNECTIONS: usize = 64;
 /// ... of which one client may have so many.
 const MAX_PER_CLIENT: usize = 16;
-/// Connections that are kept for the node's own addresses: the kubelet's probes and the process's own.
+/// Connections that are kept for those that come from the address that they go to: the kubelet's probes and the process's own.
 const MAX_OWN: usize = 16;
+/// Connections that are kept for the node's other addresses: loopback, and those of local interfaces.
+const MAX_LOCAL: usize = 16;
+/// For so long the list of local addresses is good.
+const LIST_AGE: Duration = Duration::from_secs(1);
 /// From a connection's start, or its last answer, to the end of the next request's head. Idle connections end by it too.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// However busy, a connection ends after this, so that a client that does not take its answer ends too; scrapers open
@@ -62,18 +67,59 @@ fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
 struct Places {
     others: Arc<Shares>,
     own: Arc<Shares>,
+    local: Arc<Shares>,
+    addresses: LocalAddresses,
+}
+
+/// The addresses of this machine's interfaces, as they were a moment ago.
+#[derive(Default)]
+struct LocalAddresses {
+    list: Vec<IpAddr>,
+    read_at: Option<Instant>,
+}
+
+impl LocalAddresses {
+    fn contain(&mut self, address: IpAddr) -> bool {
+        if address.is_loopback() {
+            return true;
+        }
+        if self.read_at.is_none_or(|at| at.elapsed() >= LIST_AGE) {
+            self.read_at = Some(Instant::now());
+            // Without the list the others' places are left to them.
+            let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+            self.list = interfaces.filter_map(|interface| ip(&interface.address?)).collect();
+        }
+        self.list.contains(&address)
+    }
+}
+
+fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
 }
 
 impl Places {
     fn new() -> Self {
-        Self { others: Shares::new(MAX_CONNECTIONS), own: Shares::new(MAX_OWN) }
+        Self {
+            others: Shares::new(MAX_CONNECTIONS),
+            own: Shares::new(MAX_OWN),
+            local: Shares::new(MAX_LOCAL),
+            addresses: LocalAddresses::default(),
+        }
     }
 
-    /// A place for a connection from `client` to `local`; `None`: the client has its share. A connection from the address
-    /// that it goes to comes from the node itself, as the kubelet's probes do, and has places that no pod can take.
-    fn admit(&self, client: IpAddr, local: IpAddr) -> Option<Permit> {
-        let own = (client == local).then(|| self.own.try_acquire(client, 1)).flatten();
-        own.or_else(|| {
+    /// A place for a connection from `client` to `local`; `None`: the client has its share. A connection from an address of
+    /// this machine comes from the node itself, as the kubelet's probes do, and has places that no pod with an address of its
+    /// own can take. Most come from the address that they go to; processes on the node that use another one have others.
+    fn admit(&mut self, client: IpAddr, local: IpAddr) -> Option<Permit> {
+        let reserved = if client == local {
+            self.own.try_acquire(client, 1)
+        } else if self.addresses.contain(client) {
+            self.local.try_acquire(client, 1)
+        } else {
+            None
+        };
+        reserved.or_else(|| {
             let place = self.others.try_acquire(client, 1)?;
             (place.held_by_key() <= MAX_PER_CLIENT).then_some(place)
         })
@@ -82,7 +128,7 @@ impl Places {
 
 /// Serves connections until it is dropped. Beyond a client's share they are closed at once.
 pub(super) async fn serve(listener: TcpListener, pages: Arc<AtomicU8>, state: Arc<State>) {
-    let places = Places::new();
+    let mut places = Places::new();
     loop {
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -123,15 +169,20 @@ mod tests {
 
     #[test]
     fn a_client_has_a_share_and_the_node_has_places_of_its_own() {
-        let places = Places::new();
+        let mut places = Places::new();
         let ip = |n: u8| IpAddr::from([10, 0, 0, n]);
         let node = ip(1);
-        let flood =
+        let mut flood =
             |client| -> Vec<Permit> { std::iter::from_fn(|| places.admit(client, node)).collect() };
         let pod = flood(ip(2));
         assert_eq!(pod.len(), MAX_PER_CLIENT);
         let more: Vec<Vec<Permit>> = (3..40).map(|n| flood(ip(n))).collect();
         assert!(more.iter().map(Vec::len).sum::<usize>() <= MAX_CONNECTIONS);
-        assert!(flood(node).len() >= 14, "pods take no place of the node's");
+        let own = flood(node);
+        assert!(own.len() >= 14, "pods take no place of the node's");
+        // Another process of the node, by another address of it.
+        assert!(flood([127, 0, 0, 9].into()).len() >= 14);
+        drop(own);
+        assert!(flood(node).len() >= 14, "nor does that");
     }
 }

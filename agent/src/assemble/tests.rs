@@ -74,6 +74,8 @@ fn assembled(dir: &std::path::Path) -> Assembled {
         log_format: logging::Format::Text,
         stacktrace: Arc::default(),
         cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
+        budget: crate::budget::Budget::of_this_process(),
+        limits: Default::default(),
         stale: 0.into(),
         health_registry: Arc::default(),
         upstream_places: Shares::new(8_192),

@@ -98,7 +98,10 @@ fn unserved(directive: &Directive, known: &str, why: Unsupported) -> Diagnostic 
         Unsupported::Removed(help) => error("removed from CoreDNS long ago", help),
         Unsupported::External => error(
             "a plugin from outside of CoreDNS, not supported by Nodens",
-            "remove the line, or use a directive of CoreDNS",
+            match known {
+                "ratelimit" | "rrl" => "use `limit`",
+                _ => "remove the line, or use a directive of CoreDNS",
+            },
         ),
     }
 }

@@ -11,6 +11,7 @@ macro_rules! directives {
             handlers {
                 local        "local"        Local        Many Answers     (local::Config)
                 acl          "acl"          Acl          Many Answers     (acl::Config)
+                limit        "limit"        Limit        Many Operations  (limit::Config)
                 any          "any"          Any          Many Answers     (any::Config)
                 filter_aaaa  "filter_aaaa"  FilterAaaa   Many EditsReply  (filter_aaaa::Config)
                 dns64        "dns64"        Dns64        Many EditsReply  (dns64::Config)
@@ -79,7 +80,7 @@ pub enum Effect {
     EditsReply,
     /// It sets something that an answer may show.
     Setting,
-    /// No answer differs by a single octet with and without it.
+    /// No answer that is given or kept differs by a single octet with and without it.
     Operations,
 }
 

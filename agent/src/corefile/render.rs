@@ -51,6 +51,13 @@ impl Directive {
     }
 }
 
+/// As it is written in a block, with its line end.
+impl fmt::Display for Directive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.render(f, 0)
+    }
+}
+
 /// The canonical text: one blank line between server blocks, four spaces for each level, quotes where needed.
 ///
 /// It parses to the same file again. A backslash before a quote or at the end of a word that needs quotes is the one

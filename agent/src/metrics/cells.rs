@@ -93,8 +93,8 @@ pub struct Cells {
     pub dnssec_ok: Cell,
     /// `coredns_dns_responses_total` by plugin and response code.
     pub responses: [[Cell; RCODES]; Plugin::ALL.len()],
-    /// `coredns_acl_dropped_requests_total`: only `acl` ends in silence.
-    pub silent: Cell,
+    /// Queries that a plugin has left without a reply (`acl`, `limit`), by plugin.
+    pub silent: [Cell; Plugin::ALL.len()],
     /// `coredns_cache_hits_total{type="success"}`.
     pub cache_success: Cell,
     /// `coredns_cache_hits_total{type="denial"}`.
@@ -135,7 +135,9 @@ impl Cells {
         }
         self.duration.add(duration_bucket(micros), micros);
         if outcome.silent {
-            self.silent.add(1);
+            if let Some(cell) = self.silent.get(outcome.plugin as usize) {
+                cell.add(1);
+            }
             return;
         }
         proto.response_size.add(size_bucket(reply_len), reply_len as u64);

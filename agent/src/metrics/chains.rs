@@ -61,10 +61,24 @@ impl Source for Chain {
         if has(Plugin::Acl) {
             acl(workers, labels, out);
         }
+        if has(Plugin::Limit) {
+            limit(workers, labels, out);
+        }
     }
 }
 
 impl Chain {
+    /// How many queries have been answered by any plugin but the server itself.
+    pub fn answered(&self) -> u64 {
+        let plugins = Plugin::ALL.iter().filter(|plugin| **plugin != Plugin::Server);
+        let codes = plugins.flat_map(|&plugin| (0..RCODES).map(move |code| (plugin, code)));
+        codes
+            .map(|(plugin, code)| {
+                total(&self.cells, |cells| &cells.responses[plugin as usize][code])
+            })
+            .sum()
+    }
+
     /// Whether a query has been answered by this plugin, or by any but the server itself.
     pub fn has_answered(&self, plugin: Option<Plugin>) -> bool {
         let by = |answered: &Plugin| match plugin {
@@ -161,7 +175,7 @@ fn acl(workers: &[Cells], [server, zone, view]: [&str; 3], out: &mut Scrape) {
     let labels = [server, zone, view];
     out.count(&names::ACL_BLOCKED, &labels, ended(Plugin::Acl, Rcode::REFUSED));
     out.count(&names::ACL_FILTERED, &labels, ended(Plugin::Acl, Rcode::NOERROR));
-    out.count(&names::ACL_DROPPED, &labels, total(workers, |cells| &cells.silent));
+    out.count(&names::ACL_DROPPED, &labels, silent(workers, Plugin::Acl));
     // `local` stands before it, and of the server's own answers only the REFUSED at the end of the chain has passed it.
     let behind = Plugin::ALL.into_iter().filter(|plugin| {
         !matches!(plugin, Plugin::Acl | Plugin::Local | Plugin::Chaos | Plugin::Server)
@@ -173,8 +187,23 @@ fn acl(workers: &[Cells], [server, zone, view]: [&str; 3], out: &mut Scrape) {
                 .sum::<u64>()
         })
         .sum();
-    let allowed = allowed + ended(Plugin::Server, Rcode::REFUSED);
+    let allowed = allowed + ended(Plugin::Server, Rcode::REFUSED) + silent(workers, Plugin::Limit);
     out.count(&names::ACL_ALLOWED, &[server, view], allowed);
+}
+
+/// As with `acl`, the outcomes of the chain say it all.
+fn limit(workers: &[Cells], [server, zone, view]: [&str; 3], out: &mut Scrape) {
+    let refused = total(workers, |cells| {
+        &cells.responses[Plugin::Limit as usize][usize::from(Rcode::REFUSED.0)]
+    });
+    for (action, count) in [("drop", silent(workers, Plugin::Limit)), ("refuse", refused)] {
+        out.count(&names::LIMIT_REQUESTS, &[server, zone, view, action], count);
+    }
+}
+
+/// Queries that this plugin has left without a reply.
+fn silent(workers: &[Cells], plugin: Plugin) -> u64 {
+    total(workers, |cells| &cells.silent[plugin as usize])
 }
 
 fn total(workers: &[Cells], cell: impl Fn(&Cells) -> &Cell) -> u64 {

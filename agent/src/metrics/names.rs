@@ -146,6 +146,10 @@ families! {
     ACL_DROPPED = Counter "coredns_acl_dropped_requests_total" ["server", "zone", "view"];
     /// Queries that acl let through.
     ACL_ALLOWED = Counter "coredns_acl_allowed_requests_total" ["server", "view"];
+    /// Queries of clients that have exceeded limit, by what they got: drop or refuse.
+    LIMIT_REQUESTS = Counter "nodens_limit_requests_total" ["server", "zone", "view", "action"];
+    /// Clients whose rate was forgotten while it still counted, since the table of limit was full.
+    LIMIT_EVICTIONS = Counter "nodens_limit_evictions_total" ["server"];
     /// Queries that a template matched.
     TEMPLATE_MATCHES = Counter "coredns_template_matches_total" ["server", "zone", "view", "class", "type"];
     /// Records for which a template could not be expanded.
@@ -172,6 +176,14 @@ families! {
     RELOAD_FAILED = Counter "coredns_reload_failed_total" [];
     /// 1 while the configuration on disk is refused or held back and an older one is in effect, else 0.
     CONFIG_REFUSED = Gauge "nodens_configuration_refused" [];
+    /// Always 1; the first digits of the hash of the running configuration.
+    CONFIG_INFO = Gauge "nodens_config_info" ["hash"];
+    /// When the running configuration was loaded, seconds since 1970.
+    CONFIG_LAST_SUCCESS = Gauge "nodens_config_last_success_timestamp_seconds" [];
+    /// Since when the configuration on disk is refused, seconds since 1970; 0 if it is not.
+    CONFIG_REFUSED_SINCE = Gauge "nodens_config_refused_since_timestamp_seconds" [];
+    /// Since when the configuration on disk is held back, seconds since 1970; 0 if it is not.
+    CONFIG_HELD_BACK_SINCE = Gauge "nodens_config_held_back_since_timestamp_seconds" [];
     /// Always 1; the hash of the running configuration.
     RELOAD_VERSION_INFO = Gauge "coredns_reload_version_info" ["hash", "value"];
     /// Failures to set the node's network up.
@@ -186,6 +198,13 @@ families! {
 
     /// Log lines that were dropped because the reader of the log was too slow.
     LOG_DROPPED = Counter "nodens_log_dropped_total" [];
+
+    /// The memory limit of the control group, in octets; only where there is one.
+    MEMORY_LIMIT_BYTES = Gauge "nodens_memory_limit_bytes" [];
+    /// Octets in use of the memory limit, without the file cache; only where there is a limit.
+    MEMORY_USED_BYTES = Gauge "nodens_memory_used_bytes" [];
+    /// 1 while this is cut because memory is short, else 0.
+    MEMORY_SHED = Gauge "nodens_memory_shed" ["what"];
 
     /// User and system CPU time.
     PROCESS_CPU = Counter "process_cpu_seconds_total" [];

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use netsetup::privileges::{become_user, drop_capabilities};
-use netsetup::{Kernel, LinkName, Reconciler, Report};
+use netsetup::{Kernel, Reconciler, Report};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -33,6 +33,7 @@ use crate::admin::Pages;
 use crate::args::{NodeFlags, Serve};
 use crate::config::ListenAddress;
 use crate::corefile::process_environment;
+use crate::plan::Machine;
 
 /// The most that a tear-down may take; the kernel needs milliseconds, unless its locks are held.
 const TEARDOWN: Duration = Duration::from_secs(10);
@@ -202,9 +203,13 @@ pub fn pages(args: &Serve) -> Option<(ListenAddress, Pages)> {
     address.map(|address| (address, Pages::METRICS))
 }
 
-/// The interface that the start makes, by the flags.
-pub fn link(flags: &NodeFlags) -> Option<&LinkName> {
-    (flags.setupinterface && !flags.localip.is_empty()).then_some(&flags.interfacename)
+/// The machine as the start leaves it, by the flags: with an interface, if they say so.
+pub fn machine(flags: &NodeFlags, is_here: bool) -> Machine<'_> {
+    if flags.setupinterface && !flags.localip.is_empty() {
+        Machine { link: Some(&flags.interfacename), addresses: &flags.localip, is_here }
+    } else {
+        Machine { is_here, ..Machine::default() }
+    }
 }
 
 fn listed(problems: &[String]) -> String {

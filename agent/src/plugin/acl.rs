@@ -2,12 +2,11 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
 use crate::chain::{Handler, Local};
 use crate::config::{Args, ValueError, value};
 use crate::corefile::{Diagnostic, Diagnostics, Directive};
 use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
+use crate::plugin::networks::Networks;
 use crate::plugin::scope::Zones;
 use crate::request::{Outcome, Plugin, Request, Step, ede};
 use crate::wire::{Name, Rcode, RecordType, Reply};
@@ -41,15 +40,6 @@ enum Action {
 enum Reading {
     Types,
     Networks,
-}
-
-/// Networks as sorted ranges that do not overlap: a look-up costs the logarithm of their number.
-#[derive(Debug, Default)]
-struct Networks {
-    /// Every address, whatever the ranges.
-    all: bool,
-    v4: Vec<(u32, u32)>,
-    v6: Vec<(u128, u128)>,
 }
 
 /// All `acl` directives of a server block, in the order in which they were written.
@@ -167,7 +157,7 @@ impl Policy {
         let networks = networks.filter(|words| words.iter().all(|word| word.as_str() != "*"));
         let types = types.into_iter().filter_map(|word| args.read(word, qtype)).collect();
         let networks = match networks {
-            None => Networks { all: true, ..Networks::default() },
+            None => Networks::all(),
             Some(words) => {
                 Networks::new(words.into_iter().filter_map(|word| args.read(word, value::network)))
             }
@@ -177,39 +167,11 @@ impl Policy {
 
     /// Whether it is for every query.
     fn is_for_all(&self) -> bool {
-        self.types.is_empty() && self.networks.all
+        self.types.is_empty() && self.networks.is_all()
     }
 
     fn is_for(&self, qtype: RecordType, client: IpAddr) -> bool {
         (self.types.is_empty() || self.types.contains(&qtype)) && self.networks.contain(client)
-    }
-}
-
-impl Networks {
-    fn new(networks: impl Iterator<Item = IpNet>) -> Self {
-        let mut ranges = Self::default();
-        for network in networks {
-            match network {
-                IpNet::V4(net) => {
-                    ranges.v4.push((net.network().to_bits(), net.broadcast().to_bits()))
-                }
-                IpNet::V6(net) => {
-                    ranges.v6.push((net.network().to_bits(), net.broadcast().to_bits()))
-                }
-            }
-        }
-        ranges.v4 = merged(ranges.v4);
-        ranges.v6 = merged(ranges.v6);
-        ranges
-    }
-
-    fn contain(&self, client: IpAddr) -> bool {
-        // A socket for both families shows IPv4 clients as ::ffff:a.b.c.d.
-        self.all
-            || match client.to_canonical() {
-                IpAddr::V4(ip) => within(&self.v4, ip.to_bits()),
-                IpAddr::V6(ip) => within(&self.v6, ip.to_bits()),
-            }
     }
 }
 
@@ -249,23 +211,6 @@ impl Handler for Acl {
         reply.push_options(&[0, 15, 0, 2, high, low]);
         Step::Done(Outcome::new(Plugin::Acl, rcode))
     }
-}
-
-fn merged<T: Ord + Copy>(mut ranges: Vec<(T, T)>) -> Vec<(T, T)> {
-    ranges.sort_unstable();
-    let mut merged: Vec<(T, T)> = Vec::with_capacity(ranges.len());
-    for (first, last) in ranges {
-        match merged.last_mut() {
-            Some(before) if first <= before.1 => before.1 = before.1.max(last),
-            _ => merged.push((first, last)),
-        }
-    }
-    merged
-}
-
-fn within<T: Ord + Copy>(ranges: &[(T, T)], address: T) -> bool {
-    let after = ranges.partition_point(|range| range.0 <= address);
-    after.checked_sub(1).and_then(|at| ranges.get(at)).is_some_and(|range| address <= range.1)
 }
 
 fn qtype(word: &str) -> Result<RecordType, ValueError> {
@@ -356,20 +301,5 @@ mod tests {
             ]
         );
         assert_eq!(complaints("acl", Config::parse).1.len(), 1);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn ranges_are_the_networks(
-            networks in proptest::collection::vec((0u32.., 0u8..33), 0..20), address in 0u32..,
-        ) {
-            let networks: Vec<IpNet> = networks
-                .iter()
-                .map(|(ip, len)| IpNet::new(std::net::Ipv4Addr::from(*ip).into(), *len).unwrap().trunc())
-                .collect();
-            let client = IpAddr::from(std::net::Ipv4Addr::from(address));
-            let expected = networks.iter().any(|network| network.contains(&client));
-            proptest::prop_assert_eq!(Networks::new(networks.into_iter()).contain(client), expected);
-        }
     }
 }

@@ -75,17 +75,6 @@ pub fn resolve(lines: &[Config]) -> Result<Vec<IpAddr>, BindError> {
     resolve_with(lines, &interfaces()?)
 }
 
-/// The addresses among those of [`resolve`] that no interface of this machine has.
-pub fn absent(addresses: &[IpAddr]) -> Vec<IpAddr> {
-    let Ok(interfaces) = interfaces() else { return Vec::new() };
-    let is_there = |address: &IpAddr| {
-        address.is_unspecified()
-            || address.to_canonical().is_loopback()
-            || interfaces.values().any(|theirs| theirs.contains(address))
-    };
-    addresses.iter().copied().filter(|address| !is_there(address)).collect()
-}
-
 fn resolve_with(lines: &[Config], interfaces: &Interfaces) -> Result<Vec<IpAddr>, BindError> {
     let mut except = Vec::new();
     for place in lines.iter().flat_map(|line| &line.except) {
@@ -203,13 +192,6 @@ mod tests {
         let addresses = resolve(&[config("bind lo").0]).unwrap();
         assert!(addresses.contains(&"127.0.0.1".parse().unwrap()), "{addresses:?}");
         assert_eq!(resolve(&[]).unwrap(), Vec::<IpAddr>::new());
-    }
-
-    #[test]
-    fn addresses_of_no_interface_are_absent() {
-        let addresses =
-            ["127.0.0.77", "::1", "0.0.0.0", "192.0.2.77"].map(|ip| ip.parse().unwrap());
-        assert_eq!(absent(&addresses), ["192.0.2.77".parse::<IpAddr>().unwrap()]);
     }
 
     #[test]

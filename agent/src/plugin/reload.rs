@@ -1,4 +1,4 @@
-//! `reload [INTERVAL [JITTER]]`: how often the Corefile is looked at. Without the line it is read again on a signal only.
+//! `reload [INTERVAL [JITTER]] { force }`: how often the Corefile is looked at. Without the line it is read again on a signal only.
 
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub struct Config {
     pub interval: Duration,
     /// By how much, up or down, so that the nodes of a cluster do not all reload at once. At most half of the interval.
     pub jitter: Duration,
+    /// Whether this configuration is loaded even if the node would be silent by it.
+    pub force: bool,
 }
 
 impl ReadDirective for Config {
@@ -35,9 +37,8 @@ impl ReadDirective for Config {
 impl Config {
     /// Reads the directive.
     pub fn parse(directive: &Directive, diagnostics: &mut Diagnostics) -> Self {
-        crate::config::no_block(directive, diagnostics);
         let mut args = Args::of(directive, diagnostics);
-        let mut config = Self { interval: DEFAULT_INTERVAL, jitter: DEFAULT_JITTER };
+        let mut config = Self { interval: DEFAULT_INTERVAL, jitter: DEFAULT_JITTER, force: false };
         if !args.is_empty() {
             config.interval =
                 args.duration_in("an interval", MIN_INTERVAL..=MAX).unwrap_or(DEFAULT_INTERVAL);
@@ -47,6 +48,14 @@ impl Config {
                 args.duration_in("a jitter", MIN_JITTER..=MAX).unwrap_or(DEFAULT_JITTER);
         }
         args.end();
+        for option in directive.options() {
+            let mut args = Args::of_option(directive, option, diagnostics);
+            match option.name.as_str() {
+                "force" => config.force = true,
+                _ => args.unknown_option(&["force"]),
+            }
+            args.end();
+        }
         config.jitter = config.jitter.min(config.interval / 2);
         config
     }
@@ -82,6 +91,7 @@ mod tests {
             ("reload 10s", 10, 5_000),
             ("reload 60s 3s", 60, 3_000),
             ("reload 2s 1s", 2, 1_000),
+            ("reload 10s {\n force\n}", 10, 5_000),
         ] {
             let (config, shown) = read(line, Config::parse);
             assert_eq!(
@@ -89,9 +99,9 @@ mod tests {
                 (SECOND * interval, Duration::from_millis(jitter)),
                 "{line}"
             );
-            assert_eq!(shown, "");
+            assert_eq!((shown.as_str(), config.force), ("", line.contains("force")));
         }
-        let config = Config { interval: SECOND * 30, jitter: SECOND * 10 };
+        let config = Config { interval: SECOND * 30, jitter: SECOND * 10, force: false };
         assert_eq!((config.wait(0), config.wait(255)), (SECOND * 25, SECOND * 35));
     }
 
@@ -102,7 +112,8 @@ mod tests {
             ("reload 1s", "\"1s\" is out of range"),
             ("reload 30s 10ms", "\"10ms\" is out of range"),
             ("reload 30s 10s 5s", "there is an argument too many"),
-            ("reload {\n x\n}", "it has a block"),
+            ("reload {\n x\n}", "there is no option \"x\""),
+            ("reload {\n force now\n}", "there is an argument too many"),
         ] {
             assert!(read(line, Config::parse).1.contains(wanted), "{line}");
         }

@@ -1,18 +1,21 @@
 //! A reload: the configuration is read again, built aside, and put in the place of the running one if nothing is wrong.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Server, load, serve_pages, show, wait_until_known};
-use crate::assemble::{Assembled, assemble};
+use crate::assemble::assemble;
+use crate::config_state::ProblemKind;
 use crate::corefile::{Diagnostics, Severity};
 use crate::logging;
 use crate::plan::Plan;
-use crate::request::Plugin;
 
 /// The longest wait of a reload for a cluster that was not watched before: signals wait as long.
 const MAX_RELOAD_WAIT: Duration = Duration::from_secs(10);
+/// `nodens reload` commands that wait at a time.
+const MAX_COMMANDS: usize = 4;
 
 /// Why a configuration does not take the place of the running one.
 #[derive(Debug, thiserror::Error)]
@@ -22,9 +25,47 @@ enum Refusal {
     #[error("{0}; it is tried again with the next look at the file, or by a signal")]
     NotKnown(String),
     #[error(
-        "held back, since the node would be silent: {0}; a signal (SIGHUP) applies it all the same"
+        "held back, since the node would be silent: {0}; `nodens reload --force` applies it all the same"
     )]
     Silent(String),
+}
+
+/// What a reload was asked for by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// A look at the file, which may not have changed.
+    Look,
+    /// A signal or a command.
+    Person,
+    /// A command that means it: also if the node would be silent.
+    Force,
+}
+
+/// `nodens reload`, and where its answer goes.
+pub struct Command {
+    pub(super) force: bool,
+    pub(super) answer: oneshot::Sender<Result<Value, String>>,
+}
+
+/// Where commands are handed in.
+#[derive(Clone)]
+pub struct Commands(mpsc::Sender<Command>);
+
+impl Commands {
+    /// With the end at which they are taken.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Command>) {
+        let (sender, receiver) = mpsc::channel(MAX_COMMANDS);
+        (Self(sender), receiver)
+    }
+}
+
+impl crate::status::Reloads for Commands {
+    fn reload(&self, force: bool) -> Result<Value, String> {
+        let (answer, receiver) = oneshot::channel();
+        let busy = |_| "a reload is under way; try again when it is done".to_owned();
+        self.0.try_send(Command { force, answer }).map_err(busy)?;
+        receiver.blocking_recv().unwrap_or_else(|_| Err("the server is about to stop".to_owned()))
+    }
 }
 
 /// What was read last, so that it is logged once.
@@ -32,107 +73,95 @@ enum Refusal {
 pub(super) struct Seen {
     hash: String,
     diagnostics: Diagnostics,
-    /// It was held back: nothing is built again before it changes or a signal comes.
-    held_back: bool,
 }
 
 impl Seen {
-    /// What the start has read.
+    /// What has been read.
     pub(super) fn of(plan: &Plan) -> Self {
-        Self { hash: plan.hash(), diagnostics: plan.diagnostics.clone(), held_back: false }
-    }
-
-    fn is(&self, plan: &Plan) -> bool {
-        self.hash == plan.hash() && self.diagnostics == plan.diagnostics
-    }
-}
-
-/// What clients have used since the start, over all reloads.
-#[derive(Debug, Default)]
-pub(super) struct Used {
-    /// Addresses at which queries have arrived, of those that are listened on.
-    addresses: BTreeSet<SocketAddr>,
-    /// Cluster names have been answered by a configuration that has `kubernetes`.
-    cluster: bool,
-}
-
-impl Used {
-    /// Adds what has been used of `running`, and forgets what it no longer has.
-    fn update(&mut self, running: &Assembled) {
-        self.addresses.retain(|address| running.listeners.contains_key(address));
-        let queried = running
-            .listeners
-            .iter()
-            .filter(|(_, dispatch)| dispatch.chains().iter().any(|chain| chain.has_answered(None)));
-        self.addresses.extend(queried.map(|(address, _)| *address));
-        let mut chains = running.chains.iter();
-        let answers = chains.any(|chain| chain.has_answered(Some(Plugin::Kubernetes)));
-        self.cluster = !running.stores.is_empty() && (self.cluster || answers);
+        Self { hash: plan.hash(), diagnostics: plan.diagnostics.clone() }
     }
 }
 
 impl Server {
-    /// Reads the configuration again and puts it in the place of the running one, unless there is anything wrong with it.
-    /// `by_signal`: also if the file has not changed, and even if the node would be silent.
-    pub(super) async fn reload(&mut self, why: &str, by_signal: bool) {
+    /// Reads the configuration again and puts it in the place of the running one, unless there is anything wrong with it. A
+    /// configuration that has not changed is put there anew if a person has asked. Returns what has changed.
+    ///
+    /// # Errors
+    /// Why the running one stays.
+    pub(super) async fn reload(&mut self, why: &str, asked: Asked) -> Result<String, String> {
         let plan = load(&self.args, &self.origin);
-        let is_known = self.seen.is(&plan);
-        let held_back = is_known && self.seen.held_back && !by_signal;
-        if !is_known || by_signal {
+        let by_person = asked != Asked::Look;
+        let seen = Seen::of(&plan);
+        if seen != self.seen || by_person {
             log(&plan.diagnostics);
         }
-        if !held_back {
-            self.seen = Seen::of(&plan);
-        }
-        if plan.diagnostics.has_errors() {
-            let errors = plan.diagnostics.summary();
-            return self.refuse(&Refusal::Errors(errors).into(), by_signal);
-        }
-        if plan.hash() == self.hash && !by_signal {
-            self.status.set_refused(None);
-            return;
-        }
-        if held_back {
-            return;
-        }
-        match self.replace(plan, by_signal).await {
-            Ok(()) => {
-                self.status.set_refused(None);
-                tracing::info!(why, "reloaded the configuration");
+        self.seen = seen;
+        let result = if plan.diagnostics.has_errors() {
+            Err(Refusal::Errors(plan.diagnostics.summary()).into())
+        } else if plan.hash() == self.hash && !by_person {
+            self.config.set_current();
+            return Ok("nothing".to_owned());
+        } else {
+            self.replace(plan, asked == Asked::Force).await
+        };
+        match result {
+            Ok(changed) => {
+                tracing::info!(why, changed, "reloaded the configuration");
+                Ok(changed)
             }
-            Err(error) => self.refuse(&error, by_signal),
+            Err(error) => Err(self.refuse(&error, by_person)),
         }
     }
 
-    async fn replace(&mut self, plan: Plan, by_signal: bool) -> anyhow::Result<()> {
+    async fn replace(&mut self, plan: Plan, force: bool) -> anyhow::Result<String> {
         let hash = plan.hash();
         let assembled = assemble(plan.blocks, &self.shared)?;
         // A server of names that are known does not change over to ones that are not.
         if self.running.is_known() && !wait_until_known(&assembled, MAX_RELOAD_WAIT).await {
             return Err(Refusal::NotKnown(assembled.waiting_for().join("; ")).into());
         }
-        self.used.update(&self.running);
-        let losses = losses(&self.used, &self.running, &assembled).await;
-        if !losses.is_empty() && !by_signal {
-            self.seen.held_back = true;
-            return Err(Refusal::Silent(losses.join("; ")).into());
+        let now = Instant::now();
+        self.used.update(&self.running, now);
+        if !force && !assembled.reload.is_some_and(|reload| reload.force) {
+            let losses = self.used.losses(&self.running, &assembled, now).await;
+            if !losses.is_empty() {
+                return Err(Refusal::Silent(losses.join("; ")).into());
+            }
         }
         self.pool.apply(assembled.listeners.clone())?;
         self.liveness.set_addresses(assembled.listeners.keys().copied());
+        let changed = self.running.outline.changes(&assembled.outline).to_string();
         assembled.show(&self.shared, &hash);
+        self.config.set_loaded(&hash, Some(changed.clone()));
         serve_pages(&self.admin, &assembled, &self.args);
-        show(&self.admin, &self.status, &assembled, &hash);
+        show(&self.admin, &self.status, &self.config, &assembled);
         self.running = assembled;
         self.hash = hash;
-        Ok(())
+        Ok(changed)
     }
 
-    fn refuse(&self, error: &anyhow::Error, by_signal: bool) {
-        self.shared.metrics.common().reload_failed.add(1);
+    /// Says why the running configuration stays, once for each reason, and each time that a person asks.
+    fn refuse(&self, error: &anyhow::Error, by_person: bool) -> String {
+        let is_silent = matches!(error.downcast_ref(), Some(Refusal::Silent(_)));
+        let kind = if is_silent { ProblemKind::HeldBack } else { ProblemKind::Refused };
         let reason = logging::causes(error.as_ref());
-        if self.status.set_refused(Some(reason.clone())) || by_signal {
+        let is_news = self.config.set_problem(kind, reason.clone());
+        // One that is held back is tried at each look, since upstreams may have come up; it has failed once.
+        if is_news || by_person || !is_silent {
+            self.shared.metrics.common().reload_failed.add(1);
+        }
+        if is_news || by_person {
             tracing::error!("the configuration was not reloaded; the running one stays: {reason}");
         }
+        reason
+    }
+}
+
+/// The answer to `nodens reload`.
+pub(super) fn answer(result: Result<String, String>) -> Result<Value, String> {
+    match result {
+        Ok(changed) => Ok(json!({ "reloaded": true, "changed": changed })),
+        Err(reason) => Err(format!("the running configuration stays: {reason}")),
     }
 }
 
@@ -144,28 +173,4 @@ pub(super) fn log(diagnostics: &Diagnostics) {
             Severity::Warning => tracing::warn!("{diagnostic}"),
         }
     }
-}
-
-/// What pods would lose by the new configuration that they have now.
-async fn losses(used: &Used, running: &Assembled, new: &Assembled) -> Vec<String> {
-    let mut losses = Vec::new();
-    let lost = |address: &SocketAddr| !new.listeners.contains_key(address);
-    if !used.addresses.is_empty() && used.addresses.iter().all(lost) {
-        let addresses: Vec<_> = used.addresses.iter().map(ToString::to_string).collect();
-        losses.push(format!(
-            "queries arrive at {}, which it does not listen on",
-            addresses.join(", ")
-        ));
-    }
-    if used.cluster && new.stores.is_empty() {
-        losses.push("cluster names are answered, and it has no `kubernetes`".to_owned());
-    }
-    for forward in &new.forwards {
-        let served = running.forwards.iter().any(|old| old.shares_zone(forward) && old.is_up());
-        if served && !forward.answers().await {
-            let zones: Vec<_> = forward.config().from.iter().map(ToString::to_string).collect();
-            losses.push(format!("no upstream of `forward {}` answers", zones.join(" ")));
-        }
-    }
-    losses
 }

@@ -14,6 +14,7 @@
 //! | [`liveness`] | whether the workers still do their work |
 //! | [`answer`] | one packet to one reply, now or later |
 //! | `pending`, `miss` | misses that are resolved in place, without a task |
+//! | `places` | what clients can fill, under the memory budget |
 //! | `send_queue` | replies that were not written in the receive loop |
 
 pub mod answer;
@@ -24,6 +25,7 @@ pub mod liveness;
 pub mod metrics;
 mod miss;
 mod pending;
+mod places;
 pub mod pool;
 mod send_queue;
 pub mod sockets;

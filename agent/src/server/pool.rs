@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::listener::Listener;
 use super::metrics::PoolMetrics;
+use super::places::Places;
 use super::sockets::{BindError, Sockets};
 use super::source::SocketSource;
 use super::tcp::{self, Connections};
@@ -69,6 +70,7 @@ struct Open {
 pub struct Pool {
     threads: Mutex<Vec<Thread>>,
     workers: Vec<Arc<Worker>>,
+    places: Arc<Shares>,
     connections: Arc<Connections>,
     source: Arc<SocketSource>,
     /// Counts connections of other processes, so that workers get them in turns.
@@ -87,7 +89,7 @@ impl Pool {
         let workers = threads.iter().map(|thread| Arc::clone(&thread.worker)).collect();
         let (threads, open) = (Mutex::new(threads), Mutex::default());
         let adopted = AtomicUsize::new(0);
-        Ok(Self { threads, workers, connections, source, adopted, open })
+        Ok(Self { threads, workers, places, connections, source, adopted, open })
     }
 
     /// The workers, for their numbers.
@@ -99,6 +101,12 @@ impl Pool {
     pub fn metrics(&self) -> Arc<PoolMetrics> {
         let connections = Arc::clone(&self.connections);
         Arc::new(PoolMetrics { workers: self.workers.clone(), connections })
+    }
+
+    /// What clients can fill, for the memory budget; `forwarded` are the places of queries for groups of upstreams.
+    pub fn places(&self, forwarded: Arc<Shares>) -> Arc<Places> {
+        let (pending, connections) = (Arc::clone(&self.places), Arc::clone(&self.connections));
+        Arc::new(Places { pending, forwarded, connections })
     }
 
     /// Open TCP connections.

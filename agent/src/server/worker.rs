@@ -19,6 +19,9 @@ pub const MAX_PENDING: usize = 8_192;
 /// queries of one client for a dead upstream do not keep out its other ones.
 pub const MAX_FORWARDED: usize = MAX_PENDING / 4 * 3;
 
+/// What is left of either at least, however small the memory limit is.
+pub const MIN_PENDING: usize = 512;
+
 /// One worker's state.
 pub struct Worker {
     /// 0 up to the number of workers.

@@ -29,6 +29,8 @@ struct Kustomization {
     images: Vec<Image>,
     #[serde(default)]
     labels: Vec<Labels>,
+    #[serde(default)]
+    name_suffix: String,
 }
 
 /// Of the objects alone: selectors and the pods of a template stay.
@@ -69,7 +71,8 @@ struct GeneratorOptions {
 #[serde(deny_unknown_fields)]
 struct Patch {
     path: String,
-    target: Target,
+    /// Without one the file is a document with `$patch: delete`.
+    target: Option<Target>,
 }
 
 #[derive(Deserialize)]
@@ -128,6 +131,7 @@ fn apply(folder: &Path, all: &mut Vec<Value>) -> anyhow::Result<()> {
     for patch in &wanted.patches {
         patch_one(folder, patch, all)?;
     }
+    add_suffix(&wanted.name_suffix, all);
     for image in &wanted.images {
         all.iter_mut().for_each(|document| set_image(document, image));
     }
@@ -171,12 +175,51 @@ fn generate(folder: &Path, generator: &Generator, all: &mut Vec<Value>) -> anyho
     Ok(())
 }
 
-fn patch_one(folder: &Path, wanted: &Patch, all: &mut [Value]) -> anyhow::Result<()> {
+/// Gives every object a longer name, and takes the references of pods along. What else refers to a name is not known here.
+fn add_suffix(suffix: &str, all: &mut [Value]) {
+    if suffix.is_empty() {
+        return;
+    }
+    let renamed: Vec<(Value, Value)> =
+        all.iter().map(|one| (one["kind"].clone(), one["metadata"]["name"].clone())).collect();
+    let longer = |name: &mut Value, kind: &str| {
+        if renamed.contains(&(kind.into(), name.clone())) {
+            *name = format!("{}{suffix}", name.as_str().unwrap_or_default()).into();
+        }
+    };
+    for document in all {
+        let kind = document["kind"].as_str().unwrap_or_default().to_owned();
+        longer(&mut document["metadata"]["name"], &kind);
+        let Some(pod) = document.pointer_mut("/spec/template/spec") else { continue };
+        if let Some(account) = pod.get_mut("serviceAccountName") {
+            longer(account, "ServiceAccount");
+        }
+        let volumes = pod.get_mut("volumes").and_then(Value::as_array_mut);
+        for volume in volumes.into_iter().flatten() {
+            if let Some(name) = volume.pointer_mut("/configMap/name") {
+                longer(name, "ConfigMap");
+            }
+        }
+    }
+}
+
+fn patch_one(folder: &Path, wanted: &Patch, all: &mut Vec<Value>) -> anyhow::Result<()> {
     let path = folder.join(&wanted.path);
+    let Some(target) = &wanted.target else {
+        for gone in super::read(&path)? {
+            let (kind, name) = (&gone["kind"], &gone["metadata"]["name"]);
+            let before = all.len();
+            all.retain(|one| &one["kind"] != kind || &one["metadata"]["name"] != name);
+            if gone["$patch"] != "delete" || all.len() + 1 != before {
+                bail!("{}: no patch that deletes one object", path.display());
+            }
+        }
+        return Ok(());
+    };
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let operations: Vec<Operation> =
         serde_yaml_ng::from_str(&text).with_context(|| path.display().to_string())?;
-    let Target { kind, name } = &wanted.target;
+    let Target { kind, name } = target;
     let Some(document) = all.iter_mut().find(|document| same(document, kind, name)) else {
         bail!("{}: there is no {kind} {name}", path.display());
     };

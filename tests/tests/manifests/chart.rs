@@ -172,6 +172,30 @@ fn the_charts_other_values_work() {
 }
 
 #[test]
+fn the_chart_has_the_canary_and_hashed_names() {
+    if !engine_is_here() {
+        return;
+    }
+    let canary = helm::render(&helm::values(&json!({ "canary": true })).unwrap()).unwrap();
+    same(&canary, &manifests::overlay("canary"), "canary");
+    let render = |more: &str| {
+        let wanted = json!({ "hashedConfig": true, "extraServers": more });
+        helm::render(&helm::values(&wanted).unwrap()).unwrap()
+    };
+    let name = |all: &[Value]| {
+        let map = all.iter().find(|one| one["kind"] == "ConfigMap").unwrap();
+        assert_eq!(map["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+        let set = manifests::find(all, "DaemonSet", "nodens");
+        let mounted = &set["spec"]["template"]["spec"]["volumes"][0]["configMap"]["name"];
+        assert_eq!(mounted, &map["metadata"]["name"]);
+        mounted.as_str().unwrap().to_owned()
+    };
+    let (one, other) = (render(""), render("corp.example:53 {\n    forward . 192.0.2.3\n}\n"));
+    one.iter().for_each(|document| strict::parse(document).unwrap());
+    assert!(name(&one).len() == "nodens-".len() + 10 && name(&one) != name(&other));
+}
+
+#[test]
 fn the_charts_schema_fits_its_values_and_refuses_mistakes() {
     let path = manifests::folder().join("helm/nodens/values.schema.json");
     let schema: manifests::schema::Schema =
@@ -191,6 +215,8 @@ fn the_charts_schema_fits_its_values_and_refuses_mistakes() {
         (json!({ "cache": { "size": "32 MB" } }), "/cache/size"),
         (json!({ "forward": { "maxConcurrent": 0 } }), "/forward/maxConcurrent"),
         (json!({ "image": { "repository": null } }), "/image/repository"),
+        (json!({ "canary": "yes" }), "/canary"),
+        (json!({ "minReadySeconds": -1 }), "/minReadySeconds"),
     ] {
         let wrong = schema.check(&helm::values(&changes).unwrap());
         assert!(wrong.len() == 1 && wrong[0].starts_with(place), "{changes}: {wrong:?}");

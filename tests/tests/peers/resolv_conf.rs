@@ -119,9 +119,10 @@ fn resolv_conf_without_servers_is_told_with_its_cure() {
         let nodens = setup(empty).start();
         let corefile = nodens.folder().join("Corefile");
         let (status, out, _) = process::run(&["check", &corefile.to_string_lossy()]);
-        assert!(!status.success(), "{empty:?}: {out}");
+        // As the start sees it: the file may change.
+        assert!(status.success(), "{empty:?}: {out}");
         for part in [
-            "Corefile:8: forward: there is no upstream",
+            "Corefile:8: warning: forward: there is no upstream",
             "etc/resolv.conf",
             "name an address in the forward line",
         ] {

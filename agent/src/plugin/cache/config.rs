@@ -46,6 +46,21 @@ const OPTIONS: [&str; 10] = [
     "nxdomain_cut",
 ];
 
+/// The size of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// In bytes, overhead included.
+    pub bytes: u64,
+    /// Whether the Corefile says so.
+    pub is_written: bool,
+}
+
+impl From<u64> for Size {
+    fn from(bytes: u64) -> Self {
+        Self { bytes, is_written: true }
+    }
+}
+
 /// One `cache` directive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -163,15 +178,19 @@ impl Config {
         config
     }
 
-    /// The budget of a process with these directives: the largest `size` that one of them says; without any, the
+    /// The size of the cache of a process with these directives: the largest `size` that one of them says; without any, the
     /// default or what all written CAPACITYs together take, whichever is more.
-    pub fn budget<'c>(configs: impl IntoIterator<Item = &'c Self>) -> u64 {
+    pub fn budget<'c>(configs: impl IntoIterator<Item = &'c Self>) -> Size {
         let (mut size, mut capacity) = (None, 0u64);
         for config in configs {
             size = size.max(config.size);
             capacity = capacity.saturating_add(config.capacity);
         }
-        size.unwrap_or_else(|| capacity.saturating_mul(BYTES_PER_ANSWER).max(DEFAULT_SIZE))
+        let capacity = capacity.saturating_mul(BYTES_PER_ANSWER);
+        Size {
+            bytes: size.unwrap_or(capacity.max(DEFAULT_SIZE)),
+            is_written: size.is_some() || capacity > DEFAULT_SIZE,
+        }
     }
 
     /// True for names that are kept.
@@ -354,7 +373,7 @@ mod tests {
     fn defaults_are_coredns_s() {
         let config = sound("cache");
         assert_eq!(config, Config::new(vec![Name::root()]));
-        assert_eq!(Config::budget([&config]), DEFAULT_SIZE);
+        assert_eq!(Config::budget([&config]), Size { bytes: DEFAULT_SIZE, is_written: false });
         let config = sound("cache 30");
         assert_eq!((config.success.cap, config.denial.cap, config.success.floor), (30, 30, 5));
     }
@@ -371,11 +390,11 @@ mod tests {
         assert_eq!((config.denial.cap, config.denial.floor), (5, 5));
         assert!(config.denial.is_disabled(Name::from_text("b.a.org").unwrap().as_ref()));
         assert!(config.keepttl);
-        assert_eq!(Config::budget([&config]), DEFAULT_SIZE);
+        assert_eq!(Config::budget([&config]), Size { bytes: DEFAULT_SIZE, is_written: false });
         let large = sound("cache {\n success 100000\n}");
-        assert_eq!(Config::budget([&config, &large]), 107_500 * BYTES_PER_ANSWER);
+        assert_eq!(Config::budget([&config, &large]), (107_500 * BYTES_PER_ANSWER).into());
         let sized = sound("cache {\n success 100000\n size 48Mi\n}");
-        assert_eq!(Config::budget([&sized, &large]), 48 << 20);
+        assert_eq!(Config::budget([&sized, &large]), (48 << 20).into());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One kept answer: the message's octets in one piece, when it was stored, and how long it lives.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::clock::CoarseInstant;
 use crate::wire::message::OPTION_EDE;
@@ -16,6 +16,9 @@ pub const MAX_KEPT: usize = 8_192;
 /// What an entry costs beside its octets: itself, and moka's node, key and place in the table. Measured in
 /// `benches/cache.rs`; part of each entry's weight, so that the budget is one of real bytes.
 pub const OVERHEAD: usize = 360;
+
+/// For so many sweeps an entry counts as used.
+const USED_FOR: u8 = 2;
 
 /// Bits of a [`Key`] and of the entry kept under it.
 pub mod bits {
@@ -144,6 +147,8 @@ pub struct Entry {
     kind: Kind,
     bits: u8,
     replaced: AtomicBool,
+    /// Sweeps until it counts as unused.
+    used: AtomicU8,
     asked: AtomicU32,
     last_asked: AtomicU32,
     retry_at: AtomicU32,
@@ -187,6 +192,7 @@ impl Entry {
             kind,
             bits,
             replaced: AtomicBool::new(false),
+            used: AtomicU8::new(0),
             asked: AtomicU32::new(0),
             last_asked: AtomicU32::new(0),
             retry_at: AtomicU32::new(0),
@@ -306,6 +312,24 @@ impl Entry {
         asked
     }
 
+    /// Notes that it was used.
+    pub fn set_used(&self) {
+        // Most have been noted: a load leaves their line where it is.
+        if self.used.load(Relaxed) != USED_FOR {
+            self.used.store(USED_FOR, Relaxed);
+        }
+    }
+
+    /// Whether it was used within the last [`USED_FOR`] sweeps.
+    pub fn is_used(&self) -> bool {
+        self.used.load(Relaxed) != 0
+    }
+
+    /// Notes a sweep.
+    pub fn age(&self) {
+        self.used.store(self.used.load(Relaxed).saturating_sub(1), Relaxed);
+    }
+
     /// How often it was asked for, as far as that was counted.
     pub fn asked(&self) -> u32 {
         self.asked.load(Relaxed)
@@ -314,6 +338,7 @@ impl Entry {
     /// Takes over what was counted for the entry that this one replaces.
     pub fn inherit(&self, older: &Self) {
         self.set_asked(older.asked());
+        self.used.store(older.used.load(Relaxed), Relaxed);
     }
 
     /// Sets what [`Entry::asked`] returns.

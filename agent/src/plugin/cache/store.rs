@@ -5,10 +5,14 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use arc_swap::ArcSwap;
+
+use super::config::Size;
 use super::doorkeeper::Doorkeeper;
 use super::entry::{BlockStats, Entry, Key, Kind, bits};
 use super::membership::MembershipFilter;
 use super::single_flight::SingleFlight;
+use crate::budget::Allowance;
 use crate::clock::CoarseInstant;
 use crate::wire::RecordType;
 
@@ -22,15 +26,19 @@ const TOUCHED: usize = 4_096;
 /// 100,000 answers the odds of any such pair are one in 3.7 thousand million; a wrong answer cannot come of it. In
 /// return an entry needs no second copy of its name.
 pub struct Store {
-    cache: moka::sync::Cache<u64, Arc<Entry>, BuildHasherDefault<Identity>>,
+    /// Replaced by one of another size when the budget changes.
+    cache: ArcSwap<Kept>,
     seed: foldhash::fast::RandomState,
     generation: AtomicU64,
     all_stats: RwLock<Vec<Arc<BlockStats>>>,
     flights: Arc<SingleFlight>,
     doorkeeper: Doorkeeper,
     membership: MembershipFilter,
+    /// Held by who walks all entries and changes what is kept: one at a time.
     sweeping: Mutex<()>,
-    limit: u64,
+    size: Size,
+    /// Octets that may be held now; at most those of the size.
+    limit: AtomicU64,
     /// Hashes of entries that were used and of which moka is still to be told; zero where there is none.
     touched: Box<[AtomicU64]>,
     /// Entries that were inserted so far.
@@ -39,20 +47,25 @@ pub struct Store {
     recent: Mutex<Vec<u64>>,
 }
 
+type Kept = moka::sync::Cache<u64, Arc<Entry>, BuildHasherDefault<Identity>>;
+
+fn kept(limit: u64) -> Kept {
+    moka::sync::Cache::builder()
+        .max_capacity(limit)
+        .weigher(|_: &u64, entry: &Arc<Entry>| u32::try_from(entry.weight()).unwrap_or(u32::MAX))
+        .build_with_hasher(BuildHasherDefault::default())
+}
+
 impl Store {
-    /// An empty store that holds up to `limit` bytes.
-    pub fn new(limit: u64) -> Self {
+    /// An empty store of this size.
+    pub fn new(size: impl Into<Size>) -> Self {
+        let size = size.into();
+        let limit = size.bytes;
         let seed = foldhash::fast::RandomState::default();
-        let cache = moka::sync::Cache::builder()
-            .max_capacity(limit)
-            .weigher(|_: &u64, entry: &Arc<Entry>| {
-                u32::try_from(entry.weight()).unwrap_or(u32::MAX)
-            })
-            .build_with_hasher(BuildHasherDefault::default());
         // No two stores share a generation, so that a worker's own cache never takes one's entries for another's.
         let generation = AtomicU64::new(seed.hash_one(0u8) | 1);
         Self {
-            cache,
+            cache: ArcSwap::from_pointee(kept(limit)),
             seed,
             generation,
             all_stats: RwLock::new(Vec::new()),
@@ -60,7 +73,8 @@ impl Store {
             doorkeeper: Doorkeeper::new(limit),
             membership: MembershipFilter::new(limit),
             sweeping: Mutex::default(),
-            limit,
+            size,
+            limit: AtomicU64::new(limit),
             touched: (0..TOUCHED).map(|_| AtomicU64::new(0)).collect(),
             changes: AtomicU64::new(0),
             recent: Mutex::default(),
@@ -68,14 +82,42 @@ impl Store {
     }
 
     /// A store of another size with the same entries, as far as they fit.
-    pub fn resized(&self, limit: u64) -> Self {
-        let other = Self::new(limit);
+    pub fn resized(&self, size: impl Into<Size>) -> Self {
+        let other = Self::new(size);
         *other.write_all_stats() = self.read_all_stats().clone();
         for entry in self.iter() {
             let hash = other.hash_of(&entry);
             other.insert(hash, entry);
         }
         other
+    }
+
+    /// Keeps to an allowance: entries that were used in the last minute or two stay rather than others. Walks all entries if
+    /// that is another limit than before.
+    pub fn keep_to(&self, allowance: &Allowance) {
+        let limit = allowance.cache(self.size.bytes, self.size.is_written);
+        if limit == self.limit() {
+            return;
+        }
+        let _one_at_a_time = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+        let (old, new) = (self.cache.load_full(), kept(limit));
+        let mut entries: Vec<_> = old.iter().map(|(hash, entry)| (*hash, entry)).collect();
+        entries.sort_by_key(|(_, entry)| !entry.is_used());
+        let mut held = 0;
+        entries.retain(|(_, entry)| {
+            held += entry.weight();
+            held <= limit
+        });
+        for (hash, entry) in &entries {
+            new.insert(*hash, Arc::clone(entry));
+        }
+        self.limit.store(limit, Relaxed);
+        self.cache.store(Arc::new(new));
+        // What was removed meanwhile is not to come back by this.
+        let cache = self.cache.load();
+        let removed = entries.iter().filter(|(_, entry)| entry.is_replaced());
+        removed.for_each(|(hash, _)| drop(cache.remove(hash)));
+        cache.run_pending_tasks();
     }
 
     /// The stats of a block: the one it had before, where the block was known.
@@ -100,7 +142,10 @@ impl Store {
     /// The entry under a hash, which the caller checks to be the one that it wants.
     pub fn get(&self, hash: u64) -> Option<Arc<Entry>> {
         // By look-ups that find nothing moka knows which new entries are wanted; `admits` makes up for those left out here.
-        if self.membership.may_contain(hash) { self.cache.get(&hash) } else { None }
+        let entry =
+            if self.membership.may_contain(hash) { self.cache.load().get(&hash) } else { None }?;
+        entry.set_used();
+        Some(entry)
     }
 
     /// Notes that an entry was used. Workers do so within a hit, where moka's own book-keeping would be an allocation now and
@@ -119,7 +164,9 @@ impl Store {
             // Most are empty: a load leaves their line where it is.
             if slot.load(Relaxed) != 0 {
                 let hash = slot.swap(0, Relaxed);
-                let _ = self.cache.get(&hash);
+                if let Some(entry) = self.cache.load().get(&hash) {
+                    entry.set_used();
+                }
                 recent.push(hash);
             }
         }
@@ -137,22 +184,23 @@ impl Store {
 
     /// The entry under a hash, for one who walks the store.
     pub fn peek(&self, hash: u64) -> Option<Arc<Entry>> {
-        self.cache.get(&hash)
+        self.cache.load().get(&hash)
     }
 
     /// False where an answer would not stay, so that it need not be taken in: the cache is full, and nobody has asked for it
     /// before.
     pub fn admits(&self, hash: u64) -> bool {
-        let held = self.cache.weighted_size();
+        let (cache, limit) = (self.cache.load(), self.limit());
+        let held = cache.weighted_size();
         // A few large answers' room may be left.
-        let full = held >= self.limit - self.limit / 16;
+        let full = held >= limit - limit / 16;
         if full && !self.doorkeeper.admits(hash) {
             return false;
         }
         // The looks that `get` did not take to moka: one, or two of what the doorkeeper admits. Below half of its budget moka does
         // not count them.
-        for _ in 0..usize::from(held >= self.limit / 2) + usize::from(full) {
-            let _ = self.cache.get(&hash);
+        for _ in 0..usize::from(held >= limit / 2) + usize::from(full) {
+            let _ = cache.get(&hash);
         }
         true
     }
@@ -166,12 +214,12 @@ impl Store {
     pub fn insert(&self, hash: u64, entry: Arc<Entry>) {
         self.changes.fetch_add(1, Relaxed);
         self.membership.insert(hash);
-        self.cache.insert(hash, entry);
+        self.cache.load().insert(hash, entry);
     }
 
     /// Removes what is under a hash. Workers may still answer from it until [`Store::advance`].
     pub fn remove(&self, hash: u64) {
-        if let Some(entry) = self.cache.remove(&hash) {
+        if let Some(entry) = self.cache.load().remove(&hash) {
             entry.set_replaced();
         }
     }
@@ -179,7 +227,8 @@ impl Store {
     /// Removes all entries that `doomed` says, and makes the workers forget what they hold. Returns how many went.
     pub fn remove_if(&self, doomed: impl Fn(&Entry) -> bool) -> usize {
         let mut removed = 0;
-        for (hash, entry) in &self.cache {
+        let _one_at_a_time = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+        for (hash, entry) in &**self.cache.load() {
             if doomed(&entry) {
                 self.remove(*hash);
                 removed += 1;
@@ -203,18 +252,19 @@ impl Store {
         let mut removed = 0;
         let _one_at_a_time = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         self.membership.begin_rebuild();
-        for (hash, entry) in &self.cache {
+        for (hash, entry) in &**self.cache.load() {
             // A failure is of no use after its end, whatever the stale time is.
             let stale = if entry.kind() == Kind::Failure { 0 } else { stale };
             if entry.is_stale_within(now, stale) {
                 self.membership.insert(*hash);
+                entry.age();
             } else {
                 self.remove(*hash);
                 removed += 1;
             }
         }
         self.membership.end_rebuild();
-        self.cache.run_pending_tasks();
+        self.cache.load().run_pending_tasks();
         removed
     }
 
@@ -224,8 +274,9 @@ impl Store {
     }
 
     /// Every entry, in no order, fresh or not.
-    pub fn iter(&self) -> impl Iterator<Item = Arc<Entry>> + '_ {
-        self.cache.iter().map(|(_, entry)| entry)
+    pub fn iter(&self) -> impl Iterator<Item = Arc<Entry>> + use<> {
+        let entries: Vec<_> = self.cache.load().iter().map(|(_, entry)| entry).collect();
+        entries.into_iter()
     }
 
     /// Where an entry belongs in this store.
@@ -245,9 +296,14 @@ impl Store {
         self.read_all_stats().clone()
     }
 
-    /// Octets that may be held.
+    /// The size that it was made with.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
+    /// Octets that may be held now.
     pub fn limit(&self) -> u64 {
-        self.limit
+        self.limit.load(Relaxed)
     }
 
     /// Changes whenever workers have to forget what they hold.
@@ -267,7 +323,7 @@ impl Store {
 
     /// Does what moka has put off: evictions above all. For whoever wants to read exact figures.
     pub fn settle(&self) {
-        self.cache.run_pending_tasks();
+        self.cache.load().run_pending_tasks();
     }
 
     fn read_all_stats(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<BlockStats>>> {
@@ -281,7 +337,7 @@ impl Store {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} of {} bytes", self.weight(), self.limit)
+        write!(f, "{} of {} bytes", self.weight(), self.limit())
     }
 }
 

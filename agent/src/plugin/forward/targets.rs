@@ -39,8 +39,8 @@ pub(super) fn of(config: &Config, own: &OwnAddresses) -> (Vec<Target>, Reading) 
     (targets, all)
 }
 
-/// For `nodens check`: says where a forward would have nobody to ask. An error; a warning where it is for want of a file,
-/// which may well be there on the node.
+/// Says where a forward would have nobody to ask. With addresses alone it is an error: nothing but another file changes it.
+/// Where files name upstreams it is no reason not to start, since they may change: a warning, for `nodens check`.
 pub fn check(
     config: &Config,
     directive: &Directive,
@@ -57,10 +57,9 @@ pub fn check(
         true => "there is no upstream".to_owned(),
         false => format!("there is no upstream: {}", reading.notes.join("; ")),
     };
-    let made = match config.files().iter().all(|file| !file.exists()) && !config.files().is_empty()
-    {
-        true => Diagnostic::warning(at, what),
-        false => Diagnostic::error(at, what),
+    let made = match config.files().is_empty() {
+        true => Diagnostic::error(at, what),
+        false => Diagnostic::warning(at, what),
     };
     diagnostics.push(made.directive(directive.name.as_str()).help(CURE));
 }

@@ -32,6 +32,7 @@ mod unwatched;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use self::ask::Ask;
 pub use self::config::Config;
@@ -115,6 +116,8 @@ struct Zone {
     content: Content,
     /// The kinds without which nobody can say that a name does not exist.
     needed: Vec<Kind>,
+    /// Whether a name of it has been answered or denied.
+    answered: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +179,7 @@ impl Kubernetes {
             name: name.clone(),
             content,
             needed: kinds.iter().copied().filter(|&kind| content.needs(kind)).collect(),
+            answered: AtomicBool::new(false),
         };
         let forward = view.zones.iter().map(|name| zone(name, content(name)));
         let reverse = view.reverse_zones.iter().map(|name| zone(name, Content::Addresses));
@@ -283,6 +287,10 @@ impl Kubernetes {
             }
             Verdict::Chase => return Step::Wait,
         };
+        // A load leaves the line where it is, in the cache of every processor.
+        if !zone.answered.load(Relaxed) {
+            zone.answered.store(true, Relaxed);
+        }
         reply.set_flags(flags::AA, true);
         reply.set_rcode(rcode);
         if verdict != Verdict::Answered {
@@ -365,6 +373,11 @@ impl Handler for Kubernetes {
                 _ => next.resolve(request).await,
             }
         })
+    }
+
+    fn answered_zones(&self) -> Vec<&Name> {
+        let answered = self.zones.iter().filter(|zone| zone.answered.load(Relaxed));
+        answered.map(|zone| &zone.name).collect()
     }
 
     fn not_ready(&self) -> Option<String> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::admission::{ALPHA, Permit, Shares};
+use crate::budget::{Allowance, Pressure};
 use crate::clock::CoarseInstant;
 use crate::descriptors;
 use crate::upstream::health::Throttle;
@@ -18,8 +19,11 @@ pub const MAX_CONNECTIONS: usize = 4_096;
 pub const MAX_PER_CLIENT: usize = 256;
 /// Bytes that all connections together may buffer. Nearly all queries and replies pass through the worker's own buffers
 /// and take none of it: it is for messages that arrive in pieces, queries that wait, and replies that are not taken.
-/// 32 MiB hold 500 messages of the greatest length, and are a sixth of the memory limit in the manifests.
+/// 32 MiB hold 500 messages of the greatest length; under a memory limit they are fewer (`budget`).
 pub const MAX_BYTES: usize = 32 << 20;
+/// What is left of these at least, however small the memory limit is.
+const MIN_CONNECTIONS: usize = 64;
+const MIN_BYTES: usize = 1 << 20;
 /// A new client waits so long for a place when all are held, as often as [`ADMIT_TRIES`] says.
 const ADMIT_PAUSE: Duration = Duration::from_millis(20);
 const ADMIT_TRIES: usize = 5;
@@ -53,6 +57,16 @@ impl Default for Connections {
 }
 
 impl Connections {
+    /// Keeps to an allowance from now on. While memory is short, connections that are idle end.
+    pub fn keep_to(&self, allowance: &Allowance) {
+        let most = MAX_CONNECTIONS.min(descriptors::for_clients());
+        self.places.set_limit(allowance.tcp_places(most, MIN_CONNECTIONS));
+        self.bytes.set_limit(allowance.tcp_bytes(MAX_BYTES, MIN_BYTES));
+        if allowance.pressure() >= Pressure::Tcp {
+            self.scarce.notify_waiters();
+        }
+    }
+
     /// A place for one more connection of `client`; `None`: it has its share, or all are held.
     pub fn open(&self, client: IpAddr) -> Option<Permit> {
         let place = self.places.try_acquire(client, 1)?;

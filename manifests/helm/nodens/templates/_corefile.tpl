@@ -25,7 +25,7 @@
     # Reads this file again when it changes. A file with mistakes is rejected, and the running configuration stays.
     reload
 {{- if $local }}
-    # /health, for the liveness probe: 503 when the workers stall or the sockets do not answer. On the link-local
+    # /health, for people and monitoring: 503 when the workers stall or the sockets do not answer. On the link-local
     # address, where no other program of the node has the port. After SIGTERM queries are answered for 5 s more.
     health {{ include "nodens.hostPort" (dict "ip" $first "port" 8080) }} {
         lameduck 5s
@@ -34,12 +34,12 @@
     ready {{ include "nodens.hostPort" (dict "ip" $first "port" 8181) }}
     # /metrics on the node's own address only; the DaemonSet sets POD_IP. Brackets fit IPv4 and IPv6.
 {{- else }}
-    # /health, for the liveness probe: 503 when the workers stall or the sockets do not answer. After
+    # /health, for people and monitoring: 503 when the workers stall or the sockets do not answer. After
     # SIGTERM queries are answered for 5 s more.
     health :8080 {
         lameduck 5s
     }
-    # /ready, for the readiness probe: lists what is missing.
+    # /ready, for people: lists what is missing. The readiness probe checks the same in its own process.
     ready :8181
     # /metrics on the pod's address; the DaemonSet sets POD_IP. Brackets fit IPv4 and IPv6.
 {{- end }}

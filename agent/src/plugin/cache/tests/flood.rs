@@ -1,4 +1,5 @@
 use super::*;
+use crate::budget::Allowance;
 
 /// Fills the store directly: the floods are of a hundred thousand names.
 fn keep(cache: &Cache, name: &Name) {
@@ -87,6 +88,35 @@ async fn a_full_cache_keeps_what_is_asked_for_twice() {
     rig.ask("www.example.org").await;
     rig.ask("www.example.org").await;
     assert_eq!(rig.asked(), 3);
+}
+
+#[test]
+fn a_smaller_budget_keeps_what_is_used() {
+    NOW.set(CoarseInstant::now());
+    let store = Arc::new(Store::new(4 << 20));
+    let rig = Rig::with_store("", Arc::clone(&store), false);
+    let finds = |name: &Name| {
+        let key = Key { name: name.as_ref(), qtype: RecordType::A, bits: 0 };
+        rig.cache.find(store.hash(&rig.cache.stats, &key), &key).is_some()
+    };
+    let hot: Vec<Name> = (0..100).map(|number| name("hot", number)).collect();
+    hot.iter().for_each(|name| keep(&rig.cache, name));
+    for number in 0..6_000 {
+        keep(&rig.cache, &name("flood", number));
+    }
+    assert!(hot.iter().all(finds));
+    store.settle();
+    assert!(store.weight() > 2 << 20, "{}", store.weight());
+    store.keep_to(&Allowance::halved(2));
+    store.settle();
+    assert!(store.limit() == 1 << 20 && store.weight() <= 1 << 20, "{}", store.weight());
+    assert!(hot.iter().all(finds));
+    // What is removed does not come back, and there is room again.
+    store.remove_if(|entry| entry.name() == hot[0].as_ref());
+    store.keep_to(&Allowance::default());
+    assert!(store.limit() == 4 << 20 && !finds(&hot[0]) && hot[1..].iter().all(finds));
+    keep(&rig.cache, &hot[0]);
+    assert!(finds(&hot[0]));
 }
 
 #[test]

@@ -1,0 +1,305 @@
+//! A configuration in outline: what of it clients and operators would miss. Two outlines tell what a reload changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::{Effect, Plugin, table};
+use crate::plugin::Block;
+use crate::wire::{Name, NameRef};
+
+/// More changes of a kind are counted and not listed.
+const MAX_LISTED: usize = 8;
+
+/// All server blocks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outline {
+    blocks: Vec<BlockOutline>,
+}
+
+/// One server block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct BlockOutline {
+    /// Zones and ports, as people write them.
+    title: String,
+    zones: Vec<Name>,
+    addresses: Vec<SocketAddr>,
+    /// The lines of each directive, as they were written.
+    directives: BTreeMap<String, String>,
+    upstreams: BTreeSet<String>,
+    /// The zones of `kubernetes`.
+    cluster: Vec<Name>,
+    /// Whether any directive has answers of its own, if only to some names.
+    answers: bool,
+    /// Whether any directive may answer every name.
+    answers_all: bool,
+}
+
+/// What is different between two configurations. Display is one line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes(Vec<String>);
+
+impl Outline {
+    /// Adds a block that listens on these addresses.
+    pub fn add(&mut self, block: &Block, addresses: &[IpAddr]) {
+        let written = &block.written;
+        let mut directives: BTreeMap<String, String> = BTreeMap::new();
+        for line in &written.directives {
+            let text = directives.entry(line.name.as_str().to_owned()).or_default();
+            text.push_str(&line.to_string());
+        }
+        let to = written.named("forward").flat_map(|line| line.args.iter().skip(1));
+        let kubernetes = block.kubernetes.iter().map(|config| &config.view);
+        let cluster = kubernetes.flat_map(|view| view.zones.iter().chain(&view.reverse_zones));
+        let forwards_all = block.forward.iter().flat_map(|config| &config.from);
+        let others = [Plugin::Whoami, Plugin::Template, Plugin::File];
+        let has = |plugins: &[Plugin]| {
+            let mut entries =
+                written.directives.iter().filter_map(|line| table::find(line.name.as_str()));
+            entries.any(|entry| entry.plugin.is_some_and(|plugin| plugins.contains(&plugin)))
+        };
+        let mut ports: Vec<u16> = written.zones.iter().map(|zone| zone.port).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        let on_port = |port: u16| addresses.iter().map(move |&ip| SocketAddr::new(ip, port));
+        let titles: Vec<String> =
+            written.zones.iter().map(|zone| format!("{}:{}", zone.name, zone.port)).collect();
+        self.blocks.push(BlockOutline {
+            title: titles.join(" "),
+            zones: written.zone_names(),
+            addresses: ports.into_iter().flat_map(on_port).collect(),
+            upstreams: to.map(|word| word.as_str().to_owned()).collect(),
+            cluster: cluster.cloned().collect(),
+            answers: written.directives.iter().any(|line| answers(line.name.as_str())),
+            answers_all: forwards_all.into_iter().any(|from| from.as_ref().is_root())
+                || has(&others),
+            directives,
+        });
+    }
+
+    /// Whether names of the whole of `zone`, asked at `address`, are answered by a `kubernetes` to which they belong.
+    pub fn has_cluster_zone(&self, address: SocketAddr, zone: &Name) -> bool {
+        let owns = |block: &BlockOutline, zone: NameRef<'_>| {
+            block.cluster.iter().any(|own| zone.is_within(own.as_ref()))
+        };
+        let Some(block) = self.block_of(address, zone.as_ref()) else { return false };
+        // A block for a part of it that holds Services or pods.
+        let takes = |other: &&BlockOutline| {
+            let part = |name: &Name| {
+                let len = name.as_ref().prefix_len(zone.as_ref()).unwrap_or(0);
+                len > 0 && holds_services(name, len)
+            };
+            other.addresses.contains(&address)
+                && other.zones.iter().any(|name| part(name) && !owns(other, name.as_ref()))
+        };
+        owns(block, zone.as_ref()) && !self.blocks.iter().any(|other| takes(&other))
+    }
+
+    /// The titles of blocks without any directive that answers, where `before` has answered these names.
+    pub fn mute<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a str> {
+        let spoke = |block: &BlockOutline| {
+            let mut asked = block.addresses.iter().flat_map(|address| {
+                block.zones.iter().filter_map(|zone| before.block_of(*address, zone.as_ref()))
+            });
+            asked.any(|old| old.answers)
+        };
+        let mute = self.blocks.iter().filter(move |block| !block.answers && spoke(block));
+        mute.map(|block| block.title.as_str())
+    }
+
+    /// Whether a name that is in no zone of its own, asked at `address`, may get an answer.
+    pub fn answers_all(&self, address: SocketAddr) -> bool {
+        let root = Name::root();
+        self.block_of(address, root.as_ref()).is_some_and(|block| block.answers_all)
+    }
+
+    /// What is different in `new`.
+    pub fn changes(&self, new: &Self) -> Changes {
+        let mut changes = Changes::default();
+        let words = |outline: &Self, of: fn(&BlockOutline) -> Vec<String>| -> BTreeSet<String> {
+            outline.blocks.iter().flat_map(of).collect()
+        };
+        let zones = |block: &BlockOutline| -> Vec<String> {
+            block.title.split(' ').map(str::to_owned).collect()
+        };
+        let listeners = |block: &BlockOutline| -> Vec<String> {
+            block.addresses.iter().map(ToString::to_string).collect()
+        };
+        let upstreams =
+            |block: &BlockOutline| -> Vec<String> { block.upstreams.iter().cloned().collect() };
+        changes.add("zones", &words(self, zones), &words(new, zones));
+        changes.add("listeners", &words(self, listeners), &words(new, listeners));
+        changes.add("upstreams", &words(self, upstreams), &words(new, upstreams));
+        let (old, new) = (self.by_title(), new.by_title());
+        let mut differences = Vec::new();
+        for (title, lines) in &new {
+            let Some(before) = old.get(title) else { continue };
+            let names: BTreeSet<&String> = before.keys().chain(lines.keys()).copied().collect();
+            for name in names {
+                let sign = match (before.get(name), lines.get(name)) {
+                    (None, _) => '+',
+                    (_, None) => '-',
+                    (one, other) if one == other => continue,
+                    _ => '~',
+                };
+                differences.push(format!("{sign}{name} ({title})"));
+            }
+        }
+        changes.list("directives", differences);
+        changes
+    }
+
+    fn block_of(&self, address: SocketAddr, name: NameRef<'_>) -> Option<&BlockOutline> {
+        let listening = self.blocks.iter().filter(|block| block.addresses.contains(&address));
+        let zones = listening.flat_map(|block| block.zones.iter().map(move |zone| (zone, block)));
+        let within = zones.filter(|(zone, _)| name.is_within(zone.as_ref()));
+        within.max_by_key(|(zone, _)| zone.as_ref().len()).map(|(_, block)| block)
+    }
+
+    /// The lines of all blocks of one title.
+    fn by_title(&self) -> BTreeMap<&str, BTreeMap<&String, String>> {
+        let mut all: BTreeMap<&str, BTreeMap<&String, String>> = BTreeMap::new();
+        for block in &self.blocks {
+            let lines = all.entry(&block.title).or_default();
+            for (name, text) in &block.directives {
+                lines.entry(name).or_default().push_str(text);
+            }
+        }
+        all
+    }
+}
+
+impl Changes {
+    /// No difference that an outline shows.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn add(&mut self, kind: &str, old: &BTreeSet<String>, new: &BTreeSet<String>) {
+        let added = new.difference(old).map(|word| format!("+{word}"));
+        let gone = old.difference(new).map(|word| format!("-{word}"));
+        self.list(kind, added.chain(gone).collect());
+    }
+
+    fn list(&mut self, kind: &str, mut words: Vec<String>) {
+        if words.is_empty() {
+            return;
+        }
+        let more = words.len().saturating_sub(MAX_LISTED);
+        words.truncate(MAX_LISTED);
+        if more > 0 {
+            words.push(format!("and {more} more"));
+        }
+        self.0.push(format!("{kind}: {}", words.join(" ")));
+    }
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() { f.write_str("nothing") } else { f.write_str(&self.0.join("; ")) }
+    }
+}
+
+/// Whether a directive has answers of its own; some only turn queries away.
+fn answers(name: &str) -> bool {
+    let turns_away = [Plugin::Local, Plugin::Acl, Plugin::Any, Plugin::SpecialNames];
+    table::find(name).is_some_and(|entry| {
+        entry.effect == Effect::Answers
+            && entry.plugin.is_some_and(|plugin| !turns_away.contains(&plugin))
+    })
+}
+
+/// Whether a zone whose first `len` octets are below a cluster zone is `svc` or `pod` of it, or within these.
+fn holds_services(name: &Name, len: usize) -> bool {
+    let below = name.as_bytes().get(..len).unwrap_or(&[]);
+    below.ends_with(b"\x03svc") || below.ends_with(b"\x03pod")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outline(text: &str) -> Outline {
+        let (file, mut diagnostics) = crate::corefile::parse("Corefile", text, &|_| None);
+        let blocks = crate::plugin::read(&file, 53, &mut diagnostics);
+        assert!(!diagnostics.has_errors(), "{diagnostics}");
+        let mut outline = Outline::default();
+        for block in &blocks {
+            outline.add(block, &[[127, 0, 0, 1].into()]);
+        }
+        outline
+    }
+
+    const CLUSTER: &str = ".:53 {
+        kubernetes cluster.local in-addr.arpa {
+            objects /x
+            fallthrough
+        }
+        forward . 192.0.2.1
+        cache
+    }\n";
+
+    #[test]
+    fn a_line_says_what_changes() {
+        let old = outline(CLUSTER);
+        assert!(old.changes(&old).is_empty());
+        for (new, wanted) in [
+            (
+                CLUSTER.replace("192.0.2.1", "192.0.2.2 192.0.2.3"),
+                "upstreams: +192.0.2.2 +192.0.2.3 -192.0.2.1; directives: ~forward (.:53)",
+            ),
+            (CLUSTER.replace("cache", "errors"), "directives: -cache (.:53) +errors (.:53)"),
+            (
+                format!("{CLUSTER}corp.test:5353 {{\n whoami\n}}"),
+                "zones: +corp.test.:5353; listeners: +127.0.0.1:5353",
+            ),
+            (CLUSTER.replace(".:53", "a.test b.test"), "zones: +a.test.:53 +b.test.:53 -.:53"),
+        ] {
+            assert_eq!(old.changes(&outline(&new)).to_string(), wanted);
+        }
+        assert_eq!(Changes::default().to_string(), "nothing");
+        let many: String = (0..20).map(|n| format!("z{n}.test {{\n whoami\n}}\n")).collect();
+        let changes = old.changes(&outline(&format!("{CLUSTER}{many}"))).to_string();
+        assert!(changes.ends_with("and 12 more"), "{changes}");
+    }
+
+    #[test]
+    fn a_cluster_zone_is_its_own_or_lost() {
+        let address = ([127, 0, 0, 1], 53).into();
+        let zone = Name::from_text("cluster.local").unwrap();
+        let has = |text: &str| outline(text).has_cluster_zone(address, &zone);
+        assert!(has(CLUSTER));
+        let more = |block: &str| has(&format!("{CLUSTER}{block}"));
+        assert!(more("corp.test {\n forward . 192.0.2.9\n}"));
+        assert!(more("consul.cluster.local {\n forward . 192.0.2.9\n}"), "a stub zone below it");
+        for lost in [
+            CLUSTER.replace("cluster.local", "cluster.locl"),
+            CLUSTER.replace("cluster.local in", "other.local in"),
+            format!("{CLUSTER}cluster.local {{\n forward . 192.0.2.9\n}}"),
+            format!("{CLUSTER}local {{\n whoami\n}}"),
+            format!("{CLUSTER}svc.cluster.local {{\n whoami\n}}"),
+            format!("{CLUSTER}default.svc.cluster.local {{\n whoami\n}}"),
+            CLUSTER.replace(":53", ":54"),
+        ] {
+            assert!(!has(&lost), "{lost}");
+        }
+        let split = CLUSTER.replace(" in-addr.arpa", "").replace(".:53", "cluster.local");
+        assert!(has(&split), "a block of its own");
+    }
+
+    #[test]
+    fn blocks_that_answer_nothing_are_found() {
+        let old = outline(&format!("{CLUSTER}quiet.test:54 {{\n errors\n}}"));
+        let mute = |text: &str| outline(text).mute(&old).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(mute(CLUSTER), [""; 0]);
+        assert_eq!(mute(".:53 {\n cache\n errors\n}"), [".:53"]);
+        assert_eq!(mute(".:53 {\n acl {\n block\n }\n}"), [".:53"]);
+        assert_eq!(mute(&format!("{CLUSTER}a.test {{\n log\n}}")), ["a.test.:53"]);
+        assert_eq!(mute(&format!("{CLUSTER}quiet.test:54 {{\n log\n}}")), [""; 0]);
+        let address = ([127, 0, 0, 1], 53).into();
+        assert!(old.answers_all(address));
+        assert!(!outline(".:53 {\n hosts\n}").answers_all(address));
+        assert!(!outline(".:53 {\n forward a.test 192.0.2.1\n}").answers_all(address));
+        assert!(outline(".:53 {\n whoami\n}").answers_all(address));
+    }
+}

@@ -1,0 +1,117 @@
+//! What a `limit` line says.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+
+use crate::config::{Args, ServerBlock, value};
+use crate::corefile::{Diagnostics, Directive};
+use crate::plugin::directive::{ReadContext, ReadDirective};
+use crate::plugin::networks::Networks;
+use crate::wire::Name;
+
+use super::buckets::Rate;
+
+/// The most queries a second, and the most at once, that can be written.
+const MAX: u32 = 1_000_000;
+const OPTIONS: [&str; 5] = ["drop", "refuse", "prefix4", "prefix6", "except"];
+
+/// One `limit` line.
+#[derive(Debug)]
+pub struct Config {
+    /// Which line it is, the same one after a reload: of the block's zones and addresses, and its place among their lines.
+    pub id: u64,
+    /// What each client may ask.
+    pub rate: Rate,
+    /// What it gets beyond that.
+    pub action: Action,
+    /// Bits of an IPv4 address that make a client.
+    prefix4: u8,
+    /// Bits of an IPv6 address that make a client.
+    prefix6: u8,
+    /// Clients without a limit.
+    except: Networks,
+}
+
+/// What becomes of a query beyond the rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Action {
+    /// It gets no answer.
+    #[default]
+    Drop,
+    /// It is answered with REFUSED.
+    Refuse,
+}
+
+impl Config {
+    /// Reads the directive.
+    pub fn parse(directive: &Directive, _: &[Name], diagnostics: &mut Diagnostics) -> Self {
+        let mut args = Args::of(directive, diagnostics);
+        let qps = args.integer("queries a second", 1..=MAX).unwrap_or(MAX);
+        let burst = args.optional(|word| value::integer(word, 1..=MAX)).unwrap_or(qps);
+        args.end();
+        let (mut action, mut prefix4, mut prefix6, mut except) = (None, 32, 128, Vec::new());
+        for option in directive.options() {
+            let mut args = Args::of_option(directive, option, diagnostics);
+            match option.name.as_str() {
+                "drop" | "refuse" if action.is_some() => {
+                    args.error("what happens beyond the limit is said already", "drop or refuse");
+                    args.rest();
+                }
+                "drop" => action = Some(Action::Drop),
+                "refuse" => action = Some(Action::Refuse),
+                "prefix4" => {
+                    prefix4 = args.integer("bits of an address", 1..=32).unwrap_or(prefix4);
+                }
+                "prefix6" => {
+                    prefix6 = args.integer("bits of an address", 1..=128).unwrap_or(prefix6);
+                }
+                "except" if args.is_empty() => args.error("a network is missing", "10.0.0.0/8"),
+                "except" => {
+                    for word in args.rest() {
+                        except.extend(args.read(word, value::network));
+                    }
+                }
+                _ => args.unknown_option(&OPTIONS),
+            }
+            args.end();
+        }
+        Self {
+            id: 0,
+            rate: Rate::new(qps, burst),
+            action: action.unwrap_or_default(),
+            prefix4,
+            prefix6,
+            except: Networks::new(except),
+        }
+    }
+
+    /// The client that an address belongs to, and whether it is IPv4; `None`: it has no limit.
+    pub fn client(&self, address: IpAddr) -> Option<(bool, u128)> {
+        if self.except.contain(address) {
+            return None;
+        }
+        Some(match address.to_canonical() {
+            IpAddr::V4(ip) => (true, u128::from(ip.to_bits() >> (32 - self.prefix4))),
+            IpAddr::V6(ip) => (false, ip.to_bits() >> (128 - self.prefix6)),
+        })
+    }
+}
+
+impl ReadDirective for Config {
+    fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
+        let id = identity(cx.block, directive);
+        Self { id, ..Self::parse(directive, cx.zones, cx.diagnostics) }
+    }
+}
+
+fn identity(block: &ServerBlock, directive: &Directive) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for zone in &block.zones {
+        (zone.name.as_ref().as_bytes(), zone.port).hash(&mut hasher);
+    }
+    for word in block.named("bind").flat_map(|line| &line.args) {
+        word.as_str().hash(&mut hasher);
+    }
+    block.named("limit").position(|line| line.at() == directive.at()).hash(&mut hasher);
+    hasher.finish()
+}

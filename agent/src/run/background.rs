@@ -1,0 +1,78 @@
+//! What is done now and then while the server runs, and what it opens beside DNS.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crate::admin::Admin;
+use crate::args::Serve;
+use crate::assemble::Assembled;
+use crate::clock::CoarseInstant;
+use crate::config_state::ConfigState;
+use crate::control::{self, Commands, Control};
+use crate::node;
+use crate::shared::Shared;
+use crate::status::Status;
+
+/// How often the cache's store learns what is in use.
+const MAINTAIN: Duration = Duration::from_secs(1);
+/// How often the cache is swept.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Tells the cache's store what the workers have used.
+pub(super) async fn maintain(shared: Arc<Shared>) {
+    let mut often = tokio::time::interval(MAINTAIN);
+    loop {
+        often.tick().await;
+        shared.cache.load().maintain();
+    }
+}
+
+/// Lets go of what the cache may not serve any more, now and then.
+pub(super) async fn sweep(shared: Arc<Shared>) {
+    let mut often = tokio::time::interval(SWEEP);
+    loop {
+        often.tick().await;
+        let store = shared.cache.load_full();
+        let stale = shared.stale.load(Relaxed);
+        // It walks every entry: not on a thread that others wait for.
+        let _ = tokio::task::spawn_blocking(move || store.sweep(CoarseInstant::now(), stale)).await;
+    }
+}
+
+/// Opens what the configuration wants over HTTP. An address that cannot be had is an error in the log and no more, as in
+/// CoreDNS: answering queries is worth more than being watched.
+pub(super) fn serve_pages(admin: &Admin, assembled: &Assembled, args: &Serve) {
+    let pages = assembled.pages.iter().copied().chain(node::pages(args));
+    for error in admin.apply(pages) {
+        tracing::error!("{error}");
+    }
+}
+
+/// Lets `/ready` and `nodens status` report this configuration, which is served now.
+pub(super) fn show(
+    admin: &Admin,
+    status: &Status,
+    config: &Arc<ConfigState>,
+    assembled: &Assembled,
+) {
+    status.set_running(assembled);
+    let mut details = assembled.details.clone();
+    details.push(Arc::clone(config) as _);
+    admin.readiness().set_running(assembled.chains.clone(), details, assembled.monitor);
+}
+
+/// Opens the local socket. Without it the server serves all the same.
+pub(super) fn serve_control(path: &Path, status: &Arc<Status>) -> Option<Control> {
+    if path.as_os_str().is_empty() {
+        return None;
+    }
+    match control::serve(path, Arc::clone(status) as Arc<dyn Commands>) {
+        Ok(control) => Some(control),
+        Err(error) => {
+            tracing::warn!("`nodens status` and `nodens cache` will not work: {error}");
+            None
+        }
+    }
+}

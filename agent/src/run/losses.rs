@@ -1,0 +1,133 @@
+//! What clients would lose by a new configuration that they have by the running one: why a reload is held back.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::assemble::Assembled;
+use crate::request::Plugin;
+use crate::server::Dispatch;
+use crate::wire::Name;
+
+/// An address that has been asked within this time is missed when it goes.
+const RECENT: Duration = Duration::from_secs(300);
+
+/// What clients have used of the running configuration and of those before it.
+#[derive(Debug, Default)]
+pub(super) struct Used {
+    /// Addresses that are listened on.
+    addresses: BTreeMap<SocketAddr, Asked>,
+    /// Zones for which `kubernetes` has answered, and where.
+    cluster: Vec<(SocketAddr, Name)>,
+    /// Addresses at which names of no zone of their own have been resolved.
+    forwarded: Vec<SocketAddr>,
+}
+
+/// Queries of an address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Asked {
+    /// As many as the running configuration had answered at the last look.
+    count: u64,
+    last: Option<Instant>,
+}
+
+impl Used {
+    /// Adds what has been used of `running`, and forgets what it no longer has. To be called several times within
+    /// [`RECENT`].
+    pub(super) fn update(&mut self, running: &Assembled, now: Instant) {
+        self.addresses.retain(|address, _| running.listeners.contains_key(address));
+        self.cluster.retain(|(address, zone)| running.outline.has_cluster_zone(*address, zone));
+        self.forwarded.retain(|address| running.outline.answers_all(*address));
+        for (&address, dispatch) in &running.listeners {
+            self.addresses.entry(address).or_default().look(answered(dispatch), now);
+            for chain in dispatch.chains() {
+                for zone in chain.handlers().iter().flat_map(|handler| handler.answered_zones()) {
+                    let used = (address, zone.clone());
+                    if !self.cluster.contains(&used) {
+                        self.cluster.push(used);
+                    }
+                }
+                let forwards = [Plugin::Forward, Plugin::Cache];
+                let forwarded = forwards.iter().any(|plugin| chain.has_answered(Some(*plugin)));
+                if chain.zone.as_ref().is_root()
+                    && forwarded
+                    && running.outline.answers_all(address)
+                    && !self.forwarded.contains(&address)
+                {
+                    self.forwarded.push(address);
+                }
+            }
+        }
+    }
+
+    /// What would be lost, a sentence for each.
+    pub(super) async fn losses(
+        &self,
+        running: &Assembled,
+        new: &Assembled,
+        now: Instant,
+    ) -> Vec<String> {
+        let mut losses = Vec::new();
+        let listens = |address: &SocketAddr| new.listeners.contains_key(address);
+        let is_recent = |asked: &Asked| {
+            asked.last.is_some_and(|last| now.saturating_duration_since(last) < RECENT)
+        };
+        let gone: Vec<String> = self
+            .addresses
+            .iter()
+            .filter(|(address, asked)| is_recent(asked) && !listens(address))
+            .map(|(address, _)| address.to_string())
+            .collect();
+        if !gone.is_empty() {
+            let gone = gone.join(", ");
+            losses.push(format!("queries arrive at {gone}, which it does not listen on"));
+        }
+        let mut lost: Vec<String> = self
+            .cluster
+            .iter()
+            .filter(|(address, zone)| {
+                listens(address) && !new.outline.has_cluster_zone(*address, zone)
+            })
+            .map(|(_, zone)| zone.to_string())
+            .collect();
+        lost.sort_unstable();
+        lost.dedup();
+        if !lost.is_empty() {
+            let zones = lost.join(" ");
+            losses.push(format!(
+                "names of {zones} are answered by `kubernetes`, to which they would no longer belong"
+            ));
+        }
+        for block in new.outline.mute(&running.outline) {
+            losses.push(format!("no directive of the block {block} answers"));
+        }
+        let muted = |address: &&SocketAddr| listens(address) && !new.outline.answers_all(**address);
+        if let Some(address) = self.forwarded.iter().find(muted) {
+            losses.push(format!(
+                "names outside of the cluster are resolved at {address}, and nothing is left that forwards them"
+            ));
+        }
+        for forward in &new.forwards {
+            let served = running.forwards.iter().any(|old| old.shares_zone(forward) && old.is_up());
+            if served && !forward.answers().await {
+                let zones: Vec<_> = forward.config().from.iter().map(ToString::to_string).collect();
+                losses.push(format!("no upstream of `forward {}` answers", zones.join(" ")));
+            }
+        }
+        losses
+    }
+}
+
+impl Asked {
+    fn look(&mut self, count: u64, now: Instant) {
+        if count > self.count {
+            self.last = Some(now);
+        }
+        // Less than before: a reload has begun to count anew.
+        self.count = count;
+    }
+}
+
+fn answered(dispatch: &Dispatch) -> u64 {
+    dispatch.chains().iter().map(|chain| chain.answered()).sum()
+}
