@@ -15,6 +15,7 @@ use crate::metrics::Scrape;
 use crate::metrics::cells::Cells;
 use crate::plugin::cache::WorkerCache;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
+use crate::suspects::Refused;
 
 pub use crate::request::Resolving;
 use crate::upstream::event::Event;
@@ -133,6 +134,8 @@ pub struct Local {
     pub cache: WorkerCache,
     /// The places of all queries that wait, of all workers together. `None` outside of a server.
     pub pending: Option<Arc<Shares>>,
+    /// Questions that are refused since the server has crashed over them.
+    pub refused: Option<Arc<Refused>>,
 }
 
 thread_local! {
@@ -142,12 +145,12 @@ thread_local! {
 impl Local {
     /// A new worker's.
     pub fn new(worker: usize) -> Self {
-        Self { worker, rotation: worker, cache: WorkerCache::new(), pending: None }
+        Self { worker, rotation: worker, cache: WorkerCache::new(), pending: None, refused: None }
     }
 
-    /// Makes this thread worker number `worker`'s, of a server with these places.
-    pub fn enter(worker: usize, pending: Arc<Shares>) {
-        let local = Self { pending: Some(pending), ..Self::new(worker) };
+    /// Makes this thread worker number `worker`'s, of a server with these places that refuses these questions.
+    pub fn enter(worker: usize, pending: Arc<Shares>, refused: Option<Arc<Refused>>) {
+        let local = Self { pending: Some(pending), refused, ..Self::new(worker) };
         LOCAL.replace(local);
     }
 

@@ -80,6 +80,11 @@ pub trait ServerBlocks: Send + Sync {
 pub const MAX_DEPTH: u8 = 7;
 
 impl OwnedRequest {
+    /// The query, as it was received.
+    pub fn packet(&self) -> &[u8] {
+        &self.packet
+    }
+
     /// Copies a request's packet.
     pub fn new<B: ServerBlocks + 'static>(request: &Request<'_>, blocks: Arc<B>) -> Self {
         Self {

@@ -300,7 +300,8 @@ impl Server {
         let running = assemble(plan.blocks, shared)?;
         tokio::task::block_in_place(|| before.fill_cache(&running));
         running.show(shared, &hash);
-        let pool = Pool::start(shared.workers, Arc::clone(source));
+        let (slots, refused) = before.crash_record(shared.workers);
+        let pool = Pool::start(shared.workers, Arc::clone(source), slots, refused);
         let pool = Arc::new(pool.context("cannot start the worker threads")?);
         shared.metrics.register(pool.metrics());
         shared.metrics.register(Arc::clone(&shared.budget) as Arc<dyn Source>);

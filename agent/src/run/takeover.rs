@@ -21,6 +21,7 @@ use crate::handover::{
     self, Asked, Channel, Handing, Inherited, Item, Keeper, Listening, Message, PREDECESSOR, Place,
     Predecessor, Record, memory,
 };
+use crate::in_hand::{self, Slot};
 use crate::plan::Plan;
 use crate::plugin::cache::export;
 use crate::probe;
@@ -28,6 +29,7 @@ use crate::server::source::SocketSource;
 use crate::server::{Liveness, Pool};
 use crate::shared::Shared;
 use crate::supervisor::{self, Link};
+use crate::suspects::{self, Refused, Suspects};
 use crate::upstream::registry;
 
 /// How much of the cache is kept for the time after a crash, in bytes: some 20,000 answers. A hand-over passes on all of it.
@@ -133,6 +135,32 @@ impl Before {
     pub(super) fn source(&self) -> Arc<SocketSource> {
         let keeper = self.link.clone().map(|link| Arc::new(link) as Arc<dyn Keeper>);
         Arc::new(SocketSource::new(Arc::clone(&self.inherited), keeper))
+    }
+
+    /// Makes the record of what the workers have in hand, if there is a supervisor to keep it; and looks at that of the process
+    /// before, if it has crashed.
+    pub(super) fn crash_record(&self, workers: usize) -> (Vec<Slot>, Option<Arc<Refused>>) {
+        let Some(link) = &self.link else { return (Vec::new(), None) };
+        let now = CoarseInstant::now();
+        let before = self.inherited.take(in_hand::NAME);
+        let known = self.inherited.take_memory(suspects::NAME);
+        let mut suspects = Suspects::read(&known.unwrap_or_default());
+        if suspects::may_explain(&self.restarts.1) {
+            suspects.crashed(&suspects::in_hand_before(before.as_ref()), now);
+            match suspects.write() {
+                Ok(memory) => link.keep(suspects::NAME, memory.as_fd()),
+                Err(error) => tracing::warn!(%error, "this crash will not be remembered"),
+            }
+        }
+        let slots = in_hand::create(workers).map(|(memory, slots)| {
+            link.keep(in_hand::NAME, memory.as_fd());
+            slots
+        });
+        let slots = slots.unwrap_or_else(|error| {
+            tracing::warn!(%error, "after a crash it will not be known what the server was about");
+            Vec::new()
+        });
+        (slots, suspects.refused(now).map(Arc::new))
     }
 
     /// Takes in what was known of upstreams. To be called before any is made.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::chain::{Chain, Local, Miss};
+use crate::in_hand;
 use crate::request::{
     Answer, OVERFLOW, Origin, Outcome, OwnedRequest, Plugin, Request, Transport, ede,
 };
@@ -44,6 +45,7 @@ pub fn answer<'p>(
     local: &mut Local,
     out: &mut Vec<u8>,
 ) -> Disposition<'p> {
+    let _in_hand = in_hand::begin(packet);
     let query = match Query::parse(packet) {
         Ok(query) => query,
         Err(Reject::Silent) => return Disposition::Drop,
@@ -53,6 +55,12 @@ pub fn answer<'p>(
         }
     };
     let request = Request { query, origin };
+    if local.refused.as_ref().is_some_and(|refused| {
+        refused.contains(request.query.name(), request.query.qtype(), origin.received)
+    }) {
+        refuse(&request, out);
+        return Disposition::Reply;
+    }
     let Some(chain) = dispatch.find(query.name(), query.qtype()) else {
         refuse(&request, out);
         return Disposition::Reply;

@@ -42,6 +42,11 @@ impl Miss {
         self.permit.worker()
     }
 
+    /// The query, as it was received.
+    pub(super) fn packet(&self) -> &[u8] {
+        self.reply.request().packet()
+    }
+
     /// When it is to hear of a time-out.
     pub(super) fn due(&self) -> CoarseInstant {
         self.query.poll_timeout()

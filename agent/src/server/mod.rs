@@ -7,7 +7,7 @@
 //! | [`listener`] | an address and who answers there |
 //! | [`pool`] | the worker threads: each its own runtime and its own sockets |
 //! | [`udp`] | one worker's loop on one socket |
-//! | [`batch`] | `recvmmsg` and `sendmmsg`: the one unsafe module |
+//! | [`batch`] | `recvmmsg` and `sendmmsg`: its one unsafe module |
 //! | [`tcp`] | streams: pipelined, out of order, bounded |
 //! | [`dispatch`] | the longest zone suffix picks the server block |
 //! | [`metrics`] | what the workers count besides queries |

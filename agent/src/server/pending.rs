@@ -21,6 +21,7 @@ use super::miss::Miss;
 use super::send_queue::ReplyPath;
 use super::worker::PendingPermit;
 use crate::clock::CoarseInstant;
+use crate::in_hand;
 use crate::request::Request;
 use crate::upstream::event::{Event, PendingId};
 
@@ -99,6 +100,7 @@ pub(super) fn deliver(id: PendingId, event: Event<'_>, at: Instant) {
 /// All that runs for a miss runs in here: a bug in one must not end the reader of a socket, nor the sweep.
 fn advance(id: PendingId, miss: Miss, event: Option<Event<'_>>, at: Instant) {
     let worker = Arc::clone(miss.worker());
+    let _in_hand = in_hand::begin(miss.packet());
     let advanced = catch_unwind(AssertUnwindSafe(|| miss.advance(id, deliver, event, at)));
     let left = advanced.unwrap_or_else(|_| {
         worker.panicked();

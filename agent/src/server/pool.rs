@@ -29,6 +29,8 @@ use super::{Dispatch, pending, udp};
 use crate::admission::Shares;
 use crate::chain::Local;
 use crate::handover::SocketKind;
+use crate::in_hand::{self, Slot};
+use crate::suspects::Refused;
 
 /// How long a worker means to run at a time: some fifty queries. So a query that comes while another thread decodes a change
 /// is answered first.
@@ -79,12 +81,22 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts `workers` threads that have nothing to do yet. Their sockets come from `source`.
-    pub fn start(workers: usize, source: Arc<SocketSource>) -> io::Result<Self> {
+    /// Starts `workers` threads that have nothing to do yet. Their sockets come from `source`; what they have in hand is recorded in
+    /// `slots`, one for each, as far as there are some; they refuse `refused`.
+    pub fn start(
+        workers: usize,
+        source: Arc<SocketSource>,
+        slots: Vec<Slot>,
+        refused: Option<Arc<Refused>>,
+    ) -> io::Result<Self> {
         let connections = Arc::new(Connections::default());
         let places = Shares::new(MAX_PENDING);
+        let mut slots = slots.into_iter();
         let threads = (0..workers)
-            .map(|number| spawn_thread(number, Arc::clone(&connections), Arc::clone(&places)))
+            .map(|number| {
+                let (connections, places) = (Arc::clone(&connections), Arc::clone(&places));
+                spawn_thread(number, connections, places, (slots.next(), refused.clone()))
+            })
             .collect::<io::Result<Vec<_>>>()?;
         let workers = threads.iter().map(|thread| Arc::clone(&thread.worker)).collect();
         let (threads, open) = (Mutex::new(threads), Mutex::default());
@@ -216,6 +228,7 @@ fn spawn_thread(
     number: usize,
     connections: Arc<Connections>,
     places: Arc<Shares>,
+    (slot, refused): (Option<Slot>, Option<Arc<Refused>>),
 ) -> io::Result<Thread> {
     let worker = Arc::new(Worker::new(number, Arc::clone(&places)));
     let (tasks, inbox) = mpsc::unbounded_channel();
@@ -223,7 +236,10 @@ fn spawn_thread(
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let (end, ended) = std::sync::mpsc::channel();
     let handle = std::thread::Builder::new().name(format!("dns-{number}")).spawn(move || {
-        Local::enter(number, places);
+        Local::enter(number, places, refused);
+        if let Some(slot) = slot {
+            in_hand::enter(slot);
+        }
         // Without it, queries wait for whatever runs on this processor, and that is all.
         if let Err(error) = run_in_slices(SLICE) {
             tracing::debug!(worker = number, "{error}");
