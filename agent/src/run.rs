@@ -8,13 +8,13 @@
 //! ```
 
 mod background;
+mod giving;
 mod losses;
 mod pidfile;
 mod reload;
 mod signals;
 mod takeover;
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
@@ -50,18 +50,19 @@ use crate::server::{Liveness, Pool};
 use crate::shared::Shared;
 use crate::status::Status;
 use crate::systemd::{Systemd, Tell};
-use background::{maintain, serve_control, serve_pages, show, sweep};
+use background::{maintain, serve_control, serve_pages, show, sweep, until};
+use giving::{Giver, Giving, keep_memory, wait_for_successor};
 use reload::{Asked as ReloadAsked, Seen};
 use signals::{Asked, Signals};
-use takeover::{
-    Before, Giver, Running, keep_memory, show_life, supervisor_ended, wait_for_successor,
-};
+use takeover::{Before, Running, show_life, supervisor_ended};
 
 /// More threads than this answer no faster on any node that we know of; `--workers` overrides it.
 const MAX_WORKERS: usize = 8;
 /// How often it is looked at what the start still waits for.
 const START_POLL: Duration = Duration::from_millis(5);
 
+/// How long an instance that was told to end serves on while another one starts with its sockets.
+const SUCCESSOR: Duration = Duration::from_secs(15);
 /// How often it is looked at what clients use.
 const LOOK_AT_USE: Duration = Duration::from_secs(20);
 /// How often a configuration that is held back is tried without `reload`.
@@ -84,6 +85,7 @@ struct Server {
     _control: Option<Control>,
     _successor: Option<Listening>,
     around: Running,
+    giving: Arc<Giving>,
     record: Arc<Record>,
     running: Assembled,
     hash: String,
@@ -197,29 +199,22 @@ async fn serve(
     let mut due = server.next_look();
     let (watched, liveness) = (Arc::clone(&systemd), Arc::clone(&server.liveness));
     tokio::spawn(async move { watched.watchdog(liveness).await });
-    loop {
+    let successor = loop {
         tokio::select! {
             asked = signals.next() => match asked {
-                Asked::Stop => break,
+                Asked::Stop => break server.successor(&mut handed_over, &mut signals).await,
                 Asked::Reload => {
                     systemd.reloading();
                     let _ = server.reload("a signal", ReloadAsked::Person).await;
                     systemd.ready("serving");
                 }
             },
-            Some(successor) = handed_over.recv() => {
-                node.give_away();
-                let ends_container = server.around.ends_container();
-                server.hand_over(successor);
-                if ends_container {
-                    tracing::info!("another instance serves; this one waits for the end of its container");
-                    signals.stop().await;
-                }
-                return Ok(());
-            }
+            Some(successor) = handed_over.recv() => break Some(successor),
             () = &mut supervisor_ended => {
                 tracing::error!("the supervisor has ended");
-                break;
+                // Nothing can be expected to wait for this process.
+                server.running.lameduck = Duration::ZERO;
+                break server.successor(&mut handed_over, &mut signals).await;
             }
             Some(command) = inbox.recv() => {
                 let asked =
@@ -243,6 +238,16 @@ async fn serve(
             }
         }
         due = server.next_look();
+    };
+    if let Some(successor) = successor {
+        node.give_away();
+        let ends_container = server.around.ends_container();
+        server.hand_over(successor);
+        if ends_container {
+            tracing::info!("another instance serves; this one waits for the end of its container");
+            signals.stop().await;
+        }
+        return Ok(());
     }
     systemd.stopping();
     if server.around.is_awaited() {
@@ -264,21 +269,23 @@ impl Server {
         handed_over: mpsc::Sender<Channel>,
     ) -> anyhow::Result<Self> {
         let begun = Instant::now();
-        let source = before.source();
+        let (source, giving) = (before.source(), Arc::<Giving>::default());
         match Self::prepare(args, plan, &before, &source, &shared).await {
             Ok(prepared) => {
                 let shared_too = Arc::clone(&shared);
                 let link = node::machine(&args.node, true).link;
                 let link = link.map(|link| link.as_str().to_owned());
-                let giver = |connection, record| Giver {
+                let (from, giving_too) = (Arc::clone(&source), Arc::clone(&giving));
+                let giver = |record| Giver {
                     link,
                     shared: shared_too,
-                    source,
-                    connection,
+                    source: from,
+                    giving: giving_too,
                     handed_over,
                     record,
                 };
-                Self::serve(args, origin, prepared, before, shared, giver, begun)
+                let prepared = (prepared, giving);
+                Self::serve(args, origin, prepared, before, shared, source, giver, begun)
             }
             Err(error) => {
                 before.failed(&format!("{error:#}"));
@@ -313,6 +320,7 @@ impl Server {
         admin.readiness().set_liveness(Arc::clone(&liveness));
         serve_pages(&admin, &running, args);
         wait_until_known(&running, Duration::MAX).await;
+        before.wait_until_live(&running).await;
         if !running.is_known() {
             let waiting = running.waiting_for().join("; ");
             tracing::warn!(waiting, "serving before everything is there");
@@ -320,23 +328,27 @@ impl Server {
         pool.apply(running.listeners.clone())?;
         liveness.set_addresses(running.listeners.keys().copied());
         tokio::spawn(Arc::clone(&liveness).watch());
+        if let Some(path) = &args.pidfile {
+            pidfile::write(path)?;
+        }
         Ok(Prepared { pool, liveness, admin, running, hash, seen })
     }
 
     fn serve(
         args: &Serve,
         origin: Origin,
-        prepared: Prepared,
+        (prepared, giving): (Prepared, Arc<Giving>),
         before: Before,
         shared: Arc<Shared>,
-        giver: impl FnOnce(Option<OwnedFd>, Arc<Record>) -> Giver,
+        source: Arc<SocketSource>,
+        giver: impl FnOnce(Arc<Record>) -> Giver,
         begun: Instant,
     ) -> anyhow::Result<Self> {
         let Prepared { pool, liveness, admin, running, hash, seen } = prepared;
         let (link, record) = (before.link.clone(), before.record());
         shared.metrics.register(Arc::clone(&record) as Arc<dyn Source>);
         let readiness = Arc::clone(admin.readiness());
-        let around = before.serving(&pool, &readiness)?;
+        let around = before.serving(&pool, &source, &readiness);
         let (shared_too, of) = (Arc::clone(&shared), (link.clone(), Arc::clone(&record)));
         let config = ConfigState::new();
         config.set_loaded(&hash, None);
@@ -351,13 +363,7 @@ impl Server {
             tokio::spawn(keep_memory(Arc::clone(&shared), link.clone()));
             tokio::spawn(show_life(link, Arc::clone(&liveness)));
         }
-        let successor = wait_for_successor(
-            args.handover_socket(),
-            giver(around.connection(), Arc::clone(&record)),
-        );
-        if let Some(path) = &args.pidfile {
-            pidfile::write(path)?;
-        }
+        let successor = wait_for_successor(args.handover_socket(), giver(Arc::clone(&record)));
         let took = begun.elapsed().as_millis();
         let addresses: Vec<_> = running.listeners.keys().map(ToString::to_string).collect();
         tracing::info!(
@@ -378,6 +384,7 @@ impl Server {
             _control: control,
             _successor: successor,
             around,
+            giving,
             record,
             running,
             hash,
@@ -399,6 +406,26 @@ impl Server {
         Some(now + reload.wait(random[0]))
     }
 
+    /// The instance that takes over although this one was told to end. If one has begun to, it is given some time for that.
+    async fn successor(
+        &self,
+        handed_over: &mut mpsc::Receiver<Channel>,
+        signals: &mut Signals,
+    ) -> Option<Channel> {
+        let until = Instant::now() + SUCCESSOR;
+        if self.giving.stop() {
+            tracing::info!("another instance starts; this one serves until that one does");
+        }
+        while self.giving.is_given() && Instant::now() < until {
+            tokio::select! {
+                Some(successor) = handed_over.recv() => return Some(successor),
+                () = signals.stop_again() => break,
+                () = tokio::time::sleep(START_POLL) => {}
+            }
+        }
+        handed_over.try_recv().ok()
+    }
+
     async fn stop(self, signals: &mut Signals) {
         self.admin.readiness().set_stopping();
         let lameduck = self.running.lameduck;
@@ -406,16 +433,11 @@ impl Server {
             tracing::info!(seconds = lameduck.as_secs_f64(), "lameduck: still answering");
             tokio::select! {
                 () = tokio::time::sleep(lameduck) => {}
-                () = signals.stop() => tracing::info!("second signal: no more lameduck"),
+                () = signals.stop_again() => tracing::info!("second signal: no more lameduck"),
             }
         }
         tokio::task::block_in_place(|| {
-            if self.around.is_awaited() {
-                // The sockets stay as they are.
-                self.pool.hand_over(DRAIN, Arc::new(|_, _| {}));
-            } else {
-                self.pool.stop(DRAIN);
-            }
+            self.pool.stop(DRAIN);
             for store in self.shared.clusters.running() {
                 store.save();
             }
@@ -429,12 +451,12 @@ impl Server {
     /// Leaves the sockets to `successor`, which serves, and answers what is under way.
     fn hand_over(self, successor: Channel) {
         let begun = Instant::now();
+        self.around.leave(&successor, &self.args.socket);
         self.admin.hand_over();
         let successor = Arc::new(successor);
         let to = Arc::clone(&successor);
         let pass_on = move |address, connection| Running::pass_on(&to, address, connection);
         tokio::task::block_in_place(|| self.pool.hand_over(DRAIN, Arc::new(pass_on)));
-        self.around.left(successor, &self.args.socket);
         let took_ms = begun.elapsed().as_millis();
         tracing::info!(
             took_ms,
@@ -451,14 +473,6 @@ struct Prepared {
     running: Assembled,
     hash: String,
     seen: Seen,
-}
-
-/// Returns at a moment, or never.
-async fn until(due: Option<tokio::time::Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Waits for the clusters' objects, but no longer than `startup_timeout` and `most`; true once there is nothing to wait

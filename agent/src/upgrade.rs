@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::control::{self, Request};
 
 /// How long the new instance may take to serve.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(70);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 

@@ -283,6 +283,49 @@ fn the_server_ends_with_its_supervisor_and_says_what_it_says() {
     one.stop(SOON);
 }
 
+/// The process 1 of a container of its own: `unshare` is its parent, and it the child of that.
+fn in_container(setup: Setup) -> Nodens {
+    setup.wrapper(&["unshare", "--pid", "--fork", "--kill-child"]).start()
+}
+
+fn to_supervisor(container: &Nodens, signal: Signal) {
+    let pid = nix::unistd::Pid::from_raw(container.server() as i32);
+    nix::sys::signal::kill(pid, signal).unwrap();
+}
+
+#[test]
+fn a_container_that_was_taken_over_from_serves_again_when_the_next_one_ends() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: a process namespace needs root");
+        return;
+    }
+    let site = Site::new();
+    let mut old = in_container(site.setup());
+    site.warm_up();
+    let socket = site.socket();
+    let probe = |what: &str| process::run(&["probe", what, "--socket", socket.to_str().unwrap()]).0;
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let load = site.load();
+        let mut new = in_container(site.setup());
+        new.wait_for_log("the instance before has left", SOON);
+        old.wait_for_log("this one waits for the end of its container", SOON);
+        assert!(old.is_running() && probe("alive").success());
+        pause(Duration::from_millis(200));
+        to_supervisor(&new, signal);
+        new.wait_exit(SOON);
+        pause(Duration::from_millis(500));
+        let report = load.stop();
+        let udp = report.lost.iter().filter(|(_, what)| what.contains("UDP")).count();
+        println!("{signal}: {} asked, {} lost, {udp} over UDP", report.asked, report.lost.len());
+        let most = if signal == Signal::SIGTERM { 0 } else { 5 };
+        assert!(udp <= most, "{:?}", report.lost);
+        wait_for("the old one", SOON, || probe("ready").success());
+    }
+    to_supervisor(&old, Signal::SIGTERM);
+    assert!(old.wait_exit(SOON).success());
+    assert!(!socket.with_extension("handed-over").exists());
+}
+
 fn at_one_port(cluster: &Cluster, port: u16, socket: &Path) -> Setup {
     let setup = cluster.setup("").corefile(|text| text.replace("@dns@", &port.to_string()));
     let address = SocketAddr::from(([127, 0, 0, 1], port));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg,
     sendmsg, socketpair,
 };
 use socket2::SockRef;
@@ -72,6 +72,12 @@ impl Channel {
                 done => return Ok(done.map(drop)?),
             }
         }
+    }
+
+    /// True if the other side has closed and nothing of it is left to be received.
+    pub fn has_ended(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(recv(&self.0, &mut [0; 1][..], flags), Ok((_, 0)))
     }
 
     /// The next message; `None`: the other side has closed. Descriptors beyond the first are closed.
@@ -139,7 +145,11 @@ mod tests {
         assert!(matches!(there.receive(), Ok(Some(Message::End))));
         there.set_patience(Some(Duration::from_millis(10))).unwrap();
         assert_eq!(there.receive().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(!there.has_ended());
+        here.send(&Message::Alive).unwrap();
         drop(here);
+        assert!(!there.has_ended() && matches!(there.receive(), Ok(Some(Message::Alive))));
+        assert!(there.has_ended());
         assert!(matches!(there.receive(), Ok(None)));
     }
 

@@ -89,7 +89,11 @@ fn fits(name: &SocketName, fd: &OwnedFd) -> bool {
                 || (bound.ip().is_unspecified() && name.address.ip().is_unspecified());
             same_port && same_ip
         });
-    let listens = name.kind == SocketKind::Udp || socket.is_listener().unwrap_or(false);
+    // A process that was about to stop may have connected a datagram socket: then it receives nothing any more.
+    let listens = match name.kind {
+        SocketKind::Udp => socket.peer_addr().is_err(),
+        _ => socket.is_listener().unwrap_or(false),
+    };
     socket.r#type().is_ok_and(|of| of == wanted) && is_bound && listens
 }
 
@@ -109,11 +113,14 @@ mod tests {
         inherited.add("udp 127.0.0.1:0 0".into(), udp.try_clone().unwrap().into());
         // Neither of these is what its name says.
         inherited.add(format!("tcp {address} 0"), udp.try_clone().unwrap().into());
-        inherited.add("udp 127.0.0.2:53 0".into(), udp.into());
+        inherited.add("udp 127.0.0.2:53 0".into(), udp.try_clone().unwrap().into());
         assert!(inherited.has_sockets());
         assert_eq!(inherited.take_sockets(SocketKind::Udp, address).len(), 2);
         assert_eq!(inherited.take_sockets(SocketKind::Udp, zero).len(), 1);
         assert!(!inherited.has_sockets());
+        udp.connect("127.0.0.1:9").unwrap();
+        inherited.add(format!("udp {address} 0"), udp.into());
+        assert!(!inherited.has_sockets(), "a connected socket is of no use");
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = tcp.local_addr().unwrap();
         inherited.add(format!("tcp {address} 0"), tcp.into());

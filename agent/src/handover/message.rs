@@ -34,7 +34,8 @@ pub enum Message {
     Serving,
     /// The sender will not answer queries, for this reason.
     Failed(String),
-    /// The sender has stopped reading from the sockets. True if it waits for the connection to end, to take over again.
+    /// The sender reads nothing more from the sockets; connections may follow. True if it waits for the end of this connection, to
+    /// take over again.
     Left(bool),
     /// Another hand-over is under way.
     Busy,
@@ -44,7 +45,7 @@ pub enum Message {
     Notify(String),
     /// A new instance is to be started from the program's file.
     Upgrade,
-    /// The sender has handed over through this connection, and is about to exit.
+    /// The sender hands over through this connection, and exits when all under way is answered.
     HandedOver(OwnedFd),
     /// Where the sender is to listen, as [`super::Place`] is written.
     Wanted(String),

@@ -32,8 +32,11 @@ pub use self::successor::{Handing, Listening, listen};
 /// The version of the messages. A peer of any other version is talked to; see [`Message`].
 pub const VERSION: u16 = 1;
 
-/// The name of the item that keeps a waiting predecessor informed: its connection. See [`Predecessor::connection`].
+/// The names of the items that keep waiting predecessors informed, their connections, are this and a number. See
+/// [`Predecessor::connection`].
 pub const PREDECESSOR: &str = "predecessor";
+/// So many are kept at most, the latest first.
+pub const MAX_PREDECESSORS: usize = 8;
 
 /// Something with a name that is passed on.
 pub type Item = (String, OwnedFd);

@@ -1,8 +1,9 @@
 //! The new instance's side of a hand-over.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt};
@@ -13,9 +14,13 @@ use super::channel::Channel;
 use super::inherited::Inherited;
 use super::message::Message;
 use super::name::Place;
+use super::{MAX_PREDECESSORS, PREDECESSOR};
 
 /// How long the other instance has to say that it is there.
 const GREETING: Duration = Duration::from_secs(1);
+/// A connection that is closed at once is tried again so often, and after so long.
+const TRIES: usize = 20;
+const PAUSE: Duration = Duration::from_millis(50);
 /// How long it has for each item: it writes down its cache meanwhile.
 const ITEM: Duration = Duration::from_secs(20);
 
@@ -51,27 +56,45 @@ pub struct Predecessor {
 /// # Errors
 /// It has begun to hand over and broke off.
 pub fn ask(path: &Path, place: &Place, inherited: &Inherited) -> Result<Asked, HandOverError> {
-    let Ok(channel) = connect(path) else { return Ok(Asked::Alone) };
+    for _ in 0..TRIES {
+        match try_ask(path, place, inherited)? {
+            Some(asked) => return Ok(asked),
+            // It was about to end, or another one takes its place at this moment.
+            None => std::thread::park_timeout(PAUSE),
+        }
+    }
+    Ok(Asked::Alone)
+}
+
+/// `None`: the other side has closed at once.
+fn try_ask(
+    path: &Path,
+    place: &Place,
+    inherited: &Inherited,
+) -> Result<Option<Asked>, HandOverError> {
+    // No socket there, or nobody who listens at it.
+    let Ok(channel) = connect(path) else { return Ok(Some(Asked::Alone)) };
     channel.set_patience(Some(GREETING))?;
     let wanted = Message::Wanted(place.to_string());
     let said = channel.send(&Message::hello()).and_then(|()| channel.send(&wanted));
     let greeted = said.and_then(|()| channel.receive());
     let release = match greeted {
         Ok(Some(Message::Hello { text, .. })) => text,
-        Ok(Some(Message::Busy)) => return Ok(Asked::Busy),
+        Ok(Some(Message::Busy)) => return Ok(Some(Asked::Busy)),
         Ok(Some(Message::Failed(why))) => return Err(io::Error::other(why).into()),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            return Ok(Asked::Silent(process(&channel)));
+            return Ok(Some(Asked::Silent(process(&channel))));
         }
-        // It is about to end.
-        Ok(_) | Err(_) => return Ok(Asked::Alone),
+        Ok(_) | Err(_) => return Ok(None),
     };
     channel.set_patience(Some(ITEM))?;
     loop {
         match channel.receive()? {
             Some(Message::Item { name, fd }) => inherited.add(name, fd),
-            Some(Message::Unrelated) => return Ok(Asked::Alone),
-            Some(Message::End) => return Ok(Asked::Found(Predecessor { channel, release })),
+            Some(Message::Unrelated) => return Ok(Some(Asked::Alone)),
+            Some(Message::End) => {
+                return Ok(Some(Asked::Found(Predecessor { channel, release })));
+            }
             Some(Message::Failed(why)) => return Err(io::Error::other(why).into()),
             Some(_) => {}
             None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
@@ -95,14 +118,27 @@ fn connect(path: &Path) -> io::Result<Channel> {
 
 impl Predecessor {
     /// The instance to which another process of this one had this connection.
-    pub fn again(connection: OwnedFd) -> Self {
+    fn again(connection: OwnedFd) -> Self {
         Self { channel: Channel::over(connection), release: String::new() }
+    }
+
+    /// The instances before to which another process had the connections, as far as they have not ended.
+    pub fn all_again(inherited: &Inherited) -> Vec<Arc<Self>> {
+        let name = |n| format!("{PREDECESSOR} {n}");
+        let taken = (0..MAX_PREDECESSORS).filter_map(|n| inherited.take(&name(n)));
+        let known = taken.map(|connection| Arc::new(Self::again(connection)));
+        known.filter(|known| !known.has_ended()).collect()
     }
 
     /// Says that this instance serves.
     pub fn serving(&self) -> io::Result<()> {
         self.channel.send(&Message::Serving)?;
         self.channel.set_patience(None)
+    }
+
+    /// True if it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.channel.has_ended()
     }
 
     /// The next message of the other instance; `None`: it has ended. Blocks.
@@ -124,7 +160,7 @@ impl Predecessor {
     }
 
     /// The connection. While any process holds it, a predecessor that waits knows that its successors live.
-    pub fn connection(&self) -> io::Result<OwnedFd> {
-        self.channel.as_fd().try_clone_to_owned()
+    pub fn connection(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
     }
 }

@@ -93,7 +93,7 @@ fn accept(socket: &Socket, handing: &Arc<dyn Handing>) {
         }
         let channel = Channel::over(OwnedFd::from(peer));
         if busy.swap(true, Ordering::AcqRel) {
-            let _ = channel.send(&Message::Busy);
+            refuse(&channel);
             continue;
         }
         let (done, handing) = (Arc::clone(&busy), Arc::clone(handing));
@@ -104,6 +104,15 @@ fn accept(socket: &Socket, handing: &Arc<dyn Handing>) {
         if started.is_err() {
             busy.store(false, Ordering::Release);
         }
+    }
+}
+
+/// Says that another hand-over is under way. What the other side has said is read before: what lies unread when a connection is
+/// closed resets it, and the answer with it.
+fn refuse(channel: &Channel) {
+    let heard = channel.set_patience(Some(GREETING)).and_then(|()| channel.receive());
+    if matches!(heard, Ok(Some(_))) && matches!(channel.receive(), Ok(Some(_))) {
+        let _ = channel.send(&Message::Busy);
     }
 }
 

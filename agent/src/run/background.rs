@@ -76,3 +76,11 @@ pub(super) fn serve_control(path: &Path, status: &Arc<Status>) -> Option<Control
         }
     }
 }
+
+/// Returns at a moment, or never.
+pub(super) async fn until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,7 +1,12 @@
 //! The signals that the server takes.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Within this time a second signal is the first one.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
 /// The signals that mean something.
 pub(super) struct Signals {
@@ -29,6 +34,18 @@ impl Signals {
             _ = self.interrupt.recv() => Asked::Stop,
             _ = self.hangup.recv() => Asked::Reload,
             _ = self.user1.recv() => Asked::Reload,
+        }
+    }
+
+    /// Returns when one asks for the end once more. One that reaches supervisor and server alike, as systemd may send it, comes
+    /// twice.
+    pub(super) async fn stop_again(&mut self) {
+        let begun = Instant::now();
+        loop {
+            self.stop().await;
+            if begun.elapsed() > SAME_SIGNAL {
+                return;
+            }
         }
     }
 

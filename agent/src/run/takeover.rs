@@ -1,25 +1,21 @@
 //! What this process begins with, and what it leaves to the next one.
 
-use std::collections::HashMap;
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, getpid, getppid};
-use tokio::sync::mpsc;
 
 use crate::admin::Readiness;
 use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
 use crate::handover::{
-    self, Asked, Channel, Handing, Inherited, Item, Keeper, Listening, Message, PREDECESSOR, Place,
-    Predecessor, Record, memory,
+    self, Asked, Channel, Inherited, Keeper, MAX_PREDECESSORS, Message, PREDECESSOR, Place,
+    Predecessor, Record,
 };
 use crate::in_hand::{self, Slot};
 use crate::plan::Plan;
@@ -32,12 +28,11 @@ use crate::supervisor::{self, Link};
 use crate::suspects::{self, Refused, Suspects};
 use crate::upstream::registry;
 
-/// How much of the cache is kept for the time after a crash, in bytes: some 20,000 answers. A hand-over passes on all of it.
-const KEPT_CACHE: usize = 4 << 20;
-/// The shortest time between two writings of what is kept.
-const KEEP_EVERY: Duration = Duration::from_secs(1);
-/// Writing takes at most this part of the time.
-const KEEP_SHARE: u32 = 100;
+/// How long a start waits for its watches while another instance serves, and how often it looks.
+const LIVE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(5);
+/// How often it is looked for an instance in the place of the one before.
+const TELL_TRIES: usize = 3;
 /// What a passed connection's name begins with; the listening address follows.
 const CONNECTION: &str = "connection ";
 
@@ -50,6 +45,10 @@ pub(super) struct Before {
     /// How often it has started the server again, and why the last time.
     restarts: (u64, String),
     predecessor: Option<Predecessor>,
+    /// Instances before that one, which may wait for the end of all that came after them.
+    older: Vec<Arc<Predecessor>>,
+    /// Where that one was asked, and for which place.
+    asked: Option<(PathBuf, Place)>,
     /// An instance that does not answer: what is to be said of it.
     silent: Option<(Option<Pid>, String)>,
 }
@@ -64,8 +63,8 @@ impl Before {
             restarts = (start.restarts, start.why);
             link = Some(start.link);
         }
-        let predecessor = inherited.take(PREDECESSOR).map(Predecessor::again);
-        Ok(Self { inherited, link, restarts, predecessor, silent: None })
+        let older = Predecessor::all_again(&inherited);
+        Ok(Self { inherited, link, restarts, predecessor: None, older, asked: None, silent: None })
     }
 
     /// Says in the log how the process before this one ended.
@@ -76,8 +75,8 @@ impl Before {
         }
     }
 
-    /// Asks the instance that serves beside this one, if any, for everything. Not after a crash, when the sockets are here, nor if
-    /// they share neither an address nor the link.
+    /// Asks the instance that serves beside this one, if any, for everything, unless they share neither an address nor the link.
+    /// After a crash that is one that has taken over meanwhile, or was about to.
     ///
     /// # Errors
     /// Another instance is about to take over, or the running one could not hand over.
@@ -87,9 +86,7 @@ impl Before {
         plan: &Plan,
         link: Option<&str>,
     ) -> anyhow::Result<()> {
-        let Some(path) = socket.filter(|_| !self.inherited.has_sockets()) else {
-            return Ok(());
-        };
+        let Some(path) = socket else { return Ok(()) };
         // Without its addresses the start will fail: that is said there.
         let Ok(own) = plan.own_addresses() else { return Ok(()) };
         let place = Place::new(link, own.addresses().iter().copied());
@@ -114,9 +111,29 @@ impl Before {
                     "taking over from the instance that serves"
                 );
                 self.predecessor = Some(predecessor);
+                self.older.extend(Predecessor::all_again(&self.inherited));
             }
         }
+        self.asked = Some((path, place));
         Ok(())
+    }
+
+    /// Waits for the API server's word that watches continue, if an instance serves meanwhile: it is not to leave to one that may
+    /// not watch, or whose API server does not answer. Bounded, since that one may be cut off as well.
+    pub(super) async fn wait_until_live(&self, assembled: &Assembled) {
+        if self.predecessor.is_none() {
+            return;
+        }
+        let until = Instant::now() + assembled.startup_timeout.min(LIVE);
+        while Instant::now() < until {
+            if assembled.stores.iter().all(|store| store.status().is_live()) {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        if !assembled.stores.is_empty() {
+            tracing::warn!("taking over although the API server has not confirmed every watch");
+        }
     }
 
     /// Says to the instance that serves that this one will not.
@@ -181,61 +198,75 @@ impl Before {
         }
     }
 
-    /// Queries are answered from now on: says so, and takes over the connections of the instance before.
+    /// Queries are answered from now on: says so, and takes over the connections of the instance before. Nothing in here may fail,
+    /// since that instance leaves.
     pub(super) fn serving(
-        self,
+        mut self,
         pool: &Arc<Pool>,
+        source: &Arc<SocketSource>,
         readiness: &Arc<Readiness>,
-    ) -> anyhow::Result<Running> {
+    ) -> Running {
         // What the configuration does not want any more.
         self.inherited.clear();
         if let Some(link) = &self.link {
             link.serving();
         }
-        if let Some((pid, text)) = self.silent {
+        if let Some((pid, text)) = self.silent.take() {
             readiness.set_neighbour(Some(text));
             tokio::spawn(forget_when_gone(pid, Arc::clone(readiness)));
         }
-        let waits = Arc::new(AtomicBool::new(false));
-        let mut connection = None;
-        if let Some(predecessor) = self.predecessor {
-            let held = predecessor.connection()?;
-            if let Some(link) = &self.link {
-                link.keep(PREDECESSOR, held.as_fd());
+        let newest = self.tell_predecessor().map(Arc::new);
+        let known: Vec<_> = newest.iter().chain(&self.older).take(MAX_PREDECESSORS).collect();
+        if let Some(link) = &self.link {
+            for (n, predecessor) in known.iter().enumerate() {
+                link.keep(&format!("{PREDECESSOR} {n}"), predecessor.connection());
             }
-            connection = Some(held);
-            if let Err(error) = predecessor.serving() {
-                tracing::warn!(%error, "the instance before does not hear that this one serves");
-            }
-            let (pool, waits) = (Arc::clone(pool), Arc::clone(&waits));
-            std::thread::Builder::new()
-                .name("handover".into())
-                .spawn(move || follow(&predecessor, &pool, &waits))?;
         }
-        Ok(Running { link: self.link, connection, waits })
+        source.set_predecessors(known.into_iter().map(Arc::clone).collect());
+        if let Some(predecessor) = newest {
+            let pool = Arc::clone(pool);
+            let following = std::thread::Builder::new()
+                .name("handover".into())
+                .spawn(move || follow(&predecessor, &pool));
+            if let Err(error) = following {
+                tracing::warn!(%error, "the connections of the instance before are not taken over");
+            }
+        }
+        Running { link: self.link, source: Arc::clone(source) }
+    }
+
+    /// Says that this instance serves to the one before, or to the one that has come in its place: one that crashed meanwhile is
+    /// started again by its supervisor, with the same sockets.
+    fn tell_predecessor(&mut self) -> Option<Predecessor> {
+        let mut predecessor = self.predecessor.take()?;
+        for _ in 0..TELL_TRIES {
+            let Err(error) = predecessor.serving() else { return Some(predecessor) };
+            tracing::warn!(%error, "the instance before has ended; it is looked whether another is in its place");
+            let (path, place) = self.asked.as_ref()?;
+            // What it has is here already.
+            match handover::ask(path, place, &Inherited::default()) {
+                Ok(Asked::Found(other)) => predecessor = other,
+                _ => return None,
+            }
+        }
+        None
     }
 }
 
 /// Takes connections over until the instance before has ended, on a thread of its own.
-fn follow(predecessor: &Predecessor, pool: &Pool, waits: &AtomicBool) {
-    let mut connections = 0_u64;
+fn follow(predecessor: &Predecessor, pool: &Pool) {
     while let Some(message) = predecessor.receive() {
         match message {
             Message::Item { name, fd } => {
                 let address = name.strip_prefix(CONNECTION).and_then(|text| text.parse().ok());
                 if let Some(address) = address {
                     pool.adopt(address, fd);
-                    connections += 1;
                 }
             }
-            Message::Left(will_wait) => {
-                waits.store(will_wait, Relaxed);
-                tracing::info!(connections, "the instance before has left");
-            }
+            Message::Left(waits) => tracing::info!(waits, "the instance before has left"),
             _ => {}
         }
     }
-    waits.store(false, Relaxed);
 }
 
 /// Lets `/ready?verbose` and `nodens status` speak of an instance that does not answer until it has ended.
@@ -250,15 +281,13 @@ async fn forget_when_gone(pid: Option<Pid>, readiness: Arc<Readiness>) {
 /// What a process that serves knows of the ones around it.
 pub(super) struct Running {
     link: Option<Link>,
-    /// To the instance before, if that waits; passed on to the next.
-    connection: Option<OwnedFd>,
-    waits: Arc<AtomicBool>,
+    source: Arc<SocketSource>,
 }
 
 impl Running {
-    /// True if the instance before takes over again when this one ends: sockets and network stay as they are.
+    /// True if another instance goes on with the sockets when this one ends: network and sockets stay as they are.
     pub(super) fn is_awaited(&self) -> bool {
-        self.waits.load(Relaxed)
+        self.source.is_shared()
     }
 
     /// True if this process is the first of its container and has no supervisor: its end would have it started anew.
@@ -274,129 +303,18 @@ impl Running {
         }
     }
 
-    /// Everything is drained: says so to the next instance, to the supervisor, and to probes.
-    pub(super) fn left(&self, channel: Arc<Channel>, socket: &Path) {
+    /// The next instance serves: says to it, to the supervisor and to probes that this one leaves. Before anything is drained, so
+    /// that a crash from here on starts nothing again.
+    pub(super) fn leave(&self, channel: &Channel, socket: &Path) {
         let waits = self.link.is_some() && getppid() == Pid::from_raw(1);
         if waits || self.ends_container() {
             probe::mark_handed_over(socket);
         }
-        // If it has ended meanwhile, the supervisor finds out.
-        let _ = channel.send(&Message::Left(waits));
         if let (Some(link), Ok(connection)) = (&self.link, channel.as_fd().try_clone_to_owned()) {
             link.handed_over(connection);
         }
-    }
-
-    /// The part of a hand-over that has to do with this one.
-    pub(super) fn connection(&self) -> Option<OwnedFd> {
-        self.connection.as_ref().and_then(|fd| fd.try_clone().ok())
-    }
-}
-
-/// Gives everything to the next instance.
-pub(super) struct Giver {
-    pub(super) shared: Arc<Shared>,
-    pub(super) source: Arc<SocketSource>,
-    pub(super) connection: Option<OwnedFd>,
-    pub(super) handed_over: mpsc::Sender<Channel>,
-    pub(super) record: Arc<Record>,
-    /// The interface that this instance keeps.
-    pub(super) link: Option<String>,
-}
-
-impl Handing for Giver {
-    fn place(&self) -> Place {
-        Place::new(self.link.as_deref(), self.source.addresses())
-    }
-
-    fn items(&self) -> io::Result<Vec<Item>> {
-        let mut items = self.source.items()?;
-        if let Some(connection) = &self.connection {
-            items.push((PREDECESSOR.to_owned(), connection.try_clone()?));
-        }
-        items.push(cache(&self.shared, usize::MAX)?);
-        for store in self.shared.clusters.running() {
-            items.extend(store.export(None)?.map(|(item, _)| item));
-        }
-        items.push(health(&self.shared.health_registry.export())?);
-        Ok(items)
-    }
-
-    fn handed_over(&self, channel: Channel) {
-        // The loop that reads it lives as long as the process.
-        let _ = self.handed_over.blocking_send(channel);
-    }
-
-    fn failed(&self, why: &str) {
-        self.record.failed(why);
-        tracing::error!(
-            "another instance was to take over and did not; this one goes on serving: {why}"
-        );
-    }
-}
-
-fn cache(shared: &Shared, budget: usize) -> io::Result<Item> {
-    let store = shared.cache.load_full();
-    let memory = memory::write(export::NAME, |to| {
-        export::write(&store, CoarseInstant::now(), budget, to).map(drop)
-    })?;
-    Ok((export::NAME.to_owned(), memory))
-}
-
-fn health(known: &[u8]) -> io::Result<Item> {
-    Ok((registry::NAME.to_owned(), memory::write(registry::NAME, |to| to.write_all(known))?))
-}
-
-/// Has the supervisor keep what is known, for the time after a crash. Writes what has changed, as often as that is cheap.
-pub(super) async fn keep_memory(shared: Arc<Shared>, link: Link) {
-    let kept = Arc::new(Mutex::new(Kept::default()));
-    let mut pause = KEEP_EVERY;
-    loop {
-        tokio::time::sleep(pause).await;
-        let (shared, link, kept) = (Arc::clone(&shared), link.clone(), Arc::clone(&kept));
-        // It walks all entries and objects: not on a thread that others wait for.
-        let written = tokio::task::spawn_blocking(move || {
-            let begun = Instant::now();
-            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = kept.renew(&shared, &link) {
-                tracing::warn!(%error, "cache and store are not kept for the time after a crash");
-            }
-            begun.elapsed()
-        });
-        pause = written.await.map_or(KEEP_EVERY, |took| KEEP_EVERY.max(took * KEEP_SHARE));
-    }
-}
-
-/// What the supervisor keeps, as far as it tells whether that is still the latest.
-#[derive(Default)]
-struct Kept {
-    cache: u64,
-    stores: HashMap<String, u64>,
-    health: Vec<u8>,
-}
-
-impl Kept {
-    fn renew(&mut self, shared: &Shared, link: &Link) -> io::Result<()> {
-        let changes = shared.cache.load().changes();
-        if changes != self.cache {
-            let (name, memory) = cache(shared, KEPT_CACHE)?;
-            link.keep(&name, memory.as_fd());
-            self.cache = changes;
-        }
-        for store in shared.clusters.running() {
-            let last = store.memory_name().and_then(|name| self.stores.get(name).copied());
-            if let Some(((name, memory), state)) = store.export(last)? {
-                link.keep(&name, memory.as_fd());
-                self.stores.insert(name, state);
-            }
-        }
-        let known = shared.health_registry.export();
-        if known != self.health {
-            let (name, memory) = health(&known)?;
-            link.keep(&name, memory.as_fd());
-            self.health = known;
-        }
-        Ok(())
+        // If it has ended meanwhile, the supervisor finds out.
+        let _ = channel.send(&Message::Left(waits));
     }
 }
 
@@ -421,21 +339,6 @@ pub(super) async fn show_life(link: Link, liveness: Arc<Liveness>) {
         often.tick().await;
         if liveness.trouble().is_none() {
             link.alive();
-        }
-    }
-}
-
-/// Lets the next instance find this one. Without it the next one starts beside this one.
-pub(super) fn wait_for_successor(socket: Option<PathBuf>, giver: Giver) -> Option<Listening> {
-    let path = socket?;
-    match handover::listen(&path, Arc::new(giver)) {
-        Ok(listening) => Some(listening),
-        Err(error) => {
-            let path = path.display();
-            tracing::warn!(
-                "an instance that starts beside this one will begin with nothing: cannot listen on {path}: {error}"
-            );
-            None
         }
     }
 }

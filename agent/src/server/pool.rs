@@ -145,11 +145,12 @@ impl Pool {
                 }
             }
         }
+        let ending = self.ending();
         open.retain(|address, old| {
             let stays = wanted.contains_key(address);
             if !stays {
                 self.source.forget(&DNS, *address);
-                old.phase.send_replace(Phase::Draining);
+                old.phase.send_replace(ending.clone());
             }
             stays
         });
@@ -194,8 +195,17 @@ impl Pool {
     /// Stops: no new connections, what is queued is still answered, what waits has `patience` to be answered. Blocks until
     /// the threads have ended.
     pub fn stop(&self, patience: Duration) {
+        let ending = self.ending();
         self.source.forget_all();
-        self.end(&Phase::Draining, patience);
+        self.end(&ending, patience);
+    }
+
+    /// What happens to sockets that are given up: those that another instance has, too, are only left.
+    fn ending(&self) -> Phase {
+        match self.source.is_shared() {
+            true => Phase::HandedOver(Arc::new(|_, _| {})),
+            false => Phase::Draining,
+        }
     }
 
     /// Stops without touching the sockets, which another process serves now: what has been received is still answered, and

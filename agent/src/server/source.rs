@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::sockets::{BindError, Sockets};
-use crate::handover::{Inherited, Item, Keeper, SocketKind, SocketName};
+use crate::handover::{Inherited, Item, Keeper, Predecessor, SocketKind, SocketName};
 
 /// The listening sockets of this process. Each is inherited or opened, is kept by the supervisor if there is one, and is
 /// passed on in a hand-over.
@@ -17,12 +18,16 @@ pub struct SocketSource {
     keeper: Option<Arc<dyn Keeper>>,
     /// A duplicate of each, to be passed on.
     open: Mutex<BTreeMap<SocketName, OwnedFd>>,
+    /// They were given to an instance that starts.
+    given: AtomicBool,
+    /// Instances from which they came.
+    predecessors: Mutex<Vec<Arc<Predecessor>>>,
 }
 
 impl SocketSource {
     /// Takes sockets from `inherited` first, and has `keeper` keep all.
     pub fn new(inherited: Arc<Inherited>, keeper: Option<Arc<dyn Keeper>>) -> Self {
-        Self { inherited, keeper, open: Mutex::default() }
+        Self { inherited, keeper, ..Self::default() }
     }
 
     /// At least `count` pairs of sockets for DNS at `address`: all that were inherited, and as many new ones as that takes.
@@ -68,6 +73,28 @@ impl SocketSource {
             Ok(copy) => drop(self.lock().insert(name, copy)),
             Err(error) => tracing::warn!(%error, "{name} cannot be passed on"),
         }
+    }
+
+    /// Says whether an instance that starts has them.
+    pub fn set_given(&self, given: bool) {
+        self.given.store(given, Relaxed);
+    }
+
+    /// Says from which instances they came.
+    pub fn set_predecessors(&self, predecessors: Vec<Arc<Predecessor>>) {
+        *self.predecessors.lock().unwrap_or_else(PoisonError::into_inner) = predecessors;
+    }
+
+    /// The instances from which they came and that have not ended.
+    pub fn predecessors(&self) -> Vec<Arc<Predecessor>> {
+        let mut known = self.predecessors.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|known| !known.has_ended());
+        known.clone()
+    }
+
+    /// True if another instance that lives has the same sockets: they are to be left as they are.
+    pub fn is_shared(&self) -> bool {
+        self.given.load(Relaxed) || !self.predecessors().is_empty()
     }
 
     /// Gives up the sockets of some kinds at `address`: they are no longer served.

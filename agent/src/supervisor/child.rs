@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub(super) struct Child {
     pub(super) is_serving: bool,
     /// It was told to end.
     pub(super) is_stopping: bool,
+    /// Another instance serves; it answers what is under way, and ends.
+    pub(super) has_handed_over: bool,
     /// It was killed because it made no progress.
     pub(super) was_replaced: bool,
     /// It has closed its end of the channel: it is about to end.
@@ -59,12 +62,14 @@ impl Child {
         ours.set_patience(Some(PATIENCE))?;
         let mut command = Command::new("/proc/self/exe");
         if let Some(name) = std::env::args_os().next() {
-            std::os::unix::process::CommandExt::arg0(&mut command, name);
+            command.arg0(name);
         }
         command
             .args(std::env::args_os().skip(1))
             .env(PARENT, getpid().to_string())
             .env(RESTARTS, restarts.to_string())
+            // Signals of a terminal are for the supervisor, which passes them on.
+            .process_group(0)
             .stdin(Stdio::from(OwnedFd::from(theirs)));
         let process = command.spawn()?;
         // Our copy of its end would keep the channel open after its end.
@@ -75,6 +80,7 @@ impl Child {
             channel: ours,
             is_serving: false,
             is_stopping: false,
+            has_handed_over: false,
             was_replaced: false,
             has_closed: false,
             missed: 0,
@@ -104,7 +110,8 @@ impl Child {
 
     /// Counts a tick.
     pub(super) fn tick(&mut self) -> Progress {
-        if !self.is_serving || self.is_stopping || self.was_replaced {
+        let is_leaving = self.is_stopping || self.has_handed_over;
+        if !self.is_serving || is_leaving || self.was_replaced {
             return Progress::Some;
         }
         self.missed += 1;

@@ -47,6 +47,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// A child that has served for so long is started again without a pause.
 const STABLE: Duration = Duration::from_secs(10);
+/// How long the new instance of an upgrade may take to serve.
+const UPGRADE: Duration = Duration::from_secs(60);
 /// Items that are kept; more are refused.
 const MAX_ITEMS: usize = 4_096;
 
@@ -56,8 +58,8 @@ enum End {
     Exit(ExitCode),
     /// It is to be started again; why it ended.
     Lost(String),
-    /// Another instance serves; the connection to it.
-    HandedOver(OwnedFd),
+    /// Another instance serves; the connection to it, and whether the child was told to end meanwhile.
+    HandedOver(OwnedFd, bool),
 }
 
 struct Supervisor {
@@ -67,7 +69,7 @@ struct Supervisor {
     program: PathBuf,
     has_served: bool,
     /// The new instance of an upgrade.
-    upgrading: Option<Pid>,
+    upgrading: Option<(Pid, Instant)>,
 }
 
 /// Runs the server as a child until that ends by itself. To be called while there is one thread.
@@ -116,7 +118,8 @@ impl Supervisor {
             why = match end {
                 End::Exit(code) => return Ok(code),
                 End::Lost(why) => why,
-                End::HandedOver(successor) => match self.wait_for_end_of(&successor)? {
+                End::HandedOver(_, true) => return Ok(ExitCode::SUCCESS),
+                End::HandedOver(successor, false) => match self.wait_for_end_of(&successor)? {
                     Some(code) => return Ok(code),
                     None => "the instance that had taken over has ended".to_owned(),
                 },
@@ -162,6 +165,7 @@ impl Supervisor {
             }
             if Instant::now() >= next_tick {
                 next_tick = Instant::now() + TICK;
+                self.bound_upgrade(&child);
                 if child.tick() == Progress::None {
                     tracing::error!("the server makes no progress and is killed");
                     child.was_replaced = true;
@@ -201,7 +205,7 @@ impl Supervisor {
             match status.pid() {
                 None => break,
                 Some(pid) if pid == child.pid => ended = Some(status),
-                Some(pid) if self.upgrading == Some(pid) => {
+                Some(pid) if self.upgrading.is_some_and(|(new, _)| new == pid) => {
                     self.upgrading = None;
                     let why = format!(
                         "the new instance ended before it took over ({}); the log says why",
@@ -240,33 +244,61 @@ impl Supervisor {
                     manager.tell(&text);
                 }
             }
-            Message::Upgrade => self.upgrade(),
-            Message::HandedOver(connection) => *successor = Some(connection),
+            Message::Upgrade => {
+                if let Err(why) = self.upgrade() {
+                    tracing::error!("the upgrade has failed: {why}");
+                    let _ = child.channel.try_send(&Message::Failed(why));
+                }
+            }
+            Message::HandedOver(connection) => {
+                child.has_handed_over = true;
+                *successor = Some(connection);
+            }
             _ => {}
         }
     }
 
     /// Starts a new instance from the program's file, with our arguments. It takes over from our child, or ends with a reason.
-    fn upgrade(&mut self) {
+    fn upgrade(&mut self) -> Result<(), String> {
+        if getpid() == Pid::from_raw(1) {
+            // Its end would be that of the new instance.
+            return Err(
+                "this is process 1 of a container: replace the container instead".to_owned()
+            );
+        }
+        if self.upgrading.is_some() {
+            return Err("another upgrade is under way".to_owned());
+        }
         let mut command = Command::new(&self.program);
-        command.args(std::env::args_os().skip(1)).stdin(Stdio::null());
-        match command.spawn() {
-            Ok(new) => {
-                tracing::info!(pid = new.id(), "an upgrade has begun");
-                self.upgrading = i32::try_from(new.id()).ok().map(Pid::from_raw);
-            }
-            Err(error) => {
-                let program = self.program.display();
-                tracing::error!("the upgrade has failed: cannot run {program}: {error}");
-            }
+        // The id is ours; without it systemd's watchdog means the one that it watches.
+        command.args(std::env::args_os().skip(1)).stdin(Stdio::null()).env_remove("WATCHDOG_PID");
+        let new = command
+            .spawn()
+            .map_err(|error| format!("cannot run {}: {error}", self.program.display()))?;
+        tracing::info!(pid = new.id(), "an upgrade has begun");
+        let pid = i32::try_from(new.id()).map(Pid::from_raw).map_err(|error| error.to_string())?;
+        self.upgrading = Some((pid, Instant::now()));
+        Ok(())
+    }
+
+    /// Ends a new instance that takes too long. Its end is reported when it is collected.
+    fn bound_upgrade(&mut self, child: &Child) {
+        if let Some((pid, begun)) = self.upgrading
+            && !child.has_handed_over
+            && begun.elapsed() > UPGRADE
+        {
+            tracing::error!(%pid, "the new instance has not taken over in time and is killed");
+            let _ = kill(pid, Signal::SIGKILL);
         }
     }
 
     fn end_of(&self, child: &Child, status: WaitStatus, successor: Option<OwnedFd>) -> End {
+        if let Some(successor) = successor {
+            // However it ended: the other instance serves.
+            return End::HandedOver(successor, child.is_stopping);
+        }
         let failed = match status {
-            WaitStatus::Exited(_, 0) => {
-                return successor.map_or(End::Exit(ExitCode::SUCCESS), End::HandedOver);
-            }
+            WaitStatus::Exited(_, 0) => return End::Exit(ExitCode::SUCCESS),
             WaitStatus::Exited(_, code) if !self.has_served || child.is_stopping => {
                 return End::Exit(ExitCode::from(u8::try_from(code).unwrap_or(1)));
             }
@@ -284,7 +316,7 @@ impl Supervisor {
     /// Another instance serves. As process 1 of a container, whose end would have it started anew, this one stays until it is
     /// told to end, or until the other instance has ended: then it serves again (`None`).
     fn wait_for_end_of(&self, successor: &OwnedFd) -> anyhow::Result<Option<ExitCode>> {
-        if let (Some(manager), Some(new)) = (&self.manager, self.upgrading) {
+        if let (Some(manager), Some((new, _))) = (&self.manager, self.upgrading) {
             // From now on it is the process that the service manager is to watch.
             manager.tell(&format!("MAINPID={new}"));
         }

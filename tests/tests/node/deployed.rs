@@ -80,7 +80,19 @@ impl Deployed {
 
     /// The DaemonSet's container.
     fn container(all: &[Value], api: &ApiServer) -> Self {
+        Self::container_in(folder(manifests::corefile(all)), all, api)
+    }
+
+    /// The DaemonSet's container on the node of another one, with which it shares the folder of the host.
+    fn beside(other: &Self, all: &[Value], api: &ApiServer) -> Self {
         let folder = folder(manifests::corefile(all));
+        let state = folder.path().join("state");
+        fs::remove_dir(&state).unwrap();
+        std::os::unix::fs::symlink(other.folder.path().join("state"), state).unwrap();
+        Self::container_in(folder, all, api)
+    }
+
+    fn container_in(folder: tempfile::TempDir, all: &[Value], api: &ApiServer) -> Self {
         api.write_service_account(&folder.path().join("account"));
         let mut command = Command::new(process::binary());
         command.args(manifests::arguments(all, &ENVIRONMENT)).env_clear();
@@ -135,7 +147,13 @@ impl Deployed {
 
 impl Drop for Deployed {
     fn drop(&mut self) {
+        // As the end of a container is that of all its processes.
+        let pid = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         let _ = self.child.kill();
+        for child in children.unwrap_or_default().split_whitespace() {
+            let _ = kill(Pid::from_raw(child.parse().unwrap()), Signal::SIGKILL);
+        }
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("--- log ---\n{}\n--- end of log ---", self.log);
@@ -286,9 +304,11 @@ pub fn two_pods_change_places_without_losing_a_query() {
             poll::wait_for("answers", tests_deadline(), || counts[1].load(Relaxed) > before + more);
         };
         answered(50);
-        let mut new = Deployed::container(&all, &api);
+        let mut new = Deployed::beside(&old, &all, &api);
         new.wait_for_probes(&all);
-        old.stop();
+        // It has left by itself: it is not process 1 of its container here.
+        let mut gone = || old.child.try_wait().unwrap().is_some();
+        assert!(poll::until(tests_deadline(), &mut gone), "the old one stays");
         answered(50);
         drop(stop);
         load.join().unwrap();
