@@ -364,6 +364,9 @@ impl Server {
             tokio::spawn(show_life(link, Arc::clone(&liveness)));
         }
         let successor = wait_for_successor(args.handover_socket(), giver(Arc::clone(&record)));
+        if successor.is_some() {
+            status.set_can_hand_over();
+        }
         let took = begun.elapsed().as_millis();
         let addresses: Vec<_> = running.listeners.keys().map(ToString::to_string).collect();
         tracing::info!(

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -25,6 +26,8 @@ pub struct Status {
     begun: Instant,
     running: Mutex<Running>,
     supervisor: Option<Link>,
+    /// The next instance can find this one.
+    can_hand_over: AtomicBool,
     handovers: Arc<Record>,
     config: Arc<ConfigState>,
     /// Takes `nodens reload` once the server can.
@@ -56,7 +59,23 @@ impl Status {
         handovers: Arc<Record>,
     ) -> Arc<Self> {
         let (running, reloads, begun) = (Mutex::default(), OnceLock::new(), Instant::now());
-        Arc::new(Self { shared, readiness, begun, running, supervisor, handovers, config, reloads })
+        let can_hand_over = AtomicBool::new(false);
+        Arc::new(Self {
+            shared,
+            readiness,
+            begun,
+            running,
+            supervisor,
+            can_hand_over,
+            handovers,
+            config,
+            reloads,
+        })
+    }
+
+    /// The next instance can find this one from now on.
+    pub fn set_can_hand_over(&self) {
+        self.can_hand_over.store(true, Relaxed);
     }
 
     /// Hands `nodens reload` on from now on; the first one stays.
@@ -82,6 +101,7 @@ impl Status {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
+            "supervisor": self.supervisor.as_ref().map(|_| std::os::unix::process::parent_id()),
             "restarts": self.handovers.restarts(),
             "failed_takeovers": failed,
             "last_failed_takeover": why,
@@ -118,6 +138,9 @@ impl Commands for Status {
             },
             Request::Arguments => Ok(arguments()),
             Request::Upgrade => match &self.supervisor {
+                Some(_) if !self.can_hand_over.load(Relaxed) => {
+                    Err("this server has no hand-over socket (--handover-socket), by which another instance could take over; the log says why".to_owned())
+                }
                 Some(link) => {
                     link.upgrade();
                     Ok(Value::Null)

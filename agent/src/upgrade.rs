@@ -35,7 +35,7 @@ pub fn run(socket: &Path, out: &mut impl Write) -> anyhow::Result<()> {
         thread::sleep(LOOK);
         // While one takes the other's place at the socket, neither may answer.
         let Ok(now) = control::ask(socket, &Request::Status) else { continue };
-        if number(&now, "pid") != number(&before, "pid") {
+        if number(&now, "supervisor") != number(&before, "supervisor") {
             let version = word(&now, "version");
             let took = begun.elapsed().as_millis();
             writeln!(out, "nodens {version} serves since {took} ms after the request")?;

@@ -121,18 +121,22 @@ impl Message {
         let Some((&kind, rest)) = bytes.split_first() else { return Err(Malformed(0)) };
         // Cut in the middle of a character at worst.
         let text = || String::from_utf8_lossy(rest).into_owned();
+        // For logs: one line, without escapes.
+        let line = |bytes: &[u8]| -> String {
+            let text = String::from_utf8_lossy(bytes);
+            text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+        };
         let malformed = Malformed(kind);
         Ok(match kind {
             1 => {
                 let (version, text) = rest.split_first_chunk::<2>().ok_or(malformed)?;
-                let text = String::from_utf8_lossy(text).into_owned();
-                Self::Hello { version: u16::from_be_bytes(*version), text }
+                Self::Hello { version: u16::from_be_bytes(*version), text: line(text) }
             }
             2 => Self::Item { name: text(), fd: descriptor.ok_or(malformed)? },
             3 => Self::Forget(text()),
             4 => Self::End,
             5 => Self::Serving,
-            6 => Self::Failed(text()),
+            6 => Self::Failed(line(rest)),
             7 => Self::Left(rest.first().is_some_and(|waits| *waits != 0)),
             8 => Self::Busy,
             9 => Self::Alive,

@@ -21,6 +21,8 @@ const GREETING: Duration = Duration::from_secs(1);
 /// A connection that is closed at once is tried again so often, and after so long.
 const TRIES: usize = 20;
 const PAUSE: Duration = Duration::from_millis(50);
+/// One that does not answer is tried once more after this: longer than its supervisor takes to replace it.
+const SILENT_PAUSE: Duration = Duration::from_millis(1_600);
 /// How long it has for each item: it writes down its cache meanwhile.
 const ITEM: Duration = Duration::from_secs(20);
 
@@ -56,8 +58,14 @@ pub struct Predecessor {
 /// # Errors
 /// It has begun to hand over and broke off.
 pub fn ask(path: &Path, place: &Place, inherited: &Inherited) -> Result<Asked, HandOverError> {
+    let mut was_silent = false;
     for _ in 0..TRIES {
         match try_ask(path, place, inherited)? {
+            // Its supervisor may be about to replace it.
+            Some(Asked::Silent(_)) if !was_silent => {
+                was_silent = true;
+                std::thread::park_timeout(SILENT_PAUSE);
+            }
             Some(asked) => return Ok(asked),
             // It was about to end, or another one takes its place at this moment.
             None => std::thread::park_timeout(PAUSE),
@@ -72,8 +80,15 @@ fn try_ask(
     place: &Place,
     inherited: &Inherited,
 ) -> Result<Option<Asked>, HandOverError> {
-    // No socket there, or nobody who listens at it.
-    let Ok(channel) = connect(path) else { return Ok(Some(Asked::Alone)) };
+    let channel = match connect(path) {
+        Ok(channel) => channel,
+        // Its queue is full.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Ok(Some(Asked::Silent(None)));
+        }
+        // No socket is there, or no process listens at it.
+        Err(_) => return Ok(Some(Asked::Alone)),
+    };
     channel.set_patience(Some(GREETING))?;
     let wanted = Message::Wanted(place.to_string());
     let said = channel.send(&Message::hello()).and_then(|()| channel.send(&wanted));

@@ -45,6 +45,8 @@ pub struct Node {
     interval: Duration,
     counts: Arc<Counts>,
     keeper: Option<Keeper>,
+    /// What is there is this instance's: it has made the link, or serves. Until then it may be another one's.
+    is_ours: bool,
 }
 
 /// The task that repairs, and the channel for what it is to keep.
@@ -67,7 +69,7 @@ impl Node {
     pub fn from_flags(flags: &NodeFlags, dns_port: u16) -> Result<Self, FlagError> {
         let config = NodeConfig::read(flags, dns_port, process_environment)?;
         let interval = flags.syncinterval;
-        Ok(Self { config, interval, counts: Arc::default(), keeper: None })
+        Ok(Self { config, interval, counts: Arc::default(), keeper: None, is_ours: false })
     }
 
     /// The metrics.
@@ -90,11 +92,11 @@ impl Node {
     ///
     /// # Errors
     /// The addresses are not there, so that the server could not listen; or the change of user failed.
-    pub fn set_up(&self) -> anyhow::Result<()> {
+    pub fn set_up(&mut self) -> anyhow::Result<()> {
         if self.config.is_any() {
             // A runtime of its own, which has ended before the user changes: threads keep the privileges that they have.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(self.first_set_up())?;
+            self.is_ours = runtime.block_on(self.first_set_up())?;
         }
         let after = self.config.capabilities_after();
         if let Some(user) = self.config.user {
@@ -107,7 +109,8 @@ impl Node {
         Ok(())
     }
 
-    async fn first_set_up(&self) -> anyhow::Result<()> {
+    /// True if it has made the link.
+    async fn first_set_up(&self) -> anyhow::Result<bool> {
         // There is no task to write them later, so the rules come now.
         let first = match self.config.reconcile {
             true => self.config.without_rules(),
@@ -127,12 +130,13 @@ impl Node {
             }
             return Err(SetUpError(fatal.into_iter().map(|p| p.message).collect()).into());
         }
-        Ok(())
+        Ok(report.created_link())
     }
 
     /// Keeps the network as it is wanted from now on, rules included. To be called within the control runtime, once the
     /// server listens.
     pub fn keep(&mut self) {
+        self.is_ours = true;
         if !self.config.is_any() || !self.config.reconcile || self.keeper.is_some() {
             return;
         }
@@ -172,7 +176,7 @@ impl Node {
             // It ends at its next await; what it was doing is finished or undone below.
             let _ = keeper.task.await;
         }
-        if !self.config.is_any() || !self.config.teardown {
+        if !self.config.is_any() || !self.config.teardown || !self.is_ours {
             return;
         }
         match tokio::time::timeout(TEARDOWN, self.take_away()).await {

@@ -166,7 +166,16 @@ impl Kept {
             link.keep(&name, memory.as_fd());
             self.cache = changes;
         }
-        for store in shared.clusters.running() {
+        let running = shared.clusters.running();
+        let names: Vec<&str> = running.iter().filter_map(|store| store.memory_name()).collect();
+        self.stores.retain(|name, _| {
+            let stays = names.contains(&name.as_str());
+            if !stays {
+                link.forget(name);
+            }
+            stays
+        });
+        for store in &running {
             let last = store.memory_name().and_then(|name| self.stores.get(name).copied());
             if let Some(((name, memory), state)) = store.export(last)? {
                 link.keep(&name, memory.as_fd());

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use nix::sys::signal::SigSet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Within this time a second signal is the first one.
@@ -19,12 +20,15 @@ pub(super) struct Signals {
 impl Signals {
     pub(super) fn new() -> anyhow::Result<Self> {
         let on = |kind| signal(kind).context("cannot take signals");
-        Ok(Self {
+        let signals = Self {
             terminate: on(SignalKind::terminate())?,
             interrupt: on(SignalKind::interrupt())?,
             hangup: on(SignalKind::hangup())?,
             user1: on(SignalKind::user_defined1())?,
-        })
+        };
+        // A supervisor blocks those that it takes, and the mask is inherited. What came meanwhile is taken now.
+        SigSet::all().thread_unblock().context("cannot take signals")?;
+        Ok(signals)
     }
 
     /// The next one.

@@ -337,7 +337,7 @@ pub(super) async fn show_life(link: Link, liveness: Arc<Liveness>) {
     let mut often = tokio::time::interval(supervisor::SIGN_OF_LIFE);
     loop {
         often.tick().await;
-        if liveness.trouble().is_none() {
+        if !liveness.is_dead() {
             link.alive();
         }
     }

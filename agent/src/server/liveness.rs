@@ -14,7 +14,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +41,7 @@ pub struct Liveness {
     workers: Vec<Arc<Worker>>,
     addresses: Mutex<Vec<SocketAddr>>,
     trouble: ArcSwapOption<String>,
+    is_dead: AtomicBool,
 }
 
 impl Liveness {
@@ -59,6 +60,12 @@ impl Liveness {
         self.trouble.load().as_deref().cloned()
     }
 
+    /// True if a worker stands still, or no address answers: only a new process can help. One address that does not answer may have
+    /// gone from the node, or be kept from us by a firewall.
+    pub fn is_dead(&self) -> bool {
+        self.is_dead.load(Relaxed)
+    }
+
     /// Looks once a second, for ever.
     pub async fn watch(self: Arc<Self>) {
         let mut rounds = Rounds::default();
@@ -74,7 +81,9 @@ impl Liveness {
                 (address, asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))
             }));
             let full_batches = self.workers.iter().map(|worker| worker.full_batches()).sum();
-            self.judge(rounds.next(&beats, full_batches, answers.await));
+            let trouble = rounds.next(&beats, full_batches, answers.await);
+            self.is_dead.store(rounds.are_dead(), Relaxed);
+            self.judge(trouble);
         }
     }
 
@@ -100,6 +109,13 @@ struct Rounds {
 }
 
 impl Rounds {
+    /// True if a worker has stood still, or all addresses have been silent, for too many rounds.
+    fn are_dead(&self) -> bool {
+        let is_silent = |(_, missed): &(SocketAddr, u64)| *missed >= MISSED;
+        let no_address = !self.addresses.is_empty() && self.addresses.iter().all(is_silent);
+        no_address || self.workers.iter().any(|(_, missed)| *missed >= MISSED)
+    }
+
     /// One more round; returns what is wrong by now.
     fn next(
         &mut self,
@@ -186,9 +202,12 @@ mod tests {
         for _ in 1..MISSED {
             assert_eq!(rounds.next(&[], 0, silent(address)), None);
         }
-        assert!(
-            rounds.next(&[], 0, silent(address)).unwrap().contains("127.0.0.1:53 has not answered")
-        );
+        let mut both = silent(address);
+        both.push((other, Ok(())));
+        assert!(rounds.next(&[], 0, both).unwrap().contains("127.0.0.1:53 has not answered"));
+        assert!(!rounds.are_dead(), "the other address answers");
+        rounds.next(&[], 0, silent(address));
+        assert!(rounds.are_dead());
         assert_eq!(rounds.next(&[], 0, vec![(other, Ok(()))]), None);
         assert_eq!(rounds.next(&[], 0, silent(address)), None);
     }

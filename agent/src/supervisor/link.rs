@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use nix::sys::signal::SigSet;
 use nix::unistd::{dup2_stdin, getppid};
 
 use crate::handover::{Channel, Inherited, Keeper, Message};
@@ -38,13 +37,12 @@ impl Link {
         parent == Some(getppid().as_raw())
     }
 
-    /// Takes the channel, and what is kept, into `inherited`. To be called once, before anything else reads standard input.
+    /// Takes the channel, and what is kept, into `inherited`. The signals that the supervisor takes stay blocked, as they were
+    /// inherited, until the server has handlers for them. To be called once, before anything else reads standard input.
     ///
     /// # Errors
     /// The supervisor has ended.
     pub fn take(inherited: &Inherited) -> io::Result<Start> {
-        // The supervisor has blocked those that it takes, and the mask is inherited.
-        SigSet::all().thread_unblock()?;
         let channel = Channel::over(io::stdin().as_fd().try_clone_to_owned()?);
         dup2_stdin(File::open("/dev/null")?)?;
         // It was run as /proc/self/exe, and is to be found by its name.

@@ -10,7 +10,7 @@
 //! no child, the kernel queues what arrives at the sockets.
 //!
 //! What ends it: its child exits with 0 (a signal asked for it, or another instance has taken over), or the first child fails
-//! before it serves. A child that crashes, or makes no progress, is replaced at once, again and again at growing distances up to
+//! before it serves, or none has served for a while. A child that crashes, or makes no progress, is replaced at once, again and again at growing distances up to
 //! a second. Where cgroup v2 has `memory.oom.group`, the kernel kills both: [`crate::server`]'s bounds keep memory from there.
 
 mod child;
@@ -47,6 +47,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// A child that has served for so long is started again without a pause.
 const STABLE: Duration = Duration::from_secs(10);
+/// After so long without a start that succeeds, the supervisor ends: the sockets close, and clients turn to other servers.
+const HOPELESS: Duration = Duration::from_secs(20);
 /// How long the new instance of an upgrade may take to serve.
 const UPGRADE: Duration = Duration::from_secs(60);
 /// Items that are kept; more are refused.
@@ -68,6 +70,8 @@ struct Supervisor {
     manager: Option<Manager>,
     program: PathBuf,
     has_served: bool,
+    /// The present child does, or did.
+    serves: bool,
     /// The new instance of an upgrade.
     upgrading: Option<(Pid, Instant)>,
 }
@@ -97,6 +101,7 @@ pub fn run(args: &Serve) -> anyhow::Result<ExitCode> {
         manager: Manager::from_env(),
         program: std::env::current_exe().context("cannot find the program's file")?,
         has_served: false,
+        serves: false,
         upgrading: None,
     };
     supervisor.run()
@@ -106,8 +111,10 @@ impl Supervisor {
     fn run(mut self) -> anyhow::Result<ExitCode> {
         let mut pause = Duration::ZERO;
         let (mut why, mut restarts) = (String::new(), 0);
+        let mut failing = None;
         loop {
             let begun = Instant::now();
+            self.serves = false;
             let end = match Child::start(&self.items, restarts, &why) {
                 Ok(child) => self.watch(child)?,
                 Err(error) if self.has_served => {
@@ -117,7 +124,17 @@ impl Supervisor {
             };
             why = match end {
                 End::Exit(code) => return Ok(code),
-                End::Lost(why) => why,
+                End::Lost(why) => {
+                    let since = *failing.get_or_insert(begun);
+                    if self.serves {
+                        failing = None;
+                    } else if since.elapsed() > HOPELESS {
+                        // Clients are to be refused rather than to wait, and the service manager is to know.
+                        tracing::error!("the server does not start any more: {why}");
+                        return Ok(ExitCode::FAILURE);
+                    }
+                    why
+                }
                 End::HandedOver(_, true) => return Ok(ExitCode::SUCCESS),
                 End::HandedOver(successor, false) => match self.wait_for_end_of(&successor)? {
                     Some(code) => return Ok(code),
@@ -237,6 +254,7 @@ impl Supervisor {
             Message::Serving => {
                 child.is_serving = true;
                 self.has_served = true;
+                self.serves = true;
             }
             Message::Alive => child.is_alive(),
             Message::Notify(text) => {
