@@ -81,7 +81,7 @@ pub enum Command {
     /// Have the running server read its configuration again, and print what has changed; exit with 1 and the reason if the
     /// running configuration stays.
     Reload {
-        /// Even if the node would be silent by it.
+        /// Apply it even if it would silence the node.
         #[arg(long)]
         force: bool,
         /// The running server's socket.

@@ -348,6 +348,7 @@ impl Server {
         let (link, record) = (before.link.clone(), before.record());
         shared.metrics.register(Arc::clone(&record) as Arc<dyn Source>);
         let readiness = Arc::clone(admin.readiness());
+        let (socket, handover) = before.sockets(args);
         let around = before.serving(&pool, &source, &readiness);
         let (shared_too, of) = (Arc::clone(&shared), (link.clone(), Arc::clone(&record)));
         let config = ConfigState::new();
@@ -355,7 +356,7 @@ impl Server {
         shared.metrics.register(Arc::clone(&config) as Arc<dyn Source>);
         let status = Status::new(shared_too, readiness, Arc::clone(&config), of.0, of.1);
         show(&admin, &status, &config, &running);
-        let control = serve_control(&args.socket, &status);
+        let control = serve_control(&socket, &status);
         probe::remove_mark(&args.socket);
         tokio::spawn(sweep(Arc::clone(&shared)));
         tokio::spawn(maintain(Arc::clone(&shared)));
@@ -363,7 +364,7 @@ impl Server {
             tokio::spawn(keep_memory(Arc::clone(&shared), link.clone()));
             tokio::spawn(show_life(link, Arc::clone(&liveness)));
         }
-        let successor = wait_for_successor(args.handover_socket(), giver(Arc::clone(&record)));
+        let successor = wait_for_successor(handover, giver(Arc::clone(&record)));
         if successor.is_some() {
             status.set_can_hand_over();
         }

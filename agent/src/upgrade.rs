@@ -10,6 +10,14 @@ use serde_json::Value;
 
 use crate::control::{self, Request};
 
+/// The variable that tells an instance that it is to take over from a running one, or not to start.
+pub const BEGUN: &str = "NODENS_UPGRADE";
+
+/// True if this process, or its supervisor, was started by an upgrade.
+pub fn is_begun() -> bool {
+    std::env::var_os(BEGUN).is_some()
+}
+
 /// How long the new instance may take to serve.
 const PATIENCE: Duration = Duration::from_secs(70);
 /// Between two looks.
@@ -38,7 +46,7 @@ pub fn run(socket: &Path, out: &mut impl Write) -> anyhow::Result<()> {
         if number(&now, "supervisor") != number(&before, "supervisor") {
             let version = word(&now, "version");
             let took = begun.elapsed().as_millis();
-            writeln!(out, "nodens {version} serves since {took} ms after the request")?;
+            writeln!(out, "nodens {version} serves; the upgrade took {took} ms")?;
             return Ok(());
         }
         if number(&now, "failed_takeovers") != number(&before, "failed_takeovers") {

@@ -152,7 +152,7 @@ fn instances_change_places_without_a_lost_query() {
     for _ in 0..4 {
         pause(Duration::from_millis(300));
         let next = site.setup().start();
-        next.wait_for_log("the instance before has left", SOON);
+        next.wait_for_log("the previous instance has left", SOON);
         let status = now.wait_exit(SOON);
         assert!(status.success(), "{status}; log:\n{}", now.log());
         now = next;
@@ -174,7 +174,7 @@ fn an_upgrade_replaces_the_running_server() {
     let socket = socket.to_str().unwrap();
     let load = site.load();
     let (status, out, err) = process::run(&["upgrade", "--socket", socket]);
-    assert!(status.success() && out.contains("serves since"), "{out}{err}");
+    assert!(status.success() && out.contains("the upgrade took"), "{out}{err}");
     assert!(nodens.wait_exit(SOON).success());
     assert!(load.stop().lost.is_empty());
     // It has the same arguments, and is not a child of this test: its pidfile is its control socket.
@@ -307,7 +307,7 @@ fn a_container_that_was_taken_over_from_serves_again_when_the_next_one_ends() {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let load = site.load();
         let mut new = in_container(site.setup());
-        new.wait_for_log("the instance before has left", SOON);
+        new.wait_for_log("the previous instance has left", SOON);
         old.wait_for_log("this one waits for the end of its container", SOON);
         assert!(old.is_running() && probe("alive").success());
         pause(Duration::from_millis(200));

@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use socket2::{SockRef, Type};
 
-use super::memory;
 use super::name::{SocketKind, SocketName};
+use super::{Keeper, memory};
 
 /// Items that are taken in; more are closed at once. 64 addresses with 8 workers need 1,024.
 const MAX_ITEMS: usize = 4_096;
@@ -51,6 +51,13 @@ impl Inherited {
                 tracing::warn!(name, "memory of the process before is not used: {error}");
                 None
             }
+        }
+    }
+
+    /// Has `keeper` keep everything that is no socket.
+    pub fn keep_memory(&self, keeper: &dyn Keeper) {
+        for (name, memory) in lock(&self.others).iter() {
+            keeper.keep(name, memory.as_fd());
         }
     }
 

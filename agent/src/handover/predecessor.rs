@@ -29,8 +29,10 @@ const ITEM: Duration = Duration::from_secs(20);
 /// What came of asking.
 #[derive(Debug)]
 pub enum Asked {
-    /// There is no other instance, or one that has nothing to do with this one.
+    /// There is no other instance.
     Alone,
+    /// One is there that has nothing to do with this one: it listens elsewhere.
+    Unrelated,
     /// Something has the socket and does not answer: it is stopped, or hangs. Its process id, if it is one of ours.
     Silent(Option<Pid>),
     /// Another instance is about to take over.
@@ -106,7 +108,7 @@ fn try_ask(
     loop {
         match channel.receive()? {
             Some(Message::Item { name, fd }) => inherited.add(name, fd),
-            Some(Message::Unrelated) => return Ok(Some(Asked::Alone)),
+            Some(Message::Unrelated) => return Ok(Some(Asked::Unrelated)),
             Some(Message::End) => {
                 return Ok(Some(Asked::Found(Predecessor { channel, release })));
             }

@@ -109,11 +109,15 @@ impl Handing for Giver {
     }
 
     fn failed(&self, why: &str) {
-        *self.giving.lock() = GivingState::Idle;
+        let mut state = self.giving.lock();
+        if *state == GivingState::Given {
+            *state = GivingState::Idle;
+        }
+        drop(state);
         self.source.set_given(false);
         self.record.failed(why);
         tracing::error!(
-            "another instance was to take over and did not; this one goes on serving: {why}"
+            "another instance was to take over and did not; this one continues to serve: {why}"
         );
     }
 }
@@ -200,7 +204,7 @@ pub(super) fn wait_for_successor(socket: Option<PathBuf>, giver: Giver) -> Optio
         Err(error) => {
             let path = path.display();
             tracing::warn!(
-                "an instance that starts beside this one will begin with nothing: cannot listen on {path}: {error}"
+                "no instance can take over from this one: cannot listen on {path}: {error}"
             );
             None
         }

@@ -11,6 +11,7 @@ use nix::sys::signal::kill;
 use nix::unistd::{Pid, getpid, getppid};
 
 use crate::admin::Readiness;
+use crate::args::Serve;
 use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
 use crate::handover::{
@@ -26,6 +27,7 @@ use crate::server::{Liveness, Pool};
 use crate::shared::Shared;
 use crate::supervisor::{self, Link};
 use crate::suspects::{self, Refused, Suspects};
+use crate::upgrade;
 use crate::upstream::registry;
 
 /// How long a start waits for its watches while another instance serves, and how often it looks.
@@ -47,6 +49,8 @@ pub(super) struct Before {
     predecessor: Option<Predecessor>,
     /// Instances before that one, which may wait for the end of all that came after them.
     older: Vec<Arc<Predecessor>>,
+    /// An instance that has nothing to do with this one has the sockets of commands and hand-overs.
+    is_beside: bool,
     /// Where that one was asked, and for which place.
     asked: Option<(PathBuf, Place)>,
     /// An instance that does not answer: what is to be said of it.
@@ -64,7 +68,16 @@ impl Before {
             link = Some(start.link);
         }
         let older = Predecessor::all_again(&inherited);
-        Ok(Self { inherited, link, restarts, predecessor: None, older, asked: None, silent: None })
+        Ok(Self {
+            inherited,
+            link,
+            restarts,
+            predecessor: None,
+            older,
+            is_beside: false,
+            asked: None,
+            silent: None,
+        })
     }
 
     /// Says in the log how the process before this one ended.
@@ -91,7 +104,20 @@ impl Before {
         let Ok(own) = plan.own_addresses() else { return Ok(()) };
         let place = Place::new(link, own.addresses().iter().copied());
         match handover::ask(&path, &place, &self.inherited)? {
+            Asked::Alone if self.is_upgrade() => {
+                anyhow::bail!("the instance to be upgraded was not found at {}", path.display())
+            }
             Asked::Alone => {}
+            Asked::Unrelated if self.is_upgrade() => anyhow::bail!(
+                "the configuration listens at none of the running instance's addresses; `nodens reload` would hold it back, too"
+            ),
+            Asked::Unrelated => {
+                tracing::warn!(
+                    "an instance that listens elsewhere has {}: choose another --socket for this one; until then `nodens status` reaches the other, and no instance can take over from this one",
+                    path.display()
+                );
+                self.is_beside = true;
+            }
             Asked::Busy => anyhow::bail!(
                 "another instance is about to take over at {}; start this one when it has",
                 path.display()
@@ -112,6 +138,10 @@ impl Before {
                 );
                 self.predecessor = Some(predecessor);
                 self.older.extend(Predecessor::all_again(&self.inherited));
+                if let Some(link) = &self.link {
+                    // For a crash before this process has written its own.
+                    self.inherited.keep_memory(link);
+                }
             }
         }
         self.asked = Some((path, place));
@@ -134,6 +164,19 @@ impl Before {
         if !assembled.stores.is_empty() {
             tracing::warn!("taking over although the API server has not confirmed every watch");
         }
+    }
+
+    /// The sockets of commands and hand-overs: none of those that another instance has.
+    pub(super) fn sockets(&self, args: &Serve) -> (PathBuf, Option<PathBuf>) {
+        if self.is_beside {
+            return (PathBuf::new(), None);
+        }
+        (args.socket.clone(), args.handover_socket())
+    }
+
+    /// True for the first start of an instance that was started by an upgrade.
+    fn is_upgrade(&self) -> bool {
+        upgrade::is_begun() && self.restarts.0 == 0
     }
 
     /// Says to the instance that serves that this one will not.
@@ -193,7 +236,7 @@ impl Before {
         let Some(bytes) = self.inherited.take_memory(export::NAME) else { return };
         let (store, blocks) = &assembled.cache;
         match export::read(store, blocks, &bytes, CoarseInstant::now()) {
-            Ok(answers) => tracing::info!(answers, "the cache of the process before is here"),
+            Ok(answers) => tracing::info!(answers, "took over the cache"),
             Err(error) => tracing::warn!(%error, "the cache of the process before is not used"),
         }
     }
@@ -263,7 +306,7 @@ fn follow(predecessor: &Predecessor, pool: &Pool) {
                     pool.adopt(address, fd);
                 }
             }
-            Message::Left(waits) => tracing::info!(waits, "the instance before has left"),
+            Message::Left(waits) => tracing::info!(waits, "the previous instance has left"),
             _ => {}
         }
     }
@@ -324,7 +367,10 @@ pub(super) async fn supervisor_ended(link: Option<&Link>, record: Arc<Record>) {
     // The thread that waits ends with the process.
     let (sender, ended) = tokio::sync::oneshot::channel();
     let waiting = std::thread::Builder::new().name("supervisor".into()).spawn(move || {
-        link.wait_for_end(|why| record.failed(why));
+        link.wait_for_end(|why| {
+            tracing::error!("the upgrade has failed: {why}");
+            record.failed(why);
+        });
         let _ = sender.send(());
     });
     if waiting.is_err() || ended.await.is_err() {

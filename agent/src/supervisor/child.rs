@@ -46,8 +46,10 @@ pub(super) struct Child {
     /// Ticks since its last sign of life. Counted rather than timed: a supervisor that has no processor either, or was
     /// frozen, counts slower.
     missed: u32,
-    /// Its CPU time when that last sign came.
-    worked: Option<Duration>,
+    /// Of them those in a row in which it did no work.
+    idle: u32,
+    /// Its CPU time at the last tick.
+    worked: Duration,
 }
 
 impl Child {
@@ -84,7 +86,8 @@ impl Child {
             was_replaced: false,
             has_closed: false,
             missed: 0,
-            worked: None,
+            idle: 0,
+            worked: Duration::ZERO,
         };
         child.give(items, why);
         Ok(child)
@@ -105,7 +108,7 @@ impl Child {
     /// A sign of life has come.
     pub(super) fn is_alive(&mut self) {
         self.missed = 0;
-        self.worked = None;
+        self.idle = 0;
     }
 
     /// Counts a tick.
@@ -116,8 +119,10 @@ impl Child {
         }
         self.missed += 1;
         let worked = self.cpu_time();
-        let before = *self.worked.get_or_insert(worked);
-        judge(self.missed, worked.saturating_sub(before))
+        let before = std::mem::replace(&mut self.worked, worked);
+        let is_idle = worked.saturating_sub(before) < Duration::from_millis(1);
+        self.idle = if is_idle { self.idle + 1 } else { 0 };
+        judge(self.missed, self.idle)
     }
 
     fn cpu_time(&self) -> Duration {
@@ -126,10 +131,13 @@ impl Child {
     }
 }
 
-/// After so many ticks without a sign of life, in which it used `worked` of CPU time.
-fn judge(missed: u32, worked: Duration) -> Progress {
-    let is_stopped = missed >= STOPPED && worked < Duration::from_millis(1);
-    if is_stopped || missed >= HUNG { Progress::None } else { Progress::Some }
+/// After so many ticks without a sign of life, and so many in a row without any work.
+fn judge(missed: u32, idle: u32) -> Progress {
+    if (missed >= STOPPED && idle >= STOPPED) || missed >= HUNG {
+        Progress::None
+    } else {
+        Progress::Some
+    }
 }
 
 #[cfg(test)]
@@ -138,10 +146,9 @@ mod tests {
 
     #[test]
     fn a_stopped_child_is_found_soon_and_a_busy_one_has_time() {
-        let (idle, busy) = (Duration::ZERO, Duration::from_millis(300));
-        assert_eq!(judge(STOPPED - 1, idle), Progress::Some);
-        assert_eq!(judge(STOPPED, idle), Progress::None);
-        assert_eq!(judge(HUNG - 1, busy), Progress::Some);
-        assert_eq!(judge(HUNG, busy), Progress::None);
+        assert_eq!(judge(STOPPED - 1, STOPPED), Progress::Some);
+        assert_eq!(judge(STOPPED, STOPPED), Progress::None);
+        assert_eq!(judge(HUNG - 1, 0), Progress::Some);
+        assert_eq!(judge(HUNG, 0), Progress::None);
     }
 }

@@ -36,6 +36,7 @@ use crate::descriptors;
 use crate::handover::{Channel, Message};
 use crate::logging;
 use crate::systemd::Manager;
+use crate::upgrade;
 
 /// How often the child gives a sign of life.
 pub const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
@@ -290,6 +291,7 @@ impl Supervisor {
         let mut command = Command::new(&self.program);
         // The id is ours; without it systemd's watchdog means the one that it watches.
         command.args(std::env::args_os().skip(1)).stdin(Stdio::null()).env_remove("WATCHDOG_PID");
+        command.env(upgrade::BEGUN, "1");
         let new = command
             .spawn()
             .map_err(|error| format!("cannot run {}: {error}", self.program.display()))?;

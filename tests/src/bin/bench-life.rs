@@ -209,7 +209,7 @@ fn main() -> anyhow::Result<()> {
 fn hand_over(site: &Site, mut old: Nodens, other: Option<&PathBuf>) -> Nodens {
     let setup = other.map_or_else(|| site.setup(), |path| site.setup().program(path.clone()));
     let next = setup.start();
-    next.wait_for_log("the instance before has left", SOON);
+    next.wait_for_log("the previous instance has left", SOON);
     let status = old.wait_exit(SOON);
     assert!(status.success(), "{status}; log:\n{}", old.log());
     next
