@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tests::client::{Client, Question};
 use tests::poll::wait_for;
@@ -150,6 +151,14 @@ fn a_first_start_reads_the_file_alone() {
     // Another instance takes over: what its predecessor ran is not its own.
     assert!(command(&nodens, &["upgrade"]).0, "{}", nodens.log());
     assert_eq!(address(&nodens), numbered(2));
-    let (ended, log) = (nodens.wait_exit(SOON), nodens.complete_log());
+    let ended = nodens.wait_exit(SOON);
+    // The new one is no child of this test.
+    let server = status(&nodens)["pid"].as_u64().unwrap();
+    let text = std::fs::read_to_string(format!("/proc/{server}/status")).unwrap();
+    let parent = text.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();
+    let supervisor = Pid::from_raw(parent.parse().unwrap());
+    kill(supervisor, Signal::SIGTERM).unwrap();
+    wait_for("the end of the new one", SOON, || kill(supervisor, None).is_err());
+    let log = nodens.complete_log();
     assert!(ended.success() && !log.contains(KEPT), "{log}");
 }

@@ -42,6 +42,11 @@ impl Kept {
     }
 }
 
+/// True if a start is to use the file, so that a configuration that ends every start is left.
+fn is_doubtful(tries: u64) -> bool {
+    tries >= TRIES && tries % 2 == TRIES % 2
+}
+
 /// Has the supervisor keep a configuration that runs.
 pub(super) fn keep(link: &Link, file: &File, tries: u64) {
     let mut value = file.to_json();
@@ -89,7 +94,7 @@ pub(super) fn choose(args: &Serve, origin: &Origin, before: &mut Before) -> Plan
         return on_disk;
     }
     keep(link, &file, tries.saturating_add(1));
-    if !is_broken && tries >= TRIES && tries % 2 == 1 {
+    if !is_broken && is_doubtful(tries) {
         tracing::warn!(
             "the configuration that ran before has not served {tries} times; {path} is used"
         );
@@ -107,6 +112,12 @@ pub(super) fn choose(args: &Serve, origin: &Origin, before: &mut Before) -> Plan
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_configuration_that_ends_every_start_is_left_for_the_file() {
+        let doubtful: Vec<u64> = (0..10).filter(|tries| is_doubtful(*tries)).collect();
+        assert_eq!(doubtful, [5, 7, 9]);
+    }
 
     #[test]
     fn a_format_that_is_not_known_is_not_used() {
