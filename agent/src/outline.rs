@@ -95,6 +95,15 @@ impl Outline {
         owns(block, zone.as_ref()) && !self.blocks.iter().any(|other| takes(&other))
     }
 
+    /// The zones that are answered by `kubernetes` as a whole, and where.
+    pub fn cluster_zones(&self) -> Vec<(SocketAddr, Name)> {
+        let all = self.blocks.iter().flat_map(|block| {
+            let zones = block.cluster.iter();
+            zones.flat_map(|zone| block.addresses.iter().map(move |at| (*at, zone.clone())))
+        });
+        all.filter(|(address, zone)| self.has_cluster_zone(*address, zone)).collect()
+    }
+
     /// The titles of blocks without any directive that answers, where `before` has answered these names.
     pub fn mute<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a str> {
         let spoke = |block: &BlockOutline| {

@@ -8,6 +8,7 @@
 //! ```
 
 mod background;
+mod configuration;
 mod giving;
 mod losses;
 mod pidfile;
@@ -137,7 +138,7 @@ fn run_on(
 ) -> anyhow::Result<()> {
     // Everything is read and checked before anything of the node is touched, or anything is asked of another instance.
     let origin = Origin::from_flags(args, node.counts())?;
-    let plan = load(args, &origin);
+    let plan = configuration::choose(args, &origin, &mut before);
     if plan.diagnostics.has_errors() {
         return Err(BadConfig(plan.diagnostics).into());
     }
@@ -331,6 +332,7 @@ impl Server {
         if let Some(path) = &args.pidfile {
             pidfile::write(path)?;
         }
+        before.keep_configuration(&plan.file);
         Ok(Prepared { pool, liveness, admin, running, hash, seen })
     }
 
@@ -364,6 +366,7 @@ impl Server {
             tokio::spawn(keep_memory(Arc::clone(&shared), link.clone()));
             tokio::spawn(show_life(link, Arc::clone(&liveness)));
         }
+        let used = around.used(&running);
         let successor = wait_for_successor(handover, giver(Arc::clone(&record)));
         if successor.is_some() {
             status.set_can_hand_over();
@@ -394,20 +397,8 @@ impl Server {
             hash,
             seen,
             config,
-            used: losses::Used::default(),
+            used,
         })
-    }
-
-    /// When the file is due to be read again (`reload`); never without that directive, unless what was read last is held back.
-    fn next_look(&self) -> Option<tokio::time::Instant> {
-        let now = tokio::time::Instant::now();
-        let Some(reload) = self.running.reload else {
-            return self.config.is_held_back().then(|| now + RETRY_HELD_BACK);
-        };
-        let mut random = [0];
-        // Without randomness all nodes look at once, and that is all.
-        let _ = getrandom::fill(&mut random);
-        Some(now + reload.wait(random[0]))
     }
 
     /// The instance that takes over although this one was told to end. If one has begun to, it is given some time for that.
@@ -491,10 +482,4 @@ async fn wait_until_known(assembled: &Assembled, most: Duration) -> bool {
         tokio::time::sleep(START_POLL).await;
     }
     true
-}
-
-/// Reads the configuration as it is now.
-fn load(args: &Serve, origin: &Origin) -> Plan {
-    let (file, diagnostics) = origin.load();
-    Plan::new(file, diagnostics, args.dns_port, &node::machine(&args.node, true))
 }

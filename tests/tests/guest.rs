@@ -31,6 +31,11 @@ fn guest_what_is_removed_is_back_within_a_second() {
 }
 
 #[test]
+fn guest_a_crash_while_an_address_is_away_is_no_outage() {
+    in_the_guest(node::a_crash_while_an_address_is_away_is_no_outage);
+}
+
+#[test]
 fn guest_a_crash_is_adopted_and_a_stop_leaves_nothing() {
     in_the_guest(node::a_crash_is_adopted_and_a_stop_leaves_nothing);
 }

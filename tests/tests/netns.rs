@@ -28,6 +28,11 @@ fn netns_a_crash_is_adopted_and_a_stop_leaves_nothing() {
 }
 
 #[test]
+fn netns_a_crash_while_an_address_is_away_is_no_outage() {
+    node::a_crash_while_an_address_is_away_is_no_outage();
+}
+
+#[test]
 fn netns_without_the_capability_the_error_explains() {
     node::without_the_capability_the_error_explains();
 }

@@ -20,6 +20,7 @@ mod lexer;
 pub mod limits;
 mod parser;
 mod render;
+mod restore;
 mod tree;
 
 use std::fmt;

@@ -1,7 +1,7 @@
 //! What this process got from the one before it, to be taken item by item.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -59,6 +59,18 @@ impl Inherited {
         for (name, memory) in lock(&self.others).iter() {
             keeper.keep(name, memory.as_fd());
         }
+    }
+
+    /// The addresses of which there are sockets for DNS.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let sockets = lock(&self.sockets);
+        let mut found: Vec<_> = sockets
+            .keys()
+            .filter(|name| name.kind != SocketKind::Http)
+            .map(|name| name.address.ip())
+            .collect();
+        found.dedup();
+        found
     }
 
     /// Whether there are listening sockets.
@@ -122,6 +134,7 @@ mod tests {
         inherited.add(format!("tcp {address} 0"), udp.try_clone().unwrap().into());
         inherited.add("udp 127.0.0.2:53 0".into(), udp.try_clone().unwrap().into());
         assert!(inherited.has_sockets());
+        assert_eq!(inherited.addresses(), [address.ip()]);
         assert_eq!(inherited.take_sockets(SocketKind::Udp, address).len(), 2);
         assert_eq!(inherited.take_sockets(SocketKind::Udp, zero).len(), 1);
         assert!(!inherited.has_sockets());

@@ -32,6 +32,22 @@ struct Asked {
 }
 
 impl Used {
+    /// As if clients had just used everything that `running` has.
+    pub(super) fn all_of(running: &Assembled, now: Instant) -> Self {
+        let outline = &running.outline;
+        let asked = Asked { count: 0, last: Some(now) };
+        Self {
+            addresses: running.listeners.keys().map(|address| (*address, asked)).collect(),
+            cluster: outline.cluster_zones(),
+            forwarded: running
+                .listeners
+                .keys()
+                .copied()
+                .filter(|address| outline.answers_all(*address))
+                .collect(),
+        }
+    }
+
     /// Adds what has been used of `running`, and forgets what it no longer has. To be called several times within
     /// [`RECENT`].
     pub(super) fn update(&mut self, running: &Assembled, now: Instant) {

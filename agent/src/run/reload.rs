@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Server, load, serve_pages, show, wait_until_known};
+use super::configuration::load;
+use super::{RETRY_HELD_BACK, Server, serve_pages, show, wait_until_known};
 use crate::assemble::assemble;
 use crate::config_state::ProblemKind;
 use crate::corefile::{Diagnostics, Severity};
@@ -100,10 +101,12 @@ impl Server {
             Err(Refusal::Errors(plan.diagnostics.summary()).into())
         } else if plan.hash() == self.hash && !by_person {
             self.config.set_current();
+            self.around.has_read();
             return Ok("nothing".to_owned());
         } else {
             self.replace(plan, asked == Asked::Force).await
         };
+        self.around.has_read();
         match result {
             Ok(changed) => {
                 tracing::info!(why, changed, "reloaded the configuration");
@@ -111,6 +114,22 @@ impl Server {
             }
             Err(error) => Err(self.refuse(&error, by_person)),
         }
+    }
+
+    /// When the file is due to be read again: at once after a start with another configuration, else as `reload` says; never
+    /// without that directive, unless what was read last is held back.
+    pub(super) fn next_look(&self) -> Option<tokio::time::Instant> {
+        let now = tokio::time::Instant::now();
+        if self.around.is_to_read() {
+            return Some(now);
+        }
+        let Some(reload) = self.running.reload else {
+            return self.config.is_held_back().then(|| now + RETRY_HELD_BACK);
+        };
+        let mut random = [0];
+        // Without randomness all nodes look at once, and that is all.
+        let _ = getrandom::fill(&mut random);
+        Some(now + reload.wait(random[0]))
     }
 
     async fn replace(&mut self, plan: Plan, force: bool) -> anyhow::Result<String> {
@@ -137,6 +156,7 @@ impl Server {
         show(&self.admin, &self.status, &self.config, &assembled);
         self.running = assembled;
         self.hash = hash;
+        self.around.keep_configuration(&plan.file);
         Ok(changed)
     }
 

@@ -10,10 +10,13 @@ use anyhow::Context as _;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, getpid, getppid};
 
+use super::configuration;
+use super::losses::Used;
 use crate::admin::Readiness;
 use crate::args::Serve;
 use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
+use crate::corefile::File;
 use crate::handover::{
     self, Asked, Channel, Inherited, Keeper, MAX_PREDECESSORS, Message, PREDECESSOR, Place,
     Predecessor, Record,
@@ -44,6 +47,8 @@ pub(super) struct Before {
     pub(super) inherited: Arc<Inherited>,
     /// The supervisor, if there is one.
     pub(super) link: Option<Link>,
+    /// The configuration that ran before a crash, if this start begins with it and not with the file.
+    pub(super) unread: Option<File>,
     /// How often it has started the server again, and why the last time.
     restarts: (u64, String),
     predecessor: Option<Predecessor>,
@@ -71,6 +76,7 @@ impl Before {
         Ok(Self {
             inherited,
             link,
+            unread: None,
             restarts,
             predecessor: None,
             older,
@@ -231,6 +237,14 @@ impl Before {
         }
     }
 
+    /// Has the supervisor keep the configuration that now runs.
+    pub(super) fn keep_configuration(&self, file: &File) {
+        // The kept one is kept already, and counts as tried until the file has been read.
+        if let (Some(link), None) = (&self.link, &self.unread) {
+            configuration::keep(link, file, 0);
+        }
+    }
+
     /// Takes in the cache.
     pub(super) fn fill_cache(&self, assembled: &Assembled) {
         let Some(bytes) = self.inherited.take_memory(export::NAME) else { return };
@@ -275,7 +289,7 @@ impl Before {
                 tracing::warn!(%error, "the connections of the instance before are not taken over");
             }
         }
-        Running { link: self.link, source: Arc::clone(source) }
+        Running { link: self.link, source: Arc::clone(source), unread: self.unread }
     }
 
     /// Says that this instance serves to the one before, or to the one that has come in its place: one that crashed meanwhile is
@@ -325,9 +339,37 @@ async fn forget_when_gone(pid: Option<Pid>, readiness: Arc<Readiness>) {
 pub(super) struct Running {
     link: Option<Link>,
     source: Arc<SocketSource>,
+    /// The configuration that the start began with, if the file is still to be read.
+    unread: Option<File>,
 }
 
 impl Running {
+    /// True if the start began with a kept configuration, and the file is to be read by a reload.
+    pub(super) fn is_to_read(&self) -> bool {
+        self.unread.is_some()
+    }
+
+    /// The file has been read, whatever came of it: the configuration that the start began with has served so long.
+    pub(super) fn has_read(&mut self) {
+        if let (Some(link), Some(file)) = (&self.link, self.unread.take()) {
+            configuration::keep(link, &file, 0);
+        }
+    }
+
+    /// Has the supervisor keep a configuration that runs from now on.
+    pub(super) fn keep_configuration(&mut self, file: &File) {
+        self.unread = None;
+        if let Some(link) = &self.link {
+            configuration::keep(link, file, 0);
+        }
+    }
+
+    /// What clients use of `running`. Of what they used before the crash nothing is known here: all of it counts, where the
+    /// file is another one.
+    pub(super) fn used(&self, running: &Assembled) -> Used {
+        if self.is_to_read() { Used::all_of(running, Instant::now()) } else { Used::default() }
+    }
+
     /// True if another instance goes on with the sockets when this one ends: network and sockets stay as they are.
     pub(super) fn is_awaited(&self) -> bool {
         self.source.is_shared()

@@ -1,7 +1,7 @@
 //! Removals, crashes, tear-down, privileges.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -12,6 +12,7 @@ use netsetup::privileges::{Capability, drop_capabilities};
 use nix::sys::signal::Signal;
 use tests::client::Client;
 use tests::poll;
+use tests::process::Setup;
 
 use super::world::{Pod, ask_all, kind, kube_proxy, link_index, on_a_node, sh, snapshot};
 use super::{setup, started, tests_deadline};
@@ -106,6 +107,32 @@ pub fn a_crash_is_adopted_and_a_stop_leaves_nothing() {
         let (status, out, err) = nodens_net("teardown");
         assert!(status && out.contains("delete link nodelocaldns"), "{out}{err}");
         assert_eq!(snapshot(), before);
+    });
+}
+
+/// A server that crashes while one of its addresses is not there serves the others, and that one when it is back.
+pub fn a_crash_while_an_address_is_away_is_no_outage() {
+    on_a_node(|| {
+        sh("ip addr add 10.9.9.9/32 dev lo");
+        let corefile = ".:@dns@ {\n    bind 127.0.0.1 10.9.9.9\n    whoami\n    prometheus 10.9.9.9:@metrics@\n}\n";
+        let mut nodens = Setup::new(corefile).start();
+        let is_answered = |ip: &str, patience: Duration| {
+            let at = SocketAddr::new(ip.parse().unwrap(), nodens.dns().port());
+            Client::new(at).within(patience).ask("crash.example.", RecordType::A).is_ok()
+        };
+        assert!(is_answered("10.9.9.9", tests_deadline()));
+        sh("ip addr del 10.9.9.9/32 dev lo");
+        for _ in 0..2 {
+            let old = nodens.server();
+            nodens.signal_server(Signal::SIGKILL);
+            poll::wait_for("another server", tests_deadline(), || {
+                ![old, nodens.pid()].contains(&nodens.server())
+            });
+            assert!(is_answered("127.0.0.1", tests_deadline()), "{}", nodens.log());
+        }
+        sh("ip addr add 10.9.9.9/32 dev lo");
+        assert!(is_answered("10.9.9.9", tests_deadline()), "{}", nodens.log());
+        nodens.stop(tests_deadline());
     });
 }
 

@@ -13,9 +13,9 @@ pub use deployed::{
     two_pods_change_places_without_losing_a_query,
 };
 pub use life::{
-    a_crash_is_adopted_and_a_stop_leaves_nothing, a_failed_set_up_leaves_nothing,
-    an_ipvs_node_is_told_why, privileges_are_given_away, what_is_removed_is_back_within_a_second,
-    without_the_capability_the_error_explains,
+    a_crash_is_adopted_and_a_stop_leaves_nothing, a_crash_while_an_address_is_away_is_no_outage,
+    a_failed_set_up_leaves_nothing, an_ipvs_node_is_told_why, privileges_are_given_away,
+    what_is_removed_is_back_within_a_second, without_the_capability_the_error_explains,
 };
 pub use reach::{connections_are_tracked_only_without_the_rules, everybody_reaches_every_address};
 
