@@ -16,7 +16,7 @@ use crate::config::ListenAddress;
 use crate::detail::Detail;
 use crate::detail::Monitor;
 use crate::metrics::{Enabled, Handlers, Source};
-use crate::outline::Outline;
+use crate::outline::{self, Outline};
 use crate::plugin::cache::{self, Cache};
 use crate::plugin::directive::{BuildContext, Built};
 use crate::plugin::forward::Forward;
@@ -27,6 +27,16 @@ use crate::request::Plugin;
 use crate::server::Dispatch;
 use crate::shared::Shared;
 use crate::upstream::OwnAddresses;
+
+/// A `forward` and the server block that it is in.
+pub struct Placed {
+    /// The block's zones and ports.
+    pub block: String,
+    /// The addresses of the block.
+    pub addresses: Vec<SocketAddr>,
+    /// The forward.
+    pub forward: Arc<Forward>,
+}
 
 /// A configuration that can be served.
 pub struct Assembled {
@@ -39,7 +49,7 @@ pub struct Assembled {
     /// What `/ready?verbose` shows in addition.
     pub details: Vec<Arc<dyn Detail>>,
     /// Its forwards, those of the chain.
-    pub forwards: Vec<Arc<Forward>>,
+    pub forwards: Vec<Placed>,
     /// The clusters that its directives watch; each is watched as long as it is held.
     pub stores: Vec<Arc<Store<Index>>>,
     /// The cache's store, and the blocks that use it.
@@ -166,7 +176,7 @@ impl Assembly {
         self.done.outline.add(&block, &addresses);
         block.build(&mut cx)?;
         let Built { handlers, cache, store, forwards, sources, details } = cx.built;
-        self.done.forwards.extend(forwards);
+        self.add_forwards(forwards, &block, &addresses);
         self.done.sources.extend(sources);
         self.done.details.extend(details);
         self.done.cache.1.extend(cache.as_ref().map(|_| cx.block_id));
@@ -199,6 +209,20 @@ impl Assembly {
             }
         }
         Ok(())
+    }
+
+    fn add_forwards(&mut self, forwards: Vec<Arc<Forward>>, block: &Block, at: &[IpAddr]) {
+        let written = &block.written;
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for zone in &written.zones {
+            addresses.extend(at.iter().map(|&ip| SocketAddr::new(ip, zone.port)));
+        }
+        addresses.sort_unstable();
+        addresses.dedup();
+        for forward in forwards {
+            let (block, addresses) = (outline::title(written), addresses.clone());
+            self.done.forwards.push(Placed { block, addresses, forward });
+        }
     }
 
     /// Blocks with equal settings share a store, which counts once.

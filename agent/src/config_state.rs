@@ -77,9 +77,12 @@ impl ConfigState {
         is_news
     }
 
-    /// Why the configuration on disk is not the running one; `None` if it is.
+    /// Why the configuration on disk is not the running one, and whether it is held back; `None` if it runs.
     pub fn problem(&self) -> Option<String> {
-        self.state().problem.as_ref().map(|problem| problem.reason.clone())
+        self.state().problem.as_ref().map(|problem| match problem.kind {
+            ProblemKind::Refused => problem.reason.clone(),
+            ProblemKind::HeldBack => format!("held back, since {}", problem.reason),
+        })
     }
 
     /// Whether it is held back.
@@ -160,7 +163,7 @@ mod tests {
         assert_eq!(state.state().problem.as_ref().unwrap().since, since);
         assert!(state.set_problem(ProblemKind::HeldBack, "two".to_owned()));
         assert_eq!(state.detail()["held_back"], "two");
-        assert_eq!(state.problem().as_deref(), Some("two"));
+        assert_eq!(state.problem().as_deref(), Some("held back, since two"));
         state.set_current();
         assert_eq!((state.problem(), state.detail().get("held_back")), (None, None));
         state.set_loaded("fedcba98765432100000", Some("zones: +a.:53".to_owned()));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::{Effect, Plugin, table};
+use crate::config::{Effect, Plugin, ServerBlock, table};
 use crate::plugin::Block;
 use crate::wire::{Name, NameRef};
 
@@ -62,10 +62,8 @@ impl Outline {
         ports.sort_unstable();
         ports.dedup();
         let on_port = |port: u16| addresses.iter().map(move |&ip| SocketAddr::new(ip, port));
-        let titles: Vec<String> =
-            written.zones.iter().map(|zone| format!("{}:{}", zone.name, zone.port)).collect();
         self.blocks.push(BlockOutline {
-            title: titles.join(" "),
+            title: title(written),
             zones: written.zone_names(),
             addresses: ports.into_iter().flat_map(on_port).collect(),
             upstreams: to.map(|word| word.as_str().to_owned()).collect(),
@@ -82,6 +80,7 @@ impl Outline {
         let owns = |block: &BlockOutline, zone: NameRef<'_>| {
             block.cluster.iter().any(|own| zone.is_within(own.as_ref()))
         };
+        let Some(address) = self.heard_at(address) else { return false };
         let Some(block) = self.block_of(address, zone.as_ref()) else { return false };
         // A block for a part of it that holds Services or pods.
         let takes = |other: &&BlockOutline| {
@@ -107,7 +106,11 @@ impl Outline {
     /// The titles of blocks without any directive that answers, where `before` has answered these names.
     pub fn mute<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a str> {
         let spoke = |block: &BlockOutline| {
-            let mut asked = block.addresses.iter().flat_map(|address| {
+            let heard = |address: &&SocketAddr| {
+                self.heard_at(**address).is_some_and(|at| block.addresses.contains(&at))
+            };
+            let addresses = before.blocks.iter().flat_map(|old| &old.addresses).filter(heard);
+            let mut asked = addresses.flat_map(|address| {
                 block.zones.iter().filter_map(|zone| before.block_of(*address, zone.as_ref()))
             });
             asked.any(|old| old.answers)
@@ -119,7 +122,18 @@ impl Outline {
     /// Whether a name that is in no zone of its own, asked at `address`, may get an answer.
     pub fn answers_all(&self, address: SocketAddr) -> bool {
         let root = Name::root();
-        self.block_of(address, root.as_ref()).is_some_and(|block| block.answers_all)
+        let block = self.heard_at(address).and_then(|at| self.block_of(at, root.as_ref()));
+        block.is_some_and(|block| block.answers_all)
+    }
+
+    /// At which of its addresses what is sent to `address` arrives: at the same one, or at an unspecified one.
+    pub fn heard_at(&self, address: SocketAddr) -> Option<SocketAddr> {
+        let all = || self.blocks.iter().flat_map(|block| &block.addresses).copied();
+        if all().any(|own| own == address) {
+            return Some(address);
+        }
+        // The kernel prefers a socket of the same family.
+        all().filter(|own| covers(*own, address)).min_by_key(SocketAddr::is_ipv6)
     }
 
     /// What is different in `new`.
@@ -209,6 +223,20 @@ impl fmt::Display for Changes {
     }
 }
 
+/// The zones and ports of a block, as people write them.
+pub fn title(written: &ServerBlock) -> String {
+    let titles: Vec<String> =
+        written.zones.iter().map(|zone| format!("{}:{}", zone.name, zone.port)).collect();
+    titles.join(" ")
+}
+
+/// Whether a socket at `wide` takes what is sent to `address`: it is the same, or unspecified with the same port. The
+/// unspecified IPv6 address takes both families.
+pub fn covers(wide: SocketAddr, address: SocketAddr) -> bool {
+    let takes_all = wide.ip().is_unspecified() && (wide.is_ipv6() || address.is_ipv4());
+    wide == address || wide.port() == address.port() && takes_all
+}
+
 /// Whether a directive has answers of its own; some only turn queries away.
 fn answers(name: &str) -> bool {
     let turns_away = [Plugin::Local, Plugin::Acl, Plugin::Any, Plugin::SpecialNames];
@@ -294,6 +322,37 @@ mod tests {
         }
         let split = CLUSTER.replace(" in-addr.arpa", "").replace(".:53", "cluster.local");
         assert!(has(&split), "a block of its own");
+    }
+
+    #[test]
+    fn an_unspecified_address_takes_what_is_sent_to_others() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        for (wide, address, is_covered) in [
+            ("[::]:53", "127.0.0.1:53", true),
+            ("[::]:53", "[::1]:53", true),
+            ("[::]:53", "127.0.0.1:54", false),
+            ("0.0.0.0:53", "127.0.0.1:53", true),
+            ("0.0.0.0:53", "[::1]:53", false),
+            ("127.0.0.1:53", "0.0.0.0:53", false),
+            ("127.0.0.1:53", "127.0.0.1:53", true),
+        ] {
+            assert_eq!(covers(at(wide), at(address)), is_covered, "{wide} {address}");
+        }
+        let (file, mut diagnostics) = crate::corefile::parse("Corefile", CLUSTER, &|_| None);
+        let mut wide = Outline::default();
+        for block in &crate::plugin::read(&file, 53, &mut diagnostics) {
+            wide.add(block, &["::".parse().unwrap()]);
+        }
+        let zone = Name::from_text("cluster.local").unwrap();
+        let address = at("127.0.0.1:53");
+        assert_eq!(wide.heard_at(address), Some(at("[::]:53")));
+        assert!(wide.has_cluster_zone(address, &zone) && wide.answers_all(address));
+        let mut mute = Outline::default();
+        let (file, _) = crate::corefile::parse("Corefile", ".:53 {\n errors\n}", &|_| None);
+        for block in &crate::plugin::read(&file, 53, &mut diagnostics) {
+            mute.add(block, &["::".parse().unwrap()]);
+        }
+        assert_eq!(mute.mute(&outline(CLUSTER)).collect::<Vec<_>>(), [".:53"]);
     }
 
     #[test]

@@ -53,9 +53,9 @@ use crate::status::Status;
 use crate::systemd::{Systemd, Tell};
 use background::{maintain, serve_control, serve_pages, show, sweep, until};
 use giving::{Giver, Giving, keep_memory, wait_for_successor};
-use reload::{Asked as ReloadAsked, Seen};
-use signals::{Asked, Signals};
-use takeover::{Before, Running, show_life, supervisor_ended};
+use reload::{Seen, Wish};
+use signals::Signals;
+use takeover::{Before, End, Running, end, show_life, supervisor_ended};
 
 /// More threads than this answer no faster on any node that we know of; `--workers` overrides it.
 const MAX_WORKERS: usize = 8;
@@ -178,7 +178,7 @@ async fn serve(
     before: Before,
     shared: Arc<Shared>,
 ) -> anyhow::Result<()> {
-    let mut signals = Signals::new()?;
+    let (mut signals, mut reloads) = Signals::new()?;
     let link = before.link.clone();
     let tell = link.clone().map(|link| Box::new(move |text: &str| link.notify(text)) as Tell);
     let systemd = Arc::new(Systemd::from_env(tell));
@@ -200,45 +200,35 @@ async fn serve(
     let mut due = server.next_look();
     let (watched, liveness) = (Arc::clone(&systemd), Arc::clone(&server.liveness));
     tokio::spawn(async move { watched.watchdog(liveness).await });
-    let successor = loop {
-        tokio::select! {
-            asked = signals.next() => match asked {
-                Asked::Stop => break server.successor(&mut handed_over, &mut signals).await,
-                Asked::Reload => {
-                    systemd.reloading();
-                    let _ = server.reload("a signal", ReloadAsked::Person).await;
-                    systemd.ready("serving");
-                }
-            },
-            Some(successor) = handed_over.recv() => break Some(successor),
-            () = &mut supervisor_ended => {
-                tracing::error!("the supervisor has ended");
-                // Nothing can be expected to wait for this process.
-                server.running.lameduck = Duration::ZERO;
-                break server.successor(&mut handed_over, &mut signals).await;
-            }
-            Some(command) = inbox.recv() => {
-                let asked =
-                    if command.force { ReloadAsked::Force } else { ReloadAsked::Person };
-                systemd.reloading();
-                let result = server.reload("nodens reload", asked).await;
-                systemd.ready("serving");
-                // Whoever has asked may have gone.
-                let _ = command.answer.send(reload::answer(result));
-            }
-            () = until(due) => {
-                let _ = server.reload("the file has changed", ReloadAsked::Look).await;
-            }
+    let ended = loop {
+        let wish = tokio::select! {
+            ended = end(&mut signals, &mut handed_over, supervisor_ended.as_mut()) => break ended,
+            () = reloads.next() => Wish::of_signal(),
+            Some(command) = inbox.recv() => command.into(),
+            () = until(due) => Wish::look("the file has changed"),
             () = server.origin.changed() => {
-                let why = "the template or the kube-dns ConfigMap has changed";
-                let _ = server.reload(why, ReloadAsked::Look).await;
+                Wish::look("the template or the kube-dns ConfigMap has changed")
             }
             _ = looks.tick() => {
                 server.used.update(&server.running, Instant::now());
                 continue;
             }
+        };
+        // Dropped before it is applied, a reload changes nothing.
+        tokio::select! {
+            ended = end(&mut signals, &mut handed_over, supervisor_ended.as_mut()) => break ended,
+            () = server.fulfil(wish, &systemd) => {}
         }
         due = server.next_look();
+    };
+    if matches!(ended, End::Supervisor) {
+        tracing::error!("the supervisor has ended");
+        // Nothing can be expected to wait for this process.
+        server.running.lameduck = Duration::ZERO;
+    }
+    let successor = match ended {
+        End::Successor(successor) => Some(successor),
+        End::Stop | End::Supervisor => server.successor(&mut handed_over, &mut signals).await,
     };
     if let Some(successor) = successor {
         node.give_away();

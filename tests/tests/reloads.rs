@@ -1,15 +1,16 @@
 //! A configuration that is valid and would silence the node is held back, said everywhere, and ends when the file is put
 //! right; what an operator means to do goes through at once.
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use hickory_proto::rr::RecordType;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::client::{Client, Question};
 use tests::poll;
-use tests::process::{self, Nodens, Setup};
+use tests::process::{self, Nodens, Ready, Setup};
 use tests::upstream::{Act, Upstream};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -86,6 +87,11 @@ impl World {
         let arguments = [&["reload", "--socket", &socket], arguments].concat();
         let (status, out, error) = process::run(&arguments);
         (status.success(), out + &error)
+    }
+
+    fn reload_with(&self, text: &str) -> (bool, String) {
+        self.nodens.write_corefile(text);
+        self.reload(&[])
     }
 
     fn status(&self) -> Value {
@@ -256,4 +262,179 @@ fn upstreams_that_come_up_end_it() {
     world.nodens.wait_for_log("reloaded the configuration", SOON);
     assert_eq!(world.metric("coredns_reload_failed_total"), failed, "counted once");
     world.assert_all_answered();
+}
+
+/// Where nothing changes for clients, upstreams that are dead do not matter.
+#[test]
+fn upstreams_that_stay_hold_nothing_back() {
+    let world = world("1h");
+    let (up, dead) = (world.up.address().to_string(), world.dead.address().to_string());
+    let force = |text: &str| {
+        world.nodens.write_corefile(text);
+        let (applied, said) = world.reload(&["--force"]);
+        assert!(applied, "{said}");
+    };
+    let hosts = |text: &str, n: u8| {
+        text.replace("whoami", &format!("hosts {{\n 192.0.2.{n} a.other.test\n }}"))
+    };
+    let other = |text: &str| hosts(text, 1);
+    // The address of the upstream stays, and another joins it.
+    let outage = world.text.replace(&up, &dead);
+    force(&outage);
+    let (applied, said) = world.reload_with(&other(&outage));
+    assert!(applied && said.contains("other.test."), "{said}");
+    let silent = Upstream::with_zone(ZONE);
+    silent.always(Act::Drop);
+    let silent = silent.address().to_string();
+    let (applied, said) = world.reload_with(&outage.replace(&dead, &format!("{dead} {silent}")));
+    assert!(applied && said.contains("upstreams: +"), "{said}");
+    // A zone that works round the outage, and one that is as dead.
+    let stub = |to: &str| format!("test:@dns@ {{\n bind 127.0.0.1\n forward . {to}\n}}\n");
+    for to in [&up, &silent] {
+        let (applied, said) = world.reload_with(&(outage.clone() + &stub(to)));
+        assert!(applied || to == &silent, "{said}");
+        if !applied {
+            // The one before answers.
+            assert!(said.contains(&format!("answers in the block test.:")), "{said}");
+        }
+    }
+    // All that was asked is dead, and so is what is asked next: nothing is lost.
+    force(&outage);
+    let (applied, said) = world.reload_with(&outage.replace(&dead, &silent));
+    assert!(applied, "{said}");
+    // It does matter where they answered.
+    force(&world.text);
+    assert!(world.answers("www.test.", RecordType::A));
+    let (applied, said) = world.reload_with(&outage);
+    let wanted = format!(
+        "no upstream of `forward .` answers in the block .:{}: {dead} is silent",
+        world.nodens.ports().dns
+    );
+    assert!(!applied && said.contains(&wanted), "{said}");
+}
+
+/// A wider address takes what was sent to the narrow ones.
+#[test]
+fn an_address_that_a_wider_one_covers_is_not_lost() {
+    let world = world("1h");
+    let (applied, said) = world.reload_with(&world.text.replace("    bind 127.0.0.1\n", ""));
+    assert!(applied && said.contains("listeners: +"), "{said}");
+    world.assert_all_answered();
+    // What is lost by a wider address is lost all the same.
+    let wide = world.text.replace("    bind 127.0.0.1\n", "");
+    for (old, new, wanted) in [
+        ("kubernetes cluster.local", "kubernetes cluster.locl", "names of cluster.local. are"),
+        ("    whoami", "    errors", "no directive of the block other.test.:"),
+    ] {
+        let (applied, said) = world.reload_with(&world.text);
+        assert!(applied || said.contains("which it does not listen on"), "{said}");
+        if !applied {
+            assert!(world.reload(&["--force"]).0);
+        }
+        world.assert_all_answered();
+        let (applied, said) = world.reload_with(&wide.replace(old, new));
+        assert!(!applied && said.contains(wanted), "{said}");
+        world.assert_all_answered();
+    }
+}
+
+/// Many upstreams are probed at once, and said in few words.
+#[test]
+fn many_dead_upstreams_take_no_longer_than_one() {
+    let up = Upstream::with_zone(ZONE);
+    let dead: Vec<Upstream> = (0..20).map(|_| Upstream::with_zone(ZONE)).collect();
+    dead.iter().for_each(|dead| dead.always(Act::Drop));
+    let block = |n: usize, to: SocketAddr| {
+        format!("z{n}.test:@dns@ {{\n    bind 127.0.0.1\n    forward . {to}\n}}\n")
+    };
+    let all =
+        |to: &dyn Fn(usize) -> SocketAddr| (0..20).map(|n| block(n, to(n))).collect::<String>();
+    let nodens = Setup::new(&all(&|_| up.address())).start();
+    let socket = nodens.folder().join("nodens.sock").display().to_string();
+    nodens.client().ask("www.z0.test.", RecordType::A).unwrap();
+    for (to, wanted) in [
+        (&(|n: usize| dead[n].address()) as &dyn Fn(usize) -> SocketAddr, "12 more"),
+        (&|_| dead[0].address(), "and 12 more: 127.0.0.1:"),
+    ] {
+        nodens.write_corefile(&all(to));
+        let begun = Instant::now();
+        let (status, _, said) = process::run(&["reload", "--socket", &socket]);
+        assert!(!status.success() && said.contains(wanted), "{said}");
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+        assert!(said.contains("z0.test.:") && said.contains("is silent"), "{said}");
+        assert!(said.len() < 3_000, "{said}");
+    }
+    nodens.write_corefile(&all(&|n| dead[n].address()));
+    let (status, _, said) = process::run(&["reload", "--force", "--socket", &socket]);
+    assert!(status.success(), "{said}");
+    nodens.wait_for_log("nodens reload --force", SOON);
+}
+
+/// A server whose reload waits for an API server that is silent, and that one.
+fn waiting(corefile: &str, port: u16, socket: &Path) -> (Nodens, TcpListener) {
+    let api = TcpListener::bind("127.0.0.1:0").unwrap();
+    let setup = plain(corefile, port, socket);
+    let nodens = setup.start();
+    let endpoint = api.local_addr().unwrap();
+    let kubernetes = format!(
+        "kubernetes other.local {{\n endpoint http://{endpoint}\n startup_timeout 60s\n }}\n"
+    );
+    nodens.write_corefile(
+        &corefile
+            .replace("@port@", &port.to_string())
+            .replace("    whoami", &format!("{kubernetes}    whoami")),
+    );
+    nodens.signal(Signal::SIGHUP);
+    // It has begun once the API server is asked.
+    drop(api.accept().unwrap());
+    (nodens, api)
+}
+
+const PLAIN: &str = ".:@port@ {\n    bind 127.0.0.1\n    whoami\n}\n";
+
+fn plain(corefile: &str, port: u16, socket: &Path) -> Setup {
+    Setup::new(corefile)
+        .word("port", port)
+        .arguments(&["--workers", "2", "--socket", socket.to_str().unwrap()])
+        .ready(Ready::AnswerAt(SocketAddr::from(([127, 0, 0, 1], port))))
+}
+
+/// Less than what the reload waits for.
+const AT_ONCE: Duration = Duration::from_secs(6);
+
+#[test]
+fn a_signal_ends_a_server_that_reloads() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut nodens, _api) =
+        waiting(PLAIN, tests::ports::one(), &folder.path().join("nodens.sock"));
+    nodens.signal(Signal::SIGTERM);
+    assert!(nodens.wait_exit(AT_ONCE).success());
+    assert!(!nodens.complete_log().contains("reloaded the configuration"));
+}
+
+#[test]
+fn a_server_that_reloads_hands_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let (port, socket) = (tests::ports::one(), folder.path().join("nodens.sock"));
+    let (mut old, _api) = waiting(PLAIN, port, &socket);
+    let new = plain(PLAIN, port, &socket).spawn();
+    new.wait_for_log("serving", SOON);
+    assert!(old.wait_exit(AT_ONCE).success());
+    assert!(old.complete_log().contains("another instance has taken over"));
+    let client = Client::new(SocketAddr::from(([127, 0, 0, 1], port)));
+    assert!(client.udp(&Question::new("a.test.", RecordType::A)).is_ok());
+}
+
+#[test]
+fn a_server_that_reloads_ends_with_its_supervisor() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut nodens, _api) =
+        waiting(PLAIN, tests::ports::one(), &folder.path().join("nodens.sock"));
+    let server = format!("/proc/{}", nodens.server());
+    nodens.signal(Signal::SIGKILL);
+    nodens.wait_exit(SOON);
+    poll::wait_for("the server to end", AT_ONCE, || !Path::new(&server).exists());
+    let log = nodens.complete_log();
+    assert!(log.contains("the supervisor has ended"), "{log}");
+    assert!(log.matches("the supervisor does not listen").count() <= 1, "{log}");
 }

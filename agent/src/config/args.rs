@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::directive::nearest_of;
+use super::directive::all_nearest_of;
 use super::value::{self, ListenAddress, ValueError};
 use super::zone;
 use crate::corefile::{Diagnostic, Diagnostics, Directive, Location, Token};
@@ -216,11 +216,12 @@ impl<'d, 'g> Args<'d, 'g> {
     /// Reports an option that does not exist, with the nearest of those that do, and takes its arguments.
     pub fn unknown_option(&mut self, known: &[&str]) {
         let name = self.option.take().unwrap_or_default();
-        let expected = match (nearest_of(name, known.iter().copied()), known) {
-            (Some(nearest), _) => nearest.to_owned(),
-            (None, []) => "no options".to_owned(),
-            (None, [one]) => (*one).to_owned(),
-            (None, _) => format!("one of {}", known.join(", ")),
+        let near = all_nearest_of(name, known.iter().copied());
+        let expected = match (near.is_empty(), known) {
+            (false, _) => near.join(" or "),
+            (true, []) => "no options".to_owned(),
+            (true, [one]) => (*one).to_owned(),
+            (true, _) => format!("one of {}", known.join(", ")),
         };
         self.error(format!("there is no option {name:?}"), expected);
         self.rest();

@@ -6,16 +6,26 @@ use crate::corefile::{Diagnostic, Diagnostics, Directive};
 
 /// The candidate that was probably meant by a misspelt `name`.
 pub fn nearest_of<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    all_nearest_of(name, candidates).into_iter().next()
+}
+
+/// The candidates that may have been meant by a misspelt `name`: those that are equally near to it, in the order of their
+/// letters.
+pub fn all_nearest_of<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     // A long word would cost time, and is no typing mistake.
     if name.len() > 40 {
-        return None;
+        return Vec::new();
     }
     let allowed = (name.chars().count() / 3).clamp(1, 3);
-    candidates
+    let mut near: Vec<_> = candidates
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
         .filter(|(distance, _)| *distance <= allowed)
-        .min()
-        .map(|(_, candidate)| candidate)
+        .collect();
+    near.sort_unstable();
+    near.dedup();
+    let least = near.first().map(|(distance, _)| *distance);
+    let nearest = near.into_iter().filter(|(distance, _)| Some(*distance) == least);
+    nearest.map(|(_, candidate)| candidate).collect()
 }
 
 /// Options that are sometimes written beside the directive that they belong to.
@@ -157,5 +167,10 @@ mod tests {
             assert_eq!(nearest_of(name, known()), meant, "{name}");
         }
         assert_eq!(nearest_of(&"f".repeat(1_000_000), known()), None);
+        let options = ["ttl", "tls", "labels", "tls"];
+        assert_eq!(all_nearest_of("tll", options.into_iter()), ["tls", "ttl"]);
+        assert_eq!(all_nearest_of("tlt", options.into_iter()), ["tls", "ttl"]);
+        assert_eq!(all_nearest_of("ttls", options.into_iter()), ["tls", "ttl"]);
+        assert_eq!(all_nearest_of("ttll", options.into_iter()), ["ttl"]);
     }
 }

@@ -142,14 +142,14 @@ impl Diagnostics {
         self.errors
     }
 
-    /// How many errors there are, and the first of them.
+    /// How many errors there are, and the first of them; if there are more, what shows them.
     pub fn summary(&self) -> String {
         let count =
             if self.errors == 1 { "1 error".into() } else { format!("{} errors", self.errors) };
         let first = self.items.iter().find(|item| item.severity == Severity::Error);
         first.map_or(count.clone(), |first| match self.errors {
             1 => format!("{count}: {first}"),
-            _ => format!("{count}, the first: {first}"),
+            _ => format!("{count}, the first: {first}; `nodens check` lists all of them"),
         })
     }
 
@@ -244,6 +244,9 @@ mod tests {
         assert!(all.to_string().ends_with("... and 50 more\n"));
         assert_eq!(all.summary(), "1 error: Corefile:1: wrong");
         all.push(Diagnostic::error(at(2), "worse"));
-        assert_eq!(all.summary(), "2 errors, the first: Corefile:1: wrong");
+        assert_eq!(
+            all.summary(),
+            "2 errors, the first: Corefile:1: wrong; `nodens check` lists all of them"
+        );
     }
 }

@@ -167,7 +167,8 @@ pub fn load(path: impl AsRef<Path>) -> (File, Diagnostics) {
         Err(error) => {
             let help = match error.kind() {
                 std::io::ErrorKind::NotFound => "create it, or name the right one with -conf",
-                _ => "let this process read it",
+                std::io::ErrorKind::PermissionDenied => "let this process read it",
+                _ => "name a file that can be read with -conf",
             };
             diagnostics.push(
                 Diagnostic::error(start, format!("the file cannot be read: {error}")).help(help),

@@ -1,5 +1,7 @@
 //! What clients would lose by a new configuration that they have by the running one: why a reload is held back.
 
+mod upstreams;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,6 +11,8 @@ use crate::request::Plugin;
 use crate::server::Dispatch;
 use crate::wire::Name;
 
+/// More of a kind are counted and not listed.
+const MAX_LISTED: usize = 8;
 /// An address that has been asked within this time is missed when it goes.
 const RECENT: Duration = Duration::from_secs(300);
 
@@ -84,7 +88,7 @@ impl Used {
         now: Instant,
     ) -> Vec<String> {
         let mut losses = Vec::new();
-        let listens = |address: &SocketAddr| new.listeners.contains_key(address);
+        let listens = |address: &SocketAddr| new.outline.heard_at(*address).is_some();
         let is_recent = |asked: &Asked| {
             asked.last.is_some_and(|last| now.saturating_duration_since(last) < RECENT)
         };
@@ -95,7 +99,7 @@ impl Used {
             .map(|(address, _)| address.to_string())
             .collect();
         if !gone.is_empty() {
-            let gone = gone.join(", ");
+            let gone = listed(gone, ", ");
             losses.push(format!("queries arrive at {gone}, which it does not listen on"));
         }
         let mut lost: Vec<String> = self
@@ -109,13 +113,14 @@ impl Used {
         lost.sort_unstable();
         lost.dedup();
         if !lost.is_empty() {
-            let zones = lost.join(" ");
+            let zones = listed(lost, " ");
             losses.push(format!(
                 "names of {zones} are answered by `kubernetes`, to which they would no longer belong"
             ));
         }
-        for block in new.outline.mute(&running.outline) {
-            losses.push(format!("no directive of the block {block} answers"));
+        let mute: Vec<String> = new.outline.mute(&running.outline).map(str::to_owned).collect();
+        if !mute.is_empty() {
+            losses.push(format!("no directive of the block {} answers", listed(mute, ", ")));
         }
         let muted = |address: &&SocketAddr| listens(address) && !new.outline.answers_all(**address);
         if let Some(address) = self.forwarded.iter().find(muted) {
@@ -123,13 +128,7 @@ impl Used {
                 "names outside of the cluster are resolved at {address}, and nothing is left that forwards them"
             ));
         }
-        for forward in &new.forwards {
-            let served = running.forwards.iter().any(|old| old.shares_zone(forward) && old.is_up());
-            if served && !forward.answers().await {
-                let zones: Vec<_> = forward.config().from.iter().map(ToString::to_string).collect();
-                losses.push(format!("no upstream of `forward {}` answers", zones.join(" ")));
-            }
-        }
+        losses.extend(upstreams::losses(&running.forwards, &new.forwards).await);
         losses
     }
 }
@@ -146,4 +145,12 @@ impl Asked {
 
 fn answered(dispatch: &Dispatch) -> u64 {
     dispatch.chains().iter().map(|chain| chain.answered()).sum()
+}
+
+/// Some of these words, and how many more there are.
+fn listed(mut words: Vec<String>, between: &str) -> String {
+    let more = words.len().saturating_sub(MAX_LISTED);
+    words.truncate(MAX_LISTED);
+    let text = words.join(between);
+    if more > 0 { format!("{text} and {more} more") } else { text }
 }

@@ -7,13 +7,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::configuration::load;
 use super::{RETRY_HELD_BACK, Server, serve_pages, show, wait_until_known};
-use crate::assemble::assemble;
+use crate::assemble::{Assembled, assemble};
 use crate::config_state::ProblemKind;
-use crate::corefile::{Diagnostics, Severity};
+use crate::corefile::{Diagnostics, File, Severity};
 use crate::logging;
 use crate::plan::Plan;
+use crate::systemd::Systemd;
 
-/// The longest wait of a reload for a cluster that was not watched before: signals wait as long.
+/// The longest wait of a reload for a cluster that was not watched before.
 const MAX_RELOAD_WAIT: Duration = Duration::from_secs(10);
 /// `nodens reload` commands that wait at a time.
 const MAX_COMMANDS: usize = 4;
@@ -25,15 +26,13 @@ enum Refusal {
     Errors(String),
     #[error("{0}; it is tried again with the next look at the file, or by a signal")]
     NotKnown(String),
-    #[error(
-        "held back, since the node would be silent: {0}; `nodens reload --force` applies it all the same"
-    )]
+    #[error("the node would be silent: {0}; `nodens reload --force` applies it all the same")]
     Silent(String),
 }
 
 /// What a reload was asked for by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+enum Asked {
     /// A look at the file, which may not have changed.
     Look,
     /// A signal or a command.
@@ -44,8 +43,54 @@ pub(super) enum Asked {
 
 /// `nodens reload`, and where its answer goes.
 pub struct Command {
-    pub(super) force: bool,
-    pub(super) answer: oneshot::Sender<Result<Value, String>>,
+    force: bool,
+    answer: oneshot::Sender<Result<Value, String>>,
+}
+
+/// A reload that is asked for.
+pub(super) struct Wish {
+    /// For the log.
+    why: &'static str,
+    asked: Asked,
+    answer: Option<oneshot::Sender<Result<Value, String>>>,
+}
+
+impl Wish {
+    /// A signal.
+    pub(super) fn of_signal() -> Self {
+        Self { why: "a signal", asked: Asked::Person, answer: None }
+    }
+
+    /// A look at the file.
+    pub(super) fn look(why: &'static str) -> Self {
+        Self { why, asked: Asked::Look, answer: None }
+    }
+}
+
+impl From<Command> for Wish {
+    fn from(command: Command) -> Self {
+        let (why, asked) = match command.force {
+            true => ("nodens reload --force", Asked::Force),
+            false => ("nodens reload", Asked::Person),
+        };
+        Self { why, asked, answer: Some(command.answer) }
+    }
+}
+
+/// Lets the service manager know of a reload, also of the end of one that is dropped.
+struct Told<'a>(&'a Systemd);
+
+impl<'a> Told<'a> {
+    fn new(systemd: &'a Systemd) -> Self {
+        systemd.reloading();
+        Self(systemd)
+    }
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.0.ready("serving");
+    }
 }
 
 /// Where commands are handed in.
@@ -84,12 +129,23 @@ impl Seen {
 }
 
 impl Server {
+    /// Does what is asked for, and answers.
+    pub(super) async fn fulfil(&mut self, wish: Wish, systemd: &Systemd) {
+        let told = (wish.asked != Asked::Look).then(|| Told::new(systemd));
+        let result = self.reload(wish.why, wish.asked).await;
+        drop(told);
+        if let Some(to) = wish.answer {
+            // The command may have ended meanwhile.
+            let _ = to.send(answer(result));
+        }
+    }
+
     /// Reads the configuration again and puts it in the place of the running one, unless there is anything wrong with it. A
     /// configuration that has not changed is put there anew if a person has asked. Returns what has changed.
     ///
     /// # Errors
     /// Why the running one stays.
-    pub(super) async fn reload(&mut self, why: &str, asked: Asked) -> Result<String, String> {
+    async fn reload(&mut self, why: &str, asked: Asked) -> Result<String, String> {
         let plan = load(&self.args, &self.origin);
         let by_person = asked != Asked::Look;
         let seen = Seen::of(&plan);
@@ -147,6 +203,12 @@ impl Server {
                 return Err(Refusal::Silent(losses.join("; ")).into());
             }
         }
+        self.apply(assembled, hash, &plan.file)
+    }
+
+    /// Puts a configuration in the place of the running one. Without an await, so that a reload that is dropped is done or
+    /// has changed nothing.
+    fn apply(&mut self, assembled: Assembled, hash: String, file: &File) -> anyhow::Result<String> {
         self.pool.apply(assembled.listeners.clone())?;
         self.liveness.set_addresses(assembled.listeners.keys().copied());
         let changed = self.running.outline.changes(&assembled.outline).to_string();
@@ -156,7 +218,7 @@ impl Server {
         show(&self.admin, &self.status, &self.config, &assembled);
         self.running = assembled;
         self.hash = hash;
-        self.around.keep_configuration(&plan.file);
+        self.around.keep_configuration(file);
         Ok(changed)
     }
 
@@ -166,6 +228,7 @@ impl Server {
         let kind = if is_silent { ProblemKind::HeldBack } else { ProblemKind::Refused };
         let reason = logging::causes(error.as_ref());
         let is_news = self.config.set_problem(kind, reason.clone());
+        let reason = self.config.problem().unwrap_or(reason);
         // One that is held back is tried at each look, since upstreams may have come up; it has failed once.
         if is_news || by_person || !is_silent {
             self.shared.metrics.common().reload_failed.add(1);
@@ -178,7 +241,7 @@ impl Server {
 }
 
 /// The answer to `nodens reload`.
-pub(super) fn answer(result: Result<String, String>) -> Result<Value, String> {
+fn answer(result: Result<String, String>) -> Result<Value, String> {
     match result {
         Ok(changed) => Ok(json!({ "reloaded": true, "changed": changed })),
         Err(reason) => Err(format!("the running configuration stays: {reason}")),

@@ -9,36 +9,27 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Within this time a second signal is the first one.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
-/// The signals that mean something.
+/// The signals that ask for the end.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+}
+
+/// The signals that ask to read the configuration again. One that comes during a reload is kept for the time after it.
+pub(super) struct ReloadSignals {
     hangup: Signal,
     user1: Signal,
 }
 
 impl Signals {
-    pub(super) fn new() -> anyhow::Result<Self> {
+    /// Takes all of them from now on.
+    pub(super) fn new() -> anyhow::Result<(Self, ReloadSignals)> {
         let on = |kind| signal(kind).context("cannot take signals");
-        let signals = Self {
-            terminate: on(SignalKind::terminate())?,
-            interrupt: on(SignalKind::interrupt())?,
-            hangup: on(SignalKind::hangup())?,
-            user1: on(SignalKind::user_defined1())?,
-        };
+        let (terminate, interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+        let (hangup, user1) = (on(SignalKind::hangup())?, on(SignalKind::user_defined1())?);
         // A supervisor blocks those that it takes, and the mask is inherited. What came meanwhile is taken now.
         SigSet::all().thread_unblock().context("cannot take signals")?;
-        Ok(signals)
-    }
-
-    /// The next one.
-    pub(super) async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.hangup.recv() => Asked::Reload,
-            _ = self.user1.recv() => Asked::Reload,
-        }
+        Ok((Self { terminate, interrupt }, ReloadSignals { hangup, user1 }))
     }
 
     /// Returns when one asks for the end once more. One that reaches supervisor and server alike, as systemd may send it, comes
@@ -55,15 +46,19 @@ impl Signals {
 
     /// Returns when one asks for the end.
     pub(super) async fn stop(&mut self) {
-        while self.next().await != Asked::Stop {}
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
-/// What a signal asks for.
-#[derive(PartialEq, Eq)]
-pub(super) enum Asked {
-    /// The end.
-    Stop,
-    /// To read the configuration again.
-    Reload,
+impl ReloadSignals {
+    /// Returns when one has come.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.hangup.recv() => {}
+            _ = self.user1.recv() => {}
+        }
+    }
 }

@@ -3,15 +3,18 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, getpid, getppid};
+use tokio::sync::mpsc;
 
 use super::configuration;
 use super::losses::Used;
+use super::signals::Signals;
 use crate::admin::Readiness;
 use crate::args::Serve;
 use crate::assemble::Assembled;
@@ -400,6 +403,29 @@ impl Running {
         }
         // If it has ended meanwhile, the supervisor finds out.
         let _ = channel.send(&Message::Left(waits));
+    }
+}
+
+/// What ends serving.
+pub(super) enum End {
+    /// A signal.
+    Stop,
+    /// The supervisor is gone.
+    Supervisor,
+    /// Another instance serves in the place of this one.
+    Successor(Channel),
+}
+
+/// Waits for the first of these.
+pub(super) async fn end(
+    signals: &mut Signals,
+    handed_over: &mut mpsc::Receiver<Channel>,
+    supervisor_ended: Pin<&mut impl Future<Output = ()>>,
+) -> End {
+    tokio::select! {
+        Some(successor) = handed_over.recv() => End::Successor(successor),
+        () = signals.stop() => End::Stop,
+        () = supervisor_ended => End::Supervisor,
     }
 }
 

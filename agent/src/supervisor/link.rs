@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nix::unistd::{dup2_stdin, getppid};
 
@@ -17,7 +18,14 @@ pub(super) const RESTARTS: &str = "NODENS_RESTARTS";
 
 /// The connection to the supervisor.
 #[derive(Clone, Debug)]
-pub struct Link(Arc<Channel>);
+pub struct Link(Arc<Connection>);
+
+#[derive(Debug)]
+struct Connection {
+    channel: Channel,
+    /// That the supervisor does not listen has been logged.
+    is_deaf: AtomicBool,
+}
 
 /// What a child begins with.
 #[derive(Debug)]
@@ -59,7 +67,8 @@ impl Link {
             }
         }
         let restarts = std::env::var(RESTARTS).ok().and_then(|text| text.parse().ok());
-        Ok(Start { link: Self(Arc::new(channel)), why, restarts: restarts.unwrap_or(0) })
+        let link = Self(Arc::new(Connection { channel, is_deaf: AtomicBool::new(false) }));
+        Ok(Start { link, why, restarts: restarts.unwrap_or(0) })
     }
 
     /// Says that queries are answered.
@@ -70,7 +79,7 @@ impl Link {
     /// A sign of life.
     pub fn alive(&self) {
         // Without room the supervisor does not read: it is stopped, and counts no ticks.
-        let _ = self.0.try_send(&Message::Alive);
+        let _ = self.0.channel.try_send(&Message::Alive);
     }
 
     /// Has the service manager told.
@@ -91,7 +100,7 @@ impl Link {
     /// Blocks until the supervisor has ended. `failed` is told why an upgrade came to nothing.
     pub fn wait_for_end(&self, failed: impl Fn(&str)) {
         // What it may say in a later release is ignored.
-        while let Ok(Some(message)) = self.0.receive() {
+        while let Ok(Some(message)) = self.0.channel.receive() {
             if let Message::Failed(why) = message {
                 failed(&why);
             }
@@ -99,7 +108,14 @@ impl Link {
     }
 
     fn say(&self, message: &Message) {
-        if let Err(error) = self.0.send(message) {
+        if let Err(error) = self.0.channel.send(message) {
+            self.warn(&error);
+        }
+    }
+
+    /// Logs once that the supervisor does not listen: it has ended, and all that follows fails, too.
+    fn warn(&self, error: &io::Error) {
+        if !self.0.is_deaf.swap(true, Relaxed) {
             tracing::warn!(%error, "the supervisor does not listen");
         }
     }
@@ -107,8 +123,10 @@ impl Link {
 
 impl Keeper for Link {
     fn keep(&self, name: &str, fd: BorrowedFd<'_>) {
-        if let Err(error) = self.0.send_item(name, fd) {
-            tracing::warn!(%error, name, "not kept for the time after a crash");
+        match self.0.channel.send_item(name, fd) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.warn(&error),
+            Err(error) => tracing::warn!(%error, name, "not kept for the time after a crash"),
+            Ok(()) => {}
         }
     }
 

@@ -46,11 +46,25 @@ impl Forward {
         }
     }
 
-    /// Whether one of the upstreams answers a probe. Takes as long as a probe may take.
-    pub async fn answers(&self) -> bool {
+    /// Probes all upstreams at once, no longer than a probe may take.
+    ///
+    /// # Errors
+    /// None answers: the address of each and why, in words that stay the same from one time to the next.
+    pub async fn first_answer(&self) -> Result<(), Vec<String>> {
         let upstreams = self.upstreams();
-        let probes = upstreams.iter().map(|upstream| self.probe(upstream));
-        join_all(probes).await.iter().any(Result::is_ok)
+        let probes = upstreams.iter().map(async |upstream| {
+            let error = self.probe(upstream).await.err()?;
+            Some(match error {
+                UpstreamError::Timeout(_) => format!("{} is silent", upstream.target()),
+                error => format!("{}: {error}", upstream.target()),
+            })
+        });
+        let failures = join_all(probes).await.into_iter().collect::<Option<Vec<String>>>();
+        match failures {
+            None => Ok(()),
+            Some(failures) if failures.is_empty() => Err(vec!["there is none".to_owned()]),
+            Some(failures) => Err(failures),
+        }
     }
 
     /// Asks an upstream for what `health_check` says; any answer is good.

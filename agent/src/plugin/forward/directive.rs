@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Config, Forward, ForwardContext, Forwarding};
+use crate::clock::CoarseInstant;
 use crate::corefile::Directive;
 use crate::detail::Detail;
 use crate::metrics::Source;
@@ -41,10 +42,44 @@ impl BuildHandler for Config {
 }
 
 impl Forward {
-    /// Whether there are names that both would forward.
-    pub fn shares_zone(&self, other: &Self) -> bool {
-        let theirs = &other.config().from;
-        self.config().from.iter().any(|own| theirs.iter().any(|zone| are_related(own, zone)))
+    /// The zones whose names it forwards: those that are both its own and within its server block's.
+    pub fn zones(&self) -> Vec<Name> {
+        let (from, zones) = (&self.config.from, &self.context.zones);
+        if zones.is_empty() {
+            return from.clone();
+        }
+        let within = |own: &Name, zone: &Name| own.as_ref().is_within(zone.as_ref());
+        let mut both: Vec<Name> = Vec::new();
+        for own in from {
+            for zone in zones {
+                let narrower = if within(own, zone) { own } else { zone };
+                if are_related(own, zone) && !both.contains(narrower) {
+                    both.push(narrower.clone());
+                }
+            }
+        }
+        both
+    }
+
+    /// Whether this one asks all upstreams of `other`, in the same way.
+    pub fn keeps(&self, other: &Self) -> bool {
+        let (own, theirs) = (self.upstreams(), other.upstreams());
+        let same = |one: &Upstream| own.iter().any(|own| own.target() == one.target());
+        self.config.transport == other.config.transport
+            && self.config.tls == other.config.tls
+            && theirs.iter().all(|upstream| same(upstream))
+    }
+
+    /// Whether an upstream has answered within the last `millis`, and not failed since.
+    pub fn has_answered_within(&self, millis: u64) -> bool {
+        let (now, never) = (CoarseInstant::now(), CoarseInstant::from_millis(0));
+        self.upstreams().iter().any(|upstream| {
+            let last = upstream.health.last_answer();
+            last > never
+                && now.millis_since(last) < millis
+                && upstream.health.failures() == 0
+                && upstream.health.is_available()
+        })
     }
 
     /// Whether an upstream is not set aside.
