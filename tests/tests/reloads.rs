@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hickory_proto::rr::RecordType;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tests::client::{Client, Question};
 use tests::poll;
@@ -431,7 +432,8 @@ fn a_server_that_reloads_ends_with_its_supervisor() {
     let (mut nodens, _api) =
         waiting(PLAIN, tests::ports::one(), &folder.path().join("nodens.sock"));
     let server = format!("/proc/{}", nodens.server());
-    nodens.signal(Signal::SIGKILL);
+    let supervisor = Pid::from_raw(i32::try_from(nodens.pid()).unwrap());
+    kill(supervisor, Signal::SIGKILL).unwrap();
     nodens.wait_exit(SOON);
     poll::wait_for("the server to end", AT_ONCE, || !Path::new(&server).exists());
     let log = nodens.complete_log();
