@@ -259,7 +259,6 @@ impl Server {
         shared: Arc<Shared>,
         handed_over: mpsc::Sender<Channel>,
     ) -> anyhow::Result<Self> {
-        let begun = Instant::now();
         let (source, giving) = (before.source(), Arc::<Giving>::default());
         match Self::prepare(args, plan, &before, &source, &shared).await {
             Ok(prepared) => {
@@ -276,7 +275,7 @@ impl Server {
                     record,
                 };
                 let prepared = (prepared, giving);
-                Self::serve(args, origin, prepared, before, shared, source, giver, begun)
+                Self::serve(args, origin, prepared, before, shared, giver)
             }
             Err(error) => {
                 before.failed(&format!("{error:#}"));
@@ -293,6 +292,7 @@ impl Server {
         source: &Arc<SocketSource>,
         shared: &Arc<Shared>,
     ) -> anyhow::Result<Prepared> {
+        let begun = Instant::now();
         let (seen, hash) = (Seen::of(&plan), plan.hash());
         before.fill_health(shared);
         let running = assemble(plan.blocks, shared)?;
@@ -303,7 +303,7 @@ impl Server {
         let pool = Arc::new(pool.context("cannot start the worker threads")?);
         shared.metrics.register(pool.metrics());
         shared.metrics.register(Arc::clone(&shared.budget) as Arc<dyn Source>);
-        shared.budget.govern(Arc::clone(&shared) as _);
+        shared.budget.govern(Arc::clone(shared) as _);
         shared.budget.govern(pool.places(Arc::clone(&shared.upstream_places)));
         tokio::spawn(Arc::clone(&shared.budget).watch());
         let admin = Admin::new(Handle::current(), Arc::clone(&shared.metrics), Arc::clone(source));
@@ -323,7 +323,8 @@ impl Server {
             pidfile::write(path)?;
         }
         before.keep_configuration(&plan.file);
-        Ok(Prepared { pool, liveness, admin, running, hash, seen })
+        let source = Arc::clone(source);
+        Ok(Prepared { begun, source, pool, liveness, admin, running, hash, seen })
     }
 
     fn serve(
@@ -332,11 +333,9 @@ impl Server {
         (prepared, giving): (Prepared, Arc<Giving>),
         before: Before,
         shared: Arc<Shared>,
-        source: Arc<SocketSource>,
         giver: impl FnOnce(Arc<Record>) -> Giver,
-        begun: Instant,
     ) -> anyhow::Result<Self> {
-        let Prepared { pool, liveness, admin, running, hash, seen } = prepared;
+        let Prepared { begun, source, pool, liveness, admin, running, hash, seen } = prepared;
         let (link, record) = (before.link.clone(), before.record());
         shared.metrics.register(Arc::clone(&record) as Arc<dyn Source>);
         let readiness = Arc::clone(admin.readiness());
@@ -452,6 +451,8 @@ impl Server {
 
 /// What is there before queries are answered.
 struct Prepared {
+    begun: Instant,
+    source: Arc<SocketSource>,
     pool: Arc<Pool>,
     liveness: Arc<Liveness>,
     admin: Admin,

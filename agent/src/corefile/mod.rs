@@ -168,7 +168,7 @@ pub fn load(path: impl AsRef<Path>) -> (File, Diagnostics) {
             let help = match error.kind() {
                 std::io::ErrorKind::NotFound => "create it, or name the right one with -conf",
                 std::io::ErrorKind::PermissionDenied => "let this process read it",
-                _ => "name a file that can be read with -conf",
+                _ => "name a readable file with -conf",
             };
             diagnostics.push(
                 Diagnostic::error(start, format!("the file cannot be read: {error}")).help(help),

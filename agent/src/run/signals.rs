@@ -7,7 +7,7 @@ use nix::sys::signal::SigSet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Within this time a second signal is the first one.
-const SAME_SIGNAL: Duration = Duration::from_millis(500);
+const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
 /// The signals that ask for the end.
 pub(super) struct Signals {

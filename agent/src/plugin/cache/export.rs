@@ -180,10 +180,10 @@ mod tests {
 
     /// An address of a name of its own; every third one with an extended error.
     fn message(n: u8) -> Message {
-        let mut bytes = vec![0, 0, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, u8::from(n % 3 == 0)];
+        let mut bytes = vec![0, 0, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, u8::from(n.is_multiple_of(3))];
         bytes.extend_from_slice(&[3, b'n', b'0' + n / 10, b'0' + n % 10, 0, 0, 1, 0, 1]);
         bytes.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, n]);
-        if n % 3 == 0 {
+        if n.is_multiple_of(3) {
             bytes.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 6, 0, 15, 0, 2, 0, 3]);
         }
         Message::from_received(bytes).unwrap()
