@@ -168,7 +168,9 @@ async fn answered(waiting: &Waiting, reply: &[u8]) {
     let Some(asked) = waiting.0[usize::from(u16::from_be_bytes([high, low]))].take() else {
         return;
     };
-    if flags & 0xf != 0 || (count_high, count_low) == (0, 0) {
+    // Names that are made up are denied.
+    let is_denied = flags & 0xf == 3 && reply.get(13) == Some(&b'u');
+    if !is_denied && (flags & 0xf != 0 || (count_high, count_low) == (0, 0)) {
         waiting.1.lost.push((asked, format!("rcode {}, no answer", flags & 0xf)));
     } else {
         waiting.1.answers.push((asked, now - asked));

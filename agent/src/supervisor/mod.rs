@@ -47,7 +47,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// The pause after a child that ended soon after its start.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// A child that has served for so long is started again without a pause.
-const STABLE: Duration = Duration::from_secs(10);
+const STABLE: Duration = Duration::from_secs(1);
 /// After so long without a start that succeeds, the supervisor ends: the sockets close, and clients turn to other servers.
 const HOPELESS: Duration = Duration::from_secs(20);
 /// How long the new instance of an upgrade may take to serve.
@@ -71,8 +71,8 @@ struct Supervisor {
     manager: Option<Manager>,
     program: PathBuf,
     has_served: bool,
-    /// The present child does, or did.
-    serves: bool,
+    /// Since when the present child serves.
+    served_since: Option<Instant>,
     /// The new instance of an upgrade.
     upgrading: Option<(Pid, Instant)>,
 }
@@ -102,7 +102,7 @@ pub fn run(args: &Serve) -> anyhow::Result<ExitCode> {
         manager: Manager::from_env(),
         program: std::env::current_exe().context("cannot find the program's file")?,
         has_served: false,
-        serves: false,
+        served_since: None,
         upgrading: None,
     };
     supervisor.run()
@@ -115,7 +115,7 @@ impl Supervisor {
         let mut failing = None;
         loop {
             let begun = Instant::now();
-            self.serves = false;
+            self.served_since = None;
             let end = match Child::start(&self.items, restarts, &why) {
                 Ok(child) => self.watch(child)?,
                 Err(error) if self.has_served => {
@@ -127,7 +127,7 @@ impl Supervisor {
                 End::Exit(code) => return Ok(code),
                 End::Lost(why) => {
                     let since = *failing.get_or_insert(begun);
-                    if self.serves {
+                    if self.served_since.is_some() {
                         failing = None;
                     } else if since.elapsed() > HOPELESS {
                         // Clients are to be refused rather than to wait, and the service manager is to know.
@@ -142,7 +142,8 @@ impl Supervisor {
                     None => "the instance that had taken over has ended".to_owned(),
                 },
             };
-            pause = match begun.elapsed() < STABLE {
+            let served = self.served_since.map_or(Duration::ZERO, |since| since.elapsed());
+            pause = match served < STABLE {
                 true if pause.is_zero() => FIRST_PAUSE,
                 true => (pause * 2).min(MAX_PAUSE),
                 false => Duration::ZERO,
@@ -255,7 +256,7 @@ impl Supervisor {
             Message::Serving => {
                 child.is_serving = true;
                 self.has_served = true;
-                self.serves = true;
+                self.served_since.get_or_insert_with(Instant::now);
             }
             Message::Alive => child.is_alive(),
             Message::Notify(text) => {
