@@ -103,22 +103,35 @@ pub fn soft_interrupts(cpu: usize) -> Duration {
     Duration::from_nanos(found.map_or(0, scheduled))
 }
 
-/// Resident octets of the processes of group `leader`, shared pages counted once for each.
+/// Resident octets of the processes of group `leader`; a page that several processes share counts once (Pss, proc(5)).
 #[must_use]
 pub fn resident(leader: u32) -> u64 {
-    processes(leader).into_iter().map(|pid| status(pid, "VmRSS:")).sum()
+    processes(leader).into_iter().map(proportional).sum()
 }
 
-/// The most that has been resident, summed over the processes.
+/// The most that has been resident in the largest of the processes, with what the others hold now.
 #[must_use]
 pub fn peak(leader: u32) -> u64 {
-    processes(leader).into_iter().map(|pid| status(pid, "VmHWM:")).sum()
+    let mut peaks: Vec<(u64, u32)> =
+        processes(leader).into_iter().map(|pid| (status(pid, "VmHWM:"), pid)).collect();
+    peaks.sort_unstable();
+    let largest = peaks.pop().map_or(0, |(peak, _)| peak);
+    largest + peaks.into_iter().map(|(_, pid)| proportional(pid)).sum::<u64>()
 }
 
-/// The processes of a process group.
+fn proportional(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap_or("0");
+    line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 1_024
+}
+
+/// The processes of a process group, and their children, which may have groups of their own.
 #[must_use]
 pub fn processes(leader: u32) -> Vec<u32> {
-    all_processes().filter(|pid| group_of(*pid) == Some(leader)).collect()
+    let is_member = |pid| group_of(pid).is_some_and(|(_, group)| group == leader);
+    let belongs =
+        |pid: &u32| is_member(*pid) || group_of(*pid).is_some_and(|(parent, _)| is_member(parent));
+    all_processes().filter(belongs).collect()
 }
 
 fn all_processes() -> impl Iterator<Item = u32> {
@@ -126,12 +139,13 @@ fn all_processes() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-fn group_of(pid: u32) -> Option<u32> {
+/// Parent and process group of a process that has not ended.
+fn group_of(pid: u32) -> Option<(u32, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
     (fields.next()? != "Z").then_some(())?;
-    fields.nth(1)?.parse().ok()
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
 /// Nanoseconds that a process' threads have run.
@@ -163,7 +177,7 @@ mod tests {
     #[test]
     fn a_process_is_seen_and_its_time_counted() {
         let me = std::process::id();
-        let group = group_of(me);
+        let group = group_of(me).map(|(_, group)| group);
         assert!(group.is_some_and(|group| processes(group).contains(&me)));
         assert!(group.is_some_and(|group| used_by_threads(group, "") >= Duration::from_nanos(1)));
         assert!(scheduled(me) > 0 && status(me, "VmRSS:") > 1 << 20);
