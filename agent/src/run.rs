@@ -138,7 +138,7 @@ fn run_on(
 ) -> anyhow::Result<()> {
     // Everything is read and checked before anything of the node is touched, or anything is asked of another instance.
     let origin = Origin::from_flags(args, node.counts())?;
-    let plan = configuration::choose(args, &origin, &mut before);
+    let plan = before.configuration(args, &origin);
     if plan.diagnostics.has_errors() {
         return Err(BadConfig(plan.diagnostics).into());
     }

@@ -9,7 +9,6 @@ use std::os::fd::AsFd as _;
 
 use serde_json::{Value, json};
 
-use super::takeover::Before;
 use crate::args::Serve;
 use crate::corefile::{Diagnostics, File};
 use crate::handover::{Inherited, Keeper as _, memory};
@@ -75,38 +74,42 @@ fn plan(args: &Serve, file: File, diagnostics: Diagnostics, sockets: &[IpAddr]) 
     Plan::new(file, diagnostics, args.dns_port, &Machine { addresses: &addresses, ..machine })
 }
 
-/// With what the start begins; [`Before::unread`] is the kept configuration if that is it.
-pub(super) fn choose(args: &Serve, origin: &Origin, before: &mut Before) -> Plan {
-    let sockets = before.inherited.addresses();
+/// With what the start begins; the second is the kept configuration if that is it, and the file is still to be read.
+pub(super) fn choose(
+    args: &Serve,
+    origin: &Origin,
+    inherited: &Inherited,
+    link: Option<&Link>,
+) -> (Plan, Option<File>) {
+    let sockets = inherited.addresses();
     let (file, diagnostics) = origin.load();
     let on_disk = plan(args, file, diagnostics, &sockets);
     let is_broken = on_disk.diagnostics.has_errors();
-    let kept = Kept::take(&before.inherited);
-    let (Some(link), Some(Kept { file, tries })) = (&before.link, kept) else { return on_disk };
+    let kept = Kept::take(inherited);
+    let (Some(link), Some(Kept { file, tries })) = (link, kept) else { return (on_disk, None) };
     if !is_broken && reload::hash(&file) == on_disk.hash() {
-        return on_disk;
+        return (on_disk, None);
     }
     let as_it_ran = plan(args, file.clone(), Diagnostics::default(), &sockets);
     let path = origin.path().display();
     if as_it_ran.diagnostics.has_errors() {
         let why = as_it_ran.diagnostics.summary();
         tracing::warn!("the configuration that ran before cannot be used, {path} is read: {why}");
-        return on_disk;
+        return (on_disk, None);
     }
     keep(link, &file, tries.saturating_add(1));
     if !is_broken && is_doubtful(tries) {
         tracing::warn!(
             "the configuration that ran before has not served {tries} times; {path} is used"
         );
-        return on_disk;
+        return (on_disk, None);
     }
     let why = match is_broken {
         true => format!("it has {}", on_disk.diagnostics.summary()),
         false => "it has changed, and is checked as in a reload once this one serves".to_owned(),
     };
     tracing::warn!("{path} is not used but the configuration that ran before: {why}");
-    before.unread = Some(file);
-    as_it_ran
+    (as_it_ran, Some(file))
 }
 
 #[cfg(test)]

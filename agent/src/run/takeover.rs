@@ -25,6 +25,7 @@ use crate::handover::{
     Predecessor, Record,
 };
 use crate::in_hand::{self, Slot};
+use crate::node::Origin;
 use crate::plan::Plan;
 use crate::plugin::cache::export;
 use crate::probe;
@@ -51,7 +52,7 @@ pub(super) struct Before {
     /// The supervisor, if there is one.
     pub(super) link: Option<Link>,
     /// The configuration that ran before a crash, if this start begins with it and not with the file.
-    pub(super) unread: Option<File>,
+    unread: Option<File>,
     /// How often it has started the server again, and why the last time.
     restarts: (u64, String),
     predecessor: Option<Predecessor>,
@@ -87,6 +88,14 @@ impl Before {
             asked: None,
             silent: None,
         })
+    }
+
+    /// The configuration with which the start begins.
+    pub(super) fn configuration(&mut self, args: &Serve, origin: &Origin) -> Plan {
+        let (plan, unread) =
+            configuration::choose(args, origin, &self.inherited, self.link.as_ref());
+        self.unread = unread;
+        plan
     }
 
     /// Says in the log how the process before this one ended.
