@@ -41,11 +41,6 @@ fn guest_a_crash_is_adopted_and_a_stop_leaves_nothing() {
 }
 
 #[test]
-fn guest_a_crash_while_an_address_is_away_is_no_outage() {
-    in_the_guest(node::a_crash_while_an_address_is_away_is_no_outage);
-}
-
-#[test]
 fn guest_without_the_capability_the_error_explains() {
     in_the_guest(node::without_the_capability_the_error_explains);
 }
