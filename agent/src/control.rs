@@ -4,7 +4,7 @@
 //! renaming, so that there is never a moment without one, and an old server leaves a new one's alone.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,10 +12,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use socket2::Type;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+
+use crate::own_socket::{self, OwnSocket};
 
 /// The longest request, in octets: a command and a name.
 const MAX_REQUEST: u64 = 4 << 10;
@@ -115,28 +118,26 @@ enum Answer {
 /// The socket being served; dropped, it closes and its file goes.
 #[derive(Debug)]
 pub struct Control {
-    path: PathBuf,
-    inode: Option<u64>,
+    _file: OwnSocket,
     task: JoinHandle<()>,
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
         self.task.abort();
-        // Another server may have put its own socket there meanwhile.
-        if self.inode.is_some() && inode(&self.path) == self.inode {
-            let _ = std::fs::remove_file(&self.path);
-        }
     }
 }
 
 /// Serves `commands` at `path` on the current runtime; the folder is made if it is not there.
 pub fn serve(path: &Path, commands: Arc<dyn Commands>) -> Result<Control, ControlError> {
-    let listener =
-        listen(path).map_err(|source| ControlError::Listen { path: path.into(), source })?;
-    let inode = inode(path);
-    let task = tokio::spawn(accept(listener, commands));
-    Ok(Control { path: path.into(), inode, task })
+    let listen = || {
+        let (socket, file) = own_socket::listen(path, Type::STREAM, MAX_CLIENTS as i32)?;
+        socket.set_nonblocking(true)?;
+        Ok((UnixListener::from_std(OwnedFd::from(socket).into())?, file))
+    };
+    let (listener, file) =
+        listen().map_err(|source| ControlError::Listen { path: path.into(), source })?;
+    Ok(Control { _file: file, task: tokio::spawn(accept(listener, commands)) })
 }
 
 /// Asks the server at `path`. Blocks, for as long as [`MAX_WORK`] allows between two pieces.
@@ -155,29 +156,6 @@ pub fn ask(path: &Path, request: &Request) -> Result<Value, ControlError> {
         Answer::Done(value) => Ok(value),
         Answer::Error(error) => Err(ControlError::Refused(error)),
     }
-}
-
-fn listen(path: &Path) -> std::io::Result<UnixListener> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".{}", std::process::id()));
-    let aside = PathBuf::from(aside);
-    // What is left of a process that had our number.
-    let _ = std::fs::remove_file(&aside);
-    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
-    socket.bind(&socket2::SockAddr::unix(&aside)?)?;
-    // No client can connect before `listen`, so there is no moment in which others could.
-    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
-    socket.listen(MAX_CLIENTS as i32)?;
-    socket.set_nonblocking(true)?;
-    std::fs::rename(&aside, path)?;
-    UnixListener::from_std(std::os::fd::OwnedFd::from(socket).into())
-}
-
-fn inode(path: &Path) -> Option<u64> {
-    std::fs::symlink_metadata(path).ok().map(|meta| meta.ino())
 }
 
 async fn accept(listener: UnixListener, commands: Arc<dyn Commands>) {
@@ -224,6 +202,8 @@ async fn converse(mut stream: UnixStream, commands: Arc<dyn Commands>) -> std::i
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     struct Echo;

@@ -51,6 +51,7 @@ pub mod memory;
 pub mod metrics;
 pub mod node;
 pub mod outline;
+pub mod own_socket;
 pub mod plan;
 pub mod plugin;
 pub mod probe;

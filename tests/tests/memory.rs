@@ -305,8 +305,7 @@ fn survives(limit: u64) {
     );
     assert!(nodens.is_running() && group.kills() == 0, "killed {} times", group.kills());
     assert_eq!(sum("nodens_memory_limit_bytes"), limit);
-    // The flood fills the socket's queue where other work takes the processor from the server for long.
-    assert!(hot.asked > 500 && hot.lost * 1_000 <= hot.asked, "{hot:?}");
+    assert!(hot.asked > 500 && hot.lost == 0, "{hot:?}");
     assert!(sum("nodens_cache_bytes") <= limit / 6 + limit / 60);
 }
 

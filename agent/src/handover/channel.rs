@@ -83,7 +83,7 @@ impl Channel {
     /// The next message; `None`: the other side has closed. Descriptors beyond the first are closed.
     pub fn receive(&self) -> io::Result<Option<Message>> {
         let mut bytes = [0; MAX_MESSAGE];
-        // Room for more than one, so that a sender cannot leave some where nobody closes them.
+        // Room for more than one, so that none that a sender adds stays open.
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
@@ -169,6 +169,6 @@ mod tests {
         send(&[7; MAX_MESSAGE + 1], &[fd]);
         assert_eq!(there.receive().unwrap_err().kind(), io::ErrorKind::InvalidData);
         drop(writer);
-        assert_eq!(reader.read(&mut [0]).unwrap(), 0, "nobody holds it any more");
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0, "no descriptor of it is left");
     }
 }

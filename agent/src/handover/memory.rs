@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -92,16 +92,10 @@ impl<W: Write> Write for Summed<W> {
     }
 }
 
-/// The length of sealed memory, in bytes, for reports.
-pub fn len(fd: impl AsFd) -> u64 {
-    fd.as_fd()
-        .try_clone_to_owned()
-        .and_then(|fd| File::from(fd).metadata())
-        .map_or(0, |meta| meta.len())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use super::*;
 
     #[test]

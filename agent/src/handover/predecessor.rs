@@ -41,7 +41,7 @@ pub enum Asked {
     Found(Predecessor),
 }
 
-/// A hand-over that has begun and broke off. The other instance goes on serving.
+/// A hand-over that has begun and broke off. The other instance continues to serve.
 #[derive(Debug, thiserror::Error)]
 #[error("the running instance did not hand over: {0}")]
 pub struct HandOverError(#[from] io::Error);
@@ -172,7 +172,7 @@ impl Predecessor {
 
     /// Says why this instance will not serve.
     pub fn failed(&self, why: &str) {
-        // If it has ended meanwhile there is nobody to tell.
+        // It may have ended meanwhile.
         let _ = self.channel.send(&Message::Failed(why.to_owned()));
     }
 

@@ -2,8 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -11,12 +10,13 @@ use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Socket, Type};
 
 use super::Item;
 use super::channel::Channel;
 use super::message::Message;
 use super::name::Place;
+use crate::own_socket::{self, OwnSocket};
 
 /// How long a new instance has to say what it wants.
 const GREETING: Duration = Duration::from_secs(2);
@@ -41,43 +41,15 @@ pub trait Handing: Send + Sync + 'static {
     fn failed(&self, why: &str);
 }
 
-/// The socket at which the next instance finds this one; dropped, its file goes, unless another instance has put its own there.
+/// The socket at which the next instance finds this one, until it is dropped.
 #[derive(Debug)]
-pub struct Listening {
-    path: PathBuf,
-    inode: Option<u64>,
-}
+pub struct Listening(#[allow(dead_code, reason = "held for its drop")] OwnSocket);
 
-impl Drop for Listening {
-    fn drop(&mut self) {
-        if self.inode.is_some() && inode(&self.path) == self.inode {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Waits at `path` for the next instance, in the place of whichever waited there. Its folder is made if it is not there.
+/// Waits at `path` for the next instance, in the place of whichever waited there.
 pub fn listen(path: &Path, handing: Arc<dyn Handing>) -> io::Result<Listening> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".{}", std::process::id()));
-    let aside = PathBuf::from(aside);
-    // What is left of a process that had our number.
-    let _ = std::fs::remove_file(&aside);
-    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-    socket.bind(&SockAddr::unix(&aside)?)?;
-    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
-    socket.listen(BACKLOG)?;
-    std::fs::rename(&aside, path)?;
-    let inode = inode(path);
+    let (socket, file) = own_socket::listen(path, Type::SEQPACKET, BACKLOG)?;
     thread::Builder::new().name("handover".into()).spawn(move || accept(&socket, &handing))?;
-    Ok(Listening { path: path.into(), inode })
-}
-
-fn inode(path: &Path) -> Option<u64> {
-    std::fs::symlink_metadata(path).ok().map(|meta| meta.ino())
+    Ok(Listening(file))
 }
 
 /// Runs on the thread `handover` for the life of the process.

@@ -382,7 +382,7 @@ impl Running {
         if self.is_to_read() { Used::all_of(running, Instant::now()) } else { Used::default() }
     }
 
-    /// True if another instance goes on with the sockets when this one ends: network and sockets stay as they are.
+    /// True if another instance continues with the sockets when this one ends: network and sockets stay as they are.
     pub(super) fn is_awaited(&self) -> bool {
         self.source.is_shared()
     }

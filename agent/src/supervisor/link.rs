@@ -11,7 +11,7 @@ use nix::unistd::{dup2_stdin, getppid};
 use crate::handover::{Channel, Inherited, Keeper, Message};
 
 /// The variable that tells a child the process id of its supervisor, whose channel is its standard input. Where it does not
-/// name the parent it is somebody else's.
+/// name the parent it is not meant for this process.
 pub const PARENT: &str = "NODENS_SUPERVISOR";
 /// The variable with how often the server was started again.
 pub(super) const RESTARTS: &str = "NODENS_RESTARTS";

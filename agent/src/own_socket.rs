@@ -1,0 +1,49 @@
+//! The Unix sockets of this process, in a folder that instances share.
+//!
+//! A new server takes the place of an old one's socket by renaming, so that there is never a moment without one, and an old
+//! server leaves a new one's alone.
+
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// The file of a listening socket; dropped, it goes, unless another server has put its own there.
+#[derive(Debug)]
+pub struct OwnSocket {
+    path: PathBuf,
+    inode: Option<u64>,
+}
+
+/// Listens at `path`, to which only the owner may connect (mode 0600). Its folder is made if it is not there.
+pub fn listen(path: &Path, kind: Type, backlog: i32) -> io::Result<(Socket, OwnSocket)> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".{}", std::process::id()));
+    let aside = PathBuf::from(aside);
+    // What is left of a process that had our number.
+    let _ = std::fs::remove_file(&aside);
+    let socket = Socket::new(Domain::UNIX, kind, None)?;
+    socket.bind(&SockAddr::unix(&aside)?)?;
+    // No client can connect before `listen`, so there is no moment in which others could.
+    std::fs::set_permissions(&aside, Permissions::from_mode(0o600))?;
+    socket.listen(backlog)?;
+    std::fs::rename(&aside, path)?;
+    Ok((socket, OwnSocket { path: path.into(), inode: inode(path) }))
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    std::fs::symlink_metadata(path).ok().map(|meta| meta.ino())
+}
+
+impl Drop for OwnSocket {
+    fn drop(&mut self) {
+        if self.inode.is_some() && inode(&self.path) == self.inode {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
