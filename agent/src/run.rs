@@ -396,6 +396,7 @@ impl Server {
         handed_over: &mut mpsc::Receiver<Channel>,
         signals: &mut Signals,
     ) -> Option<Channel> {
+        signals.settle().await;
         let until = Instant::now() + SUCCESSOR;
         if self.giving.stop() {
             tracing::info!("another instance starts; this one serves until that one does");
@@ -403,7 +404,7 @@ impl Server {
         while self.giving.is_given() && Instant::now() < until {
             tokio::select! {
                 Some(successor) = handed_over.recv() => return Some(successor),
-                () = signals.stop_again() => break,
+                () = signals.stop() => break,
                 () = tokio::time::sleep(START_POLL) => {}
             }
         }
@@ -417,7 +418,7 @@ impl Server {
             tracing::info!(seconds = lameduck.as_secs_f64(), "lameduck: still answering");
             tokio::select! {
                 () = tokio::time::sleep(lameduck) => {}
-                () = signals.stop_again() => tracing::info!("second signal: no more lameduck"),
+                () = signals.stop() => tracing::info!("second signal: no more lameduck"),
             }
         }
         tokio::task::block_in_place(|| {

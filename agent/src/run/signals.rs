@@ -1,13 +1,13 @@
 //! The signals that the server takes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::sys::signal::SigSet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Within this time a second signal is the first one.
-const SAME_SIGNAL: Duration = Duration::from_millis(100);
+/// How long the repetition of a signal takes to come.
+const REPETITION: Duration = Duration::from_millis(20);
 
 /// The signals that ask for the end.
 pub(super) struct Signals {
@@ -32,16 +32,10 @@ impl Signals {
         Ok((Self { terminate, interrupt }, ReloadSignals { hangup, user1 }))
     }
 
-    /// Returns when one asks for the end once more. One that reaches supervisor and server alike, as systemd may send it, comes
-    /// twice.
-    pub(super) async fn stop_again(&mut self) {
-        let begun = Instant::now();
-        loop {
-            self.stop().await;
-            if begun.elapsed() > SAME_SIGNAL {
-                return;
-            }
-        }
+    /// Takes the repetition of a signal that has asked for the end: where it goes to a whole control group, as systemd may send it, it
+    /// comes once by itself and once from the supervisor. What comes later is a second one.
+    pub(super) async fn settle(&mut self) {
+        let _ = tokio::time::timeout(REPETITION, self.stop()).await;
     }
 
     /// Returns when one asks for the end.
