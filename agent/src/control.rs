@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -28,9 +28,10 @@ const MAX_ANSWER: u64 = 64 << 20;
 const MAX_CLIENTS: usize = 8;
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
-
 /// How long a command may take: a reload waits for objects and probes upstreams.
 const MAX_WORK: Duration = Duration::from_secs(60);
+/// How often a server that works on a command says so, by an empty line: one that is stopped does not.
+const SIGN_OF_WORK: Duration = Duration::from_secs(1);
 
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,21 +141,44 @@ pub fn serve(path: &Path, commands: Arc<dyn Commands>) -> Result<Control, Contro
     Ok(Control { _file: file, task: tokio::spawn(accept(listener, commands)) })
 }
 
-/// Asks the server at `path`. Blocks, for as long as [`MAX_WORK`] allows between two pieces.
+/// Asks the server at `path`. Blocks until it has answered, or has given no sign of work for [`PATIENCE`], or has worked for
+/// longer than [`MAX_WORK`].
 pub fn ask(path: &Path, request: &Request) -> Result<Value, ControlError> {
     let connect = |source| ControlError::Connect { path: path.into(), source };
     let broken = |source| ControlError::Broken { path: path.into(), source };
-    let mut stream = StdStream::connect(path).map_err(connect)?;
-    stream.set_read_timeout(Some(MAX_WORK)).map_err(broken)?;
-    stream.set_write_timeout(Some(PATIENCE)).map_err(broken)?;
+    let socket =
+        own_socket::connect(path, Type::STREAM, PATIENCE).map_err(silent).map_err(connect)?;
+    socket.set_read_timeout(Some(PATIENCE)).map_err(broken)?;
+    let mut stream = StdStream::from(OwnedFd::from(socket));
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line).map_err(broken)?;
-    line.clear();
-    BufReader::new(stream.take(MAX_ANSWER)).read_until(b'\n', &mut line).map_err(broken)?;
+    let begun = Instant::now();
+    let mut reader = BufReader::new(stream.take(MAX_ANSWER));
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line).map_err(silent).map_err(broken)?;
+        if read == 0 || line != b"\n" {
+            break;
+        }
+        if begun.elapsed() > MAX_WORK + PATIENCE {
+            return Err(broken(silent(std::io::ErrorKind::WouldBlock.into())));
+        }
+    }
     match serde_json::from_slice(&line)? {
         Answer::Done(value) => Ok(value),
         Answer::Error(error) => Err(ControlError::Refused(error)),
+    }
+}
+
+/// Says what a time-out means, which the kernel calls "resource temporarily unavailable".
+fn silent(error: std::io::Error) -> std::io::Error {
+    match error.kind() {
+        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => std::io::Error::new(
+            std::io::ErrorKind::TimedOut,
+            "no sign of life in time; its process is stopped or has no processor",
+        ),
+        _ => error,
     }
 }
 
@@ -185,7 +209,17 @@ async fn converse(mut stream: UnixStream, commands: Arc<dyn Commands>) -> std::i
         Err(error) => Answer::Error(format!("no such command: {error}")),
         Ok(request) => {
             // Walking a large cache takes milliseconds, which the runtime's other tasks should not wait for.
-            match tokio::task::spawn_blocking(move || commands.run(&request)).await {
+            let mut work = tokio::task::spawn_blocking(move || commands.run(&request));
+            let first = tokio::time::Instant::now() + SIGN_OF_WORK;
+            let mut signs = tokio::time::interval_at(first, SIGN_OF_WORK);
+            let done = loop {
+                tokio::select! {
+                    biased;
+                    done = &mut work => break done,
+                    _ = signs.tick() => writer.write_all(b"\n").await?,
+                }
+            };
+            match done {
                 Ok(Ok(value)) => Answer::Done(value),
                 Ok(Err(error)) => Answer::Error(error),
                 Err(_) => {

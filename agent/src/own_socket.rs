@@ -7,6 +7,7 @@ use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -34,6 +35,14 @@ pub fn listen(path: &Path, kind: Type, backlog: i32) -> io::Result<(Socket, OwnS
     socket.listen(backlog)?;
     std::fs::rename(&aside, path)?;
     Ok((socket, OwnSocket { path: path.into(), inode: inode(path) }))
+}
+
+/// Connects to the socket at `path`, whose process may be stopped: waits no longer than `patience` for a place in its queue.
+pub fn connect(path: &Path, kind: Type, patience: Duration) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, kind, None)?;
+    socket.set_write_timeout(Some(patience))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket)
 }
 
 fn inode(path: &Path) -> Option<u64> {

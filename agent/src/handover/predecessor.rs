@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::Type;
 
 use super::channel::Channel;
 use super::inherited::Inherited;
 use super::message::Message;
 use super::name::Place;
 use super::{MAX_PREDECESSORS, PREDECESSOR};
+use crate::own_socket;
 
 /// How long the other instance has to say that it is there.
 const GREETING: Duration = Duration::from_secs(1);
@@ -82,8 +83,8 @@ fn try_ask(
     place: &Place,
     inherited: &Inherited,
 ) -> Result<Option<Asked>, HandOverError> {
-    let channel = match connect(path) {
-        Ok(channel) => channel,
+    let channel = match own_socket::connect(path, Type::SEQPACKET, GREETING) {
+        Ok(socket) => Channel::over(OwnedFd::from(socket)),
         // Its queue is full.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             return Ok(Some(Asked::Silent(None)));
@@ -123,14 +124,6 @@ fn try_ask(
 fn process(channel: &Channel) -> Option<Pid> {
     let peer = getsockopt(channel, sockopt::PeerCredentials).ok()?;
     Some(Pid::from_raw(peer.pid())).filter(|pid| pid.as_raw() > 0)
-}
-
-fn connect(path: &Path) -> io::Result<Channel> {
-    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-    // A full queue of a process that hangs must not hold up the start.
-    socket.set_write_timeout(Some(GREETING))?;
-    socket.connect(&SockAddr::unix(path)?)?;
-    Ok(Channel::over(OwnedFd::from(socket)))
 }
 
 impl Predecessor {

@@ -14,7 +14,7 @@ use super::link::{PARENT, RESTARTS};
 use crate::handover::{Channel, Message, VERSION};
 
 /// Ticks without a sign of life, and without any work done, after which a child counts as stopped.
-const STOPPED: u32 = 5;
+const STOPPED: u32 = 4;
 /// Ticks without a sign of life after which it counts as hung, however hard it works.
 const HUNG: u32 = 40;
 /// How long the child may take to read what it is given.
