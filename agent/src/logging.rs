@@ -5,9 +5,9 @@
 
 use std::io::{self, Write};
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -21,7 +21,10 @@ use crate::args::LogFormat;
 use crate::metrics::{Counter, Metrics, Scrape, Source, names};
 
 /// Lines that may wait for the writer: at a few hundred octets a line a bounded megabyte or two.
-const QUEUE: usize = 8_192;
+const LINES: usize = 8_192;
+
+/// The queue of this process's [`Logs`].
+static QUEUE: OnceLock<Queue> = OnceLock::new();
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,17 +82,15 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Sets the log up for the whole process; `level` is a level, or a list as in `info,nodens::cluster=debug`.
-    pub fn start(format: Format, level: &str, metrics: &Metrics) -> Result<Self, LoggingError> {
-        let filter = filter(level)?;
-        let (queue, lines) = Queue::new(QUEUE);
+    /// Has lines written by a thread from now on. To be called once, after [`start`].
+    pub fn start(metrics: &Metrics) -> Result<Self, LoggingError> {
+        let (queue, lines) = Queue::new(LINES);
         metrics.register(Arc::clone(&queue.dropped) as Arc<dyn Source>);
         thread::Builder::new()
             .name("log".into())
             .spawn(move || write_lines(&lines, io::stdout()))
             .map_err(LoggingError::Thread)?;
-        tracing::subscriber::set_global_default(subscriber(format, filter, queue.clone()))
-            .map_err(|_| LoggingError::Twice)?;
+        QUEUE.set(queue.clone()).map_err(|_| LoggingError::Twice)?;
         Ok(Self { queue })
     }
 
@@ -117,12 +118,28 @@ impl Logs {
     }
 }
 
-/// Sets the log up for a process without threads. Each line is written at once, or dropped if the reader of standard output is
-/// behind: the process never waits for it.
-pub fn start_unbuffered(format: Format, level: &str) -> Result<(), LoggingError> {
+/// Sets the log up for the whole process; `level` is a level, or a list as in `info,nodens::cluster=debug`. Until there are
+/// [`Logs`], each line is written at once, or dropped if the reader of standard output is behind: the process never waits for it.
+pub fn start(format: Format, level: &str) -> Result<(), LoggingError> {
     let filter = filter(level)?;
-    tracing::subscriber::set_global_default(subscriber(format, filter, || Unbuffered))
+    tracing::subscriber::set_global_default(subscriber(format, filter, || Output))
         .map_err(|_| LoggingError::Twice)
+}
+
+/// Where lines go.
+struct Output;
+
+impl Write for Output {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match QUEUE.get() {
+            Some(queue) => queue.push(line),
+            None => Unbuffered.write(line),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Standard output, as far as it has room.
@@ -207,33 +224,19 @@ impl Queue {
         let (lines, waiting) = sync_channel(size);
         (Self { lines, dropped: Arc::default() }, waiting)
     }
-}
 
-impl Source for Dropped {
-    fn collect(&self, out: &mut Scrape) {
-        out.count(&names::LOG_DROPPED, &[], self.0.value());
-    }
-}
-
-impl MakeWriter<'_> for Queue {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
-
-impl Write for Queue {
     /// Takes a whole line, as the formatter hands it over.
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+    fn push(&self, line: &[u8]) -> io::Result<usize> {
         if self.lines.try_send(Entry::Line(line.to_vec())).is_err() {
             self.dropped.0.add(1);
         }
         Ok(line.len())
     }
+}
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+impl Source for Dropped {
+    fn collect(&self, out: &mut Scrape) {
+        out.count(&names::LOG_DROPPED, &[], self.0.value());
     }
 }
 

@@ -16,11 +16,11 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use nodens::args::{CacheAction, Cli, Command, Output};
+use nodens::args::{CacheAction, Cli, Command, Output, Serve};
 use nodens::config::table;
 use nodens::control::{self, Request};
 use nodens::plugin::cache::inspect;
-use nodens::supervisor::{self, Link};
+use nodens::supervisor::{self, Ended};
 use nodens::{check, logging, node, probe, run, status, upgrade};
 
 #[global_allocator]
@@ -52,13 +52,10 @@ fn main() -> ExitCode {
         }
         Some(Command::Upgrade { socket }) => upgrade::run(&socket, &mut std::io::stdout().lock()),
         None if cli.serve.plugins => print_directives(),
-        None if !cli.serve.no_supervisor && !Link::is_there() => {
-            match supervisor::run(&cli.serve) {
-                Ok(code) => return code,
-                Err(error) => Err(error),
-            }
-        }
-        None => run::run(&cli.serve),
+        None => match serve(&cli.serve) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -69,6 +66,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Serves, below a supervisor unless that is not wanted.
+fn serve(args: &Serve) -> anyhow::Result<ExitCode> {
+    let level = if args.quiet { "warn" } else { &args.log_level };
+    logging::start(args.log_format.into(), level)?;
+    let start = match args.no_supervisor {
+        true => None,
+        false => match supervisor::run()? {
+            Ended::Supervisor(code) => return Ok(code),
+            Ended::Child(start) => Some(start),
+        },
+    };
+    run::run(args, start).map(|()| ExitCode::SUCCESS)
 }
 
 /// `-plugins`: the directives that are served, one a line.

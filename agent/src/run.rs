@@ -50,6 +50,7 @@ use crate::server::worker::MAX_FORWARDED;
 use crate::server::{Liveness, Pool};
 use crate::shared::Shared;
 use crate::status::Status;
+use crate::supervisor::Start;
 use crate::systemd::{Systemd, Tell};
 use background::{maintain, serve_control, serve_pages, show, sweep, until};
 use giving::{Giver, Giving, keep_memory, wait_for_successor};
@@ -95,15 +96,14 @@ struct Server {
     used: losses::Used,
 }
 
-/// Serves until a signal ends it.
-pub fn run(args: &Serve) -> anyhow::Result<()> {
-    let before = Before::take()?;
+/// Serves until a signal ends it. `start` is what the child of a supervisor begins with. The log has been started.
+pub fn run(args: &Serve, start: Option<Start>) -> anyhow::Result<()> {
+    let before = Before::take(start);
     let mut node = Node::from_flags(&args.node, args.dns_port)?;
     // While there is one thread: privileges are a thread's own.
     node.drop_privileges()?;
     let metrics = Metrics::new();
-    let level = if args.quiet { "warn" } else { &args.log_level };
-    let logs = Logs::start(args.log_format.into(), level, &metrics)?;
+    let logs = Logs::start(&metrics)?;
     metrics.register(node.counts());
     let shared = Arc::new(Shared {
         workers: workers(args),
@@ -320,7 +320,7 @@ impl Server {
         liveness.set_addresses(running.listeners.keys().copied());
         tokio::spawn(Arc::clone(&liveness).watch());
         if let Some(path) = &args.pidfile {
-            pidfile::write(path)?;
+            pidfile::write(path, before.link.is_some())?;
         }
         before.keep_configuration(&plan.file);
         let source = Arc::clone(source);
@@ -428,7 +428,7 @@ impl Server {
             }
         });
         if let Some(path) = &self.args.pidfile {
-            pidfile::remove(path);
+            pidfile::remove(path, self.around.has_supervisor());
         }
         tracing::info!("stopped");
     }

@@ -8,7 +8,7 @@ use hickory_proto::rr::RecordType;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tests::client::{Client, Question};
+use tests::client::{Client, Connection, Question};
 use tests::poll::wait_for;
 use tests::process::{self, Nodens, Setup};
 
@@ -24,7 +24,10 @@ const COREFILE: &str = "hosts.test.:@dns@ {
 const KEPT: &str = "is not used but the configuration that ran before";
 
 fn start(corefile: &str) -> Nodens {
-    Setup::new(corefile).start()
+    let nodens = Setup::new(corefile).start();
+    // From then on the supervisor knows that it has served.
+    nodens.wait_for_log("serving version=", SOON);
+    nodens
 }
 
 fn command(nodens: &Nodens, words: &[&str]) -> (bool, String) {
@@ -161,4 +164,79 @@ fn a_first_start_reads_the_file_alone() {
     wait_for("the end of the new one", SOON, || kill(supervisor, None).is_err());
     let log = nodens.complete_log();
     assert!(ended.success() && !log.contains(KEPT), "{log}");
+}
+
+#[test]
+fn a_connection_that_lasts_outlives_crashes() {
+    let mut nodens = start(COREFILE);
+    let question = Question::new("a.hosts.test.", RecordType::A).to_bytes();
+    let mut connection = Client::new(nodens.dns()).within(SOON).connect().unwrap();
+    let ask = |connection: &mut Connection, id: u8| {
+        let mut query = question.clone();
+        query[1] = id;
+        connection.send(&query).unwrap();
+        let reply = connection.receive().unwrap().expect("an answer");
+        assert_eq!((reply[1], reply[3] & 0xf, reply[7]), (id, 0, 1));
+    };
+    for id in 0..3 {
+        ask(&mut connection, id);
+    }
+    for round in 1..4 {
+        // Part of a query is there, and the rest comes to the next process.
+        let mut query = question.clone();
+        query[1] = round * 10;
+        let frame = [&(query.len() as u16).to_be_bytes()[..], &query].concat();
+        let (begin, rest) = frame.split_at(usize::from(round) * 5);
+        connection.send_raw(begin).unwrap();
+        crash(&nodens);
+        connection.send_raw(rest).unwrap();
+        let reply = connection.receive().unwrap().expect("an answer");
+        assert_eq!((reply[1], reply[7]), (round * 10, 1), "{}", nodens.log());
+        ask(&mut connection, round * 10 + 1);
+    }
+    // One that ends is not kept open by the supervisor.
+    nodens.write_corefile(
+        &COREFILE.replace("@metrics@\n", "@metrics@\n    timeouts {\n        idle 1s\n    }\n"),
+    );
+    assert!(command(&nodens, &["reload", "--force"]).0);
+    ask(&mut connection, 100);
+    assert!(connection.receive().unwrap().is_none(), "it is closed when it has been idle");
+    nodens.stop(SOON);
+}
+
+#[test]
+fn many_queries_of_a_connection_are_answered_across_a_crash() {
+    let mut nodens = start(COREFILE);
+    let question = Question::new("a.hosts.test.", RecordType::A).to_bytes();
+    let query = |id: u16| {
+        let mut query = question.clone();
+        query[..2].copy_from_slice(&id.to_be_bytes());
+        query
+    };
+    let mut connection = Client::new(nodens.dns()).within(SOON).connect().unwrap();
+    for id in 0..3 {
+        connection.send(&query(id)).unwrap();
+        connection.receive().unwrap().expect("an answer");
+    }
+    let old = nodens.server();
+    nodens.signal_server(Signal::SIGSTOP);
+    wait_for("every thread to stand still", SOON, || {
+        let threads = std::fs::read_dir(format!("/proc/{old}/task")).unwrap();
+        threads
+            .map(|thread| thread.unwrap().path().join("stat"))
+            .all(|stat| std::fs::read_to_string(stat).is_ok_and(|stat| stat.contains(") T ")))
+    });
+    // More than one turn takes, and than the buffer of a turn holds.
+    for id in 3..400 {
+        connection.send(&query(id)).unwrap();
+    }
+    nodens.signal_server(Signal::SIGKILL);
+    wait_for("another server", SOON, || ![old, nodens.pid()].contains(&nodens.server()));
+    let mut answered = std::collections::BTreeSet::new();
+    while answered.len() < 397 {
+        let reply = connection.receive().unwrap().expect("an answer");
+        answered.insert(u16::from_be_bytes([reply[0], reply[1]]));
+    }
+    assert_eq!((answered.first(), answered.last()), (Some(&3), Some(&399)));
+    nodens.stop(SOON);
 }

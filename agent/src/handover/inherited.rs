@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use socket2::{SockRef, Type};
 
-use super::name::{SocketKind, SocketName};
+use super::name::{SocketKind, SocketName, connection_address};
 use super::{Keeper, memory};
 
 /// Items that are taken in; more are closed at once. 64 addresses with 8 workers need 1,024.
@@ -40,6 +40,17 @@ impl Inherited {
     /// A descriptor that is no listening socket.
     pub fn take(&self, name: &str) -> Option<OwnedFd> {
         lock(&self.others).remove(name)
+    }
+
+    /// Connections of clients: name, listening address, descriptor.
+    pub fn take_connections(&self) -> Vec<(String, SocketAddr, OwnedFd)> {
+        let mut others = lock(&self.others);
+        let connections = others.extract_if(.., |name, _| connection_address(name).is_some());
+        let with_address = |(name, fd): (String, OwnedFd)| {
+            let address = connection_address(&name)?;
+            Some((name, address, fd))
+        };
+        connections.filter_map(with_address).collect()
     }
 
     /// The content of sealed memory. What cannot be used is logged and dropped.

@@ -24,7 +24,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 pub use self::channel::Channel;
 pub use self::inherited::Inherited;
 pub use self::message::{MAX_MESSAGE, Message};
-pub use self::name::{Place, SocketKind, SocketName};
+pub use self::name::{Place, SocketKind, SocketName, connection_address, connection_name};
 pub use self::predecessor::{Asked, HandOverError, Predecessor, ask};
 pub use self::record::Record;
 pub use self::successor::{Handing, Listening, listen};
@@ -47,4 +47,8 @@ pub trait Keeper: Send + Sync {
     fn keep(&self, name: &str, fd: BorrowedFd<'_>);
     /// Closes what has this name.
     fn forget(&self, name: &str);
+    /// As [`Keeper::keep`], if that can be done without waiting at all; else false.
+    fn try_keep(&self, name: &str, fd: BorrowedFd<'_>) -> bool;
+    /// As [`Keeper::forget`], if that can be done without waiting at all.
+    fn try_forget(&self, name: &str);
 }

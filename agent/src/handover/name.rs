@@ -112,6 +112,22 @@ impl From<&str> for Place {
     }
 }
 
+/// What the name of a client's connection begins with.
+const CONNECTION: &str = "connection ";
+
+/// The name of a connection that was made to `address`; `number` tells those apart that one process has.
+pub fn connection_name(address: SocketAddr, number: Option<u64>) -> String {
+    match number {
+        Some(number) => format!("{CONNECTION}{address} {number}"),
+        None => format!("{CONNECTION}{address}"),
+    }
+}
+
+/// The listening address in the name of a connection. Total.
+pub fn connection_address(name: &str) -> Option<SocketAddr> {
+    name.strip_prefix(CONNECTION)?.split(' ').next()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

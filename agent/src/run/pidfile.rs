@@ -5,11 +5,9 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::supervisor::Link;
-
 /// The process that signals are for: the supervisor, if there is one.
-fn line() -> String {
-    let pid = if Link::is_there() { parent_id() } else { std::process::id() };
+fn line(has_supervisor: bool) -> String {
+    let pid = if has_supervisor { parent_id() } else { std::process::id() };
     format!("{pid}\n")
 }
 
@@ -17,14 +15,14 @@ fn line() -> String {
 ///
 /// # Errors
 /// It cannot be written.
-pub(super) fn write(path: &Path) -> anyhow::Result<()> {
-    std::fs::write(path, line())
+pub(super) fn write(path: &Path, has_supervisor: bool) -> anyhow::Result<()> {
+    std::fs::write(path, line(has_supervisor))
         .with_context(|| format!("cannot write the process id to {}", path.display()))
 }
 
 /// Removes the file unless another instance has written its own id there.
-pub(super) fn remove(path: &Path) {
-    if std::fs::read_to_string(path).is_ok_and(|text| text == line()) {
+pub(super) fn remove(path: &Path, has_supervisor: bool) {
+    if std::fs::read_to_string(path).is_ok_and(|text| text == line(has_supervisor)) {
         // It may be gone already; then there is nothing to remove.
         let _ = std::fs::remove_file(path);
     }

@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, getpid, getppid};
 use tokio::sync::mpsc;
@@ -22,17 +21,17 @@ use crate::clock::CoarseInstant;
 use crate::corefile::File;
 use crate::handover::{
     self, Asked, Channel, Inherited, Keeper, MAX_PREDECESSORS, Message, PREDECESSOR, Place,
-    Predecessor, Record,
+    Predecessor, Record, connection_address, connection_name,
 };
 use crate::in_hand::{self, Slot};
 use crate::node::Origin;
 use crate::plan::Plan;
-use crate::plugin::cache::export;
+use crate::plugin::cache::export::{self, Import};
 use crate::probe;
 use crate::server::source::SocketSource;
 use crate::server::{Liveness, Pool};
 use crate::shared::Shared;
-use crate::supervisor::{self, Link};
+use crate::supervisor::{self, Link, Start};
 use crate::suspects::{self, Refused, Suspects};
 use crate::upgrade;
 use crate::upstream::registry;
@@ -40,10 +39,10 @@ use crate::upstream::registry;
 /// How long a start waits for its watches while another instance serves, and how often it looks.
 const LIVE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(5);
+/// Answers that a start after a crash takes in before it serves: some milliseconds' worth.
+const HOTTEST: usize = 1_024;
 /// How often it is looked for an instance in the place of the one before.
 const TELL_TRIES: usize = 3;
-/// What a passed connection's name begins with; the listening address follows.
-const CONNECTION: &str = "connection ";
 
 /// What this process begins with.
 pub(super) struct Before {
@@ -67,17 +66,19 @@ pub(super) struct Before {
 }
 
 impl Before {
-    /// Takes what the supervisor keeps, if there is one. To be called while there is one thread.
-    pub(super) fn take() -> anyhow::Result<Self> {
+    /// With what the supervisor keeps, if there is one.
+    pub(super) fn take(start: Option<Start>) -> Self {
         let inherited = Arc::new(Inherited::default());
         let (mut link, mut restarts) = (None, (0, String::new()));
-        if Link::is_there() {
-            let start = Link::take(&inherited).context("the supervisor has ended")?;
+        if let Some(start) = start {
+            for (name, fd) in start.items {
+                inherited.add(name, fd);
+            }
             restarts = (start.restarts, start.why);
             link = Some(start.link);
         }
         let older = Predecessor::all_again(&inherited);
-        Ok(Self {
+        Self {
             inherited,
             link,
             unread: None,
@@ -87,7 +88,7 @@ impl Before {
             is_beside: false,
             asked: None,
             silent: None,
-        })
+        }
     }
 
     /// The configuration with which the start begins.
@@ -257,13 +258,25 @@ impl Before {
         }
     }
 
-    /// Takes in the cache.
+    /// Takes in the cache: all of it while another instance serves, else the hottest part at once and the rest meanwhile.
     pub(super) fn fill_cache(&self, assembled: &Assembled) {
         let Some(bytes) = self.inherited.take_memory(export::NAME) else { return };
-        let (store, blocks) = &assembled.cache;
-        match export::read(store, blocks, &bytes, CoarseInstant::now()) {
-            Ok(answers) => tracing::info!(answers, "took over the cache"),
-            Err(error) => tracing::warn!(%error, "the cache of the process before is not used"),
+        let (store, blocks) = assembled.cache.clone();
+        let mut import = match Import::new(bytes, CoarseInstant::now()) {
+            Ok(import) => import,
+            Err(error) => {
+                tracing::warn!(%error, "the cache of the process before is not used");
+                return;
+            }
+        };
+        let at_once = if self.predecessor.is_some() { usize::MAX } else { HOTTEST };
+        let mut answers = import.take(&store, &blocks, CoarseInstant::now(), at_once);
+        let rest = move || {
+            answers += import.take(&store, &blocks, CoarseInstant::now(), usize::MAX);
+            tracing::info!(answers, "took over the cache");
+        };
+        if let Err(error) = std::thread::Builder::new().name("handover".into()).spawn(rest) {
+            tracing::warn!(%error, "only the hottest answers of the process before are taken over");
         }
     }
 
@@ -275,6 +288,9 @@ impl Before {
         source: &Arc<SocketSource>,
         readiness: &Arc<Readiness>,
     ) -> Running {
+        for (name, address, connection) in self.inherited.take_connections() {
+            pool.adopt(address, connection, Some(name));
+        }
         // What the configuration does not want any more.
         self.inherited.clear();
         if let Some(link) = &self.link {
@@ -327,9 +343,8 @@ fn follow(predecessor: &Predecessor, pool: &Pool) {
     while let Some(message) = predecessor.receive() {
         match message {
             Message::Item { name, fd } => {
-                let address = name.strip_prefix(CONNECTION).and_then(|text| text.parse().ok());
-                if let Some(address) = address {
-                    pool.adopt(address, fd);
+                if let Some(address) = connection_address(&name) {
+                    pool.adopt(address, fd, None);
                 }
             }
             Message::Left(waits) => tracing::info!(waits, "the previous instance has left"),
@@ -382,6 +397,11 @@ impl Running {
         if self.is_to_read() { Used::all_of(running, Instant::now()) } else { Used::default() }
     }
 
+    /// True if this process is the child of a supervisor.
+    pub(super) fn has_supervisor(&self) -> bool {
+        self.link.is_some()
+    }
+
     /// True if another instance continues with the sockets when this one ends: network and sockets stay as they are.
     pub(super) fn is_awaited(&self) -> bool {
         self.source.is_shared()
@@ -394,7 +414,7 @@ impl Running {
 
     /// Passes a connection of a client on.
     pub(super) fn pass_on(channel: &Channel, address: SocketAddr, connection: OwnedFd) {
-        let item = Message::Item { name: format!("{CONNECTION}{address}"), fd: connection };
+        let item = Message::Item { name: connection_name(address, None), fd: connection };
         if let Err(error) = channel.send(&item) {
             tracing::debug!(%error, "a connection was not passed on");
         }

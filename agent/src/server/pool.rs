@@ -52,8 +52,8 @@ struct Task {
 enum Work {
     /// Listening sockets.
     Sockets(Sockets),
-    /// A connection that another process has accepted.
-    Connection(OwnedFd),
+    /// A connection that another process has accepted, and the name under which the supervisor keeps it, if it does.
+    Connection(OwnedFd, Option<String>),
 }
 
 struct Thread {
@@ -89,7 +89,7 @@ impl Pool {
         slots: Vec<Slot>,
         refused: Option<Arc<Refused>>,
     ) -> io::Result<Self> {
-        let connections = Arc::new(Connections::default());
+        let connections = Arc::new(Connections::new(source.keeper()));
         let places = Shares::new(MAX_PENDING);
         let mut slots = slots.into_iter();
         let threads = (0..workers)
@@ -172,10 +172,19 @@ impl Pool {
     }
 
     /// Serves a connection that another process has accepted at `address`. It is closed if that is not listened on.
-    pub fn adopt(&self, address: SocketAddr, connection: OwnedFd) {
-        if let Some(open) = self.lock().get(&address) {
-            let number = self.adopted.fetch_add(1, Relaxed);
-            self.give(number, open, Work::Connection(connection));
+    /// `kept`: the name under which the supervisor has it.
+    pub fn adopt(&self, address: SocketAddr, connection: OwnedFd, kept: Option<String>) {
+        match (self.lock().get(&address), kept) {
+            (Some(open), kept) => {
+                let number = self.adopted.fetch_add(1, Relaxed);
+                self.give(number, open, Work::Connection(connection, kept));
+            }
+            (None, Some(name)) => {
+                if let Some(keeper) = self.source.keeper() {
+                    keeper.forget(&name);
+                }
+            }
+            (None, None) => {}
         }
     }
 
@@ -283,8 +292,8 @@ async fn run(
         let shared = Arc::clone(shared);
         let sockets = match work {
             Work::Sockets(sockets) => sockets,
-            Work::Connection(connection) => {
-                tcp::adopt(connection, &shared, &phase);
+            Work::Connection(connection, kept) => {
+                tcp::adopt(connection, kept, &shared, &phase);
                 continue;
             }
         };

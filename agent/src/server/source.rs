@@ -65,6 +65,11 @@ impl SocketSource {
         Ok(socket)
     }
 
+    /// Who keeps descriptors for the next process.
+    pub fn keeper(&self) -> Option<Arc<dyn Keeper>> {
+        self.keeper.clone()
+    }
+
     fn hold(&self, name: SocketName, socket: &OwnedFd) {
         if let Some(keeper) = &self.keeper {
             keeper.keep(&name.to_string(), socket.as_fd());
@@ -151,6 +156,15 @@ mod tests {
 
         fn forget(&self, name: &str) {
             self.0.lock().unwrap().retain(|kept| kept != name);
+        }
+
+        fn try_keep(&self, name: &str, fd: BorrowedFd<'_>) -> bool {
+            self.keep(name, fd);
+            true
+        }
+
+        fn try_forget(&self, name: &str) {
+            self.forget(name);
         }
     }
 

@@ -1,6 +1,8 @@
 //! DNS over TCP (RFC 7766): accepts connections within their limits, and gives each a [`session`].
 
+mod answers;
 mod buffer;
+mod kept;
 mod limits;
 mod session;
 mod turns;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use self::kept::Kept;
 pub use self::limits::{Connections, MAX_BYTES, MAX_CONNECTIONS, MAX_PER_CLIENT};
 use self::session::Session;
 pub use self::session::Shared;
@@ -32,7 +35,7 @@ pub(super) async fn serve(
     let phase = loop {
         tokio::select! {
             accepted = socket.accept() => match accepted {
-                Ok((stream, client)) => begin(stream, client, &shared, &sessions),
+                Ok((stream, client)) => begin(stream, client, None, &shared, &sessions),
                 Err(error) => {
                     // Out of descriptors, mostly: the connection stays in the queue, so wait before trying again.
                     tracing::warn!(%error, %address, "cannot accept a TCP connection");
@@ -53,7 +56,7 @@ pub(super) async fn serve(
                 if stream.set_nonblocking(true).is_ok()
                     && let Ok(stream) = TcpStream::from_std(stream)
                 {
-                    begin(stream, client, &shared, &sessions);
+                    begin(stream, client, None, &shared, &sessions);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -64,11 +67,18 @@ pub(super) async fn serve(
 }
 
 /// Serves a connection that another process has accepted.
-pub(super) fn adopt(connection: OwnedFd, shared: &Arc<Shared>, phase: &watch::Receiver<Phase>) {
+/// `kept`: the name under which the supervisor has it.
+pub(super) fn adopt(
+    connection: OwnedFd,
+    kept: Option<String>,
+    shared: &Arc<Shared>,
+    phase: &watch::Receiver<Phase>,
+) {
+    let kept = kept.and_then(|name| shared.connections.keeping.keep_on(name));
     let stream = std::net::TcpStream::from(connection);
     let adopted = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
     match adopted.and_then(|stream| stream.peer_addr().map(|client| (stream, client))) {
-        Ok((stream, client)) => begin(stream, client, shared, phase),
+        Ok((stream, client)) => begin(stream, client, kept, shared, phase),
         // The client has closed it meanwhile.
         Err(error) => tracing::debug!(%error, "a connection was not taken over"),
     }
@@ -78,13 +88,14 @@ pub(super) fn adopt(connection: OwnedFd, shared: &Arc<Shared>, phase: &watch::Re
 fn begin(
     stream: TcpStream,
     client: SocketAddr,
+    kept: Option<Kept>,
     shared: &Arc<Shared>,
     phase: &watch::Receiver<Phase>,
 ) {
     let phase = phase.clone();
     let ip = client.ip().to_canonical();
     if let Some(place) = shared.connections.open(ip) {
-        if let Some(session) = Session::new(stream, client, place, shared) {
+        if let Some(session) = Session::new(stream, client, place, kept, shared) {
             tokio::spawn(run(session, client, shared.listener.address, phase));
         }
         return;
@@ -94,7 +105,7 @@ fn begin(
         let Some(place) = shared.connections.admit(ip).await else {
             return shared.connections.count_refused();
         };
-        if let Some(session) = Session::new(stream, client, place, &shared) {
+        if let Some(session) = Session::new(stream, client, place, kept, &shared) {
             run(session, client, shared.listener.address, phase).await;
         }
     });

@@ -1,20 +1,15 @@
 //! The supervisor, as its child sees it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use nix::unistd::{dup2_stdin, getppid};
+use nix::unistd::dup2_stdin;
 
-use crate::handover::{Channel, Inherited, Keeper, Message};
-
-/// The variable that tells a child the process id of its supervisor, whose channel is its standard input. Where it does not
-/// name the parent it is not meant for this process.
-pub const PARENT: &str = "NODENS_SUPERVISOR";
-/// The variable with how often the server was started again.
-pub(super) const RESTARTS: &str = "NODENS_RESTARTS";
+use crate::handover::{Channel, Keeper, Message};
 
 /// The connection to the supervisor.
 #[derive(Clone, Debug)]
@@ -32,6 +27,8 @@ struct Connection {
 pub struct Start {
     /// The connection.
     pub link: Link,
+    /// What earlier children gave the supervisor to keep.
+    pub items: BTreeMap<String, OwnedFd>,
     /// How the child before this one ended; empty: there was none.
     pub why: String,
     /// How often the server was started again.
@@ -39,36 +36,15 @@ pub struct Start {
 }
 
 impl Link {
-    /// True if this process is the child of a supervisor.
-    pub fn is_there() -> bool {
-        let parent = std::env::var(PARENT).ok().and_then(|text| text.parse().ok());
-        parent == Some(getppid().as_raw())
-    }
-
-    /// Takes the channel, and what is kept, into `inherited`. The signals that the supervisor takes stay blocked, as they were
-    /// inherited, until the server has handlers for them. To be called once, before anything else reads standard input.
+    /// Over the child's end of the channel. The signals that the supervisor takes stay blocked until the server has handlers for
+    /// them.
     ///
     /// # Errors
-    /// The supervisor has ended.
-    pub fn take(inherited: &Inherited) -> io::Result<Start> {
-        let channel = Channel::over(io::stdin().as_fd().try_clone_to_owned()?);
+    /// The kernel refuses to change descriptors.
+    pub(super) fn over(channel: Channel) -> io::Result<Self> {
+        // Standard input is the supervisor's.
         dup2_stdin(File::open("/dev/null")?)?;
-        // It was run as /proc/self/exe, and is to be found by its name.
-        let _ = nix::sys::prctl::set_name(c"nodens");
-        channel.set_patience(None)?;
-        let mut why = String::new();
-        loop {
-            match channel.receive()? {
-                Some(Message::Hello { text, .. }) => why = text,
-                Some(Message::Item { name, fd }) => inherited.add(name, fd),
-                Some(Message::End) => break,
-                Some(_) => {}
-                None => return Err(io::ErrorKind::UnexpectedEof.into()),
-            }
-        }
-        let restarts = std::env::var(RESTARTS).ok().and_then(|text| text.parse().ok());
-        let link = Self(Arc::new(Connection { channel, is_deaf: AtomicBool::new(false) }));
-        Ok(Start { link, why, restarts: restarts.unwrap_or(0) })
+        Ok(Self(Arc::new(Connection { channel, is_deaf: AtomicBool::new(false) })))
     }
 
     /// Says that queries are answered.
@@ -132,5 +108,16 @@ impl Keeper for Link {
 
     fn forget(&self, name: &str) {
         self.say(&Message::Forget(name.to_owned()));
+    }
+
+    fn try_keep(&self, name: &str, fd: BorrowedFd<'_>) -> bool {
+        fd.try_clone_to_owned().is_ok_and(|fd| {
+            self.0.channel.try_send(&Message::Item { name: name.to_owned(), fd }).is_ok()
+        })
+    }
+
+    fn try_forget(&self, name: &str) {
+        // A supervisor that takes nothing is stopped. What it still has then is of no use to a next process, which drops it.
+        let _ = self.0.channel.try_send(&Message::Forget(name.to_owned()));
     }
 }

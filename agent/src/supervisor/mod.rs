@@ -6,7 +6,7 @@
 //! ```
 //!
 //! It has one thread, no runtime, and reads nothing that comes from outside the node: command line, signals, and messages of its
-//! own child, of which it understands the kind and the name. So it has no reason to fail where the server does. While there is
+//! own child, of which it understands the kind and the name. Its child is a fork(2) of it, which has everything that is kept. So it has no reason to fail where the server does. While there is
 //! no child, the kernel queues what arrives at the sockets.
 //!
 //! What ends it: its child exits with 0 (a signal asked for it, or another instance has taken over), or the first child fails
@@ -29,12 +29,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
-use self::child::{Child, Progress};
-pub use self::link::{Link, PARENT, Start};
-use crate::args::Serve;
+use self::child::{Child, Forked, Progress};
+pub use self::link::{Link, Start};
 use crate::descriptors;
 use crate::handover::{Channel, Message};
-use crate::logging;
 use crate::systemd::Manager;
 use crate::upgrade;
 
@@ -54,6 +52,14 @@ const HOPELESS: Duration = Duration::from_secs(20);
 const UPGRADE: Duration = Duration::from_secs(60);
 /// Items that are kept; more are refused.
 const MAX_ITEMS: usize = 4_096;
+
+/// How [`run`] ends, in which process.
+pub enum Ended {
+    /// In the supervisor, which is to exit with this.
+    Supervisor(ExitCode),
+    /// In a child of it, which is to serve.
+    Child(Start),
+}
 
 /// What a child ended with.
 enum End {
@@ -77,13 +83,11 @@ struct Supervisor {
     upgrading: Option<(Pid, Instant)>,
 }
 
-/// Runs the server as a child until that ends by itself. To be called while there is one thread.
+/// Runs the server as a child until that ends by itself. To be called while there is one thread, once the log has been started.
 ///
 /// # Errors
 /// Signals cannot be taken, or no process can be started at all.
-pub fn run(args: &Serve) -> anyhow::Result<ExitCode> {
-    let level = if args.quiet { "warn" } else { &args.log_level };
-    logging::start_unbuffered(args.log_format.into(), level)?;
+pub fn run() -> anyhow::Result<Ended> {
     if let Err(error) = descriptors::raise_limit() {
         tracing::warn!(%error, "cannot raise the limit of file descriptors");
     }
@@ -109,22 +113,26 @@ pub fn run(args: &Serve) -> anyhow::Result<ExitCode> {
 }
 
 impl Supervisor {
-    fn run(mut self) -> anyhow::Result<ExitCode> {
+    fn run(mut self) -> anyhow::Result<Ended> {
         let mut pause = Duration::ZERO;
         let (mut why, mut restarts) = (String::new(), 0);
         let mut failing = None;
         loop {
             let begun = Instant::now();
             self.served_since = None;
-            let end = match Child::start(&self.items, restarts, &why) {
-                Ok(child) => self.watch(child)?,
+            let end = match Child::start() {
+                Ok(Forked::Parent(child)) => self.watch(child)?,
+                Ok(Forked::Child(channel)) => {
+                    let link = Link::over(channel)?;
+                    return Ok(Ended::Child(Start { link, items: self.items, why, restarts }));
+                }
                 Err(error) if self.has_served => {
                     End::Lost(format!("it cannot be started: {error}"))
                 }
                 Err(error) => return Err(error).context("cannot start the server's process"),
             };
             why = match end {
-                End::Exit(code) => return Ok(code),
+                End::Exit(code) => return Ok(Ended::Supervisor(code)),
                 End::Lost(why) => {
                     let since = *failing.get_or_insert(begun);
                     if self.served_since.is_some() {
@@ -132,13 +140,13 @@ impl Supervisor {
                     } else if since.elapsed() > HOPELESS {
                         // Clients are to be refused rather than to wait, and the service manager is to know.
                         tracing::error!("the server does not start any more: {why}");
-                        return Ok(ExitCode::FAILURE);
+                        return Ok(Ended::Supervisor(ExitCode::FAILURE));
                     }
                     why
                 }
-                End::HandedOver(_, true) => return Ok(ExitCode::SUCCESS),
+                End::HandedOver(_, true) => return Ok(Ended::Supervisor(ExitCode::SUCCESS)),
                 End::HandedOver(successor, false) => match self.wait_for_end_of(&successor)? {
-                    Some(code) => return Ok(code),
+                    Some(code) => return Ok(Ended::Supervisor(code)),
                     None => "the instance that had taken over has ended".to_owned(),
                 },
             };
@@ -153,7 +161,7 @@ impl Supervisor {
             tracing::error!(pause_ms = now.as_millis(), "the server is started again: {why}");
             restarts += 1;
             if self.is_stopped_within(now)? {
-                return Ok(ExitCode::SUCCESS);
+                return Ok(Ended::Supervisor(ExitCode::SUCCESS));
             }
         }
     }

@@ -35,8 +35,8 @@ pub enum ImportError {
     Clock,
 }
 
-/// Writes entries that are not stale to `to`, up to `budget` bytes: those that were used in the last seconds first. Returns how
-/// many.
+/// Writes entries that are not stale to `to`, up to `budget` bytes: those that were used in the last seconds first, of
+/// them those that are asked most. Returns how many.
 pub fn write(
     store: &Store,
     now: CoarseInstant,
@@ -47,10 +47,11 @@ pub fn write(
     to.write_all(&FORMAT.to_be_bytes())?;
     to.write_all(&now.as_millis().to_be_bytes())?;
     let hot = store.recently_used();
-    let hottest = hot.iter().filter_map(|hash| store.peek(*hash));
+    let mut hottest: Vec<_> = hot.iter().filter_map(|hash| store.peek(*hash)).collect();
+    hottest.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.asked()));
     let others = store.iter().filter(|entry| !hot.contains(&store.hash_of(entry)));
     let (mut count, mut left) = (0, budget);
-    for entry in hottest.chain(others).filter(|entry| entry.is_fresh(now)) {
+    for entry in hottest.into_iter().chain(others).filter(|entry| entry.is_fresh(now)) {
         let bytes = encode(&entry);
         if bytes.len() > left {
             break;
@@ -89,32 +90,58 @@ fn encode(entry: &Entry) -> Vec<u8> {
     out
 }
 
-/// Takes entries of `blocks` that are not stale yet into `store`. Total: any bytes are read as far as they are sound. Returns how
-/// many were taken.
-///
-/// # Errors
-/// None of it can be used.
-pub fn read(
-    store: &Store,
-    blocks: &[u64],
-    bytes: &[u8],
-    now: CoarseInstant,
-) -> Result<usize, ImportError> {
-    let mut reader = Reader(bytes);
-    if reader.take::<8>() != Some(*MAGIC) || reader.take().map(u16::from_be_bytes) != Some(FORMAT) {
-        return Err(ImportError::Format);
+/// What another process has written, to be taken in by parts. Total: any bytes are read as far as they are sound.
+pub struct Import {
+    bytes: Vec<u8>,
+    /// How far it has been read.
+    at: usize,
+    written: CoarseInstant,
+}
+
+impl Import {
+    /// Begins with what was written by [`write`].
+    ///
+    /// # Errors
+    /// None of it can be used.
+    pub fn new(bytes: Vec<u8>, now: CoarseInstant) -> Result<Self, ImportError> {
+        let mut reader = Reader(&bytes);
+        if reader.take::<8>() != Some(*MAGIC)
+            || reader.take().map(u16::from_be_bytes) != Some(FORMAT)
+        {
+            return Err(ImportError::Format);
+        }
+        let written = reader.take().map(u64::from_be_bytes).ok_or(ImportError::Format)?;
+        if written > now.as_millis() {
+            return Err(ImportError::Clock);
+        }
+        let at = bytes.len() - reader.0.len();
+        Ok(Self { bytes, at, written: CoarseInstant::from_millis(written) })
     }
-    let written = reader.take().map(u64::from_be_bytes).ok_or(ImportError::Format)?;
-    if written > now.as_millis() {
-        return Err(ImportError::Clock);
+
+    /// Takes the next entries of `blocks` into `store`, `most` at most. Those that are stale, and those that `store` has, are left
+    /// out. Returns how many were taken; fewer than `most`: that was all.
+    pub fn take(
+        &mut self,
+        store: &Store,
+        blocks: &[u64],
+        now: CoarseInstant,
+        most: usize,
+    ) -> usize {
+        let mut reader = Reader(self.bytes.get(self.at..).unwrap_or(&[]));
+        let mut count = 0;
+        while count < most
+            && let Some(entry) = reader.entry(store, blocks, self.written)
+        {
+            let Some(entry) = entry.filter(|entry| entry.is_fresh(now)) else { continue };
+            let hash = store.hash_of(&entry);
+            if store.peek(hash).is_none() {
+                store.insert(hash, Arc::new(entry));
+                count += 1;
+            }
+        }
+        self.at = self.bytes.len() - reader.0.len();
+        count
     }
-    let mut count = 0;
-    while let Some(entry) = reader.entry(store, blocks, CoarseInstant::from_millis(written)) {
-        let Some(entry) = entry.filter(|entry| entry.is_fresh(now)) else { continue };
-        store.insert(store.hash_of(&entry), Arc::new(entry));
-        count += 1;
-    }
-    Ok(count)
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -193,6 +220,26 @@ mod tests {
         let mut bytes = Vec::new();
         write(store, NOW, budget, &mut bytes).unwrap();
         bytes
+    }
+
+    fn read(
+        store: &Store,
+        blocks: &[u64],
+        bytes: &[u8],
+        now: CoarseInstant,
+    ) -> Result<usize, ImportError> {
+        Ok(Import::new(bytes.to_vec(), now)?.take(store, blocks, now, usize::MAX))
+    }
+
+    #[test]
+    fn it_is_taken_in_by_parts() {
+        let bytes = written(&filled(), 1 << 20);
+        let store = Store::new(1 << 20);
+        let mut import = Import::new(bytes, NOW).unwrap();
+        assert_eq!(import.take(&store, &[7], NOW, 20), 20);
+        assert_eq!(store.iter().count(), 20);
+        assert_eq!(import.take(&store, &[7], NOW, usize::MAX), 30);
+        assert_eq!(import.take(&store, &[7], NOW, usize::MAX), 0);
     }
 
     #[test]

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::kept::Keeping;
 use crate::admission::{ALPHA, Permit, Shares};
 use crate::budget::{Allowance, Pressure};
 use crate::clock::CoarseInstant;
 use crate::descriptors;
+use crate::handover::Keeper;
 use crate::upstream::health::Throttle;
 
 /// Connections of all clients together.
@@ -41,10 +43,13 @@ pub struct Connections {
     scarce: Notify,
     woken: Throttle,
     refused: AtomicU64,
+    /// Has those kept that last.
+    pub(super) keeping: Arc<Keeping>,
 }
 
-impl Default for Connections {
-    fn default() -> Self {
+impl Connections {
+    /// None yet; `keeper` is to keep those that last.
+    pub fn new(keeper: Option<Arc<dyn Keeper>>) -> Self {
         Self {
             places: Shares::new(MAX_CONNECTIONS.min(descriptors::for_clients())),
             bytes: Shares::new(MAX_BYTES),
@@ -52,11 +57,10 @@ impl Default for Connections {
             scarce: Notify::new(),
             woken: Throttle::default(),
             refused: AtomicU64::new(0),
+            keeping: Keeping::new(keeper),
         }
     }
-}
 
-impl Connections {
     /// Keeps to an allowance from now on. While memory is short, connections that are idle end.
     pub fn keep_to(&self, allowance: &Allowance) {
         let most = MAX_CONNECTIONS.min(descriptors::for_clients());
@@ -136,7 +140,7 @@ mod tests {
 
     #[test]
     fn one_client_has_its_limit_and_many_leave_places_free() {
-        let connections = Connections::default();
+        let connections = Connections::new(None);
         let mut held: Vec<Permit> = flood(&connections, client(0));
         assert_eq!((held.len(), connections.count()), (MAX_PER_CLIENT, MAX_PER_CLIENT));
         for n in 1..16 {
@@ -151,7 +155,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_new_client_waits_while_an_idle_connection_is_closed() {
-        let connections = Arc::new(Connections::default());
+        let connections = Arc::new(Connections::new(None));
         let mut held: Vec<Permit> =
             (0..100_000).filter_map(|n| connections.open(client(n))).collect();
         assert!(connections.count() > connections.places.limit() - 8);

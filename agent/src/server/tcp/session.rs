@@ -8,21 +8,28 @@
 //!              a query that waits            -> pending   charged; its answer comes through `answers`
 //! ```
 //!
-//! A connection that is idle holds no buffer.
+//! A connection that is idle holds no buffer. One that lasts is kept by the supervisor for the case of a crash (`kept`); its
+//! queries then stay in the kernel's queue until they are served, and `input` and `rest` are empty.
 
-use std::io::{self, Read};
-use std::net::SocketAddr;
+mod in_queue;
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use self::in_queue::{Queued, Served};
+use super::answers::{Answer, Owed};
 use super::buffer::Buffer;
+use super::kept::Kept;
 use super::limits::Connections;
 use super::turns::{Buffers, READ_LEN, Turn, Turns};
 use crate::admission::Permit;
@@ -33,7 +40,7 @@ use crate::request::{Origin, Request, Transport};
 use crate::server::answer::{Disposition, PendingReply, answer};
 use crate::server::listener::Listener;
 use crate::server::pending;
-use crate::server::send_queue::{OwedReply, ReplyPath};
+use crate::server::send_queue::ReplyPath;
 use crate::server::worker::{PassOn, Phase, Worker, drained};
 use crate::wire::{read_u16, write_u16};
 
@@ -90,18 +97,16 @@ pub struct Session {
     /// There from the first query that waits until none does.
     answers: Option<(mpsc::Sender<Answer>, mpsc::Receiver<Answer>)>,
     in_flight: usize,
-    /// When the query at the start of `input` began to arrive.
+    /// There while the supervisor keeps the connection. Without `kept`, `queued` says nothing.
+    kept: Option<Kept>,
+    /// What a kept connection has in the kernel's queue, as far as it has been looked at.
+    queued: Queued,
+    /// Turns that served a query.
+    served: Served,
+    /// When the first query that is not whole began to arrive.
     query_since: Instant,
     /// When the last whole query or the last answer came.
     idle_since: Instant,
-}
-
-/// The answer to a query that waited. Its bytes are charged until it is written.
-enum Answer {
-    /// A frame; empty if nothing is to be sent.
-    Frame(Vec<u8>, #[allow(dead_code, reason = "held for its drop")] Option<Permit>),
-    /// The client's budget has no place for it.
-    OverBudget,
 }
 
 /// What a session was woken by.
@@ -129,6 +134,7 @@ impl Session {
         stream: TcpStream,
         client: SocketAddr,
         place: Permit,
+        kept: Option<Kept>,
         shared: &Arc<Shared>,
     ) -> Option<Self> {
         let _ = stream.set_nodelay(true);
@@ -146,6 +152,9 @@ impl Session {
             stream,
             answers: None,
             in_flight: 0,
+            served: if kept.is_some() { Served::Enough } else { Served::Nothing },
+            kept,
+            queued: Queued::default(),
             query_since: now,
             idle_since: now,
         })
@@ -155,14 +164,27 @@ impl Session {
     /// no query, no part of one, no reply.
     pub async fn run(
         mut self,
-        mut phase: watch::Receiver<Phase>,
+        phase: watch::Receiver<Phase>,
     ) -> io::Result<Option<(TcpStream, PassOn)>> {
+        let ended = self.serve_until_end(phase).await;
+        let kept = self.kept.take();
+        if kept.is_some() && !matches!(ended, Ok(Some(_))) {
+            // The supervisor has it open, too, and the client is not to wait for that. It may have ended it itself.
+            let _ = SockRef::from(&self.stream).shutdown(Shutdown::Both);
+        }
+        Ok(ended?.map(|pass_on| (self.stream, pass_on)))
+    }
+
+    async fn serve_until_end(
+        &mut self,
+        mut phase: watch::Receiver<Phase>,
+    ) -> io::Result<Option<PassOn>> {
         let mut end: Option<Instant> = None;
         let mut successor = None;
         loop {
             self.flush().await?;
             if let Some(pass_on) = successor.take_if(|_| self.is_idle()) {
-                return Ok(Some((self.stream, pass_on)));
+                return Ok(Some(pass_on));
             }
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
             let may_read = self.in_flight < MAX_IN_FLIGHT && left != Some(Duration::ZERO);
@@ -177,7 +199,10 @@ impl Session {
             match woken {
                 Woken::Readable => {
                     let turn = self.shared.turns.acquire(self.client.ip()).await;
-                    let turned = self.take_turn(&turn)?;
+                    let turned = match self.kept {
+                        Some(_) => self.take_turn_in_queue(&turn)?,
+                        None => self.take_turn(&turn)?,
+                    };
                     turn.end(matches!(turned, Turned::More)).await;
                     if matches!(turned, Turned::Eof) {
                         return self.finish().await.map(|()| None);
@@ -231,7 +256,7 @@ impl Session {
     /// How long the client may still take. `None`: what is awaited is not its doing.
     fn patience(&self) -> Option<Duration> {
         let Timeouts { read, idle, .. } = self.shared.listener.dispatch.load().timeouts();
-        if !self.input.is_empty() && !self.has_query() {
+        if self.has_part() && !self.has_query() {
             // For the whole query, however its bytes trickle in.
             return Some(read.saturating_sub(self.query_since.elapsed()));
         }
@@ -239,7 +264,12 @@ impl Session {
     }
 
     fn is_idle(&self) -> bool {
-        self.in_flight == 0 && self.input.is_empty()
+        self.in_flight == 0 && !self.has_part()
+    }
+
+    /// True if something has come that is not served.
+    fn has_part(&self) -> bool {
+        !self.input.is_empty() || self.queued.len > 0
     }
 
     /// True if a new client has more need of its place.
@@ -250,7 +280,7 @@ impl Session {
 
     /// True if a whole query has come that is not served.
     fn has_query(&self) -> bool {
-        frame(self.input.as_slice(), 0).is_some()
+        self.queued.has_query || frame(self.input.as_slice(), 0).is_some()
     }
 
     /// Reads once, unless a whole query is there already, answers what is whole, and writes what the client takes.
@@ -258,7 +288,7 @@ impl Session {
         turn.with_buffers(|Buffers { read, out }| {
             let mut len = 0;
             if !self.has_query() {
-                len = match self.read(&mut read[..]) {
+                len = match self.read(&mut read[..], RecvFlags::empty()) {
                     Ok(0) => return Ok(Turned::Eof),
                     Ok(len) => len,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -289,15 +319,19 @@ impl Session {
                 self.idle_since = self.query_since;
             }
             self.write(out)?;
+            self.keep_if_it_lasts(used > 0);
             let more = self.has_query() || len == READ_LEN;
             Ok(if more { Turned::More } else { Turned::Done })
         })
     }
 
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// Reads what is there, or looks at it with [`RecvFlags::PEEK`].
+    fn read(&self, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
         let mut read = Ok(0);
         let polled = self.stream.try_io(Interest::READABLE, || {
-            read = (&*SockRef::from(&self.stream)).read(buffer);
+            read = recv(&self.stream, &mut *buffer, flags)
+                .map(|(_, len)| len)
+                .map_err(io::Error::from);
             match &read {
                 // Less than the buffer: what comes later makes a new event, and the call that would find nothing is spared.
                 Ok(len) if *len > 0 && *len < buffer.len() => Err(io::ErrorKind::WouldBlock.into()),
@@ -390,8 +424,7 @@ impl Session {
             return self.over_budget();
         };
         let (sender, _) = self.answers.get_or_insert_with(|| mpsc::channel(MAX_IN_FLIGHT));
-        let answer = Some(Answer::Frame(Vec::new(), None));
-        let owed = Owed { answer, sender: sender.clone(), permit: Some(permit) };
+        let owed = Owed::new(sender.clone(), permit);
         self.in_flight += 1;
         let path = ReplyPath::Tcp(Box::new(owed));
         pending::resolve(reply.since(Instant::now()), request, place, path);
@@ -423,8 +456,17 @@ impl Session {
             self.answers = None;
         }
         self.idle_since = Instant::now();
-        let patience = self.shared.listener.dispatch.load().timeouts().write;
-        timeout(patience, self.stream.write_all(&out)).await?
+        let written = match self.stream.try_write(&out) {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        if let Some(rest) = out.get(written..).filter(|rest| !rest.is_empty()) {
+            self.leave_to_crash()?;
+            let patience = self.shared.listener.dispatch.load().timeouts().write;
+            timeout(patience, self.stream.write_all(rest)).await??;
+        }
+        Ok(())
     }
 
     /// Writes what the client has not taken.
@@ -438,7 +480,7 @@ impl Session {
     }
 
     /// Sends what is still to come (RFC 7766 section 6.2.4) before the connection ends.
-    async fn finish(mut self) -> io::Result<()> {
+    async fn finish(&mut self) -> io::Result<()> {
         self.flush().await?;
         while self.in_flight > 0 {
             let Some((_, answers)) = &mut self.answers else { break };
@@ -446,40 +488,6 @@ impl Session {
             self.send(answer).await?;
         }
         Ok(())
-    }
-}
-
-/// The answer that is owed to a session: sent when this is dropped, empty if there is no reply, so that the session gets one
-/// for each query.
-struct Owed {
-    answer: Option<Answer>,
-    sender: mpsc::Sender<Answer>,
-    /// Of the query's bytes; it grows by those of the answer.
-    permit: Option<Permit>,
-}
-
-impl OwedReply for Owed {
-    fn send(mut self: Box<Self>, write: &mut dyn FnMut(&mut Vec<u8>) -> bool) {
-        let mut frame = vec![0, 0];
-        if !write(&mut frame) {
-            return;
-        }
-        let len = frame.len() - 2;
-        write_u16(&mut frame, 0, len as u16);
-        let Some(mut permit) = self.permit.take() else { return };
-        self.answer = Some(match permit.grow(frame.capacity()) {
-            true => Answer::Frame(frame, Some(permit)),
-            false => Answer::OverBudget,
-        });
-    }
-}
-
-impl Drop for Owed {
-    fn drop(&mut self) {
-        if let Some(answer) = self.answer.take() {
-            // The channel holds as many as a session lets wait. If the session has gone, the answer is not needed.
-            let _ = self.sender.try_send(answer);
-        }
     }
 }
 
