@@ -335,9 +335,9 @@ pub(crate) mod test {
 
     #[test]
     fn a_slow_reader_costs_lines_and_no_time() {
-        let (mut queue, lines) = Queue::new(2);
+        let (queue, lines) = Queue::new(2);
         for _ in 0..5 {
-            queue.write_all(b"line\n").unwrap();
+            queue.push(b"line\n").unwrap();
         }
         assert_eq!(queue.dropped.0.value(), 3);
         drop(queue);
@@ -348,11 +348,11 @@ pub(crate) mod test {
 
     #[test]
     fn finishing_waits_for_what_was_logged() {
-        let (mut queue, lines) = Queue::new(8);
+        let (queue, lines) = Queue::new(8);
         let written = Lines::default();
         let out = written.clone();
         let writer = thread::spawn(move || write_lines(&lines, out));
-        queue.write_all(b"last\n").unwrap();
+        queue.push(b"last\n").unwrap();
         let logs = Logs { queue };
         logs.finish(Duration::from_secs(10));
         assert_eq!(*written.0.lock().unwrap(), b"last\n");

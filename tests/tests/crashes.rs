@@ -198,7 +198,7 @@ fn a_connection_that_lasts_outlives_crashes() {
     nodens.write_corefile(
         &COREFILE.replace("@metrics@\n", "@metrics@\n    timeouts {\n        idle 1s\n    }\n"),
     );
-    assert!(command(&nodens, &["reload", "--force"]).0);
+    wait_for("a reload", SOON, || command(&nodens, &["reload"]).0);
     ask(&mut connection, 100);
     assert!(connection.receive().unwrap().is_none(), "it is closed when it has been idle");
     nodens.stop(SOON);
