@@ -40,7 +40,7 @@ use crate::upstream::registry;
 const LIVE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(5);
 /// Answers that a start after a crash takes in before it serves: some milliseconds' worth.
-const HOTTEST: usize = 1_024;
+const HOTTEST: usize = 512;
 /// How often it is looked for an instance in the place of the one before.
 const TELL_TRIES: usize = 3;
 
