@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 pub use self::pages::Pages;
 pub use self::readiness::{Readiness, gather};
 use self::respond::State;
+use crate::conditions::{Conditions, table};
 use crate::config::ListenAddress;
 use crate::handover::SocketKind;
 use crate::metrics::{Metrics, Source};
@@ -84,12 +85,18 @@ struct Listener {
 
 impl Admin {
     /// Servers on `runtime`, without listeners yet; their sockets come from `source`.
-    pub fn new(runtime: Handle, metrics: Arc<Metrics>, source: Arc<SocketSource>) -> Self {
+    pub fn new(
+        runtime: Handle,
+        metrics: Arc<Metrics>,
+        conditions: Arc<Conditions>,
+        source: Arc<SocketSource>,
+    ) -> Self {
         let health = probe::Health::new();
         metrics.register(health.source());
         let readiness = Arc::<Readiness>::default();
         metrics.register(Arc::clone(&readiness) as Arc<dyn Source>);
-        let state = Arc::new(State { metrics, readiness });
+        conditions.register(Arc::clone(&readiness) as _);
+        let state = Arc::new(State { metrics, readiness, conditions });
         let servers = Servers { source, state, health, listening: Mutex::default() };
         Self { runtime, servers: Arc::new(servers) }
     }
@@ -191,7 +198,7 @@ impl Servers {
         let health = listening.open.values().find(|listener| listener.served().has(Pages::HEALTH));
         self.health.probe(runtime, health.map(|listener| listener.address));
         let refused = listening.refused.values().map(ToString::to_string).collect();
-        self.state.readiness.set_unserved(refused);
+        self.state.conditions.set(&table::PAGES_UNSERVED, refused);
     }
 }
 

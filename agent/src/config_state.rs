@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use crate::conditions::{Found, Watched, table};
 use crate::detail::Detail;
 use crate::metrics::{Scrape, Source, names};
 
@@ -97,6 +98,18 @@ impl ConfigState {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watched for ConfigState {
+    fn look(&self, found: &mut Found) {
+        let state = self.state();
+        let Some(problem) = &state.problem else { return };
+        let condition = match problem.kind {
+            ProblemKind::Refused => &table::CONFIGURATION_REFUSED,
+            ProblemKind::HeldBack => &table::CONFIGURATION_HELD_BACK,
+        };
+        found.add_since(condition, &*problem.reason, problem.since.elapsed().unwrap_or_default());
     }
 }
 

@@ -52,7 +52,7 @@ use crate::shared::Shared;
 use crate::status::Status;
 use crate::supervisor::Start;
 use crate::systemd::{Systemd, Tell};
-use background::{maintain, serve_control, serve_pages, show, sweep, until};
+use background::{maintain, serve_control, serve_pages, show, sweep, until, watch_conditions};
 use giving::{Giver, Giving, keep_memory, wait_for_successor};
 use reload::{Seen, Wish};
 use signals::Signals;
@@ -109,6 +109,8 @@ pub fn run(args: &Serve, start: Option<Start>) -> anyhow::Result<()> {
         workers: workers(args),
         stacktrace: logging::watch_panics(&metrics),
         metrics,
+        conditions: Arc::default(),
+        history: Arc::default(),
         log_format: args.log_format.into(),
         budget: Budget::of_this_process(),
         cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
@@ -120,6 +122,7 @@ pub fn run(args: &Serve, start: Option<Start>) -> anyhow::Result<()> {
         limits: Default::default(),
         loops: Arc::default(),
     });
+    watch_conditions(&shared, node.counts());
     if let Err(error) = descriptors::raise_limit() {
         tracing::warn!(%error, "cannot raise the limit of file descriptors");
     }
@@ -299,6 +302,9 @@ impl Server {
         tokio::task::block_in_place(|| before.fill_cache(&running));
         running.show(shared, &hash);
         let (slots, refused) = before.crash_record(shared.workers);
+        if let Some(refused) = &refused {
+            shared.conditions.register(Arc::clone(refused) as _);
+        }
         let pool = Pool::start(shared.workers, Arc::clone(source), slots, refused);
         let pool = Arc::new(pool.context("cannot start the worker threads")?);
         shared.metrics.register(pool.metrics());
@@ -306,7 +312,9 @@ impl Server {
         shared.budget.govern(Arc::clone(shared) as _);
         shared.budget.govern(pool.places(Arc::clone(&shared.upstream_places)));
         tokio::spawn(Arc::clone(&shared.budget).watch());
-        let admin = Admin::new(Handle::current(), Arc::clone(&shared.metrics), Arc::clone(source));
+        tokio::spawn(Arc::clone(&shared.history).keep(Arc::clone(&shared.metrics)));
+        let (metrics, conditions) = (Arc::clone(&shared.metrics), Arc::clone(&shared.conditions));
+        let admin = Admin::new(Handle::current(), metrics, conditions, Arc::clone(source));
         let liveness = Liveness::new(pool.workers());
         admin.readiness().set_liveness(Arc::clone(&liveness));
         serve_pages(&admin, &running, args);
@@ -338,16 +346,17 @@ impl Server {
         let Prepared { begun, source, pool, liveness, admin, running, hash, seen } = prepared;
         let (link, record) = (before.link.clone(), before.record());
         shared.metrics.register(Arc::clone(&record) as Arc<dyn Source>);
+        shared.conditions.register(Arc::clone(&record) as _);
         let readiness = Arc::clone(admin.readiness());
         let (socket, handover) = before.sockets(args);
-        let around = before.serving(&pool, &source, &readiness);
+        let around = before.serving(&pool, &source, &shared.conditions);
         let (shared_too, of) = (Arc::clone(&shared), (link.clone(), Arc::clone(&record)));
         let config = ConfigState::new();
         config.set_loaded(&hash, None);
         shared.metrics.register(Arc::clone(&config) as Arc<dyn Source>);
         let status = Status::new(shared_too, readiness, Arc::clone(&config), of.0, of.1);
-        show(&admin, &status, &config, &running);
-        let control = serve_control(&socket, &status);
+        show(&admin, &status, &shared.conditions, &config, &running);
+        let control = serve_control(&socket, &status, &shared.conditions);
         probe::remove_mark(&args.socket);
         tokio::spawn(sweep(Arc::clone(&shared)));
         tokio::spawn(maintain(Arc::clone(&shared)));
@@ -356,7 +365,8 @@ impl Server {
             tokio::spawn(show_life(link, Arc::clone(&liveness)));
         }
         let used = around.used(&running);
-        let successor = wait_for_successor(handover, giver(Arc::clone(&record)));
+        let giver = giver(Arc::clone(&record));
+        let successor = wait_for_successor(handover, giver, &shared.conditions);
         if successor.is_some() {
             status.set_can_hand_over();
         }

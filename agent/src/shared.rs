@@ -9,6 +9,8 @@ use crate::admission::Shares;
 use crate::budget::{Allowance, Budget, Governed};
 use crate::cluster::index::Index;
 use crate::cluster::{Clusters, WatchThread};
+use crate::conditions::Conditions;
+use crate::history::History;
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::plugin::cache::config::Size;
@@ -23,6 +25,10 @@ pub struct Shared {
     pub workers: usize,
     /// What /metrics shows.
     pub metrics: Arc<Metrics>,
+    /// What can be wrong, and what is.
+    pub conditions: Arc<Conditions>,
+    /// The last minutes of what is counted.
+    pub history: Arc<History>,
     /// How the log is written.
     pub log_format: logging::Format,
     /// Whether a panic is logged with its stack (`errors { stacktrace }`).

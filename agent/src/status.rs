@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::admin::{self, Readiness};
 use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
+use crate::conditions::{Holding, verdict};
 use crate::config_state::ConfigState;
 use crate::control::{Commands, Request};
 use crate::detail::Detail;
@@ -96,7 +97,7 @@ impl Status {
         let store = self.shared.cache.load();
         let config: Arc<dyn Detail> = Arc::clone(&self.config) as _;
         let details = admin::gather(running.details.iter().chain([&config]));
-        let problems = self.readiness.problems();
+        let holding = self.shared.conditions.now();
         let (failed, why) = self.handovers.failures();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -112,7 +113,8 @@ impl Status {
             "addresses": running.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "waiting": self.readiness.waits(),
             "stalled": self.readiness.trouble(),
-            "trouble": (!problems.is_empty()).then(|| problems.join("; ")),
+            "state": verdict(&holding),
+            "conditions": holding.iter().map(Holding::to_json).collect::<Vec<_>>(),
             "memory": self.shared.budget.to_json(),
             "cache": { "bytes": store.weight(), "limit_bytes": store.limit() },
             "details": details,

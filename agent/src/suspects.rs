@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::CoarseInstant;
+use crate::conditions::{Found, Watched, table};
 use crate::handover::memory;
 use crate::in_hand;
 use crate::wire::{Name, NameRef, Query, RecordType};
@@ -126,6 +127,16 @@ impl Refused {
     pub fn contains(&self, name: NameRef<'_>, qtype: RecordType, now: CoarseInstant) -> bool {
         now < self.until
             && self.questions.iter().any(|(known, of)| known.as_ref() == name && *of == qtype)
+    }
+}
+
+impl Watched for Refused {
+    fn look(&self, found: &mut Found) {
+        if CoarseInstant::now() < self.until {
+            for (name, qtype) in &self.questions {
+                found.add(&table::SUSPECTS_REFUSED, format!("{name} {qtype}"));
+            }
+        }
     }
 }
 

@@ -34,6 +34,8 @@ pub enum Event {
         /// What was done.
         report: Report,
     },
+    /// After a failure everything is as desired again, and nothing had to be mended.
+    Sound,
     /// The kernel cannot be watched; from now on only the interval counts.
     Blind(Error),
 }
@@ -69,6 +71,7 @@ impl Reconciler {
         };
         let mut fulfilled = None;
         let mut following = true;
+        let mut has_failed = false;
         loop {
             let desired = self.desired.borrow_and_update().clone();
             let report = kernel.apply(&desired).await;
@@ -78,9 +81,10 @@ impl Reconciler {
             }
             // Reaching a desired state for the first time is no repair.
             let new = fulfilled.as_ref() != Some(&desired);
-            if let Some(event) = event(report, new) {
+            if let Some(event) = event(report, new, has_failed) {
                 report_event(event);
             }
+            has_failed = failed;
             if !failed {
                 fulfilled = Some(desired.clone());
             }
@@ -111,7 +115,7 @@ async fn heard(watch: &mut Option<watch::Watch>, desired: &Desired) {
     }
 }
 
-fn event(report: Report, new: bool) -> Option<Event> {
+fn event(report: Report, new: bool, has_failed: bool) -> Option<Event> {
     let problems = report.problems();
     if !problems.is_empty() {
         Some(Event::Failed { problems, report })
@@ -120,7 +124,7 @@ fn event(report: Report, new: bool) -> Option<Event> {
     } else if report.changed() {
         Some(Event::Repaired { what: report.mended(), report })
     } else {
-        None
+        has_failed.then_some(Event::Sound)
     }
 }
 

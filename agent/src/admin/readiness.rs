@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 
 use crate::chain::Chain;
+use crate::conditions::{Found, Watched, table};
 use crate::detail::{Detail, Monitor};
 use crate::metrics::{Scrape, Source, names};
 use crate::server::Liveness;
@@ -18,10 +19,6 @@ pub struct Readiness {
     /// With `monitor until-ready`: everything was ready once.
     latched: AtomicBool,
     liveness: OnceLock<Arc<Liveness>>,
-    /// Pages that cannot be served, a line for each.
-    unserved: ArcSwap<Vec<String>>,
-    /// What is wrong with another instance on this node.
-    neighbour: ArcSwapOption<String>,
 }
 
 struct Running {
@@ -57,24 +54,6 @@ impl Readiness {
         self.liveness.get()?.trouble()
     }
 
-    /// Replaces the pages that cannot be served, a line for each.
-    pub(super) fn set_unserved(&self, unserved: Vec<String>) {
-        self.unserved.store(Arc::new(unserved));
-    }
-
-    /// Replaces what is wrong with another instance on this node.
-    pub fn set_neighbour(&self, problem: Option<String>) {
-        self.neighbour.store(problem.map(Arc::new));
-    }
-
-    /// What is wrong with the process, a line for each: why it is as good as dead, pages that it cannot serve, and another
-    /// instance that stands in its way.
-    pub fn problems(&self) -> Vec<String> {
-        let neighbour = self.neighbour.load_full().map(|problem| problem.to_string());
-        let unserved = self.unserved.load();
-        self.trouble().into_iter().chain(unserved.iter().cloned()).chain(neighbour).collect()
-    }
-
     /// What is missing, a line for each; empty if everything is ready.
     pub fn waits(&self) -> Vec<String> {
         if self.stopping.load(Relaxed) {
@@ -108,6 +87,16 @@ impl Readiness {
     /// The details of all parts; those of one name are a list.
     pub(super) fn details(&self) -> serde_json::Value {
         gather(self.running.load().iter().flat_map(|running| &running.details))
+    }
+}
+
+impl Watched for Readiness {
+    fn look(&self, found: &mut Found) {
+        if let Some(trouble) = self.trouble() {
+            found.add(&table::STALLED, trouble);
+            return;
+        }
+        self.waits().into_iter().for_each(|wait| found.add(&table::NOT_READY, wait));
     }
 }
 

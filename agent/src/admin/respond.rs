@@ -9,6 +9,7 @@ use http_body_util::Full;
 
 use super::pages::Pages;
 use super::readiness::Readiness;
+use crate::conditions::{Conditions, Holding, verdict};
 use crate::metrics::{Format, Metrics};
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -17,6 +18,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) struct State {
     pub(super) metrics: Arc<Metrics>,
     pub(super) readiness: Arc<Readiness>,
+    pub(super) conditions: Arc<Conditions>,
 }
 
 /// Answers a request to an address that serves `pages`. Never waits.
@@ -66,7 +68,10 @@ fn ready<B>(request: &Request<B>, state: &State) -> Response<Full<Bytes>> {
     let verbose =
         request.uri().query().is_some_and(|query| query.split('&').any(|word| word == "verbose"));
     if wants_json || verbose {
+        let holding = state.conditions.now();
         let body = serde_json::json!({
+            "state": verdict(&holding),
+            "conditions": holding.iter().map(Holding::to_json).collect::<Vec<_>>(),
             "ready": waits.is_empty(),
             "waits_for": waits,
             "details": state.readiness.details(),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::chain::{Chain, Handler, Local};
+use crate::conditions::{Found, Watched};
 use crate::detail::{Detail, Monitor};
 use crate::request::{Plugin, Request, Step};
 use crate::wire::{Name, Reply};
@@ -30,6 +31,12 @@ impl Handler for Store {
     }
 }
 
+impl Watched for Store {
+    fn look(&self, found: &mut Found) {
+        found.add(&table::API_AWAY, "silent");
+    }
+}
+
 impl Detail for Store {
     fn name(&self) -> &str {
         "kubernetes"
@@ -43,7 +50,8 @@ impl Detail for Store {
 fn admin() -> (tokio::runtime::Runtime, Admin) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let admin = Admin::new(runtime.handle().clone(), Metrics::new(), Arc::default());
+    let admin =
+        Admin::new(runtime.handle().clone(), Metrics::new(), Arc::default(), Arc::default());
     (runtime, admin)
 }
 
@@ -115,14 +123,18 @@ fn what_cannot_be_listened_on_is_named_and_the_rest_is_served() {
     assert_eq!(errors.len(), 1);
     assert!(errors[0].starts_with(&format!("cannot serve /ready on {address}: ")), "{}", errors[0]);
     assert_eq!(get(only_address(&admin), "/health").0, 200);
-    assert_eq!(admin.readiness().problems(), errors);
+    let unserved = || {
+        let holding = admin.servers.state.conditions.now();
+        holding.into_iter().find(|holding| holding.condition.id == "pages_unserved")
+    };
+    assert_eq!(unserved().unwrap().evidence, errors);
     drop(taken);
     let deadline = Instant::now() + Duration::from_secs(60);
     while admin.addresses().len() < 2 {
         assert!(Instant::now() < deadline, "the address is free and not served");
         std::thread::park_timeout(Duration::from_millis(10));
     }
-    assert!(admin.readiness().problems().is_empty());
+    assert_eq!(unserved(), None);
 }
 
 #[test]

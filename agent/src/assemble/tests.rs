@@ -71,6 +71,8 @@ fn assembled(dir: &std::path::Path) -> Assembled {
     let shared = Arc::new(Shared {
         workers: 1,
         metrics: crate::metrics::Metrics::new(),
+        conditions: Arc::default(),
+        history: Arc::default(),
         log_format: logging::Format::Text,
         stacktrace: Arc::default(),
         cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),

@@ -22,6 +22,7 @@ use self::cgroup::Cgroup;
 pub use self::governor::Pressure;
 use self::governor::{Governor, Reading};
 use crate::clock::CoarseInstant;
+use crate::conditions::{Found, Watched, table};
 use crate::metrics::{Scrape, Source, names};
 
 /// The limit with which everything has its full size: that of the DaemonSet.
@@ -220,6 +221,19 @@ impl Budget {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watched for Budget {
+    fn look(&self, found: &mut Found) {
+        let state = self.state();
+        let condition = match state.allowance.pressure {
+            Pressure::None => return,
+            Pressure::Cache | Pressure::Tcp => &table::MEMORY_SHORT,
+            Pressure::Misses => &table::MISSES_SHED,
+        };
+        let (used, limit) = (state.reading.used, state.reading.limit.unwrap_or_default());
+        found.add(condition, format!("{} MiB of {} MiB are in use", used >> 20, limit >> 20));
     }
 }
 

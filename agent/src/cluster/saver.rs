@@ -30,8 +30,8 @@ pub(super) struct Saver {
     status: Arc<Status>,
     /// What the file holds that was written last.
     saved: Mutex<Saved>,
-    /// Only one writes at a time; holds the last error, so that it is logged once.
-    writing: Mutex<Option<String>>,
+    /// Only one writes at a time.
+    writing: Mutex<()>,
 }
 
 /// What tells whether a file is still the latest.
@@ -176,19 +176,15 @@ impl Saver {
     }
 
     pub(super) fn save_logged(&self, when: When) {
-        let mut last_error = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.save(when) {
-            Ok(()) => *last_error = None,
-            Err(error) => {
-                let error = error.to_string();
-                if last_error.as_ref() != Some(&error) {
-                    warn!(
-                        "{error}; a restart without an API server would know nothing newer than the last one"
-                    );
-                }
-                *last_error = Some(error);
-            }
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = self.save(when).err().map(|error| error.to_string());
+        // Each is logged once.
+        if let Some(error) = error.as_ref().filter(|_| error != self.status.snapshot_error()) {
+            warn!(
+                "{error}; a restart without an API server would know nothing newer than the last one"
+            );
         }
+        self.status.note_snapshot_error(error);
     }
 
     fn save(&self, when: When) -> Result<(), SnapshotError> {

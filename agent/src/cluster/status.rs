@@ -42,6 +42,8 @@ impl EventType {
 /// The state of a whole store.
 pub struct Status {
     source: String,
+    /// A folder, and not an API server.
+    is_folder: bool,
     kinds: [KindStatus; Kind::ALL.len()],
     received: AtomicU64,
     host: OnceLock<String>,
@@ -56,6 +58,8 @@ pub struct Status {
     /// `nodens_kubernetes_read_delay_seconds`; shared with the connections.
     pub read_delay: Arc<Histogram<{ READ_DELAY_BUCKETS.len() }>>,
     snapshot: AtomicU64,
+    /// Why the last try to write one failed.
+    snapshot_error: Mutex<Option<String>>,
     synced: watch::Sender<u32>,
 }
 
@@ -83,6 +87,7 @@ impl Status {
             .map(|kind| KindStatus { wanted: wanted.includes(kind), ..KindStatus::default() });
         Self {
             source: source.to_string(),
+            is_folder: matches!(source, Source::Folder(_)),
             kinds,
             received: AtomicU64::new(0),
             host: OnceLock::new(),
@@ -92,6 +97,7 @@ impl Status {
             limiter_duration: Histogram::new(REQUEST_BUCKETS),
             read_delay: Arc::new(Histogram::new(READ_DELAY_BUCKETS)),
             snapshot: AtomicU64::new(0),
+            snapshot_error: Mutex::default(),
             synced: watch::Sender::new(0),
         }
     }
@@ -99,6 +105,11 @@ impl Status {
     /// Where the objects come from, in the Corefile's words.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// True if an API server is watched.
+    pub fn is_watched(&self) -> bool {
+        !self.is_folder
     }
 
     /// The state of one kind.
@@ -197,6 +208,15 @@ impl Status {
     /// True while answers come from the snapshot of the last run, at least for some kind: until everything was listed.
     pub fn is_snapshot_in_use(&self) -> bool {
         self.snapshot_time().is_some() && !self.is_synced()
+    }
+
+    /// Why the snapshot cannot be written; `None` if it was, or is not wanted.
+    pub fn snapshot_error(&self) -> Option<String> {
+        lock(&self.snapshot_error).clone()
+    }
+
+    pub(super) fn note_snapshot_error(&self, error: Option<String>) {
+        *lock(&self.snapshot_error) = error;
     }
 
     pub(super) fn note_received(&self, octets: usize) {

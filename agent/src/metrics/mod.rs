@@ -85,10 +85,11 @@ impl Metrics {
 
     /// All metrics as text.
     pub fn text(&self, format: Format) -> String {
-        text::write(self.scrape(), format)
+        text::write(self.gather(), format)
     }
 
-    fn scrape(&self) -> Scrape {
+    /// All samples of this moment: what a scrape shows.
+    pub fn gather(&self) -> Scrape {
         let mut state = self.state();
         state.settle();
         let mut out = Scrape::default();

@@ -39,6 +39,12 @@ families! {
     /// Responses by response code and by the directive that made them.
     DNS_RESPONSES = Counter "coredns_dns_responses_total" ["server", "zone", "view", "rcode", "plugin"];
 
+    /// Messages received by UDP and TCP: each is answered, dropped, or waits.
+    RECEIVED = Counter "nodens_received_total" ["proto"];
+    /// Replies by what the answer came from: store, configured, cache, stale, upstream or server.
+    ANSWERED = Counter "nodens_answered_total" ["source"];
+    /// Messages that got no reply: acl, limit, malformed, overflow, panic or lost.
+    DROPPED = Counter "nodens_dropped_total" ["reason"];
     /// Queries that wait for an answer from elsewhere.
     WAITING_QUERIES = Gauge "nodens_waiting_queries" [];
     /// Queries that were dropped because too many waited.
@@ -168,6 +174,8 @@ families! {
 
     /// 1 while /ready returns 200, else 0.
     READY = Gauge "nodens_ready" [];
+    /// 1 while a condition holds, else 0: what `nodens status` lists as wrong.
+    CONDITION = Gauge "nodens_condition" ["condition", "severity"];
     /// Duration of the server's own requests to the health endpoint.
     HEALTH_REQUEST_DURATION = Histogram "coredns_health_request_duration_seconds" [];
     /// The server's own requests to the health endpoint that failed.

@@ -149,6 +149,28 @@ impl Scrape {
         }
     }
 
+    /// The labels and values of a family's counters or gauges.
+    pub fn values(&self, family: &Family) -> impl Iterator<Item = (&[Box<str>], f64)> {
+        let series = self.families.get(family.name).into_iter().flat_map(|found| &found.series);
+        series.filter_map(|(labels, value)| match value {
+            Value::Number(value) | Value::Greatest(value) | Value::Least(value) => {
+                Some((labels.as_slice(), *value))
+            }
+            Value::Histogram { .. } => None,
+        })
+    }
+
+    /// The labels, the counts of each bucket by itself, and the sum of a family's histograms.
+    pub fn histograms(&self, family: &Family) -> impl Iterator<Item = (&[Box<str>], &[u64], f64)> {
+        let series = self.families.get(family.name).into_iter().flat_map(|found| &found.series);
+        series.filter_map(|(labels, value)| match value {
+            Value::Histogram { counts, sum, .. } => {
+                Some((labels.as_slice(), counts.as_slice(), *sum))
+            }
+            _ => None,
+        })
+    }
+
     /// What has been gathered, by name.
     pub(super) fn families(&self) -> impl Iterator<Item = &Gathered> {
         self.families.values()

@@ -147,6 +147,7 @@ impl Node {
             let told = Arc::clone(&counts);
             if let Err(error) = reconciler.run(move |event| told.note(&event)).await {
                 counts.error("interface_check");
+                counts.unwatched();
                 tracing::error!(%error, "the node's network is not monitored");
             }
         });

@@ -9,9 +9,12 @@ use crate::admin::Admin;
 use crate::args::Serve;
 use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
+use crate::conditions::recent::Recent;
+use crate::conditions::{Conditions, table};
 use crate::config_state::ConfigState;
 use crate::control::{self, Commands, Control};
-use crate::node;
+use crate::metrics::Source;
+use crate::node::{self, Counts};
 use crate::shared::Shared;
 use crate::status::Status;
 
@@ -19,6 +22,15 @@ use crate::status::Status;
 const MAINTAIN: Duration = Duration::from_secs(1);
 /// How often the cache is swept.
 const SWEEP: Duration = Duration::from_secs(60);
+
+/// Has everything that is there from the start tell what is wrong with it.
+pub(super) fn watch_conditions(shared: &Shared, network: Arc<Counts>) {
+    let conditions = &shared.conditions;
+    conditions.register(network);
+    conditions.register(Arc::clone(&shared.budget) as _);
+    conditions.register(Arc::new(Recent(Arc::clone(&shared.history))));
+    shared.metrics.register(Arc::clone(conditions) as Arc<dyn Source>);
+}
 
 /// Tells the cache's store what the workers have used.
 pub(super) async fn maintain(shared: Arc<Shared>) {
@@ -54,17 +66,23 @@ pub(super) fn serve_pages(admin: &Admin, assembled: &Assembled, args: &Serve) {
 pub(super) fn show(
     admin: &Admin,
     status: &Status,
+    conditions: &Conditions,
     config: &Arc<ConfigState>,
     assembled: &Assembled,
 ) {
     status.set_running(assembled);
     let mut details = assembled.details.clone();
     details.push(Arc::clone(config) as _);
+    conditions.replace(details.iter().map(|detail| Arc::clone(detail) as _).collect());
     admin.readiness().set_running(assembled.chains.clone(), details, assembled.monitor);
 }
 
 /// Opens the local socket. Without it the server serves all the same.
-pub(super) fn serve_control(path: &Path, status: &Arc<Status>) -> Option<Control> {
+pub(super) fn serve_control(
+    path: &Path,
+    status: &Arc<Status>,
+    conditions: &Conditions,
+) -> Option<Control> {
     if path.as_os_str().is_empty() {
         return None;
     }
@@ -72,6 +90,7 @@ pub(super) fn serve_control(path: &Path, status: &Arc<Status>) -> Option<Control
         Ok(control) => Some(control),
         Err(error) => {
             tracing::warn!("`nodens status` and `nodens cache` will not work: {error}");
+            conditions.set(&table::SOCKET_MISSING, vec![error.to_string()]);
             None
         }
     }

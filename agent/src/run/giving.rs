@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::clock::CoarseInstant;
+use crate::conditions::{Conditions, table};
 use crate::handover::{
     self, Channel, Handing, Item, Keeper, Listening, PREDECESSOR, Place, Record, memory,
 };
@@ -197,15 +198,18 @@ impl Kept {
 }
 
 /// Lets the next instance find this one. Without it the next one starts beside this one.
-pub(super) fn wait_for_successor(socket: Option<PathBuf>, giver: Giver) -> Option<Listening> {
+pub(super) fn wait_for_successor(
+    socket: Option<PathBuf>,
+    giver: Giver,
+    conditions: &Conditions,
+) -> Option<Listening> {
     let path = socket?;
     match handover::listen(&path, Arc::new(giver)) {
         Ok(listening) => Some(listening),
         Err(error) => {
-            let path = path.display();
-            tracing::warn!(
-                "no instance can take over from this one: cannot listen on {path}: {error}"
-            );
+            let why = format!("cannot listen on {}: {error}", path.display());
+            tracing::warn!("no instance can take over from this one: {why}");
+            conditions.set(&table::TAKEOVER_IMPOSSIBLE, vec![why]);
             None
         }
     }

@@ -215,7 +215,8 @@ impl Server {
         assembled.show(&self.shared, &hash);
         self.config.set_loaded(&hash, Some(changed.clone()));
         serve_pages(&self.admin, &assembled, &self.args);
-        show(&self.admin, &self.status, &self.config, &assembled);
+        let conditions = &self.shared.conditions;
+        show(&self.admin, &self.status, conditions, &self.config, &assembled);
         self.running = assembled;
         self.hash = hash;
         self.around.keep_configuration(file);

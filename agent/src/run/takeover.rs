@@ -14,10 +14,10 @@ use tokio::sync::mpsc;
 use super::configuration;
 use super::losses::Used;
 use super::signals::Signals;
-use crate::admin::Readiness;
 use crate::args::Serve;
 use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
+use crate::conditions::{Conditions, table};
 use crate::corefile::File;
 use crate::handover::{
     self, Asked, Channel, Inherited, Keeper, MAX_PREDECESSORS, Message, PREDECESSOR, Place,
@@ -207,7 +207,7 @@ impl Before {
 
     /// Of hand-overs and restarts.
     pub(super) fn record(&self) -> Arc<Record> {
-        Record::new(self.restarts.0)
+        Record::new(self.restarts.0, &self.restarts.1)
     }
 
     /// Where sockets come from.
@@ -286,7 +286,7 @@ impl Before {
         mut self,
         pool: &Arc<Pool>,
         source: &Arc<SocketSource>,
-        readiness: &Arc<Readiness>,
+        conditions: &Arc<Conditions>,
     ) -> Running {
         for (name, address, connection) in self.inherited.take_connections() {
             pool.adopt(address, connection, Some(name));
@@ -297,8 +297,8 @@ impl Before {
             link.serving();
         }
         if let Some((pid, text)) = self.silent.take() {
-            readiness.set_neighbour(Some(text));
-            tokio::spawn(forget_when_gone(pid, Arc::clone(readiness)));
+            conditions.set(&table::NEIGHBOUR_SILENT, vec![text]);
+            tokio::spawn(forget_when_gone(pid, Arc::clone(conditions)));
         }
         let newest = self.tell_predecessor().map(Arc::new);
         let known: Vec<_> = newest.iter().chain(&self.older).take(MAX_PREDECESSORS).collect();
@@ -354,12 +354,12 @@ fn follow(predecessor: &Predecessor, pool: &Pool) {
 }
 
 /// Lets `/ready?verbose` and `nodens status` speak of an instance that does not answer until it has ended.
-async fn forget_when_gone(pid: Option<Pid>, readiness: Arc<Readiness>) {
+async fn forget_when_gone(pid: Option<Pid>, conditions: Arc<Conditions>) {
     let Some(pid) = pid else { return };
     while !matches!(kill(pid, None), Err(nix::Error::ESRCH)) {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    readiness.set_neighbour(None);
+    conditions.set(&table::NEIGHBOUR_SILENT, Vec::new());
 }
 
 /// What a process that serves knows of the ones around it.

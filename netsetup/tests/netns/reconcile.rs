@@ -44,6 +44,7 @@ impl Running {
                     Event::Failed { problems, .. } => {
                         told.errors.extend(problems.into_iter().map(|p| p.message))
                     }
+                    Event::Sound => {}
                     Event::Blind(error) => told.errors.push(error.to_string()),
                 }
             };

@@ -3,9 +3,46 @@
 use serde_json::{Value, json};
 
 use super::Forwarding;
+use crate::conditions::{Found, Watched, table};
 use crate::detail::Detail;
 use crate::upstream::Upstream;
 use crate::wire::Name;
+
+impl Watched for Forwarding {
+    fn look(&self, found: &mut Found) {
+        let set = self.0.set.load();
+        let from: Vec<String> = self.0.config.from.iter().map(ToString::to_string).collect();
+        let from = from.join(" ");
+        if set.upstreams.is_empty() {
+            found.add(&table::NO_UPSTREAM, format!("forward {from}: {}", set.problem));
+            return;
+        }
+        for upstream in &set.upstreams {
+            let to = upstream.label();
+            // A loop first: an upstream that is not asked for it has no failures either.
+            if upstream.health.is_looping() {
+                found.add(&table::UPSTREAM_LOOPS, format!("forward {from}: {to}"));
+            } else if upstream.health.is_down() {
+                let failures = upstream.health.failures();
+                let evidence = format!("forward {from}: {to} has not answered {failures} tries");
+                found.add(&table::UPSTREAM_AWAY, evidence);
+            }
+        }
+        if !set.upstreams.iter().any(|upstream| upstream.health.is_available()) {
+            let upstreams = set.upstreams.iter().map(|upstream| told(upstream)["state"].clone());
+            let states = set.upstreams.iter().zip(upstreams).take(MAX_NAMED);
+            let states: Vec<String> = states
+                .map(|(upstream, state)| {
+                    format!("{} {}", upstream.label(), state.as_str().unwrap_or_default())
+                })
+                .collect();
+            found.add(&table::UPSTREAMS_AWAY, format!("forward {from}: {}", states.join("; ")));
+        }
+    }
+}
+
+/// Upstreams that one line of evidence names.
+const MAX_NAMED: usize = 4;
 
 impl Detail for Forwarding {
     fn name(&self) -> &str {

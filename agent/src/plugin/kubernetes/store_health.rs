@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::Report;
 use crate::cluster::object::Kind;
+use crate::conditions::{Found, Watched, table};
 use crate::detail::Detail;
 use crate::metrics::{Scrape, Source, names};
 use crate::wire::Name;
@@ -73,6 +74,63 @@ impl StoreHealth {
             return "up to date".to_owned();
         }
         format!("watching again soon: {}; names are answered from what is known", away.join(", "))
+    }
+}
+
+/// An API server sends a bookmark each minute: one that is silent for longer is away, although nothing has failed yet.
+const SILENT: Duration = Duration::from_secs(150);
+/// What is older than this is stale, whatever `max_staleness` says.
+const STALE: Duration = Duration::from_secs(3_600);
+
+impl StoreHealth {
+    /// The kinds of which nothing new is heard, and why.
+    fn look_at_kinds(&self, found: &mut Found) {
+        let status = self.report.status();
+        for kind in status.wanted() {
+            let state = status.kind(kind);
+            let age = status.kind_age(kind);
+            let heard =
+                age.map_or("never heard".to_owned(), |age| format!("heard {} ago", in_words(age)));
+            match state.last_error().filter(|_| !state.is_live()) {
+                Some(error) => {
+                    let refused = ["401", "403"].iter().any(|code| error.contains(code));
+                    let condition = if refused { &table::API_REFUSED } else { &table::API_AWAY };
+                    let evidence = format!("{}: {error} ({heard})", plural(kind));
+                    match age {
+                        Some(age) => found.add_since(condition, evidence, age),
+                        None => found.add(condition, evidence),
+                    }
+                }
+                None if status.is_watched() => {
+                    if let Some(age) = age.filter(|&age| age > SILENT) {
+                        let evidence = format!("{}: {heard}", plural(kind));
+                        found.add_since(&table::API_AWAY, evidence, age);
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+impl Watched for StoreHealth {
+    fn look(&self, found: &mut Found) {
+        let status = self.report.status();
+        self.look_at_kinds(found);
+        if !status.is_known() {
+            found.add(&table::CLUSTER_UNKNOWN, self.state());
+        } else if let Some(stale) = self.stale() {
+            found.add(&table::CLUSTER_STALE, stale);
+        } else if let Some(age) = status.age().filter(|&age| age > STALE && status.is_watched()) {
+            let evidence = format!("nothing was heard of the API server for {}", in_words(age));
+            found.add_since(&table::CLUSTER_STALE, evidence, age);
+        }
+        if status.is_snapshot_in_use() {
+            found.add(&table::SNAPSHOT_IN_USE, self.state());
+        }
+        if let Some(error) = status.snapshot_error() {
+            found.add(&table::SNAPSHOT_UNWRITTEN, error);
+        }
     }
 }
 
