@@ -88,6 +88,10 @@ fn wait(mut command: Command, patience: Duration) -> io::Result<Ended> {
 }
 
 /// The exit code of a child that ends in time; others are killed.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the end of a child cannot be waited for with a deadline"
+)]
 fn until(child: &mut Child, end: Instant) -> Option<u8> {
     loop {
         match child.try_wait() {

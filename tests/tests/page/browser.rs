@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,6 +13,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tests::poll;
 
 /// How long the browser may take for anything, on a machine under load.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -137,11 +138,8 @@ impl Browser {
 
     /// Waits until an expression is true.
     pub fn wait_for(&mut self, expression: &str) {
-        let begun = Instant::now();
-        while self.value(expression) != true {
-            assert!(begun.elapsed() < PATIENCE, "never true: {expression}; {:?}", self.complaints);
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let found = poll::until(PATIENCE, || self.value(expression) == true);
+        assert!(found, "never true: {expression}; {:?}", self.complaints);
     }
 
     /// Presses and releases a key.

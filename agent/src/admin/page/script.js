@@ -18,6 +18,8 @@ function draw(name, attributes, text) {
 }
 
 const words = (key) => String(key).replaceAll('_', ' ');
+// A column's name; its unit is with each value.
+const column = (key) => words(key.replace(/_(seconds|bytes|ms)$/, ''));
 const isPlain = (value) => value === null || typeof value !== 'object';
 
 // --- numbers for people ---
@@ -104,7 +106,9 @@ class Plot {
   show(history) {
     if (history) {
       this.ages = history.age_seconds;
-      this.span = history.span_seconds;
+      // Soon after a start the plots show less time, so that there is something to see.
+      const oldest = Math.max(0, ...this.ages);
+      this.span = [60, 300].find((span) => oldest <= span) || history.span_seconds;
       this.series = Object.entries(history.series[this.about.id] || {});
     }
     const unit = units[this.about.unit];
@@ -119,11 +123,11 @@ class Plot {
       parts.push(draw('line', { class: 'grid', x1: this.left, x2: this.width, y1: y(value), y2: y(value) }));
       parts.push(draw('text', { x: this.left - 6, y: y(value) + 4, 'text-anchor': 'end' }, unit(value)));
     }
-    for (const minutes of [15, 10, 5, 0]) {
-      const age = minutes * 60;
-      if (age > this.span) continue;
-      const anchor = minutes === 0 ? 'end' : age === this.span ? 'start' : 'middle';
-      parts.push(draw('text', { x: this.x(age), y: height - 3, 'text-anchor': anchor }, minutes ? '\u2212' + minutes + ' min' : 'now'));
+    for (const part of this.span > 300 ? [3, 2, 1, 0] : [2, 1, 0]) {
+      const age = part * this.span / (this.span > 300 ? 3 : 2);
+      const anchor = part === 0 ? 'end' : age === this.span ? 'start' : 'middle';
+      const text = age === 0 ? 'now' : '\u2212' + (age < 60 ? age + ' s' : age / 60 + ' min');
+      parts.push(draw('text', { x: this.x(age), y: height - 3, 'text-anchor': anchor }, text));
     }
     this.series.forEach(([, values], number) => {
       let line = '', pen = 'M';
@@ -181,8 +185,11 @@ function cell(key, value) {
 
 function table(title, rows) {
   const id = title.toLowerCase().replaceAll(' ', '-');
+  const first = ['to', 'kind', 'zones', 'for', 'state', 'addresses', 'objects'];
+  const place = (key) => (first.includes(key) ? first.indexOf(key) : first.length);
   const keys = [...new Set(rows.flatMap(Object.keys))].filter((key) => rows.some((row) => row[key] !== null && row[key] !== undefined));
-  const head = make('tr', '', ...keys.map((key) => { const th = make('th', '', words(key)); th.scope = 'col'; return th; }));
+  keys.sort((a, b) => place(a) - place(b));
+  const head = make('tr', '', ...keys.map((key) => { const th = make('th', '', column(key)); th.scope = 'col'; return th; }));
   const body = rows.map((row) => make('tr', '', ...keys.map((key) => make('td', '', cell(key, row[key])))));
   const heading = make('h2', '', title);
   heading.id = id;
