@@ -1,9 +1,10 @@
-//! What operators and the kubelet ask over HTTP: `/metrics`, `/health`, `/ready`.
+//! What operators and the kubelet ask over HTTP: `/metrics`, `/health`, `/ready`, and `/`, a page for people.
 //!
 //! Every listener has SO_REUSEPORT, so that a second instance can start beside the first. Several directives may share an
 //! address; on a reload, listeners that are still wanted stay open.
 
 mod listener;
+mod page;
 mod pages;
 mod probe;
 mod readiness;
@@ -20,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+pub use self::page::Tells;
 pub use self::pages::Pages;
 pub use self::readiness::{Readiness, gather};
 use self::respond::State;
@@ -96,7 +98,7 @@ impl Admin {
         let readiness = Arc::<Readiness>::default();
         metrics.register(Arc::clone(&readiness) as Arc<dyn Source>);
         conditions.register(Arc::clone(&readiness) as _);
-        let state = Arc::new(State { metrics, readiness, conditions });
+        let state = Arc::new(State { metrics, readiness, conditions, teller: Default::default() });
         let servers = Servers { source, state, health, listening: Mutex::default() };
         Self { runtime, servers: Arc::new(servers) }
     }
@@ -104,6 +106,11 @@ impl Admin {
     /// What `/ready` answers from.
     pub fn readiness(&self) -> &Arc<Readiness> {
         &self.servers.state.readiness
+    }
+
+    /// Shows on the page what `tells` knows from now on; the first one stays.
+    pub fn tell(&self, tells: Arc<dyn Tells>) {
+        self.servers.state.teller.set(tells);
     }
 
     /// Serves `wanted` and nothing else. The same address may come several times. Listeners that stay keep their connections.

@@ -1,28 +1,37 @@
 //! What is typed on the command line. NodeLocal DNSCache's flags are taken in Go's spelling too (`-localip a,b`,
 //! `-setupinterface=false`), so that its manifest works with another image.
 
+mod generate;
+mod kubectl;
+mod lookup;
 mod node;
+mod page;
 mod user_id;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::LazyLock;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
 };
 
+pub use self::generate::{completions, man};
+pub use self::kubectl::Kubectl;
+pub use self::lookup::Lookup;
 use self::node::go_bool;
 pub use self::node::{AddonFlags, MetricsAddress, NodeFlags, OwnNodeFlags};
+pub use self::page::PageAddress;
+use self::page::page_address;
 pub use self::user_id::UserId;
+use crate::version;
 
 /// The DNS server of a Kubernetes node.
 ///
 /// Answers cluster names from its own store, caches everything else, and forwards misses. It is configured by a Corefile;
 /// the directives are CoreDNS's.
 #[derive(Parser, Debug, Clone)]
-#[command(name = "nodens", version = version(), max_term_width = 100, args_conflicts_with_subcommands = true)]
+#[command(name = "nodens", version = version::line(), max_term_width = 100, args_conflicts_with_subcommands = true)]
 #[command(args_override_self = true)]
 #[command(
     after_help = "NodeLocal DNSCache's flags may be written as there, with one dash and `-flag=true`."
@@ -34,16 +43,6 @@ pub struct Cli {
     /// How to serve.
     #[command(flatten)]
     pub serve: Serve,
-}
-
-/// The version, with the revision of the source if the build was given one.
-fn version() -> &'static str {
-    static VERSION: LazyLock<String> = LazyLock::new(|| {
-        let revision = option_env!("NODENS_REVISION").filter(|revision| !revision.is_empty());
-        let revision = revision.map_or(String::new(), |revision| format!(" ({revision})"));
-        format!("{}{revision}", env!("CARGO_PKG_VERSION"))
-    });
-    &VERSION
 }
 
 /// What to do instead of serving.
@@ -87,6 +86,18 @@ pub enum Command {
         /// The running server's socket.
         #[arg(long, default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET")]
         socket: PathBuf,
+    },
+    /// Ask a DNS server for a name, and exit with 1 if it has no such records.
+    Lookup(Lookup),
+    /// Print what makes a shell complete this command line.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one for each command into a folder.
+    Man {
+        /// The folder; it has to be there.
+        folder: Option<PathBuf>,
     },
     /// Show what the running server knows and waits for.
     Status {
@@ -232,6 +243,10 @@ pub struct Serve {
     #[arg(long, value_name = "FILE", env = "NODENS_HANDOVER_SOCKET",
           value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub handover_socket: Option<PathBuf>,
+    /// Where the page for people is, `/`; off: nowhere. Without it: wherever /metrics is.
+    #[arg(long, value_name = "ADDRESS|off", default_value = "", hide_default_value = true, env = "NODENS_PAGE",
+          value_parser = page_address)]
+    pub page_listen_address: PageAddress,
     /// Serve in this process, without a supervisor that starts the server again after a crash.
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_value_t = false, default_missing_value = "true", value_parser = go_bool)]
@@ -281,6 +296,12 @@ impl Cli {
     /// Reads the command line, Go's spelling included; exits with a message where it is wrong, as clap does.
     pub fn from_env() -> Self {
         Self::read(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Reads the words behind the program's name, and exits as [`Cli::from_env`] does.
+    pub fn from_words(words: &[String]) -> Self {
+        let all = std::iter::once("nodens".into()).chain(words.iter().map(OsString::from));
+        Self::read(all).unwrap_or_else(|error| error.exit())
     }
 
     /// Reads a command line that begins with the program's name.

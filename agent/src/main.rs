@@ -16,18 +16,36 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use nodens::args::{CacheAction, Cli, Command, Output, Serve};
+use nodens::args::{self, CacheAction, Cli, Command, Output, Serve};
 use nodens::config::table;
 use nodens::control::{self, Request};
 use nodens::plugin::cache::inspect;
 use nodens::supervisor::{self, Ended};
-use nodens::{check, logging, node, probe, run, status, upgrade};
+use nodens::{check, kubectl, logging, lookup, node, probe, run, status, upgrade};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::from_env();
+    if kubectl::is_plugin() {
+        return plugin();
+    }
+    run_command(Cli::from_env())
+}
+
+/// `kubectl nodens`: in the pods, or here.
+fn plugin() -> ExitCode {
+    let args = args::Kubectl::from_env();
+    if kubectl::is_local(&args.command) {
+        return run_command(Cli::from_words(&args.command));
+    }
+    match kubectl::run(&args, &mut std::io::stdout()) {
+        Ok(code) => code,
+        Err(error) => finish(Err(error.into())),
+    }
+}
+
+fn run_command(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Some(Command::Check(args)) => match check::run(&args, &mut std::io::stdout().lock()) {
             Ok(false) => return ExitCode::FAILURE,
@@ -43,6 +61,16 @@ fn main() -> ExitCode {
         Some(Command::Status { socket, output }) => {
             ask(&socket, &Request::Status, output, status::text)
         }
+        Some(Command::Lookup(args)) => match lookup::run(&args, &mut std::io::stdout().lock()) {
+            Ok(false) => return ExitCode::FAILURE,
+            done => done.map(drop).map_err(Into::into),
+        },
+        Some(Command::Completions { shell }) => {
+            args::completions(shell, &mut std::io::stdout().lock()).map_err(Into::into)
+        }
+        Some(Command::Man { folder }) => {
+            args::man(folder.as_deref(), &mut std::io::stdout().lock()).map_err(Into::into)
+        }
         Some(Command::Probe { probe, socket }) => probe::run(&socket, probe).map_err(Into::into),
         Some(Command::Cache { action: CacheAction::Show { name, output }, socket }) => {
             ask(&socket, &Request::CacheShow { name }, output, inspect::text)
@@ -57,6 +85,11 @@ fn main() -> ExitCode {
             Err(error) => Err(error),
         },
     };
+    finish(result)
+}
+
+/// The exit code of a result; an error is printed.
+fn finish(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // As of `nodens net show | head`: whoever reads has seen enough.

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use serde_json::{Value, json};
+
 use crate::config::{Effect, Plugin, ServerBlock, table};
 use crate::plugin::Block;
 use crate::wire::{Name, NameRef};
@@ -73,6 +75,18 @@ impl Outline {
                 || has(&others),
             directives,
         });
+    }
+
+    /// Each block with its zones, addresses and the names of its directives, for `nodens status` and the page.
+    pub fn to_json(&self) -> Value {
+        let block = |block: &BlockOutline| {
+            json!({
+                "zones": block.zones.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "addresses": block.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "directives": block.directives.keys().collect::<Vec<_>>(),
+            })
+        };
+        self.blocks.iter().map(block).collect()
     }
 
     /// Whether names of the whole of `zone`, asked at `address`, are answered by a `kubernetes` to which they belong.

@@ -356,6 +356,7 @@ impl Server {
         shared.metrics.register(Arc::clone(&config) as Arc<dyn Source>);
         let status = Status::new(shared_too, readiness, Arc::clone(&config), of.0, of.1);
         show(&admin, &status, &shared.conditions, &config, &running);
+        admin.tell(Arc::clone(&status) as _);
         let control = serve_control(&socket, &status, &shared.conditions);
         probe::remove_mark(&args.socket);
         tokio::spawn(sweep(Arc::clone(&shared)));

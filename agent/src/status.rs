@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::admin::{self, Readiness};
+use crate::admin::{self, Readiness, Tells};
 use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
 use crate::conditions::{Holding, verdict};
@@ -16,9 +16,11 @@ use crate::config_state::ConfigState;
 use crate::control::{Commands, Request};
 use crate::detail::Detail;
 use crate::handover::Record;
+use crate::plots;
 use crate::plugin::cache::inspect;
 use crate::shared::Shared;
 use crate::supervisor::Link;
+use crate::version;
 
 /// Answers for a running server.
 pub struct Status {
@@ -47,6 +49,7 @@ pub trait Reloads: Send + Sync {
 #[derive(Default)]
 struct Running {
     addresses: Vec<SocketAddr>,
+    blocks: Value,
     details: Vec<Arc<dyn Detail>>,
 }
 
@@ -88,6 +91,7 @@ impl Status {
     pub fn set_running(&self, assembled: &Assembled) {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Running {
             addresses: assembled.listeners.keys().copied().collect(),
+            blocks: assembled.outline.to_json(),
             details: assembled.details.clone(),
         };
     }
@@ -100,7 +104,9 @@ impl Status {
         let holding = self.shared.conditions.now();
         let (failed, why) = self.handovers.failures();
         json!({
-            "version": env!("CARGO_PKG_VERSION"),
+            "version": version::VERSION,
+            "revision": version::revision(),
+            "build": version::build(),
             "pid": std::process::id(),
             "supervisor": self.supervisor.as_ref().map(|_| std::os::unix::process::parent_id()),
             "restarts": self.handovers.restarts(),
@@ -117,8 +123,19 @@ impl Status {
             "conditions": holding.iter().map(Holding::to_json).collect::<Vec<_>>(),
             "memory": self.shared.budget.to_json(),
             "cache": { "bytes": store.weight(), "limit_bytes": store.limit() },
+            "blocks": running.blocks,
             "details": details,
         })
+    }
+}
+
+impl Tells for Status {
+    fn status(&self) -> Value {
+        self.status()
+    }
+
+    fn history(&self) -> Value {
+        plots::points(&self.shared.history)
     }
 }
 

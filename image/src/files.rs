@@ -33,6 +33,28 @@ impl Files {
         self.files.insert(path.to_owned(), File { content, mode: 0o755 });
     }
 
+    /// Adds what is in a folder, or one file, below `prefix`; links are followed.
+    ///
+    /// # Errors
+    /// Something cannot be read.
+    pub fn add(&mut self, prefix: &str, from: &Path) -> anyhow::Result<()> {
+        let cannot = || format!("cannot read {}", from.display());
+        let about = fs::metadata(from).with_context(cannot)?;
+        if !about.is_dir() {
+            let content = fs::read(from).with_context(cannot)?;
+            let mode = if about.permissions().mode() & 0o111 == 0 { 0o644 } else { 0o755 };
+            self.files.insert(prefix.to_owned(), File { content, mode });
+            return Ok(());
+        }
+        for entry in fs::read_dir(from).with_context(cannot)? {
+            let entry = entry.with_context(cannot)?;
+            let name = entry.file_name();
+            let name = name.to_str().with_context(|| format!("{name:?} is not UTF-8"))?;
+            self.add(&format!("{prefix}/{name}"), &entry.path())?;
+        }
+        Ok(())
+    }
+
     /// Every file, in the order of their paths.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &File)> {
         self.files.iter().map(|(path, file)| (path.as_str(), file))

@@ -8,6 +8,10 @@
 //!   all ───── files      the tree of the image ── layer    one tar, gzip
 //!                                                  └ oci   config, manifest, index, archive
 //!   archive              reads one again: checks every digest, lists, takes files out
+//!
+//!   release              what scripts/release publishes: bundles, notes, sums
+//!    ├ provenance           a statement of where it comes from
+//!    └ sign                 signatures by a key from outside
 //! ```
 //!
 //! The same inputs give the same octets: nothing reads the clock, everything is sorted, times are SOURCE_DATE_EPOCH.
@@ -20,5 +24,8 @@ pub mod files;
 pub mod layer;
 pub mod licences;
 pub mod oci;
+pub mod provenance;
+pub mod release;
 pub mod sbom;
+pub mod sign;
 pub mod time;

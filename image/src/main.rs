@@ -10,17 +10,25 @@ use image::archive::Contents;
 use image::crates::{self, PACKAGE};
 use image::elf::{Architecture, static_binary};
 use image::files::Files;
+use image::layer::Layer;
 use image::oci::{About, Archive};
+use image::release::Seal;
 use image::sbom::Component;
-use image::{licences, sbom};
+use image::sign::Key;
+use image::{licences, release, sbom};
 
 const USAGE: &str = "usage: image pack --output FILE IMAGE...       packs an OCI archive
        image tree --output FOLDER IMAGE       writes the tree of the image instead
        image show FILE                        checks an archive and lists what is in it
        image extract FILE ARCHITECTURE PATH   writes a file of an image to standard output
+       image bundle EPOCH PREFIX=PATH...      writes files and folders as a .tar.gz to standard output
+       image notes CHANGELOG VERSION          writes a version's part of the changelog to standard output
+       image seal FOLDER RELEASE              writes sums, provenance and signatures of a folder's files into it
 
   IMAGE is --binary FILE, then for each library that no crate brings
            --component NAME VERSION LICENCE TEXT[:TEXT...]
+  RELEASE is --version TEXT --revision TEXT --builder URI [--source URI] [--tool NAME VERSION]...
+          [--image FILE REPOSITORY] [--key FILE]
   pack and tree also take --workspace FOLDER, --revision TEXT and --epoch SECONDS";
 
 struct Pack {
@@ -64,6 +72,25 @@ fn main() -> anyhow::Result<()> {
             let image = image.with_context(|| format!("{file} is not for {architecture}"))?;
             let found = image.file(path).with_context(|| format!("there is no {path} in it"))?;
             out.write_all(&found.content)?;
+        }
+        ["bundle", epoch, parts @ ..] => {
+            let mut files = Files::default();
+            for part in parts {
+                let (prefix, path) = part.split_once('=').context(USAGE)?;
+                files.add(prefix, Path::new(path))?;
+            }
+            let epoch = epoch.parse().context("EPOCH is in seconds")?;
+            out.write_all(&Layer::pack(&files, epoch)?.gzip)?;
+        }
+        ["notes", changelog, version] => {
+            let text = fs::read_to_string(changelog);
+            let text = text.with_context(|| format!("cannot read {changelog}"))?;
+            write!(out, "{}", release::notes(&text, version)?)?;
+        }
+        ["seal", folder, rest @ ..] => {
+            for name in release::seal(Path::new(folder), &parse_seal(rest)?)? {
+                writeln!(out, "{name}")?;
+            }
         }
         _ => bail!("{USAGE}"),
     }
@@ -117,6 +144,35 @@ fn parse(words: &[&str]) -> anyhow::Result<Pack> {
         }
     }
     ensure!(!order.output.as_os_str().is_empty() && !order.inputs.is_empty(), "{USAGE}");
+    Ok(order)
+}
+
+fn parse_seal(words: &[&str]) -> anyhow::Result<Seal> {
+    let mut order = Seal::default();
+    let mut words = words.iter();
+    while let Some(option) = words.next() {
+        let mut next = || {
+            words
+                .next()
+                .map(|word| (*word).to_owned())
+                .with_context(|| format!("{option} wants more\n{USAGE}"))
+        };
+        match *option {
+            "--version" => order.origin.version = next()?,
+            "--revision" => order.origin.revision = next()?,
+            "--builder" => order.origin.builder = next()?,
+            "--source" => order.origin.source = next()?,
+            "--tool" => order.origin.tools.push((next()?, next()?)),
+            "--image" => order.image = Some((next()?, next()?)),
+            "--key" => {
+                let file = next()?;
+                let pem =
+                    fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
+                order.key = Some(Key::read(&pem).with_context(|| format!("{file} is no key"))?);
+            }
+            other => bail!("unknown option {other}\n{USAGE}"),
+        }
+    }
     Ok(order)
 }
 

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"reflect"
@@ -93,6 +94,15 @@ func functions(all *template.Template) template.FuncMap {
 		"dict":     dict,
 		"sha256sum": func(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) },
 		"trunc":     func(n int, text string) string { return text[:n] },
+		"trimSuffix": func(end, text string) string { return strings.TrimSuffix(text, end) },
+		"fail":      func(why string) (string, error) { return "", errors.New(why) },
+		// What is not there is an empty text, as in Sprig.
+		"get": func(from map[string]interface{}, name string) interface{} {
+			if value, ok := from[name]; ok {
+				return value
+			}
+			return ""
+		},
 		"default": func(fallback interface{}, given ...interface{}) interface{} {
 			if len(given) == 0 || empty(given[0]) {
 				return fallback

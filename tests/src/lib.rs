@@ -15,6 +15,7 @@
 //! [`manifests`] renders what is deployed. All of them are plain blocking handles:
 //! what needs a runtime keeps one on a thread of its own, so that a test is an ordinary function.
 
+pub mod advisories;
 pub mod api;
 pub mod bench;
 pub mod client;

@@ -1,4 +1,4 @@
-//! The rules of `deny.toml` for licences, sources and banned crates, checked on every crate that cargo would build for the
+//! The rules of `deny.toml` for licences, sources, banned crates and advisories, checked on every crate that cargo would build for the
 //! targets named there. The file has cargo-deny's format, so `cargo deny check` reads it as well; this test spares a fresh
 //! machine five minutes of building that tool.
 
@@ -6,15 +6,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use semver::Version;
 use serde::Deserialize;
 use serde_json::Value;
 use spdx::{Expression, LicenseReq, ParseMode};
+use tests::advisories::{self, Advisory};
 
 /// Where crates may come from; `deny.toml` denies every other registry.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 #[derive(Deserialize)]
 struct Rules {
+    advisories: Ignored,
     graph: Graph,
     licenses: Licenses,
     bans: Bans,
@@ -24,6 +27,17 @@ struct Rules {
 #[derive(Deserialize)]
 struct Graph {
     targets: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Ignored {
+    ignore: Vec<Exception>,
+}
+
+#[derive(Deserialize)]
+struct Exception {
+    id: String,
+    reason: String,
 }
 
 #[derive(Deserialize)]
@@ -158,4 +172,36 @@ fn rules_and_licences_are_read_as_cargo_deny_reads_them() {
     ] {
         assert!(!is_allowed(bad, &allow), "{bad}");
     }
+}
+
+/// Where the advisories are from, and what they are: the clone that NODENS_ADVISORY_DB names, else the facts that are pinned.
+fn known_advisories() -> (String, Vec<Advisory>) {
+    match std::env::var("NODENS_ADVISORY_DB") {
+        Ok(folder) if !folder.is_empty() => {
+            (format!("the database in {folder}"), advisories::database(Path::new(&folder)).unwrap())
+        }
+        _ => advisories::read(include_str!("../data/advisories.tsv")).unwrap(),
+    }
+}
+
+#[test]
+fn no_crate_has_a_known_vulnerability() {
+    let rules = rules();
+    let (from, known) = known_advisories();
+    assert!(known.len() > 1_000, "only {} advisories", known.len());
+    let mut affected = Vec::new();
+    for package in packages(&rules).iter().filter(|package| package["source"].is_string()) {
+        let name = package["name"].as_str().unwrap();
+        let version = Version::parse(package["version"].as_str().unwrap()).unwrap();
+        for one in known.iter().filter(|one| one.affects(name, &version)) {
+            let line = format!("{}: {name} {version} {}", one.id, one.kind);
+            match rules.advisories.ignore.iter().find(|ignored| ignored.id == one.id) {
+                Some(ignored) => println!("ignored, {}: {line}", ignored.reason),
+                None if one.is_danger() => affected.push(line),
+                None => println!("remark: {line}"),
+            }
+        }
+    }
+    println!("advisories: {}, from {from}", known.len());
+    assert!(affected.is_empty(), "by {from}:\n{}", affected.join("\n"));
 }

@@ -4,6 +4,8 @@
 mod chart;
 #[path = "manifests/rights.rs"]
 mod rights;
+#[path = "manifests/values.rs"]
+mod values;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -139,7 +141,7 @@ fn the_daemonset_keeps_its_promises() {
         assert_eq!(set["spec"]["minReadySeconds"], 10, "{mode}");
         let update = &set["spec"]["updateStrategy"]["rollingUpdate"];
         assert_eq!((&update["maxSurge"], &update["maxUnavailable"]), (&json!(1), &json!(0)));
-        assert_eq!(container["image"], "registry.example/nodens:0.1.0");
+        assert_eq!(container["image"], "registry.example/nodens:0.2.0");
     }
 }
 

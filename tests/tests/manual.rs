@@ -16,7 +16,7 @@ fn root() -> PathBuf {
 
 /// Every page: its path from the root, and its text.
 fn pages() -> Vec<(PathBuf, String)> {
-    let mut pages: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+    let mut pages: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
         .iter()
         .map(|name| root().join(name))
         .chain(files(&root().join("docs"), "md"))

@@ -4,6 +4,8 @@
 mod connections;
 #[path = "serving/limit.rs"]
 mod limit;
+#[path = "serving/page.rs"]
+mod page;
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

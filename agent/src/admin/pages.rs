@@ -13,6 +13,8 @@ impl Pages {
     pub const HEALTH: Self = Self(2);
     /// `/ready`.
     pub const READY: Self = Self(4);
+    /// `/`, the page for people, with the data that it draws.
+    pub const PAGE: Self = Self(8);
 
     /// These and `more`.
     #[must_use]
@@ -38,10 +40,18 @@ impl Pages {
 
 impl fmt::Display for Pages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names =
-            [(Self::METRICS, "/metrics"), (Self::HEALTH, "/health"), (Self::READY, "/ready")];
+        let names = [
+            (Self::METRICS, "/metrics"),
+            (Self::HEALTH, "/health"),
+            (Self::READY, "/ready"),
+            (Self::PAGE, "/"),
+        ];
         let served: Vec<&str> =
             names.into_iter().filter(|(page, _)| self.has(*page)).map(|(_, name)| name).collect();
-        f.write_str(&served.join(" and "))
+        match served.split_last() {
+            Some((last, [])) => f.write_str(last),
+            Some((last, others)) => write!(f, "{} and {last}", others.join(", ")),
+            None => f.write_str("nothing"),
+        }
     }
 }

@@ -7,6 +7,7 @@ use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
+use super::page::{self, Teller};
 use super::pages::Pages;
 use super::readiness::Readiness;
 use crate::conditions::{Conditions, Holding, verdict};
@@ -19,6 +20,7 @@ pub(super) struct State {
     pub(super) metrics: Arc<Metrics>,
     pub(super) readiness: Arc<Readiness>,
     pub(super) conditions: Arc<Conditions>,
+    pub(super) teller: Teller,
 }
 
 /// Answers a request to an address that serves `pages`. Never waits.
@@ -27,10 +29,12 @@ pub(super) fn respond<B>(
     pages: Pages,
     state: &State,
 ) -> Response<Full<Bytes>> {
-    let page = match request.uri().path() {
+    let path = request.uri().path();
+    let page = match path {
         "/metrics" => Pages::METRICS,
         "/health" => Pages::HEALTH,
         "/ready" => Pages::READY,
+        "/" | "/status.json" | "/history.json" => Pages::PAGE,
         _ => return respond_with(StatusCode::NOT_FOUND, TEXT, "not found\n"),
     };
     if !pages.has(page) {
@@ -53,8 +57,22 @@ pub(super) fn respond<B>(
             None => respond_with(StatusCode::OK, TEXT, "OK"),
             Some(why) => respond_with(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n")),
         },
+        Pages::PAGE => for_people(path, state),
         _ => ready(request, state),
     }
+}
+
+/// The page, or the data that it draws.
+fn for_people(path: &str, state: &State) -> Response<Full<Bytes>> {
+    let mut response = match path {
+        "/" => respond_with(StatusCode::OK, "text/html; charset=utf-8", page::html()),
+        _ => match state.teller.json(path) {
+            Some(json) => respond_with(StatusCode::OK, "application/json", json),
+            None => respond_with(page::STARTING.0, TEXT, page::STARTING.1),
+        },
+    };
+    page::protect(response.headers_mut());
+    response
 }
 
 fn ready<B>(request: &Request<B>, state: &State) -> Response<Full<Bytes>> {

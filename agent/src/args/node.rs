@@ -15,7 +15,7 @@ use crate::config::{ListenAddress, value};
 #[command(next_help_heading = "Node network (NodeLocal DNSCache's flags)")]
 pub struct NodeFlags {
     /// Addresses to listen on, comma-separated; made on an interface of our own.
-    #[arg(long, value_name = "IP,IP", value_delimiter = ',', action = ArgAction::Set)]
+    #[arg(long, value_name = "IP,IP", value_delimiter = ',', action = ArgAction::Set, value_parser = address)]
     pub localip: Vec<IpAddr>,
     /// Make the interface and its addresses.
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
@@ -61,7 +61,7 @@ pub struct OwnNodeFlags {
     #[arg(long, value_name = "MODE")]
     pub notrack: Option<Mode>,
     /// Those of `-localip` that are a Service's ClusterIP; without it: the one in KUBE_DNS_SERVICE_HOST.
-    #[arg(long, value_name = "IP,IP", value_delimiter = ',', action = ArgAction::Set)]
+    #[arg(long, value_name = "IP,IP", value_delimiter = ',', action = ArgAction::Set, value_parser = address)]
     pub clusterip: Vec<IpAddr>,
     /// Mend interface and rules while serving. Without that CAP_NET_ADMIN is given away after the set-up.
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
@@ -106,6 +106,17 @@ pub struct AddonFlags {
     /// What stands for __PILLAR__DNS__DOMAIN__ in the template.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+}
+
+/// An address. The kubelet leaves `$(NAME)` as it is where a pod has no such variable.
+fn address(text: &str) -> Result<IpAddr, String> {
+    if text.starts_with("$(") {
+        return Err(format!(
+            "{text} was not replaced, since the pod has no such variable. Kubernetes sets a Service's in pods of its namespace \
+             that start after it: run Nodens in that namespace, or write the address"
+        ));
+    }
+    text.parse().map_err(|_| "expected an IP address, such as 169.254.20.10".to_owned())
 }
 
 /// Seconds, or a duration with a unit. NodeLocal DNSCache takes a bare number as seconds, and overflows on anything else.

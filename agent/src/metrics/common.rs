@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::scrape::{Scrape, Source};
 use super::{Counter, names};
+use crate::version;
 
 /// Numbers of the process as a whole.
 #[derive(Debug, Default)]
@@ -63,10 +64,9 @@ impl Common {
 
 impl Source for Common {
     fn collect(&self, out: &mut Scrape) {
-        let revision = option_env!("NODENS_REVISION").unwrap_or("");
         // CoreDNS has its compiler here, and dashboards print it.
         let compiler = concat!("rust", env!("CARGO_PKG_RUST_VERSION"));
-        out.gauge(&names::BUILD_INFO, &[env!("CARGO_PKG_VERSION"), revision, compiler], 1.0);
+        out.gauge(&names::BUILD_INFO, &[version::VERSION, version::revision(), compiler], 1.0);
         out.count(&names::PANICS, &[], self.panics.value());
         out.count(&names::RELOAD_FAILED, &[], self.reload_failed.value());
         for (kind, counter) in SetupError::ALL.into_iter().zip(&self.setup_errors) {

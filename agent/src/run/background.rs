@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::admin::Admin;
-use crate::args::Serve;
+use crate::admin::{Admin, Pages};
+use crate::args::{PageAddress, Serve};
 use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
 use crate::conditions::recent::Recent;
 use crate::conditions::{Conditions, table};
+use crate::config::ListenAddress;
 use crate::config_state::ConfigState;
 use crate::control::{self, Commands, Control};
 use crate::metrics::Source;
@@ -57,9 +58,26 @@ pub(super) async fn sweep(shared: Arc<Shared>) {
 /// CoreDNS: answering queries is worth more than being watched.
 pub(super) fn serve_pages(admin: &Admin, assembled: &Assembled, args: &Serve) {
     let pages = assembled.pages.iter().copied().chain(node::pages(args));
-    for error in admin.apply(pages) {
+    for error in admin.apply(with_page(pages, args.page_listen_address)) {
         tracing::error!("{error}");
     }
+}
+
+/// Adds the page for people to what is served over HTTP. Its links lead to the same address.
+fn with_page(
+    pages: impl Iterator<Item = (ListenAddress, Pages)>,
+    page: PageAddress,
+) -> Vec<(ListenAddress, Pages)> {
+    let linked = Pages::PAGE.and(Pages::READY);
+    let with = |(address, pages): (ListenAddress, Pages)| match page {
+        PageAddress::WithMetrics if pages.has(Pages::METRICS) => (address, pages.and(linked)),
+        _ => (address, pages),
+    };
+    let mut all: Vec<_> = pages.map(with).collect();
+    if let PageAddress::At(address) = page {
+        all.push((address, linked.and(Pages::METRICS)));
+    }
+    all
 }
 
 /// Lets `/ready` and `nodens status` report this configuration, which is served now.

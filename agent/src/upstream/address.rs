@@ -70,6 +70,9 @@ pub enum TargetError {
     /// Nothing is there; a variable that is not set, most likely.
     #[error("the address is empty")]
     Empty,
+    /// Several in one word, as the value of a variable may have them.
+    #[error("{0:?} is several words in one, which a variable's value is not split into")]
+    Words(String),
     /// A scheme that Nodens does not speak to upstreams.
     #[error("there is no scheme {0:?} for upstreams")]
     Scheme(String),
@@ -98,6 +101,9 @@ impl Target {
     /// Reads `[SCHEME://]ADDRESS[%NAME][:PORT][/PATH]`. IPv6 addresses are in brackets if a port follows. Behind `%`
     /// is the server's name with `tls://`, `https://` and `quic://`, and the interface of a link-local address otherwise.
     pub fn parse(word: &str) -> Result<Self, TargetError> {
+        if word.trim().contains(char::is_whitespace) {
+            return Err(TargetError::Words(word.to_owned()));
+        }
         let (scheme, rest) = match word.split_once("://") {
             None => (Scheme::Plain, word),
             Some(("dns", rest)) => (Scheme::Plain, rest),

@@ -24,11 +24,30 @@ pub fn values(changes: &Value) -> anyhow::Result<Value> {
     Ok(values)
 }
 
-/// Renders the chart as release `nodens` in kube-system.
+/// What Helm makes of the chart.
+#[derive(Debug)]
+pub struct Release {
+    /// What is installed.
+    pub objects: Vec<Value>,
+    /// What `helm test` and other hooks create.
+    pub hooks: Vec<Value>,
+    /// What is printed after the installation.
+    pub notes: String,
+}
+
+/// What is installed as release `nodens` in kube-system.
 ///
 /// # Errors
 /// A template fails, or what it makes is not YAML.
 pub fn render(values: &Value) -> anyhow::Result<Vec<Value>> {
+    Ok(release(values)?.objects)
+}
+
+/// Renders the chart as release `nodens` in kube-system.
+///
+/// # Errors
+/// A template fails, or what it makes is not YAML.
+pub fn release(values: &Value) -> anyhow::Result<Release> {
     let chart = super::folder().join("helm/nodens");
     let about = one(&chart.join("Chart.yaml"))?;
     let input = json!({
@@ -38,12 +57,15 @@ pub fn render(values: &Value) -> anyhow::Result<Vec<Value>> {
         "templates": texts(&chart.join("templates"), "")?,
         "files": texts(&chart.join("files"), "files/")?,
     });
-    let rendered = engine(&input)?;
+    let mut rendered = engine(&input)?;
+    let notes = rendered.remove("NOTES.txt").context("there is no NOTES.txt")?;
     let mut all = Vec::new();
     for (name, text) in rendered {
         all.extend(super::documents(&text).with_context(|| format!("{name}:\n{text}"))?);
     }
-    Ok(all)
+    let is_hook = |one: &Value| one["metadata"]["annotations"]["helm.sh/hook"].is_string();
+    let (hooks, objects) = all.into_iter().partition(is_hook);
+    Ok(Release { objects, hooks, notes })
 }
 
 fn engine(input: &Value) -> anyhow::Result<BTreeMap<String, String>> {

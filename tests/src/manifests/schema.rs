@@ -26,8 +26,18 @@ pub struct Schema {
     pattern: Option<String>,
     min_length: usize,
     min_items: usize,
+    max_items: Option<usize>,
     minimum: Option<i64>,
+    not: Option<Box<Schema>>,
+    any_of: Vec<Schema>,
+    /// `#/definitions/NAME`.
+    #[serde(rename = "$ref")]
+    reference: Option<String>,
+    /// Only at the top.
+    definitions: BTreeMap<String, Schema>,
 }
+
+type Definitions = BTreeMap<String, Schema>;
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
@@ -41,14 +51,33 @@ impl Schema {
     #[must_use]
     pub fn check(&self, value: &Value) -> Vec<String> {
         let mut wrong = Vec::new();
-        self.look(value, "", &mut wrong);
+        self.look(value, "", &self.definitions, &mut wrong);
         wrong
     }
 
-    fn look(&self, value: &Value, place: &str, wrong: &mut Vec<String>) {
+    fn look(&self, value: &Value, place: &str, known: &Definitions, wrong: &mut Vec<String>) {
+        if let Some(reference) = &self.reference {
+            let name = reference.strip_prefix("#/definitions/").unwrap_or(reference);
+            match known.get(name) {
+                Some(schema) => schema.look(value, place, known, wrong),
+                None => wrong.push(format!("{place}: the schema refers to {reference}")),
+            }
+            return;
+        }
+        let fits = |schema: &Self| {
+            let mut found = Vec::new();
+            schema.look(value, place, known, &mut found);
+            found.is_empty()
+        };
         let mut say = |what: &str| wrong.push(format!("{place}: {what}"));
         if !self.one_of.is_empty() && !self.one_of.contains(value) {
             say("none of the values that are allowed");
+        }
+        if self.not.as_ref().is_some_and(|schema| fits(schema)) {
+            say("of a form that is refused");
+        }
+        if !self.any_of.is_empty() && !self.any_of.iter().any(fits) {
+            say("of none of the forms that are wanted");
         }
         let is_kind = match self.kind.as_deref() {
             None => true,
@@ -76,13 +105,16 @@ impl Schema {
                 if items.len() < self.min_items {
                     say("too short");
                 }
+                if self.max_items.is_some_and(|most| items.len() > most) {
+                    say("too long");
+                }
                 for (number, item) in items.iter().enumerate() {
                     if let Some(schema) = &self.items {
-                        schema.look(item, &format!("{place}/{number}"), wrong);
+                        schema.look(item, &format!("{place}/{number}"), known, wrong);
                     }
                 }
             }
-            Value::Object(fields) => self.look_at_fields(fields, place, wrong),
+            Value::Object(fields) => self.look_at_fields(fields, place, known, wrong),
             _ => {}
         }
     }
@@ -91,6 +123,7 @@ impl Schema {
         &self,
         fields: &serde_json::Map<String, Value>,
         place: &str,
+        known: &Definitions,
         wrong: &mut Vec<String>,
     ) {
         for name in self.required.iter().filter(|name| !fields.contains_key(*name)) {
@@ -99,8 +132,8 @@ impl Schema {
         for (name, field) in fields {
             let place = format!("{place}/{name}");
             match (self.properties.get(name), &self.additional_properties) {
-                (Some(schema), _) => schema.look(field, &place, wrong),
-                (None, Some(Additional::As(schema))) => schema.look(field, &place, wrong),
+                (Some(schema), _) => schema.look(field, &place, known, wrong),
+                (None, Some(Additional::As(schema))) => schema.look(field, &place, known, wrong),
                 (None, Some(Additional::Allowed(false))) => wrong.push(format!("{place}: unknown")),
                 (None, _) => {}
             }

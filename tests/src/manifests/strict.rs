@@ -35,6 +35,7 @@ pub fn parse(document: &Value) -> anyhow::Result<()> {
         ("monitoring.coreos.com/v1", "PrometheusRule") => whole::<Custom<RuleSpec>>,
         ("cilium.io/v2", "CiliumLocalRedirectPolicy") => whole::<Custom<RedirectSpec>>,
         ("cilium.io/v2", "CiliumNetworkPolicy") => whole::<Custom<CiliumPolicySpec>>,
+        ("security.openshift.io/v1", "SecurityContextConstraints") => whole::<Constraints>,
         ("kubelet.config.k8s.io/v1beta1", "KubeletConfiguration") => whole::<Kubelet>,
         ("v1", "Config") => whole::<Kubeconfig>,
         _ => bail!("{version} {kind}: no such kind is known here"),
@@ -83,6 +84,42 @@ struct Custom<S> {
     kind: String,
     metadata: ObjectMeta,
     spec: S,
+}
+
+/// OpenShift's SecurityContextConstraints.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Constraints {
+    api_version: String,
+    kind: String,
+    metadata: ObjectMeta,
+    priority: Option<i32>,
+    users: Vec<String>,
+    allow_host_network: bool,
+    allow_host_dir_volume_plugin: bool,
+    allow_privileged_container: bool,
+    allow_privilege_escalation: bool,
+    #[serde(rename = "allowHostIPC")]
+    allow_host_ipc: bool,
+    #[serde(rename = "allowHostPID")]
+    allow_host_pid: bool,
+    allow_host_ports: bool,
+    read_only_root_filesystem: bool,
+    allowed_capabilities: Vec<String>,
+    required_drop_capabilities: Vec<String>,
+    default_add_capabilities: Option<Vec<String>>,
+    volumes: Vec<String>,
+    run_as_user: Strategy,
+    fs_group: Strategy,
+    supplemental_groups: Strategy,
+    se_linux_context: Strategy,
+    seccomp_profiles: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Strategy {
+    r#type: String,
 }
 
 /// Of Prometheus' operator: what a ServiceMonitor scrapes.

@@ -6,7 +6,7 @@ use tests::manifests::{self, helm, kustomize, strict};
 use super::{ENVIRONMENT, assert_good_corefile, modes, multicluster, same, set_corefile};
 
 /// Without Go it says so and passes, unless CI=true.
-fn engine_is_here() -> bool {
+pub(super) fn engine_is_here() -> bool {
     let here = helm::is_possible();
     assert!(
         here || std::env::var("CI").as_deref() != Ok("true"),

@@ -171,6 +171,7 @@ impl Config {
                         TargetError::HostName(_) => {
                             "its IP address, or a file in the form of resolv.conf"
                         }
+                        TargetError::Words(_) => "a variable for each address",
                         TargetError::Scheme(_) => "dns://, tls://, https:// or quic://",
                         TargetError::PortFirst(_) => "ADDRESS%NAME:PORT",
                         _ => WANTED,

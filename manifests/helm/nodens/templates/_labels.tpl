@@ -24,3 +24,64 @@ k8s-app: {{ include "nodens.name" . }}
 {{ $name | quote }}: {{ $value | quote }}
 {{- end }}
 {{- end -}}
+
+{{- /* A digest names one image for ever, and goes before the tag. */ -}}
+{{- define "nodens.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
+{{- /* What every term of the required node affinity has: virtual nodes run no DaemonSet, and a node has one channel. */ -}}
+{{- define "nodens.nodes" -}}
+- key: nodens-channel
+  operator: {{ if .Values.canary }}In{{ else }}NotIn{{ end }}
+  values: [canary]
+- key: type
+  operator: NotIn
+  values: [virtual-kubelet]
+- key: eks.amazonaws.com/compute-type
+  operator: NotIn
+  values: [fargate]
+{{- end -}}
+
+{{- /* The affinity of the values; each of its required terms, of which one has to fit a node, gets what is above. */ -}}
+{{- define "nodens.affinity" -}}
+{{- $given := .Values.affinity | default dict -}}
+{{- $node := get $given "nodeAffinity" | default dict -}}
+{{- $required := get $node "requiredDuringSchedulingIgnoredDuringExecution" | default dict -}}
+{{- $terms := get $required "nodeSelectorTerms" -}}
+nodeAffinity:
+  {{- with get $node "preferredDuringSchedulingIgnoredDuringExecution" }}
+  preferredDuringSchedulingIgnoredDuringExecution:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  requiredDuringSchedulingIgnoredDuringExecution:
+    nodeSelectorTerms:
+      {{- if $terms }}
+      {{- range $term := $terms }}
+      - matchExpressions:
+          {{- include "nodens.nodes" $ | nindent 10 }}
+          {{- with get $term "matchExpressions" }}
+          {{- range . }}
+          - {{- toYaml . | nindent 12 }}
+          {{- end }}
+          {{- end }}
+        {{- with get $term "matchFields" }}
+        matchFields:
+          {{- toYaml . | nindent 10 }}
+        {{- end }}
+      {{- end }}
+      {{- else }}
+      - matchExpressions:
+          {{- include "nodens.nodes" . | nindent 10 }}
+      {{- end }}
+{{- range $name, $value := $given }}
+{{- if ne $name "nodeAffinity" }}
+{{ $name }}:
+  {{- toYaml $value | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end -}}
