@@ -1,7 +1,9 @@
 //! What is typed on the command line. NodeLocal DNSCache's flags are taken in Go's spelling too (`-localip a,b`,
 //! `-setupinterface=false`), so that its manifest works with another image.
 
+mod explain;
 mod node;
+mod observe;
 mod user_id;
 
 use std::ffi::OsString;
@@ -13,8 +15,10 @@ use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
 };
 
+pub use self::explain::ExplainFlags;
 use self::node::go_bool;
 pub use self::node::{AddonFlags, MetricsAddress, NodeFlags, OwnNodeFlags};
+pub use self::observe::{ObserveFlags, TopFlags};
 pub use self::user_id::UserId;
 
 /// The DNS server of a Kubernetes node.
@@ -63,6 +67,12 @@ pub enum Command {
     },
     /// Show, set up or take away the node's interface, addresses and notrack rules, with the flags of the server.
     Net(Box<Net>),
+    /// Explain each query that a stub resolver sends for a name, what becomes of it and why, without changing anything.
+    Explain(Box<ExplainFlags>),
+    /// Show the queries that the running server answers, as they are answered.
+    Observe(Box<ObserveFlags>),
+    /// Show the most frequent names and clients of the last minute or two, who asks for names that do not exist, and what was slow.
+    Top(TopFlags),
     /// Ask the running server what probes ask, and exit with 1 and the reasons if it says no.
     Probe {
         /// What to ask.

@@ -21,7 +21,7 @@ use nodens::config::table;
 use nodens::control::{self, Request};
 use nodens::plugin::cache::inspect;
 use nodens::supervisor::{self, Link};
-use nodens::{check, logging, node, probe, run, status, upgrade};
+use nodens::{check, explain, logging, node, observe, probe, run, status, upgrade};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -43,6 +43,14 @@ fn main() -> ExitCode {
         Some(Command::Status { socket, output }) => {
             ask(&socket, &Request::Status, output, status::text)
         }
+        Some(Command::Explain(flags)) => {
+            let request = Request::Explain { question: flags.question() };
+            ask(&flags.socket, &request, flags.output, explain::text::text)
+        }
+        Some(Command::Observe(flags)) => {
+            observe::cli::observe(&flags, &mut std::io::stdout().lock())
+        }
+        Some(Command::Top(flags)) => observe::cli::top(&flags, &mut std::io::stdout().lock()),
         Some(Command::Probe { probe, socket }) => probe::run(&socket, probe).map_err(Into::into),
         Some(Command::Cache { action: CacheAction::Show { name, output }, socket }) => {
             ask(&socket, &Request::CacheShow { name }, output, inspect::text)

@@ -41,6 +41,7 @@ use crate::logging::{self, Logs};
 use crate::memory;
 use crate::metrics::{Metrics, Source};
 use crate::node::{self, Node, Origin};
+use crate::observe::readers::Observed;
 use crate::plan::Plan;
 use crate::plugin::cache;
 use crate::probe;
@@ -105,8 +106,10 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
     let level = if args.quiet { "warn" } else { &args.log_level };
     let logs = Logs::start(args.log_format.into(), level, &metrics)?;
     metrics.register(node.counts());
+    let workers = workers(args);
     let shared = Arc::new(Shared {
-        workers: workers(args),
+        workers,
+        observed: Observed::new(workers),
         stacktrace: logging::watch_panics(&metrics),
         metrics,
         log_format: args.log_format.into(),
@@ -303,6 +306,7 @@ impl Server {
         let pool = Arc::new(pool.context("cannot start the worker threads")?);
         shared.metrics.register(pool.metrics());
         shared.metrics.register(Arc::clone(&shared.budget) as Arc<dyn Source>);
+        shared.metrics.register(Arc::clone(&shared.observed) as Arc<dyn Source>);
         shared.budget.govern(Arc::clone(shared) as _);
         shared.budget.govern(pool.places(Arc::clone(&shared.upstream_places)));
         tokio::spawn(Arc::clone(&shared.budget).watch());

@@ -20,12 +20,13 @@ const MAINTAIN: Duration = Duration::from_secs(1);
 /// How often the cache is swept.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// Tells the cache's store what the workers have used.
+/// Tells the cache's store what the workers have used, and takes in the queries that they have written down.
 pub(super) async fn maintain(shared: Arc<Shared>) {
     let mut often = tokio::time::interval(MAINTAIN);
     loop {
         often.tick().await;
         shared.cache.load().maintain();
+        shared.observed.gather();
     }
 }
 

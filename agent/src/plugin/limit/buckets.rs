@@ -77,6 +77,16 @@ impl Default for Buckets {
 }
 
 impl Buckets {
+    /// Whether there is a token in the bucket of `client`, which fills at `rate`.
+    pub fn has(&self, client: impl Hash, rate: Rate, now: CoarseInstant) -> bool {
+        let hash = self.hasher.hash_one(client);
+        let tag = (hash >> TIME_BITS).max(1) << TIME_BITS;
+        let now = now.as_millis().wrapping_mul(UNITS_PER_MS) & TIME_MASK;
+        let Some(set) = self.sets.get(hash as usize % SETS) else { return true };
+        let (_, held) = set.find(tag, now);
+        held & !TIME_MASK != tag || debt(held, now) <= rate.tolerance
+    }
+
     /// Takes a token out of the bucket of `client`, which fills at `rate`.
     pub fn take(&self, client: impl Hash, rate: Rate, now: CoarseInstant) -> Taken {
         let hash = self.hasher.hash_one(client);
