@@ -21,7 +21,7 @@ use crate::detail::Detail;
 use crate::explain::answer::{self, World};
 use crate::explain::question::Question;
 use crate::handover::Record;
-use crate::observe::filter::Matcher;
+use crate::observe::filter::{Filter, Matcher};
 use crate::plugin::cache::inspect;
 use crate::server::Dispatch;
 use crate::shared::Shared;
@@ -136,6 +136,19 @@ impl Status {
         shown
     }
 
+    /// A filter for a Pod, with the Pod's address in its place.
+    fn of_pod(&self, filter: &Filter) -> Result<Filter, String> {
+        let mut filter = filter.clone();
+        let Some((namespace, name)) = filter.pod() else { return Ok(filter) };
+        let stores = self.running().stores.clone();
+        let address = stores.iter().find_map(|store| store.sink().pod_address(namespace, name));
+        let address = address.ok_or_else(|| {
+            format!("Pod `{namespace}/{name}` is not known here (`pods verified` watches Pods); give its address")
+        })?;
+        filter.client = Some(address.to_string());
+        Ok(filter)
+    }
+
     fn running(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -206,7 +219,7 @@ impl Commands for Status {
     fn stream(&self, request: &Request) -> Option<Result<Stream, String>> {
         let Request::Observe { filter } = request else { return None };
         let begin = || {
-            let frames = self.shared.observed.observe(Matcher::new(filter)?)?;
+            let frames = self.shared.observed.observe(Matcher::new(&self.of_pod(filter)?)?)?;
             Ok(Stream { head: json!({ "version": env!("CARGO_PKG_VERSION") }), frames })
         };
         Some(begin())

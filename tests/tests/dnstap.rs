@@ -247,7 +247,7 @@ fn queries_and_responses_are_read_back() {
     assert_eq!(query.bytes(4), Some(&[127, 0, 0, 1][..]));
     assert_eq!(
         (query.bytes(5), query.number(7)),
-        (Some(&[127, 0, 0, 1][..]), nodens.dns().port().into())
+        (Some(&[127, 0, 0, 1][..]), u64::from(nodens.dns().port()))
     );
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     assert!(now.abs_diff(query.number(8)) < 60 && query.number(9) < 1_000_000_000);
@@ -261,7 +261,7 @@ fn queries_and_responses_are_read_back() {
 
     let (asked, answered) = (of(FORWARDER_QUERY), of(FORWARDER_RESPONSE));
     assert_eq!(asked.dns(10), ("www.test.".to_owned(), 0));
-    assert_eq!(asked.number(6), upstream.address().port().into());
+    assert_eq!(asked.number(6), u64::from(upstream.address().port()));
     assert_eq!(answered.dns(14), ("www.test.".to_owned(), 1));
 
     // From the cache: no upstream is asked. Silence: there is no response.

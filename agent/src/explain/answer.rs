@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 
 use super::dry_run::{self, Place, Told};
 use super::question::Question;
-use super::search::{CLUSTER_NDOTS, Search, domains_of};
+use super::search::{CLUSTER_NDOTS, Search, Try, domains_of};
 use crate::cluster::Store;
 use crate::cluster::index::Index;
 use crate::server::Dispatch;
-use crate::wire::{Rcode, RecordType};
+use crate::wire::name::Labels;
+use crate::wire::{Name, NameRef, Rcode, RecordType};
 
 /// Where the node's own search domains are.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -54,29 +55,34 @@ pub async fn explain(world: &World, question: &Question) -> Result<Value, String
     };
     let dispatch = Arc::clone(dispatch);
     let place = Place { server, dispatch, client: address, asks: question.ask };
-    let (mut shown, mut all) = (Vec::new(), Vec::new());
+    let mut shown = Vec::new();
+    let mut all: Vec<(&Try, Told)> = Vec::new();
     let mut ended = None;
     for tried in &tries {
-        let mut told = Vec::new();
+        let begin = all.len();
         for &qtype in &types {
-            told.push(dry_run::ask(&place, &tried.name, qtype).await);
+            all.push((tried, dry_run::ask(&place, &tried.name, qtype).await));
         }
+        let told = all.get(begin..).unwrap_or(&[]);
         shown.push(json!({
             "name": tried.name.to_string(),
             "domain": tried.domain,
-            "queries": told.iter().map(|told| told.json.clone()).collect::<Vec<_>>(),
+            "queries": told.iter().map(|(_, told)| told.json.clone()).collect::<Vec<_>>(),
         }));
-        let has_records = told.iter().any(|told| told.has_records);
-        let is_open = told.iter().any(|told| told.is_open);
-        all.extend(told);
-        if has_records || is_open {
+        let has_records = told.iter().any(|(_, told)| told.has_records);
+        if has_records || told.iter().any(|(_, told)| told.is_open) {
             ended = Some((tried, has_records));
             break;
         }
     }
-    let verdict =
-        verdict(question, &types, ended.map(|(tried, has)| (tried.name.to_string(), has)), &all);
-    let dots = question.name.trim_end_matches('.').matches('.').count();
+    let is_found = ended.is_some_and(|(_, has_records)| has_records);
+    let reasons = if is_found { Vec::new() } else { reasons(&all, world.zone.as_deref()) };
+    let as_it_is = ended.is_some_and(|(tried, has_records)| has_records && tried.domain.is_none());
+    let advice = if as_it_is {
+        advice(&question.name, search.ndots, (shown.len() - 1) * types.len())
+    } else {
+        Vec::new()
+    };
     Ok(json!({
         "name": question.name,
         "client": address.ip().to_string(),
@@ -86,9 +92,9 @@ pub async fn explain(world: &World, question: &Question) -> Result<Value, String
         "notes": notes,
         "tries": shown,
         "queries": all.len(),
-        "verdict": verdict,
-        "reasons": if ended.is_none() { reasons(&all) } else { Vec::new() },
-        "advice": advice(question, &search, dots, shown.len(), types.len(), ended.is_some_and(|(tried, has)| has && tried.domain.is_none())),
+        "verdict": verdict(&question.name, &types, ended, &all),
+        "reasons": reasons,
+        "advice": advice,
     }))
 }
 
@@ -157,31 +163,33 @@ fn of_node() -> Vec<String> {
 }
 
 fn verdict(
-    question: &Question,
+    name: &str,
     types: &[RecordType],
-    ended: Option<(String, bool)>,
-    all: &[Told],
+    ended: Option<(&Try, bool)>,
+    all: &[(&Try, Told)],
 ) -> String {
     let queries = match all.len() {
         1 => "1 query".to_owned(),
         count => format!("{count} queries"),
     };
+    let any = |is: &dyn Fn(&Told) -> bool| all.iter().any(|(_, told)| is(told));
     match ended {
-        Some((name, true)) => format!("`{}` is `{name}`, found with {queries}", question.name),
-        Some((name, false)) => {
-            format!("`{name}` would be asked of an upstream after {queries} here; --ask does that")
+        Some((tried, true)) => format!("`{name}` is `{}`, found with {queries}", tried.name),
+        Some((tried, false)) => format!(
+            "`{name}` is not known here; after {queries}, `{}` would be asked of an upstream, as --ask does",
+            tried.name
+        ),
+        None if any(&|told| told.rcode.is_none()) => {
+            format!("`{name}` gets no answer: queries are dropped")
         }
-        None if all.iter().any(|told| told.rcode.is_none()) => {
-            format!("`{}` gets no answer: queries are dropped", question.name)
+        None if any(&|told| is_failure(told.rcode)) => {
+            format!("`{name}` cannot be resolved: a query fails")
         }
-        None if all.iter().any(|told| is_failure(told.rcode)) => {
-            format!("`{}` cannot be resolved: a query fails", question.name)
-        }
-        None if all.iter().any(|told| told.rcode == Some(Rcode::NOERROR)) => {
+        None if any(&|told| told.rcode == Some(Rcode::NOERROR)) => {
             let types: Vec<String> = types.iter().map(ToString::to_string).collect();
-            format!("`{}` exists, and has no record of type {}", question.name, types.join(" or "))
+            format!("`{name}` exists, and has no record of type {}", types.join(" or "))
         }
-        None => format!("`{}` does not exist, after {queries}", question.name),
+        None => format!("`{name}` does not exist, after {queries}"),
     }
 }
 
@@ -189,39 +197,55 @@ fn is_failure(rcode: Option<Rcode>) -> bool {
     !matches!(rcode, Some(Rcode::NOERROR | Rcode::NXDOMAIN))
 }
 
-/// Why a name is not found: what the failing queries say, else what the denials do.
-fn reasons(all: &[Told]) -> Vec<String> {
+/// Why a name is not found. What fails counts first; then the names that could have been a Service's, since a search list makes
+/// many that could not; then the name as it is.
+fn reasons(all: &[(&Try, Told)], zone: Option<&str>) -> Vec<String> {
+    let zone = zone.and_then(|zone| Name::from_text(zone).ok());
+    let fails = |(_, told): &&(&Try, Told)| !told.is_open && is_failure(told.rcode);
+    let of_service = |(tried, _): &&(&Try, Told)| {
+        zone.as_ref().is_some_and(|zone| could_be_service(tried.name.as_ref(), zone.as_ref()))
+    };
+    let as_it_is = |(tried, _): &&(&Try, Told)| tried.domain.is_none();
+    let mut chosen: Vec<_> = all.iter().filter(fails).collect();
+    if chosen.is_empty() {
+        chosen = all.iter().filter(of_service).collect();
+    }
+    if chosen.is_empty() {
+        chosen = all.iter().filter(as_it_is).collect();
+    }
     let mut reasons: Vec<String> = Vec::new();
-    let failing = all.iter().any(|told| is_failure(told.rcode));
-    for told in all.iter().filter(|told| !failing || is_failure(told.rcode)) {
-        for reason in &told.reasons {
-            if !reasons.contains(reason) {
-                reasons.push(reason.clone());
-            }
+    for reason in chosen.into_iter().flat_map(|(_, told)| &told.reasons) {
+        if !reasons.contains(reason) {
+            reasons.push(reason.clone());
         }
     }
     reasons
 }
 
-fn advice(
-    question: &Question,
-    search: &Search,
-    dots: usize,
-    tries: usize,
-    types: usize,
-    is_found_as_it_is: bool,
-) -> Vec<String> {
-    let mut advice = Vec::new();
-    if tries > 1 && is_found_as_it_is {
-        let (name, saved) = (&question.name, (tries - 1) * types);
+/// Whether a name has the form of a Service's, or of a port of one.
+fn could_be_service(name: NameRef<'_>, zone: NameRef<'_>) -> bool {
+    let Some(prefix) = name.relative_to(zone) else { return false };
+    let labels: Vec<&[u8]> = Labels::of_prefix(prefix).collect();
+    match labels.as_slice() {
+        [_, _, b"svc"] => true,
+        [port, protocol, _, _, b"svc"] => port.starts_with(b"_") && protocol.starts_with(b"_"),
+        _ => false,
+    }
+}
+
+/// What would save these queries of a name that was found as it is, after it had been searched for.
+fn advice(name: &str, ndots: u8, saved: usize) -> Vec<String> {
+    if saved == 0 {
+        return Vec::new();
+    }
+    let dots = name.matches('.').count();
+    let mut advice = vec![format!(
+        "`{name}.` with a trailing dot is not searched for: {saved} queries fewer each time"
+    )];
+    if (1..usize::from(ndots)).contains(&dots) {
         advice.push(format!(
-            "`{name}.` with a trailing dot is not searched for: {saved} queries fewer each time"
+            "`ndots: {dots}` in the Pod's dnsConfig has names with {dots} dots or more tried as they are first"
         ));
-        if dots > 0 && dots < usize::from(search.ndots) {
-            advice.push(format!(
-                "`ndots: {dots}` in the Pod's dnsConfig has names with {dots} dots or more tried as they are first"
-            ));
-        }
     }
     advice
 }
@@ -245,12 +269,25 @@ mod tests {
 
     #[test]
     fn what_is_searched_for_in_vain_is_told() {
-        let question = Question { name: "api.example.org".to_owned(), ..Question::default() };
-        let search = Search::of_pod("shop", "cluster.local", Vec::new());
-        let told = advice(&question, &search, 2, 4, 2, true);
+        let told = advice("api.example.org", 5, 6);
         assert!(told[0].contains("`api.example.org.`") && told[0].contains("6 queries fewer"));
         assert!(told[1].contains("`ndots: 2`"));
-        assert!(advice(&question, &search, 2, 1, 2, true).is_empty());
-        assert!(advice(&question, &search, 2, 4, 2, false).is_empty());
+        assert_eq!((advice("api.example.org", 5, 0).len(), advice("web", 5, 6).len()), (0, 1));
+    }
+
+    #[test]
+    fn names_of_services_are_recognised() {
+        let zone = Name::from_text("cluster.local").unwrap();
+        for (name, wanted) in [
+            ("web.shop.svc.cluster.local", true),
+            ("_http._tcp.web.shop.svc.cluster.local", true),
+            ("api.example.org.shop.svc.cluster.local", false),
+            ("web.svc.cluster.local", false),
+            ("web.shop.pod.cluster.local", false),
+            ("web.shop.svc.example", false),
+        ] {
+            let name = Name::from_text(name).unwrap();
+            assert_eq!(could_be_service(name.as_ref(), zone.as_ref()), wanted, "{name}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::wire::Rcode;
 pub struct Filter {
     /// Names that match this pattern; `*` stands for any text, dots included, and `?` for one character.
     pub name: Option<String>,
-    /// Queries of this address or network.
+    /// Queries of this address, network or Pod (`namespace/name`).
     pub client: Option<String>,
     /// Answers with this code.
     pub rcode: Option<String>,
@@ -23,6 +23,17 @@ pub struct Filter {
     pub slower_than_micros: Option<u64>,
     /// Answers from there.
     pub source: Option<String>,
+}
+
+impl Filter {
+    /// Namespace and name, if the client is a Pod's.
+    pub fn pod(&self) -> Option<(&str, &str)> {
+        let text = self.client.as_deref()?;
+        let (namespace, name) = text.split_once('/')?;
+        let is_address = namespace.parse::<IpAddr>().is_ok();
+        let are_named = !namespace.is_empty() && !name.is_empty();
+        (!is_address && are_named).then_some((namespace, name))
+    }
 }
 
 /// A filter that was understood.
@@ -76,7 +87,7 @@ fn network(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().map(IpNet::from).ok();
     text.parse().ok().or_else(address).ok_or_else(|| {
         format!(
-            "{text:?} is no address and no network, expected one such as 10.0.0.7 or 10.0.0.0/24"
+            "{text:?} is no address, network or Pod, expected one such as 10.0.0.7, 10.0.0.0/24 or shop/web-0"
         )
     })
 }
@@ -191,7 +202,10 @@ mod tests {
             change(&mut filter);
             Matcher::new(&filter).unwrap_err()
         };
-        assert!(error(|f| f.client = Some("a/b".to_owned())).contains("10.0.0.0/24"));
+        assert!(error(|f| f.client = Some("a".to_owned())).contains("10.0.0.0/24"));
+        let of = |client: &str| Filter { client: Some(client.to_owned()), ..Filter::default() };
+        assert_eq!(of("shop/web-0").pod(), Some(("shop", "web-0")));
+        assert!(["10.0.0.0/24", "::/99", "web", "/x"].iter().all(|text| of(text).pod().is_none()));
         assert!(error(|f| f.rcode = Some("NXDOMAN".to_owned())).contains("SERVFAIL"));
         let sources = error(|f| f.source = Some("sky".to_owned()));
         assert!(sources.contains("cache") && sources.contains("hosts"), "{sources}");

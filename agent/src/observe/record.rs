@@ -235,6 +235,8 @@ pub fn sources() -> impl Iterator<Item = &'static str> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::wire::Name;
 
@@ -265,6 +267,18 @@ pub(super) mod tests {
         assert_eq!((first.rcode, first.source()), (Rcode::NXDOMAIN, "upstream"));
         let (second, _, rest) = Record::read(rest).unwrap();
         assert!(second.name().is_root() && second.rcode == Rcode(3_841) && rest.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let mut rest = &bytes[..];
+            while let Some((record, _, behind)) = Record::read(rest) {
+                prop_assert!(behind.len() < rest.len());
+                prop_assert_eq!(record.name().as_bytes(), record.name_bytes());
+                rest = behind;
+            }
+        }
     }
 
     #[test]

@@ -92,6 +92,8 @@ fn accepted(frame: &[u8]) -> Result<(), FramesError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// What [`open`] says to a collector that answers these bytes.
@@ -103,6 +105,13 @@ mod tests {
         let mut sent = Vec::new();
         theirs.read_to_end(&mut sent).await.unwrap();
         (opened, sent)
+    }
+
+    proptest! {
+        #[test]
+        fn any_frame_is_read_or_refused(frame in prop::collection::vec(any::<u8>(), 0..MAX_CONTROL)) {
+            let _ = accepted(&frame);
+        }
     }
 
     #[tokio::test]

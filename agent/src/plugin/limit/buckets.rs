@@ -156,6 +156,15 @@ mod tests {
     }
 
     #[test]
+    fn to_look_takes_no_token() {
+        let (buckets, rate) = (Buckets::default(), Rate::new(1, 2));
+        assert!((0..10).all(|_| buckets.has(7, rate, at(0))));
+        assert_eq!(passed(&buckets, 7, rate, 0, 10), 2);
+        assert!(!buckets.has(7, rate, at(0)) && buckets.has(8, rate, at(0)));
+        assert!(buckets.has(7, rate, at(2_000)));
+    }
+
+    #[test]
     fn a_bucket_holds_its_burst_and_fills_at_its_rate() {
         let buckets = Buckets::default();
         // (queries a second, burst, [(at, asked, passed)])
