@@ -85,7 +85,7 @@ fn questions_that_people_ask_are_answered() {
         (&["intranet.shop.svc.cluster.local."], "found with 2 queries"),
         (
             &["api.example.org."],
-            "is not known here; after 2 queries, `api.example.org.` would be asked of an upstream",
+            "is not known here after 2 queries to upstreams: `api.example.org.` would be asked of one",
         ),
         (&["api.example.org.", "--client", "192.0.2.66"], "cannot be resolved: a query fails"),
     ] {
@@ -119,7 +119,8 @@ fn the_search_list_of_a_pod_is_followed() {
     let search = ["api.example.org", "--search", "shop.svc.cluster.local,cluster.local", "--ask"];
     let told = explain(&nodens, &search);
     assert_eq!(
-        told["verdict"], "`api.example.org` is `api.example.org.`, found with 6 queries",
+        told["verdict"],
+        "`api.example.org` is `api.example.org.`, found with 6 queries, 2 of them to upstreams",
         "{told:#}"
     );
     let advice = told["advice"].to_string();

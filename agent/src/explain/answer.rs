@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -20,6 +21,8 @@ use crate::wire::{Name, NameRef, Rcode, RecordType};
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Octets of it that are read.
 const MAX_RESOLV_CONF: u64 = 64 << 10;
+/// After so long no further name is tried.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Types that are asked for.
 const MAX_TYPES: usize = 4;
 
@@ -46,7 +49,7 @@ struct Client {
 /// What is wrong with the question, or why it cannot be explained.
 pub async fn explain(world: &World, question: &Question) -> Result<Value, String> {
     let types = types(&question.types)?;
-    let Client { search, address, notes } = client(world, question)?;
+    let Client { search, address, mut notes } = client(world, question)?;
     let tries = search
         .tries(&question.name)
         .map_err(|error| format!("{:?} is no name: {error}", question.name))?;
@@ -58,7 +61,15 @@ pub async fn explain(world: &World, question: &Question) -> Result<Value, String
     let mut shown = Vec::new();
     let mut all: Vec<(&Try, Told)> = Vec::new();
     let mut ended = None;
+    let begun = Instant::now();
     for tried in &tries {
+        if begun.elapsed() > PATIENCE {
+            notes.push(format!(
+                "`{}` and what follows was not tried: it takes too long",
+                tried.name
+            ));
+            break;
+        }
         let begin = all.len();
         for &qtype in &types {
             all.push((tried, dry_run::ask(&place, &tried.name, qtype).await));
@@ -168,15 +179,20 @@ fn verdict(
     ended: Option<(&Try, bool)>,
     all: &[(&Try, Told)],
 ) -> String {
-    let queries = match all.len() {
+    let mut queries = match all.len() {
         1 => "1 query".to_owned(),
         count => format!("{count} queries"),
     };
+    match all.iter().filter(|(_, told)| told.is_forwarded).count() {
+        0 => {}
+        count if count == all.len() => queries.push_str(" to upstreams"),
+        count => queries.push_str(&format!(", {count} of them to upstreams")),
+    }
     let any = |is: &dyn Fn(&Told) -> bool| all.iter().any(|(_, told)| is(told));
     match ended {
         Some((tried, true)) => format!("`{name}` is `{}`, found with {queries}", tried.name),
         Some((tried, false)) => format!(
-            "`{name}` is not known here; after {queries}, `{}` would be asked of an upstream, as --ask does",
+            "`{name}` is not known here after {queries}: `{}` would be asked of one, as --ask does",
             tried.name
         ),
         None if any(&|told| told.rcode.is_none()) => {

@@ -41,6 +41,8 @@ pub struct Told {
     pub has_records: bool,
     /// Nothing is known: an upstream would have to be asked.
     pub is_open: bool,
+    /// It costs a query to an upstream, or more.
+    pub is_forwarded: bool,
     /// Notes that say why, each once.
     pub reasons: Vec<String>,
     /// All of it.
@@ -73,9 +75,9 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
         None => (Outcome::new(Plugin::Server, Rcode::SERVFAIL), &[][..]),
     };
     // A directive may have made its own answer of what is missing.
-    let is_open = !place.asks
-        && outcome.rcode == Rcode::SERVFAIL
-        && steps.iter().any(|step| step.directive == "forward" && step.did == Did::Needs);
+    let is_forwarded =
+        steps.iter().any(|step| step.directive == "forward" && step.did == Did::Needs);
+    let is_open = !place.asks && outcome.rcode == Rcode::SERVFAIL && is_forwarded;
     let (records, has_records) = records(message, qtype);
     // Those who have passed it on without a word had no say.
     let said = steps.iter().filter(|step| step.did != Did::Passed || !step.notes.is_empty());
@@ -100,7 +102,7 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
         "records": records,
     });
     let rcode = (!outcome.silent).then_some(outcome.rcode);
-    Told { rcode, has_records, is_open, reasons, json }
+    Told { rcode, has_records, is_open, is_forwarded, reasons, json }
 }
 
 fn refused(name: &Name, qtype: RecordType) -> Told {
@@ -117,7 +119,8 @@ fn refused(name: &Name, qtype: RecordType) -> Told {
         "records": [],
     });
     let rcode = Some(Rcode::REFUSED);
-    Told { rcode, has_records: false, is_open: false, reasons: vec![why], json }
+    let reasons = vec![why];
+    Told { rcode, has_records: false, is_open: false, is_forwarded: false, reasons, json }
 }
 
 /// The answer's records in presentation format, and whether one is of the type.

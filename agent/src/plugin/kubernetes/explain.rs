@@ -13,8 +13,8 @@ use crate::wire::Rcode;
 const MAX_TOLD: usize = 3;
 /// Ports that are told of.
 const MAX_PORTS: usize = 8;
-/// Names are similar from here on.
-const SIMILAR: f64 = 0.8;
+/// So many of a name's letters may be wrong, and one in any case: one in so many.
+const WRONG_OF: usize = 4;
 
 impl Kubernetes {
     /// Notes what the answer comes from, or why there is none.
@@ -122,14 +122,11 @@ impl Kubernetes {
             if other == name {
                 elsewhere.push(theirs);
             } else if theirs == namespace {
-                let likeness = strsim::jaro_winkler(&other, name);
-                if likeness >= SIMILAR {
-                    similar.push((likeness, other));
-                }
+                similar.extend(distance(&other, name).map(|distance| (distance, other)));
             }
         });
         elsewhere.sort_unstable();
-        similar.sort_by(|one, other| other.0.total_cmp(&one.0));
+        similar.sort_unstable();
         let exists = self.index.has_namespace(namespace.as_bytes());
         let mut told = match elsewhere.as_slice() {
             [] => format!("there is no {kind} `{name}` in namespace `{namespace}`"),
@@ -147,12 +144,10 @@ impl Kubernetes {
     }
 
     fn no_namespace(&self, namespace: &str) -> String {
-        let mut best: Option<(f64, String)> = None;
+        let mut best: Option<(usize, String)> = None;
         self.index.each_namespace(|name| {
-            let likeness = strsim::jaro_winkler(name, namespace);
-            if likeness >= SIMILAR && best.as_ref().is_none_or(|(most, _)| likeness > *most) {
-                best = Some((likeness, name.to_owned()));
-            }
+            let found = distance(name, namespace).map(|distance| (distance, name.to_owned()));
+            best = found.into_iter().chain(best.take()).min();
         });
         let similar = best.map_or(String::new(), |(_, name)| format!("; `{name}` is similar"));
         format!("there is no namespace `{namespace}`{similar}")
@@ -196,6 +191,12 @@ impl Kubernetes {
             "names of `{zone}` end in `svc.{zone}` or `pod.{zone}`; `{last}` is neither, as in names that a search list makes"
         ));
     }
+}
+
+/// How far a name is from another that may be misspelt; `None` if it is another name.
+fn distance(name: &str, misspelt: &str) -> Option<usize> {
+    let distance = strsim::osa_distance(name, misspelt);
+    (distance <= (misspelt.len() / WRONG_OF).max(1)).then_some(distance)
 }
 
 fn described(group: &Group, service: &Service) -> String {
