@@ -22,6 +22,7 @@ use crate::explain::answer::{self, World};
 use crate::explain::question::Question;
 use crate::handover::Record;
 use crate::observe::filter::{Filter, Matcher};
+use crate::observe::record::plugins;
 use crate::plugin::cache::inspect;
 use crate::server::Dispatch;
 use crate::shared::Shared;
@@ -220,7 +221,8 @@ impl Commands for Status {
         let Request::Observe { filter } = request else { return None };
         let begin = || {
             let frames = self.shared.observed.observe(Matcher::new(&self.of_pod(filter)?)?)?;
-            Ok(Stream { head: json!({ "version": env!("CARGO_PKG_VERSION") }), frames })
+            let head = json!({ "version": env!("CARGO_PKG_VERSION"), "plugins": plugins() });
+            Ok(Stream { head, frames })
         };
         Some(begin())
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::record::Record;
+use super::record::{Record, plugins};
 use crate::args::{ObserveFlags, Output, TopFlags};
 use crate::control::{self, ControlError, Request};
 
@@ -18,9 +18,11 @@ use crate::control::{self, ControlError, Request};
 pub fn observe(flags: &ObserveFlags, out: &mut impl Write) -> anyhow::Result<()> {
     let (head, mut frames) =
         control::open(&flags.socket, &Request::Observe { filter: flags.filter() })?;
-    if head.get("version").and_then(Value::as_str) != Some(env!("CARGO_PKG_VERSION")) {
+    if head.get("plugins") != Some(&json!(plugins())) {
         let theirs = head.get("version").unwrap_or(&Value::Null);
-        anyhow::bail!("the server's version is {theirs}; use the nodens of that version");
+        anyhow::bail!(
+            "the server ({theirs}) is of another version; use the nodens of that version"
+        );
     }
     let (mut left, mut lost) = (flags.count.unwrap_or(u64::MAX), 0);
     let mut line = String::new();

@@ -215,6 +215,11 @@ impl Record {
     }
 }
 
+/// The names of the directives by their numbers in a record: what a reader has to agree on.
+pub fn plugins() -> Vec<&'static str> {
+    Plugin::ALL.iter().map(|plugin| plugin.name()).collect()
+}
+
 /// Where an answer came from, in a word.
 pub fn source(plugin: Plugin, cache: CacheUse) -> &'static str {
     match (cache, plugin) {

@@ -13,7 +13,7 @@ use crate::wire::Rcode;
 const MAX_TOLD: usize = 3;
 /// Ports that are told of.
 const MAX_PORTS: usize = 8;
-/// So many of a name's letters may be wrong, and one in any case: one in so many.
+/// One in so many of a name's letters may be wrong; one in any case, but of names of a letter.
 const WRONG_OF: usize = 4;
 
 impl Kubernetes {
@@ -196,7 +196,8 @@ impl Kubernetes {
 /// How far a name is from another that may be misspelt; `None` if it is another name.
 fn distance(name: &str, misspelt: &str) -> Option<usize> {
     let distance = strsim::osa_distance(name, misspelt);
-    (distance <= (misspelt.len() / WRONG_OF).max(1)).then_some(distance)
+    let most = (misspelt.len() / WRONG_OF).max(1).min(misspelt.len() / 2);
+    (distance <= most).then_some(distance)
 }
 
 fn described(group: &Group, service: &Service) -> String {
