@@ -6,6 +6,8 @@ mod kubectl;
 mod lookup;
 mod node;
 mod page;
+mod explain;
+mod observe;
 mod user_id;
 
 use std::ffi::OsString;
@@ -23,6 +25,8 @@ use self::node::go_bool;
 pub use self::node::{AddonFlags, MetricsAddress, NodeFlags, OwnNodeFlags};
 pub use self::page::PageAddress;
 use self::page::page_address;
+pub use self::explain::ExplainFlags;
+pub use self::observe::{ObserveFlags, TopFlags};
 pub use self::user_id::UserId;
 use crate::version;
 
@@ -62,6 +66,12 @@ pub enum Command {
     },
     /// Show, set up or take away the node's interface, addresses and notrack rules, with the flags of the server.
     Net(Box<Net>),
+    /// Explain each query that a stub resolver sends for a name, what becomes of it and why, without changing anything.
+    Explain(Box<ExplainFlags>),
+    /// Show the queries that the running server answers, as they are answered.
+    Observe(Box<ObserveFlags>),
+    /// Show the most frequent names and clients of the last minute or two, who asks for names that do not exist, and what was slow.
+    Top(TopFlags),
     /// Ask the running server what probes ask, and exit with 1 and the reasons if it says no.
     Probe {
         /// What to ask.

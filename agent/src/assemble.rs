@@ -19,6 +19,7 @@ use crate::metrics::{Enabled, Handlers, Source};
 use crate::outline::{self, Outline};
 use crate::plugin::cache::{self, Cache};
 use crate::plugin::directive::{BuildContext, Built};
+use crate::plugin::dnstap::Dnstap;
 use crate::plugin::forward::Forward;
 use crate::plugin::log::Log;
 use crate::plugin::settings::Timeouts;
@@ -162,7 +163,9 @@ impl Assembly {
         shared: &Arc<Shared>,
         own: &OwnAddresses,
     ) -> anyhow::Result<()> {
+        let taps = taps(&block)?;
         let mut cx = BuildContext {
+            taps: Arc::clone(&taps),
             shared,
             own,
             cache: &Arc::clone(&self.done.cache.0),
@@ -178,6 +181,8 @@ impl Assembly {
         let Built { handlers, cache, store, forwards, sources, details } = cx.built;
         self.add_forwards(forwards, &block, &addresses);
         self.done.sources.extend(sources);
+        let senders = taps.iter().map(|tap| Arc::clone(tap.sender()) as Arc<dyn Source>);
+        self.done.sources.extend(senders);
         self.done.details.extend(details);
         self.done.cache.1.extend(cache.as_ref().map(|_| cx.block_id));
         self.add_store(store);
@@ -194,7 +199,10 @@ impl Assembly {
                 chain.nsid = block.nsid.last().map(|nsid| nsid.0.clone());
                 chain.max_udp = block.bufsize.last().map(|size| size.0);
                 chain.identity = block.chaos.last().map(|c| c.0.clone()).unwrap_or_default();
+                chain.taps = Some(Arc::clone(shared.observed.taps()));
                 chain.log = logs.queries.clone();
+                chain.dnstap =
+                    taps.iter().map(|tap| Arc::clone(tap) as Arc<dyn QueryLog>).collect();
                 chain.errors = logs.errors.clone();
                 let chain = Arc::new(chain);
                 if let Some(cache) = &cache {
@@ -262,6 +270,11 @@ impl Logs {
             errors: errors.map(|errors| Arc::new(errors.build()) as _),
         }
     }
+}
+
+/// Starts what the `dnstap` lines of a block say.
+fn taps(block: &Block) -> anyhow::Result<Arc<[Arc<Dnstap>]>> {
+    block.dnstap.iter().cloned().map(|line| Dnstap::start(line).context("dnstap")).collect()
 }
 
 /// What a block serves over HTTP.

@@ -13,9 +13,11 @@ use crate::admission::Shares;
 use crate::clock::CoarseInstant;
 use crate::metrics::Scrape;
 use crate::metrics::cells::Cells;
+use crate::observe::ring::Taps;
 use crate::plugin::cache::WorkerCache;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
 use crate::suspects::Refused;
+use crate::trace::{self, Did, Trace};
 
 pub use crate::request::Resolving;
 use crate::upstream::event::Event;
@@ -34,6 +36,11 @@ pub trait Handler: Send + Sync {
     /// Serves a query that may wait. Called only after [`Handler::serve`] has said [`Step::Wait`].
     fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
         next.resolve(request)
+    }
+
+    /// Notes what it knows of a query, after it has said `step` to it. Runs where it may take its time, and changes nothing.
+    fn explain(&self, request: &Request<'_>, step: Step, notes: &mut Vec<String>) {
+        let _ = (request, step, notes);
     }
 
     /// Whether [`Handler::amend`] does anything.
@@ -136,6 +143,8 @@ pub struct Local {
     pub pending: Option<Arc<Shares>>,
     /// Questions that are refused since the server has crashed over them.
     pub refused: Option<Arc<Refused>>,
+    /// Nothing is to be changed: no counter, no token, no entry.
+    pub is_dry: bool,
 }
 
 thread_local! {
@@ -145,7 +154,19 @@ thread_local! {
 impl Local {
     /// A new worker's.
     pub fn new(worker: usize) -> Self {
-        Self { worker, rotation: worker, cache: WorkerCache::new(), pending: None, refused: None }
+        Self {
+            worker,
+            rotation: worker,
+            cache: WorkerCache::new(),
+            pending: None,
+            refused: None,
+            is_dry: false,
+        }
+    }
+
+    /// One for a query in a task: nobody's, and nothing is changed if the query is a dry run.
+    pub fn of_task(request: &OwnedRequest) -> Self {
+        Self { is_dry: request.trace.is_some(), ..Self::new(request.origin.worker) }
     }
 
     /// Makes this thread worker number `worker`'s, of a server with these places that refuses these questions.
@@ -219,8 +240,12 @@ pub struct Chain {
     pub identity: Identity,
     /// What `bufsize` says, where it is set: octets of a UDP reply.
     pub max_udp: Option<usize>,
+    /// Where finished queries are written down for those who look; `None` outside of a server.
+    pub taps: Option<Arc<Taps>>,
     /// Writes finished queries to the log, where `log` is set.
     pub log: Option<Arc<dyn QueryLog>>,
+    /// Sends finished queries to collectors, where `dnstap` is set.
+    pub dnstap: Box<[Arc<dyn QueryLog>]>,
     /// Writes failures to the log, where `errors` is set.
     pub errors: Option<Arc<dyn ErrorLog>>,
     /// The chain itself, once it is served.
@@ -286,7 +311,9 @@ impl Chain {
             nsid: None,
             identity: Identity::default(),
             max_udp: None,
+            taps: None,
             log: None,
+            dnstap: Box::default(),
             errors: None,
             this: OnceLock::new(),
             amending: handlers
@@ -383,7 +410,11 @@ impl Chain {
                 buf.clear();
                 let mut reply = Reply::begin(&mut buf, &view.query, true);
                 reply.set_flags(flags::RA, self.recursive);
-                match Local::with(|local| handler.serve(&view, &mut reply, local)) {
+                let step = match &request.trace {
+                    None => Local::with(|local| handler.serve(&view, &mut reply, local)),
+                    Some(trace) => traced(handler.as_ref(), request, &view, &mut reply, trace),
+                };
+                match step {
                     Step::Done(outcome) => {
                         self.amend(from, number, &view, &mut reply);
                         return Answer::finished(reply, outcome).into_answer(buf);
@@ -417,4 +448,25 @@ impl Chain {
             None => self.resolve_from(request, number),
         }
     }
+}
+
+/// Has a handler serve a query as a dry run, and notes what it did.
+fn traced(
+    handler: &dyn Handler,
+    request: &OwnedRequest,
+    view: &Request<'_>,
+    reply: &mut Reply<'_>,
+    trace: &Trace,
+) -> Step {
+    let step = handler.serve(view, reply, &mut Local::of_task(request));
+    let did = match step {
+        Step::Done(_) => Did::Answered,
+        Step::Next => Did::Passed,
+        Step::Wait => Did::Needs,
+    };
+    let mut notes = Vec::new();
+    handler.explain(view, step, &mut notes);
+    let question = (view.query.name().to_string(), view.query.qtype().to_string());
+    trace.push(trace::Step::new(question, handler.plugin().name(), did, notes));
+    step
 }

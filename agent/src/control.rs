@@ -1,4 +1,5 @@
-//! The local socket behind `nodens status` and `nodens cache`: one line of JSON asks, one line of JSON answers.
+//! The local socket behind `nodens status`, `nodens cache` and others: one line of JSON asks, one line of JSON answers. For
+//! `nodens observe` frames follow: their length (u32, network order) and so many bytes.
 //!
 //! Only the owner of the socket's file may connect (mode 0600). A new server takes the place of an old one's socket by
 //! renaming, so that there is never a moment without one, and an old server leaves a new one's alone.
@@ -15,16 +16,20 @@ use serde_json::Value;
 use socket2::Type;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
+use crate::explain::question::Question;
+use crate::observe::filter::Filter;
 use crate::own_socket::{self, OwnSocket};
 
 /// The longest request, in octets: a command and a name.
 const MAX_REQUEST: u64 = 4 << 10;
 /// The longest answer that is read, in bytes; real ones are far below it.
 const MAX_ANSWER: u64 = 64 << 20;
-/// Clients at a time; the next ones wait.
+/// Bytes of a frame of a stream.
+pub const MAX_FRAME: usize = 1 << 20;
+/// Clients at a time; the next ones wait. Those of streams are not among them.
 const MAX_CLIENTS: usize = 8;
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -51,6 +56,22 @@ pub enum Request {
     },
     /// What the server knows and waits for.
     Status,
+    /// Each query of a stub resolver for a name, and what becomes of it, as a dry run.
+    Explain {
+        /// What is to be explained.
+        question: Question,
+    },
+    /// Send the queries that are answered from now on, as a stream.
+    Observe {
+        /// Which of them.
+        #[serde(default)]
+        filter: Filter,
+    },
+    /// What the queries of the last minute or two have in common.
+    Top {
+        /// Rows of each kind.
+        rows: u16,
+    },
     /// Start a new instance that takes over.
     Upgrade,
     /// Read the configuration again.
@@ -67,6 +88,20 @@ pub enum Request {
 pub trait Commands: Send + Sync {
     /// Does what is asked. An error is a sentence for the one who asked.
     fn run(&self, request: &Request) -> Result<Value, String>;
+
+    /// What is answered with a stream; `None`: the request is for [`Commands::run`]. Must not block.
+    fn stream(&self, request: &Request) -> Option<Result<Stream, String>> {
+        let _ = request;
+        None
+    }
+}
+
+/// An answer that continues until the client leaves.
+pub struct Stream {
+    /// What the client is told first.
+    pub head: Value,
+    /// What it gets then, each at most [`MAX_FRAME`] bytes. Dropped when the client has left.
+    pub frames: mpsc::Receiver<Vec<u8>>,
 }
 
 /// Why the socket does not work.
@@ -144,6 +179,46 @@ pub fn serve(path: &Path, commands: Arc<dyn Commands>) -> Result<Control, Contro
 /// Asks the server at `path`. Blocks until it has answered, or has given no sign of work for [`PATIENCE`], or has worked for
 /// longer than [`MAX_WORK`].
 pub fn ask(path: &Path, request: &Request) -> Result<Value, ControlError> {
+    Ok(begin(path, request)?.0)
+}
+
+/// Asks the server at `path` for a stream. Blocks until it has said what it will send, as [`ask`] does.
+pub fn open(path: &Path, request: &Request) -> Result<(Value, Frames), ControlError> {
+    let (head, reader) = begin(path, request)?;
+    Ok((head, Frames { reader: reader.into_inner(), path: path.into() }))
+}
+
+/// The frames of a stream, as they come.
+pub struct Frames {
+    reader: BufReader<StdStream>,
+    path: PathBuf,
+}
+
+impl Frames {
+    /// The next frame; an empty one is a sign of life. `None` at the end. Blocks.
+    pub fn next(&mut self) -> Result<Option<Vec<u8>>, ControlError> {
+        let broken = |source| ControlError::Broken { path: self.path.clone(), source };
+        let mut len = [0; 4];
+        match self.reader.read_exact(&mut len).map_err(silent) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(broken(error)),
+        }
+        let len = u32::from_be_bytes(len) as usize;
+        if len > MAX_FRAME {
+            return Err(broken(std::io::Error::other("a frame is too long")));
+        }
+        let mut frame = vec![0; len];
+        self.reader.read_exact(&mut frame).map_err(silent).map_err(broken)?;
+        Ok(Some(frame))
+    }
+}
+
+/// Asks, and returns the answer, and what it was read from.
+fn begin(
+    path: &Path,
+    request: &Request,
+) -> Result<(Value, std::io::Take<BufReader<StdStream>>), ControlError> {
     let connect = |source| ControlError::Connect { path: path.into(), source };
     let broken = |source| ControlError::Broken { path: path.into(), source };
     let socket =
@@ -154,7 +229,7 @@ pub fn ask(path: &Path, request: &Request) -> Result<Value, ControlError> {
     line.push(b'\n');
     stream.write_all(&line).map_err(broken)?;
     let begun = Instant::now();
-    let mut reader = BufReader::new(stream.take(MAX_ANSWER));
+    let mut reader = BufReader::new(stream).take(MAX_ANSWER);
     loop {
         line.clear();
         let read = reader.read_until(b'\n', &mut line).map_err(silent).map_err(broken)?;
@@ -166,7 +241,7 @@ pub fn ask(path: &Path, request: &Request) -> Result<Value, ControlError> {
         }
     }
     match serde_json::from_slice(&line)? {
-        Answer::Done(value) => Ok(value),
+        Answer::Done(value) => Ok((value, reader)),
         Answer::Error(error) => Err(ControlError::Refused(error)),
     }
 }
@@ -194,44 +269,94 @@ async fn accept(listener: UnixListener, commands: Arc<dyn Commands>) {
         let commands = Arc::clone(&commands);
         tokio::spawn(async move {
             // A client that is slow or has gone is no error of the server.
-            let _ = tokio::time::timeout(MAX_WORK + 2 * PATIENCE, converse(stream, commands)).await;
+            let most = MAX_WORK + 2 * PATIENCE;
+            let done = tokio::time::timeout(most, converse(stream, commands)).await;
             drop(place);
+            if let Ok(Ok(Some((stream, frames)))) = done {
+                let _ = send(stream, frames).await;
+            }
         });
     }
 }
 
-async fn converse(mut stream: UnixStream, commands: Arc<dyn Commands>) -> std::io::Result<()> {
+/// A client that gets more than one answer.
+type Streaming = (UnixStream, mpsc::Receiver<Vec<u8>>);
+
+async fn converse(
+    mut stream: UnixStream,
+    commands: Arc<dyn Commands>,
+) -> std::io::Result<Option<Streaming>> {
     let mut line = Vec::new();
     let (reader, mut writer) = stream.split();
     let mut reader = tokio::io::BufReader::new(reader.take(MAX_REQUEST));
     tokio::time::timeout(PATIENCE, reader.read_until(b'\n', &mut line)).await??;
+    let mut frames = None;
     let answer = match serde_json::from_slice::<Request>(&line) {
         Err(error) => Answer::Error(format!("no such command: {error}")),
-        Ok(request) => {
-            // Walking a large cache takes milliseconds, which the runtime's other tasks should not wait for.
-            let mut work = tokio::task::spawn_blocking(move || commands.run(&request));
-            let first = tokio::time::Instant::now() + SIGN_OF_WORK;
-            let mut signs = tokio::time::interval_at(first, SIGN_OF_WORK);
-            let done = loop {
-                tokio::select! {
-                    biased;
-                    done = &mut work => break done,
-                    _ = signs.tick() => writer.write_all(b"\n").await?,
-                }
-            };
-            match done {
-                Ok(Ok(value)) => Answer::Done(value),
-                Ok(Err(error)) => Answer::Error(error),
-                Err(_) => {
-                    Answer::Error("the command has failed; the server's log says how".to_owned())
-                }
+        Ok(request) => match commands.stream(&request) {
+            Some(Ok(stream)) => {
+                frames = Some(stream.frames);
+                Answer::Done(stream.head)
             }
-        }
+            Some(Err(error)) => Answer::Error(error),
+            None => work(commands, request, &mut writer).await?,
+        },
     };
     let mut out = serde_json::to_vec(&answer)?;
     out.push(b'\n');
     writer.write_all(&out).await?;
-    writer.shutdown().await
+    let Some(frames) = frames else {
+        writer.shutdown().await?;
+        return Ok(None);
+    };
+    Ok(Some((stream, frames)))
+}
+
+/// Does what is asked, and tells the client meanwhile that it is done.
+async fn work(
+    commands: Arc<dyn Commands>,
+    request: Request,
+    writer: &mut (impl AsyncWriteExt + Unpin),
+) -> std::io::Result<Answer> {
+    // Walking a large cache takes milliseconds, which the runtime's other tasks should not wait for.
+    let mut work = tokio::task::spawn_blocking(move || commands.run(&request));
+    let first = tokio::time::Instant::now() + SIGN_OF_WORK;
+    let mut signs = tokio::time::interval_at(first, SIGN_OF_WORK);
+    let done = loop {
+        tokio::select! {
+            biased;
+            done = &mut work => break done,
+            _ = signs.tick() => writer.write_all(b"\n").await?,
+        }
+    };
+    Ok(match done {
+        Ok(Ok(value)) => Answer::Done(value),
+        Ok(Err(error)) => Answer::Error(error),
+        Err(_) => Answer::Error("the command has failed; the server's log says how".to_owned()),
+    })
+}
+
+/// Sends frames until there are no more, or the client has left. An empty one is a sign of life.
+async fn send(mut stream: UnixStream, mut frames: mpsc::Receiver<Vec<u8>>) -> std::io::Result<()> {
+    let (mut reader, mut writer) = stream.split();
+    let mut word = [0];
+    loop {
+        let frame = tokio::select! {
+            frame = tokio::time::timeout(SIGN_OF_WORK, frames.recv()) => match frame {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok(()),
+                Err(_) => Vec::new(),
+            },
+            // A client says nothing more: it has left, or is none of ours.
+            _ = reader.read(&mut word) => return Ok(()),
+        };
+        let sent = async {
+            writer.write_all(&(frame.len() as u32).to_be_bytes()).await?;
+            writer.write_all(&frame).await
+        };
+        // What comes meanwhile is dropped and counted by its maker.
+        tokio::time::timeout(MAX_WORK, sent).await??;
+    }
 }
 
 #[cfg(test)]
@@ -252,6 +377,9 @@ mod tests {
                     Ok(serde_json::json!({ "arguments": [] }))
                 }
                 Request::Upgrade => Err("no supervisor".to_owned()),
+                Request::Observe { .. } | Request::Top { .. } | Request::Explain { .. } => {
+                    Err("nothing to see".to_owned())
+                }
             }
         }
     }

@@ -21,7 +21,9 @@ use nodens::config::table;
 use nodens::control::{self, Request};
 use nodens::plugin::cache::inspect;
 use nodens::supervisor::{self, Ended};
-use nodens::{check, kubectl, logging, lookup, node, probe, run, status, upgrade};
+use nodens::{
+    check, explain, kubectl, logging, lookup, node, observe, probe, run, status, upgrade,
+};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -71,6 +73,14 @@ fn run_command(cli: Cli) -> ExitCode {
         Some(Command::Man { folder }) => {
             args::man(folder.as_deref(), &mut std::io::stdout().lock()).map_err(Into::into)
         }
+        Some(Command::Explain(flags)) => {
+            let request = Request::Explain { question: flags.question() };
+            ask(&flags.socket, &request, flags.output, explain::text::text)
+        }
+        Some(Command::Observe(flags)) => {
+            observe::cli::observe(&flags, &mut std::io::stdout().lock())
+        }
+        Some(Command::Top(flags)) => observe::cli::top(&flags, &mut std::io::stdout().lock()),
         Some(Command::Probe { probe, socket }) => probe::run(&socket, probe).map_err(Into::into),
         Some(Command::Cache { action: CacheAction::Show { name, output }, socket }) => {
             ask(&socket, &Request::CacheShow { name }, output, inspect::text)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::clock::CoarseInstant;
 pub use crate::config::Plugin;
 use crate::redact;
+use crate::trace::Trace;
 use crate::wire::{Message, Query, Rcode, Reject, Reply, flags};
 
 /// How a query came.
@@ -65,6 +66,8 @@ pub struct OwnedRequest {
     pub options: Option<Arc<[u8]>>,
     /// How many times the query has been sent round the chain on behalf of another; bounded by [`MAX_DEPTH`].
     pub depth: u8,
+    /// What is noted of it on its way: it is a dry run then, and changes nothing.
+    pub trace: Option<Arc<Trace>>,
 }
 
 /// A future that brings an answer.
@@ -93,6 +96,7 @@ impl OwnedRequest {
             blocks,
             options: None,
             depth: 0,
+            trace: None,
         }
     }
 
@@ -109,6 +113,7 @@ impl OwnedRequest {
             blocks: Arc::clone(&self.blocks),
             options: self.options.clone(),
             depth: self.depth,
+            trace: self.trace.clone(),
         }
     }
 

@@ -41,6 +41,7 @@ use crate::logging::{self, Logs};
 use crate::memory;
 use crate::metrics::{Metrics, Source};
 use crate::node::{self, Node, Origin};
+use crate::observe::readers::Observed;
 use crate::plan::Plan;
 use crate::plugin::cache;
 use crate::probe;
@@ -105,8 +106,10 @@ pub fn run(args: &Serve, start: Option<Start>) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     let logs = Logs::start(&metrics)?;
     metrics.register(node.counts());
+    let workers = workers(args);
     let shared = Arc::new(Shared {
-        workers: workers(args),
+        workers,
+        observed: Observed::new(workers),
         stacktrace: logging::watch_panics(&metrics),
         metrics,
         conditions: Arc::default(),
@@ -309,6 +312,7 @@ impl Server {
         let pool = Arc::new(pool.context("cannot start the worker threads")?);
         shared.metrics.register(pool.metrics());
         shared.metrics.register(Arc::clone(&shared.budget) as Arc<dyn Source>);
+        shared.metrics.register(Arc::clone(&shared.observed) as Arc<dyn Source>);
         shared.budget.govern(Arc::clone(shared) as _);
         shared.budget.govern(pool.places(Arc::clone(&shared.upstream_places)));
         tokio::spawn(Arc::clone(&shared.budget).watch());

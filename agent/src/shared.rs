@@ -13,6 +13,7 @@ use crate::conditions::Conditions;
 use crate::history::History;
 use crate::logging;
 use crate::metrics::Metrics;
+use crate::observe::readers::Observed;
 use crate::plugin::cache::config::Size;
 use crate::plugin::cache::store::Store;
 use crate::plugin::limit::Buckets;
@@ -47,6 +48,8 @@ pub struct Shared {
     pub limits: OnceLock<Arc<Buckets>>,
     /// Recognises our own queries when upstreams send them back (`loop`).
     pub loops: Arc<LoopGuard>,
+    /// Queries as they are answered, for those who look.
+    pub observed: Arc<Observed>,
     /// The clusters that are watched; directives with equal settings share one.
     pub clusters: Clusters<Index>,
     /// The thread that watches them.

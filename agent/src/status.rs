@@ -1,23 +1,32 @@
 //! What the local socket answers: `nodens status`, `nodens cache show` and `nodens cache flush`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
 use crate::admin::{self, Readiness, Tells};
 use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
 use crate::conditions::{Holding, verdict};
+use crate::cluster::Store;
+use crate::cluster::index::Index;
 use crate::config_state::ConfigState;
-use crate::control::{Commands, Request};
+use crate::control::{Commands, Request, Stream};
 use crate::detail::Detail;
+use crate::explain::answer::{self, World};
+use crate::explain::question::Question;
 use crate::handover::Record;
 use crate::plots;
+use crate::observe::filter::{Filter, Matcher};
+use crate::observe::record::plugins;
 use crate::plugin::cache::inspect;
+use crate::server::Dispatch;
 use crate::shared::Shared;
 use crate::supervisor::Link;
 use crate::version;
@@ -48,8 +57,9 @@ pub trait Reloads: Send + Sync {
 
 #[derive(Default)]
 struct Running {
-    addresses: Vec<SocketAddr>,
     blocks: Value,
+    listeners: BTreeMap<SocketAddr, Arc<Dispatch>>,
+    stores: Vec<Arc<Store<Index>>>,
     details: Vec<Arc<dyn Detail>>,
 }
 
@@ -90,14 +100,67 @@ impl Status {
     /// Reports this configuration from now on.
     pub fn set_running(&self, assembled: &Assembled) {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Running {
-            addresses: assembled.listeners.keys().copied().collect(),
             blocks: assembled.outline.to_json(),
+            listeners: assembled.listeners.clone(),
+            stores: assembled.stores.clone(),
             details: assembled.details.clone(),
         };
     }
 
+    /// Explains a name by what runs. Blocks until upstreams have answered, if they are asked.
+    fn explain(&self, question: &Question) -> Result<Value, String> {
+        let world = {
+            let running = self.running();
+            World {
+                listeners: running.listeners.clone(),
+                stores: running.stores.clone(),
+                zone: running.details.iter().find_map(cluster_zone),
+            }
+        };
+        Handle::current().block_on(answer::explain(&world, question))
+    }
+
+    /// What the queries of the last minute or two have in common, and the upstreams.
+    fn top(&self, rows: usize) -> Value {
+        let mut shown = {
+            let stores = self.running().stores.clone();
+            let pod = |client| stores.iter().find_map(|store| store.sink().pod_at(client));
+            self.shared.observed.top(rows.min(MAX_ROWS), pod)
+        };
+        let running = self.running();
+        let forwards = running.details.iter().filter(|detail| detail.name() == "forward");
+        let upstreams: Vec<Value> = forwards
+            .filter_map(|forward| match forward.detail().get_mut("upstreams")?.take() {
+                Value::Array(upstreams) => Some(upstreams),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        if let Some(shown) = shown.as_object_mut() {
+            shown.insert("upstreams".to_owned(), upstreams.into());
+        }
+        shown
+    }
+
+    /// A filter for a Pod, with the Pod's address in its place.
+    fn of_pod(&self, filter: &Filter) -> Result<Filter, String> {
+        let mut filter = filter.clone();
+        let Some((namespace, name)) = filter.pod() else { return Ok(filter) };
+        let stores = self.running().stores.clone();
+        let address = stores.iter().find_map(|store| store.sink().pod_address(namespace, name));
+        let address = address.ok_or_else(|| {
+            format!("Pod `{namespace}/{name}` is not known here (`pods verified` watches Pods); give its address")
+        })?;
+        filter.client = Some(address.to_string());
+        Ok(filter)
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn status(&self) -> Value {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.running();
         let store = self.shared.cache.load();
         let config: Arc<dyn Detail> = Arc::clone(&self.config) as _;
         let details = admin::gather(running.details.iter().chain([&config]));
@@ -116,7 +179,7 @@ impl Status {
             "configuration": self.config.short_hash(),
             "refused_configuration": self.config.problem(),
             "workers": self.shared.workers,
-            "addresses": running.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "addresses": running.listeners.keys().map(ToString::to_string).collect::<Vec<_>>(),
             "waiting": self.readiness.waits(),
             "stalled": self.readiness.trouble(),
             "state": verdict(&holding),
@@ -156,6 +219,10 @@ impl Commands for Status {
                 None => Err("the server is starting; try again when it serves".to_owned()),
             },
             Request::Arguments => Ok(arguments()),
+            Request::Explain { question } => self.explain(question),
+            Request::Top { rows } => Ok(self.top((*rows).into())),
+            // Answered by a stream.
+            Request::Observe { .. } => Err("a stream only".to_owned()),
             Request::Upgrade => match &self.supervisor {
                 Some(_) if !self.can_hand_over.load(Relaxed) => {
                     Err("this server has no hand-over socket (--handover-socket), by which another instance could take over; the log says why".to_owned())
@@ -168,6 +235,26 @@ impl Commands for Status {
             },
         }
     }
+
+    fn stream(&self, request: &Request) -> Option<Result<Stream, String>> {
+        let Request::Observe { filter } = request else { return None };
+        let begin = || {
+            let frames = self.shared.observed.observe(Matcher::new(&self.of_pod(filter)?)?)?;
+            let head = json!({ "version": env!("CARGO_PKG_VERSION"), "plugins": plugins() });
+            Ok(Stream { head, frames })
+        };
+        Some(begin())
+    }
+}
+
+/// The zone of a cluster's names, if this is what a `kubernetes` tells of itself.
+fn cluster_zone(detail: &Arc<dyn Detail>) -> Option<String> {
+    if detail.name() != "kubernetes" {
+        return None;
+    }
+    let detail = detail.detail();
+    let mut zones = detail.get("zones")?.as_array()?.iter().filter_map(Value::as_str);
+    zones.find(|zone| !zone.ends_with(".arpa.")).map(str::to_owned)
 }
 
 fn arguments() -> Value {
@@ -252,6 +339,9 @@ fn in_order(fields: &serde_json::Map<String, Value>) -> Vec<(&String, &Value)> {
     });
     fields
 }
+
+/// Rows of a kind that `nodens top` may ask for.
+const MAX_ROWS: usize = 50;
 
 /// Of the names' column.
 const WIDTH: usize = 28;

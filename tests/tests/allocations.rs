@@ -16,6 +16,8 @@ use nodens::chain::Local;
 use nodens::clock::CoarseInstant;
 use nodens::cluster::{Clusters, WatchThread};
 use nodens::metrics::Metrics;
+use nodens::observe::filter::{Filter, Matcher};
+use nodens::observe::readers::Observed;
 use nodens::plugin::{self, cache};
 use nodens::request::{Origin, Transport};
 use nodens::server::Dispatch;
@@ -152,6 +154,7 @@ fn allocations(work: impl FnOnce()) -> u64 {
 struct Server {
     runtime: Runtime,
     assembled: Assembled,
+    observed: Arc<Observed>,
     _upstream: Upstream,
     _folder: tempfile::TempDir,
     local: Local,
@@ -180,12 +183,12 @@ impl Server {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
-        let assembled = runtime.block_on(async { assemble_text(&text) });
+        let (assembled, observed) = runtime.block_on(async { assemble_text(&text) });
         poll::wait_for("the objects to be read", Duration::from_secs(10), || {
             assembled.waiting_for().is_empty()
         });
         let (local, out) = (Local::new(0), Vec::with_capacity(65_536));
-        Self { runtime, assembled, _upstream: upstream, _folder: folder, local, out }
+        Self { runtime, assembled, observed, _upstream: upstream, _folder: folder, local, out }
     }
 
     fn dispatch(&self) -> Arc<Dispatch> {
@@ -258,13 +261,14 @@ fn answers(message: &Message) -> usize {
     message.layout().section(Section::Answer).count()
 }
 
-fn assemble_text(text: &str) -> Assembled {
+fn assemble_text(text: &str) -> (Assembled, Arc<Observed>) {
     let (file, mut diagnostics) = corefile::parse("Corefile", text, &|_| None);
     let blocks = plugin::read(&file, 53, &mut diagnostics);
     assert!(!diagnostics.has_errors(), "{diagnostics}");
     let metrics = Metrics::new();
     let shared = Arc::new(Shared {
         workers: 1,
+        observed: Observed::new(1),
         metrics,
         log_format: logging::Format::Text,
         stacktrace: Arc::default(),
@@ -280,7 +284,7 @@ fn assemble_text(text: &str) -> Assembled {
     });
     let assembled = assemble(blocks, &shared).unwrap();
     assembled.show(&shared, "");
-    assembled
+    (assembled, Arc::clone(&shared.observed))
 }
 
 fn query(name: &str, qtype: RecordType, edns: Edns) -> Vec<u8> {
@@ -340,6 +344,22 @@ fn cached_answers_allocate_nothing() {
     ] {
         assert_eq!(server.check(name, qtype, rcode, records), 0, "{name} {qtype}");
     }
+}
+
+/// The ring that a worker writes into is there from the start.
+#[test]
+fn queries_that_somebody_observes_allocate_nothing() {
+    let mut server = Server::start();
+    let everything = Matcher::new(&Filter::default()).unwrap();
+    let mut frames = server.observed.observe(everything).unwrap();
+    for (name, qtype, rcode, records) in [
+        ("web.shop.svc.cluster.local", RecordType::A, Rcode::NOERROR, 1),
+        ("nope.shop.svc.cluster.local", RecordType::A, Rcode::NXDOMAIN, 0),
+        ("www.test", RecordType::A, Rcode::NOERROR, 3),
+    ] {
+        assert_eq!(server.check(name, qtype, rcode, records), 0, "{name} {qtype}");
+    }
+    assert!(frames.blocking_recv().is_some_and(|frame| frame.len() > 8), "they are observed");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::clock::CoarseInstant;
 use crate::config::table;
 use crate::corefile;
 use crate::logging;
+use crate::observe::readers::Observed;
 use crate::plugin;
 use crate::request::{Origin, Request, Step, Transport};
 use crate::wire::query::write_query;
@@ -70,6 +71,7 @@ fn assembled(dir: &std::path::Path) -> Assembled {
     assert!(!diagnostics.has_errors(), "{diagnostics}");
     let shared = Arc::new(Shared {
         workers: 1,
+        observed: Observed::new(1),
         metrics: crate::metrics::Metrics::new(),
         conditions: Arc::default(),
         history: Arc::default(),

@@ -33,6 +33,7 @@ macro_rules! directives {
                 bufsize      "bufsize"      Many Setting     (settings::BufSize)
                 chaos        "chaos"        Many Answers     (settings::Chaos)
                 debug        "debug"        Many Operations  (settings::Debug)
+                dnstap       "dnstap"       Many Operations  (dnstap::Config)
                 errors       "errors"       Once Operations  (errors::Config)
                 health       "health"       Many Operations  (health::Config)
                 loadbalance  "loadbalance"  Many Setting     (loadbalance::Config)

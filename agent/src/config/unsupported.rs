@@ -38,7 +38,6 @@ const TABLE: &[(&str, Unsupported)] = &[
     ("cancel", Missing("remove the line: each query has a deadline")),
     ("clouddns", Missing(FORWARD_ZONE)),
     ("dnssec", Missing("use `forward` to a server that signs")),
-    ("dnstap", Missing("use `log`")),
     ("erratic", Missing(REMOVE)),
     ("etcd", Missing("use `forward` to a CoreDNS with etcd")),
     ("federation", Removed("remove the line: Kubernetes has no federation any more")),

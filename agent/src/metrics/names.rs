@@ -58,6 +58,18 @@ families! {
     /// TCP connections that were refused or closed because their client had its share of places or bytes.
     TCP_REFUSED = Counter "nodens_tcp_refused_total" [];
 
+    /// Who observes queries (`nodens observe`).
+    OBSERVE_READERS = Gauge "nodens_observe_readers" [];
+    /// Queries that `nodens observe` and `nodens top` have not seen because they came too fast.
+    OBSERVE_DROPPED = Counter "nodens_observe_dropped_total" [];
+
+    /// Messages sent to a dnstap collector.
+    DNSTAP_SENT = Counter "nodens_dnstap_sent_total" ["to"];
+    /// Messages that a dnstap collector did not get because it is away or too slow.
+    DNSTAP_DROPPED = Counter "nodens_dnstap_dropped_total" ["to"];
+    /// 1 while a dnstap collector is connected, else 0.
+    DNSTAP_CONNECTED = Gauge "nodens_dnstap_connected" ["to"];
+
     /// Messages in the cache.
     CACHE_ENTRIES = Gauge "coredns_cache_entries" ["server", "type", "zones", "view"];
     /// Queries answered from the cache.

@@ -12,6 +12,7 @@ use crate::corefile::{Diagnostics, Directive};
 use crate::detail::Detail;
 use crate::metrics::Source;
 use crate::plugin::cache::{self, Cache};
+use crate::plugin::dnstap::Dnstap;
 use crate::plugin::forward::Forward;
 use crate::shared::Shared;
 use crate::upstream::OwnAddresses;
@@ -72,6 +73,8 @@ pub struct BuildContext<'a> {
     pub rotates: bool,
     /// Whether upstreams are probed for loops (`loop`).
     pub probes_loops: bool,
+    /// Where the queries to upstreams are sent as well (`dnstap`).
+    pub taps: Arc<[Arc<Dnstap>]>,
     /// What has been made so far.
     pub built: Built,
 }

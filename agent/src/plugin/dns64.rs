@@ -208,7 +208,7 @@ impl Handler for Dns64 {
             }
             match self.translated(&view, &original.message, &v4) {
                 Some(answer) => {
-                    self.translated.add(1);
+                    self.translated.add(u64::from(request.trace.is_none()));
                     answer
                 }
                 None => original,

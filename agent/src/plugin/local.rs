@@ -66,13 +66,13 @@ impl Local {
     }
 
     /// The zone of a name, and whether the name is a loopback host's.
-    fn zone<'n>(&'n self, name: NameRef<'n>) -> Option<(NameRef<'n>, bool)> {
+    fn zone<'n>(&'n self, name: NameRef<'n>, is_dry: bool) -> Option<(NameRef<'n>, bool)> {
         let host = name.first_label() == Some(b"localhost");
         match self.zones.iter().find(|zone| name.is_within(zone.as_ref())) {
             Some(zone) => Some((zone.as_ref(), zone.as_bytes() == LOCALHOST)),
             // What a search domain makes of `localhost`.
             None if host => {
-                self.below_domains.add(1);
+                self.below_domains.add(u64::from(!is_dry));
                 Some((name, true))
             }
             None => None,
@@ -91,9 +91,9 @@ impl Handler for Local {
         Plugin::Local
     }
 
-    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, _: &mut Worker) -> Step {
+    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Worker) -> Step {
         let query = &request.query;
-        let found = self.zone(query.name()).filter(|_| query.qclass() == Class::IN);
+        let found = self.zone(query.name(), local.is_dry).filter(|_| query.qclass() == Class::IN);
         let Some((zone, host)) = found else { return Step::Next };
         write(query, zone, host, reply);
         Step::Done(Outcome::new(Plugin::Local, Rcode::NOERROR))

@@ -9,6 +9,7 @@ pub mod bind;
 pub mod cache;
 pub mod directive;
 pub mod dns64;
+pub mod dnstap;
 pub mod errors;
 pub mod file;
 pub mod filter_aaaa;

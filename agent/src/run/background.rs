@@ -33,12 +33,13 @@ pub(super) fn watch_conditions(shared: &Shared, network: Arc<Counts>) {
     shared.metrics.register(Arc::clone(conditions) as Arc<dyn Source>);
 }
 
-/// Tells the cache's store what the workers have used.
+/// Tells the cache's store what the workers have used, and takes in the queries that they have written down.
 pub(super) async fn maintain(shared: Arc<Shared>) {
     let mut often = tokio::time::interval(MAINTAIN);
     loop {
         often.tick().await;
         shared.cache.load().maintain();
+        shared.observed.gather();
     }
 }
 

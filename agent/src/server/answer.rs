@@ -58,11 +58,11 @@ pub fn answer<'p>(
     if local.refused.as_ref().is_some_and(|refused| {
         refused.contains(request.query.name(), request.query.qtype(), origin.received)
     }) {
-        refuse(&request, out);
+        refuse(&request, dispatch, out);
         return Disposition::Reply;
     }
     let Some(chain) = dispatch.find(query.name(), query.qtype()) else {
-        refuse(&request, out);
+        refuse(&request, dispatch, out);
         return Disposition::Reply;
     };
     let start = out.len();
@@ -180,6 +180,12 @@ fn finished(chain: &Chain, request: &Request<'_>, outcome: &Outcome, reply: &[u8
     if let Some(cells) = chain.cells.get(request.origin.worker) {
         cells.record(request, outcome, reply.len(), micros);
     }
+    if let Some(taps) = &chain.taps {
+        taps.record(request, outcome, reply.len(), micros);
+    }
+    for tap in &chain.dnstap {
+        tap.write(request, outcome, reply, micros);
+    }
     if let Some(log) = &chain.log
         && log.wants(request, outcome)
     {
@@ -247,8 +253,11 @@ fn overflow(
 }
 
 /// REFUSED to a name that no server block serves.
-fn refuse(request: &Request<'_>, out: &mut Vec<u8>) {
+fn refuse(request: &Request<'_>, dispatch: &Dispatch, out: &mut Vec<u8>) {
     let mut reply = Reply::begin(out, &request.query, request.origin.transport == Transport::Tcp);
     reply.set_rcode(Rcode::REFUSED);
-    reply.finish(None);
+    let len = reply.finish(None);
+    if let Some(taps) = dispatch.taps() {
+        taps.record(request, &Outcome::new(Plugin::Server, Rcode::REFUSED), len, 0);
+    }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::chain::Chain;
+use crate::observe::ring::Taps;
 use crate::plugin::settings::Timeouts;
 use crate::request::{OwnedRequest, Resolving, ServerBlocks};
 use crate::wire::{NameRef, RecordType};
@@ -42,6 +43,11 @@ impl Dispatch {
     /// How long TCP clients may take.
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
+    }
+
+    /// Where finished queries are written down for those who look.
+    pub fn taps(&self) -> Option<&Taps> {
+        self.chains.first()?.taps.as_deref()
     }
 
     /// All chains, the most specific zones first.

@@ -1,5 +1,7 @@
 //! The objects read back from the index, for the snapshot: whoever applies them to an empty index gets the same answers.
 
+use std::net::IpAddr;
+
 use super::Index;
 use super::group::{Group, Kind, addresses_in, text};
 use super::slice::Slice;
@@ -23,6 +25,31 @@ impl Index {
             Object::Pod(Pod { id, addresses: [pod.address].into_iter().collect() })
         });
         namespaces.chain(groups).chain(pods)
+    }
+}
+
+impl Index {
+    /// Calls `visit` with every Service and what belongs to it, in no order; the writer is not held up.
+    pub fn each_service(&self, mut visit: impl FnMut(&Group)) {
+        self.groups.all().filter(|group| group.service.is_some()).for_each(|group| visit(&group));
+    }
+
+    /// Calls `visit` with every Namespace that is known, in no order.
+    pub fn each_namespace(&self, mut visit: impl FnMut(&str)) {
+        self.namespaces.all().for_each(|name| visit(&name));
+    }
+
+    /// The address of a Pod, as far as Pods are known.
+    pub fn pod_address(&self, namespace: &str, name: &str) -> Option<IpAddr> {
+        let mut pods = self.pods.all();
+        let pod = pods.find(|pod| &*pod.namespace == namespace && &*pod.name == name)?;
+        Some(pod.address)
+    }
+
+    /// Namespace and name of the Pod with this address, as far as Pods are known.
+    pub fn pod_at(&self, address: IpAddr) -> Option<String> {
+        let read = |pod: &std::sync::Arc<super::Pod>| format!("{}/{}", &*pod.namespace, pod.name);
+        self.pods.read(self.hash(address), |pod| pod.address == address, read)
     }
 }
 

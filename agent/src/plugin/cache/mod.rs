@@ -23,6 +23,7 @@ mod cut;
 mod directive;
 mod doorkeeper;
 pub mod entry;
+mod explain;
 pub mod export;
 mod fill;
 pub mod inspect;
@@ -393,12 +394,19 @@ impl Handler for Cache {
     }
 
     fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Step {
-        let step = self.serve_kept(request, reply, local);
+        let step = match local.is_dry {
+            false => self.serve_kept(request, reply, local),
+            true => self.serve_dry(request, reply),
+        };
         // What is kept has AD for whoever wants it; answers that waited lose it when they are sent.
         if step != Step::Wait && !request.query.understands_ad() {
             reply.set_flags(flags::AD, false);
         }
         step
+    }
+
+    fn explain(&self, request: &Request<'_>, step: Step, notes: &mut Vec<String>) {
+        self.notes_on(request, step, notes);
     }
 
     fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
@@ -407,6 +415,10 @@ impl Handler for Cache {
             let Some(key) = self.key(&view.query) else { return next.resolve(request).await };
             let hash = self.store.hash(&self.stats, &key);
             let question = Question { view: &view, key: &key, hash };
+            if request.trace.is_some() {
+                let answer = next.resolve(request).await;
+                return Answer { outcome: answer.outcome.with_cache(CacheUse::Miss), ..answer };
+            }
             let may_have_old = self.config.stale.is_some() || self.config.prefetch.is_some();
             if let Some(entry) = may_have_old.then(|| self.find(question.hash, &key)).flatten() {
                 let now = (self.now)();

@@ -121,6 +121,9 @@ impl Forward {
 
     async fn answer<'a>(self: &'a Arc<Self>, request: &'a OwnedRequest, next: Next<'a>) -> Answer {
         let Ok(view) = request.view() else { return Answer::unreadable() };
+        if let Some(trace) = &request.trace {
+            return self.explained(&view, trace).await;
+        }
         let query = self.start(&view, request.options.as_deref());
         let finished = drive(self, request.origin.worker, query).await;
         if self.passes_on(&finished) {

@@ -23,6 +23,7 @@ pub mod config;
 mod detail;
 pub mod directive;
 mod drive;
+mod explain;
 mod failure;
 mod handler;
 mod limits;
@@ -32,6 +33,7 @@ mod outcome;
 mod query;
 mod recent;
 mod select;
+mod tap;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -44,12 +46,14 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 pub use config::{Config, Policy};
+pub use explain::NOT_ASKED;
 pub use handler::Forwarding;
 pub use targets::check;
 
 use crate::admission::Shares;
 use crate::clock::CoarseInstant;
 use crate::metrics::Counter;
+use crate::plugin::dnstap::Dnstap;
 use crate::plugin::loop_::guard::LoopGuard;
 use crate::upstream::follow::Reading;
 use crate::upstream::health::Throttle;
@@ -91,6 +95,8 @@ pub struct ForwardContext {
     pub health_registry: Arc<HealthRegistry>,
     /// Places that the forwards of the process share among them, by group of upstreams. `None`: no bound.
     pub groups: Option<Arc<Shares>>,
+    /// Where its queries are sent as well (`dnstap`).
+    pub taps: Arc<[Arc<Dnstap>]>,
     /// The zones of the server block: only names within them reach the forward. Empty: all names.
     pub zones: Vec<Name>,
 }

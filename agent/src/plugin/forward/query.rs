@@ -173,11 +173,13 @@ impl ForwardQuery {
         match event {
             Event::Response { attempt, message, oversize, round_trip } => {
                 if let Some(attempt) = self.take(attempt) {
+                    cx.forward.tap(&attempt, &self.question, Some(&message), cx.now);
                     self.response(cx, &attempt, message, oversize, round_trip);
                 }
             }
             Event::Failed { attempt, error } => {
                 if let Some(attempt) = self.take(attempt) {
+                    cx.forward.tap(&attempt, &self.question, None, cx.now);
                     self.failed(cx, attempt, error);
                 }
             }

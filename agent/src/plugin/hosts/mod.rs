@@ -6,6 +6,7 @@
 //! address without names is always passed on.
 
 mod directive;
+mod explain;
 mod source;
 mod table;
 
@@ -240,6 +241,10 @@ impl Handler for Hosts {
             reply.records_from(Section::Answer, stride, records, first);
         }
         Step::Done(Outcome::new(Plugin::Hosts, Rcode::NOERROR))
+    }
+
+    fn explain(&self, request: &Request<'_>, step: Step, notes: &mut Vec<String>) {
+        self.notes_on(request, step, notes);
     }
 }
 

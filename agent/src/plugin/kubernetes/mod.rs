@@ -10,6 +10,7 @@
 //! | [`ports`] | ports that are asked for |
 //! | [`pod`] | Pods by address |
 //! | [`reverse`] | names of addresses |
+//! | `explain` | why a name is answered or denied, for `nodens explain` |
 //! | [`external`] | ExternalName: the target resolved through the chain |
 //! | [`store_health`] | how fresh it all is, for `/ready`, metrics and `nodens status` |
 //!
@@ -22,6 +23,7 @@ mod ask;
 pub mod config;
 mod directive;
 mod endpoints;
+mod explain;
 mod external;
 mod pod;
 mod ports;
@@ -287,10 +289,6 @@ impl Kubernetes {
             }
             Verdict::Chase => return Step::Wait,
         };
-        // A load leaves the line where it is, in the cache of every processor.
-        if !zone.answered.load(Relaxed) {
-            zone.answered.store(true, Relaxed);
-        }
         reply.set_flags(flags::AA, true);
         reply.set_rcode(rcode);
         if verdict != Verdict::Answered {
@@ -347,7 +345,17 @@ impl Handler for Kubernetes {
         let verdict = self.judge(zone, &ask, request, reply, local);
         // Endpoints that no message holds go round: each answer has another part of them.
         reply.accept_part();
-        self.conclude(verdict, zone, &ask, request, reply)
+        let step = self.conclude(verdict, zone, &ask, request, reply);
+        // A load leaves the line where it is, in the cache of every processor.
+        let is_ours = matches!(step, Step::Done(outcome) if outcome.rcode != Rcode::SERVFAIL);
+        if is_ours && !local.is_dry && !zone.answered.load(Relaxed) {
+            zone.answered.store(true, Relaxed);
+        }
+        step
+    }
+
+    fn explain(&self, request: &Request<'_>, step: Step, notes: &mut Vec<String>) {
+        self.notes_on(request, step, notes);
     }
 
     fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
@@ -357,7 +365,7 @@ impl Handler for Kubernetes {
                 return external.resolve(self, request, &view).await;
             }
             // Whatever it waited for, it may be there by now.
-            let mut local = Local::new(request.origin.worker);
+            let mut local = Local::of_task(request);
             let mut step = Step::Next;
             let answer = Answer::written(&view, |reply| {
                 step = self.serve(&view, reply, &mut local);

@@ -77,6 +77,16 @@ impl Default for Buckets {
 }
 
 impl Buckets {
+    /// Whether there is a token in the bucket of `client`, which fills at `rate`.
+    pub fn has(&self, client: impl Hash, rate: Rate, now: CoarseInstant) -> bool {
+        let hash = self.hasher.hash_one(client);
+        let tag = (hash >> TIME_BITS).max(1) << TIME_BITS;
+        let now = now.as_millis().wrapping_mul(UNITS_PER_MS) & TIME_MASK;
+        let Some(set) = self.sets.get(hash as usize % SETS) else { return true };
+        let (_, held) = set.find(tag, now);
+        held & !TIME_MASK != tag || debt(held, now) <= rate.tolerance
+    }
+
     /// Takes a token out of the bucket of `client`, which fills at `rate`.
     pub fn take(&self, client: impl Hash, rate: Rate, now: CoarseInstant) -> Taken {
         let hash = self.hasher.hash_one(client);
@@ -143,6 +153,15 @@ mod tests {
     fn passed(buckets: &Buckets, client: u64, rate: Rate, millis: u64, count: usize) -> usize {
         let take = |_: &usize| buckets.take(client, rate, at(millis)) != Taken::No;
         (0..count).filter(take).count()
+    }
+
+    #[test]
+    fn to_look_takes_no_token() {
+        let (buckets, rate) = (Buckets::default(), Rate::new(1, 2));
+        assert!((0..10).all(|_| buckets.has(7, rate, at(0))));
+        assert_eq!(passed(&buckets, 7, rate, 0, 10), 2);
+        assert!(!buckets.has(7, rate, at(0)) && buckets.has(8, rate, at(0)));
+        assert!(buckets.has(7, rate, at(2_000)));
     }
 
     #[test]

@@ -44,12 +44,19 @@ impl Limit {
         Self { lines, buckets, evictions: AtomicU64::new(0) }
     }
 
-    /// What the first line that the query exceeds says.
-    fn exceeded(&self, request: &Request<'_>) -> Option<Action> {
+    /// What the first line that the query exceeds says. A dry run takes no token.
+    fn exceeded(&self, request: &Request<'_>, is_dry: bool) -> Option<Action> {
         let address = request.origin.client.ip();
         for line in &self.lines {
             let Some(client) = line.client(address) else { continue };
-            match self.buckets.take((line.id, client), line.rate, request.origin.received) {
+            let (key, now) = ((line.id, client), request.origin.received);
+            if is_dry {
+                if !self.buckets.has(key, line.rate, now) {
+                    return Some(line.action);
+                }
+                continue;
+            }
+            match self.buckets.take(key, line.rate, now) {
                 Taken::Yes => {}
                 Taken::Evicting => drop(self.evictions.fetch_add(1, Relaxed)),
                 Taken::No => return Some(line.action),
@@ -64,8 +71,8 @@ impl Handler for Limit {
         Plugin::Limit
     }
 
-    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, _: &mut Local) -> Step {
-        match self.exceeded(request) {
+    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Step {
+        match self.exceeded(request, local.is_dry) {
             None => Step::Next,
             Some(Action::Drop) => Step::Done(Outcome::silence(Plugin::Limit)),
             Some(Action::Refuse) => {

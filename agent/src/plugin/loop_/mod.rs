@@ -41,12 +41,14 @@ impl Handler for Loop {
         Plugin::Loop
     }
 
-    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, _local: &mut Local) -> Step {
+    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Step {
         if request.query.qtype() != RecordType::HINFO {
             return Step::Next;
         }
         let Some(number) = self.0.recognise(request.query.name()) else { return Step::Next };
-        self.0.arrived(&number, request.origin.client.ip().to_canonical());
+        if !local.is_dry {
+            self.0.arrived(&number, request.origin.client.ip().to_canonical());
+        }
         // Whether it was waited for or not, the answer is the same.
         reply.set_rcode(Rcode::NXDOMAIN);
         Step::Done(Outcome::new(Plugin::Loop, Rcode::NXDOMAIN))

@@ -98,7 +98,7 @@ impl Handler for Template {
         Plugin::Template
     }
 
-    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, _: &mut Local) -> Step {
+    fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Step {
         let mut name = None;
         match self.find(request, &mut name) {
             Found::Nothing => Step::Next,
@@ -112,7 +112,7 @@ impl Handler for Template {
                 }
                 match template.write(request, number, name.as_ref(), reply) {
                     Ok(outcome) => {
-                        template.matched.add(1);
+                        template.matched.add(u64::from(!local.is_dry));
                         Step::Done(outcome)
                     }
                     // Once more in a task, from where it gets to the log.
@@ -136,11 +136,12 @@ impl Handler for Template {
             let Found::Matched(template, number) = self.find(&view, &mut name) else {
                 return next.resolve(request).await;
             };
-            template.matched.add(1);
+            let counts = u64::from(request.trace.is_none());
+            template.matched.add(counts);
             let mut failure = None;
             let answer = Answer::written(&view, |reply| {
                 template.write(&view, number, name.as_ref(), reply).unwrap_or_else(|error| {
-                    error.count();
+                    error.count(counts);
                     failure = Some(error);
                     Outcome::new(Plugin::Template, Rcode::SERVFAIL)
                 })
@@ -268,8 +269,8 @@ impl Config {
 }
 
 impl Failed<'_> {
-    fn count(&self) {
-        self.count.add(1);
+    fn count(&self, n: u64) {
+        self.count.add(n);
     }
 }
 

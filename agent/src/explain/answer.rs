@@ -1,0 +1,309 @@
+//! All queries of a stub resolver for one name, what they mean, and what would make them fewer.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::dry_run::{self, Place, Told};
+use super::question::Question;
+use super::search::{CLUSTER_NDOTS, Search, Try, domains_of};
+use crate::cluster::Store;
+use crate::cluster::index::Index;
+use crate::server::Dispatch;
+use crate::wire::name::Labels;
+use crate::wire::{Name, NameRef, Rcode, RecordType};
+
+/// Where the node's own search domains are.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Octets of it that are read.
+const MAX_RESOLV_CONF: u64 = 64 << 10;
+/// After so long no further name is tried.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Types that are asked for.
+const MAX_TYPES: usize = 4;
+
+/// What a server knows that explains.
+pub struct World {
+    /// Who answers on which address.
+    pub listeners: BTreeMap<SocketAddr, Arc<Dispatch>>,
+    /// The clusters.
+    pub stores: Vec<Arc<Store<Index>>>,
+    /// The cluster's zone, where one is served.
+    pub zone: Option<String>,
+}
+
+/// Who asks, and how.
+struct Client {
+    search: Search,
+    address: SocketAddr,
+    notes: Vec<String>,
+}
+
+/// Explains a name. To be called in a runtime; blocks for a short read of a file.
+///
+/// # Errors
+/// What is wrong with the question, or why it cannot be explained.
+pub async fn explain(world: &World, question: &Question) -> Result<Value, String> {
+    let types = types(&question.types)?;
+    let Client { search, address, mut notes } = client(world, question)?;
+    let tries = search
+        .tries(&question.name)
+        .map_err(|error| format!("{:?} is no name: {error}", question.name))?;
+    let Some((&server, dispatch)) = world.listeners.iter().next() else {
+        return Err("the server listens nowhere yet".to_owned());
+    };
+    let dispatch = Arc::clone(dispatch);
+    let place = Place { server, dispatch, client: address, asks: question.ask };
+    let mut shown = Vec::new();
+    let mut all: Vec<(&Try, Told)> = Vec::new();
+    let mut ended = None;
+    let begun = Instant::now();
+    for tried in &tries {
+        if begun.elapsed() > PATIENCE {
+            notes.push(format!(
+                "`{}` and what follows was not tried: it takes too long",
+                tried.name
+            ));
+            break;
+        }
+        let begin = all.len();
+        for &qtype in &types {
+            all.push((tried, dry_run::ask(&place, &tried.name, qtype).await));
+        }
+        let told = all.get(begin..).unwrap_or(&[]);
+        shown.push(json!({
+            "name": tried.name.to_string(),
+            "domain": tried.domain,
+            "queries": told.iter().map(|(_, told)| told.json.clone()).collect::<Vec<_>>(),
+        }));
+        let has_records = told.iter().any(|(_, told)| told.has_records);
+        if has_records || told.iter().any(|(_, told)| told.is_open) {
+            ended = Some((tried, has_records));
+            break;
+        }
+    }
+    let is_found = ended.is_some_and(|(_, has_records)| has_records);
+    let reasons = if is_found { Vec::new() } else { reasons(&all, world.zone.as_deref()) };
+    let as_it_is = ended.is_some_and(|(tried, has_records)| has_records && tried.domain.is_none());
+    let advice = if as_it_is {
+        advice(&question.name, search.ndots, (shown.len() - 1) * types.len())
+    } else {
+        Vec::new()
+    };
+    Ok(json!({
+        "name": question.name,
+        "client": address.ip().to_string(),
+        "server": server.to_string(),
+        "search": search.domains,
+        "ndots": search.ndots,
+        "notes": notes,
+        "tries": shown,
+        "queries": all.len(),
+        "verdict": verdict(&question.name, &types, ended, &all),
+        "reasons": reasons,
+        "advice": advice,
+    }))
+}
+
+fn types(words: &[String]) -> Result<Vec<RecordType>, String> {
+    if words.is_empty() {
+        return Ok(vec![RecordType::A, RecordType::AAAA]);
+    }
+    if words.len() > MAX_TYPES {
+        return Err(format!("at most {MAX_TYPES} types at a time"));
+    }
+    let read = |word: &String| {
+        RecordType::from_name(&word.to_ascii_uppercase())
+            .ok_or_else(|| format!("{word:?} is no type, expected one such as A, AAAA, SRV or PTR"))
+    };
+    words.iter().map(read).collect()
+}
+
+fn client(world: &World, question: &Question) -> Result<Client, String> {
+    let mut notes = Vec::new();
+    let mut address = question.client;
+    let (mut namespace, mut pod) = (question.namespace.as_deref(), None);
+    if let Some(text) = &question.pod {
+        let Some((of, name)) = text.split_once('/') else {
+            return Err(format!("{text:?} is no Pod, expected NAMESPACE/NAME"));
+        };
+        (namespace, pod) = (Some(of), Some(name));
+    }
+    if let (Some(namespace), Some(pod)) = (namespace, pod)
+        && address.is_none()
+    {
+        let known = world.stores.iter().find_map(|store| store.sink().pod_address(namespace, pod));
+        match known {
+            Some(known) => address = Some(known),
+            None => notes.push(format!(
+                "Pod `{namespace}/{pod}` is not known here (`pods verified` watches Pods): only its namespace is used, with `dnsPolicy: ClusterFirst`"
+            )),
+        }
+    }
+    let mut search = match (namespace, &world.zone) {
+        (None, _) => Search::none(),
+        (Some(namespace), Some(zone)) => Search::of_pod(namespace, zone, of_node()),
+        (Some(_), None) => {
+            return Err("no server block has `kubernetes`, so the cluster's zone is not known; give the list with --search and --ndots, without a namespace".to_owned());
+        }
+    };
+    if let Some(domains) = &question.search {
+        search.domains =
+            domains.iter().map(|domain| domain.trim_end_matches('.').to_owned()).collect();
+        search.ndots = CLUSTER_NDOTS;
+    }
+    if let Some(ndots) = question.ndots {
+        search.ndots = ndots;
+    }
+    let address = SocketAddr::new(address.unwrap_or(Ipv4Addr::LOCALHOST.into()), 0);
+    Ok(Client { search, address, notes })
+}
+
+fn of_node() -> Vec<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    let file = std::fs::File::open(Path::new(RESOLV_CONF));
+    match file.and_then(|file| file.take(MAX_RESOLV_CONF).read_to_string(&mut text)) {
+        Ok(_) => domains_of(&text),
+        Err(_) => Vec::new(),
+    }
+}
+
+fn verdict(
+    name: &str,
+    types: &[RecordType],
+    ended: Option<(&Try, bool)>,
+    all: &[(&Try, Told)],
+) -> String {
+    let mut queries = match all.len() {
+        1 => "1 query".to_owned(),
+        count => format!("{count} queries"),
+    };
+    match all.iter().filter(|(_, told)| told.is_forwarded).count() {
+        0 => {}
+        count if count == all.len() => queries.push_str(" to upstreams"),
+        count => queries.push_str(&format!(", {count} of them to upstreams")),
+    }
+    let any = |is: &dyn Fn(&Told) -> bool| all.iter().any(|(_, told)| is(told));
+    match ended {
+        Some((tried, true)) => format!("`{name}` is `{}`, found with {queries}", tried.name),
+        Some((tried, false)) => format!(
+            "`{name}` is not known here after {queries}: `{}` would be asked of one, as --ask does",
+            tried.name
+        ),
+        None if any(&|told| told.rcode.is_none()) => {
+            format!("`{name}` gets no answer: queries are dropped")
+        }
+        None if any(&|told| is_failure(told.rcode)) => {
+            format!("`{name}` cannot be resolved: a query fails")
+        }
+        None if any(&|told| told.rcode == Some(Rcode::NOERROR)) => {
+            let types: Vec<String> = types.iter().map(ToString::to_string).collect();
+            format!("`{name}` exists, and has no record of type {}", types.join(" or "))
+        }
+        None => format!("`{name}` does not exist, after {queries}"),
+    }
+}
+
+fn is_failure(rcode: Option<Rcode>) -> bool {
+    !matches!(rcode, Some(Rcode::NOERROR | Rcode::NXDOMAIN))
+}
+
+/// Why a name is not found. What fails counts first; then the names that could have been a Service's, since a search list makes
+/// many that could not; then the name as it is.
+fn reasons(all: &[(&Try, Told)], zone: Option<&str>) -> Vec<String> {
+    let zone = zone.and_then(|zone| Name::from_text(zone).ok());
+    let fails = |(_, told): &&(&Try, Told)| !told.is_open && is_failure(told.rcode);
+    let of_service = |(tried, _): &&(&Try, Told)| {
+        zone.as_ref().is_some_and(|zone| could_be_service(tried.name.as_ref(), zone.as_ref()))
+    };
+    let as_it_is = |(tried, _): &&(&Try, Told)| tried.domain.is_none();
+    let mut chosen: Vec<_> = all.iter().filter(fails).collect();
+    if chosen.is_empty() {
+        chosen = all.iter().filter(of_service).collect();
+    }
+    if chosen.is_empty() {
+        chosen = all.iter().filter(as_it_is).collect();
+    }
+    let mut reasons: Vec<String> = Vec::new();
+    for reason in chosen.into_iter().flat_map(|(_, told)| &told.reasons) {
+        if !reasons.contains(reason) {
+            reasons.push(reason.clone());
+        }
+    }
+    reasons
+}
+
+/// Whether a name has the form of a Service's, or of a port of one.
+fn could_be_service(name: NameRef<'_>, zone: NameRef<'_>) -> bool {
+    let Some(prefix) = name.relative_to(zone) else { return false };
+    let labels: Vec<&[u8]> = Labels::of_prefix(prefix).collect();
+    match labels.as_slice() {
+        [_, _, b"svc"] => true,
+        [port, protocol, _, _, b"svc"] => port.starts_with(b"_") && protocol.starts_with(b"_"),
+        _ => false,
+    }
+}
+
+/// What would save these queries of a name that was found as it is, after it had been searched for.
+fn advice(name: &str, ndots: u8, saved: usize) -> Vec<String> {
+    if saved == 0 {
+        return Vec::new();
+    }
+    let dots = name.matches('.').count();
+    let mut advice = vec![format!(
+        "`{name}.` with a trailing dot is not searched for: {saved} queries fewer each time"
+    )];
+    if (1..usize::from(ndots)).contains(&dots) {
+        advice.push(format!(
+            "`ndots: {dots}` in the Pod's dnsConfig has names with {dots} dots or more tried as they are first"
+        ));
+    }
+    advice
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_question_is_told() {
+        let world = World { listeners: BTreeMap::new(), stores: Vec::new(), zone: None };
+        let error = |question: Question| client(&world, &question).err().unwrap_or_default();
+        let pod = Question { pod: Some("web".to_owned()), ..Question::default() };
+        assert!(error(pod).contains("NAMESPACE/NAME"));
+        let without = Question { namespace: Some("shop".to_owned()), ..Question::default() };
+        assert!(error(without).contains("--search"));
+        assert!(types(&["AAAAA".to_owned()]).unwrap_err().contains("expected one such as"));
+        assert_eq!(types(&["srv".to_owned()]), Ok(vec![RecordType::SRV]));
+        assert!(types(&vec!["A".to_owned(); 9]).is_err());
+    }
+
+    #[test]
+    fn what_is_searched_for_in_vain_is_told() {
+        let told = advice("api.example.org", 5, 6);
+        assert!(told[0].contains("`api.example.org.`") && told[0].contains("6 queries fewer"));
+        assert!(told[1].contains("`ndots: 2`"));
+        assert_eq!((advice("api.example.org", 5, 0).len(), advice("web", 5, 6).len()), (0, 1));
+    }
+
+    #[test]
+    fn names_of_services_are_recognised() {
+        let zone = Name::from_text("cluster.local").unwrap();
+        for (name, wanted) in [
+            ("web.shop.svc.cluster.local", true),
+            ("_http._tcp.web.shop.svc.cluster.local", true),
+            ("api.example.org.shop.svc.cluster.local", false),
+            ("web.svc.cluster.local", false),
+            ("web.shop.pod.cluster.local", false),
+            ("web.shop.svc.example", false),
+        ] {
+            let name = Name::from_text(name).unwrap();
+            assert_eq!(could_be_service(name.as_ref(), zone.as_ref()), wanted, "{name}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! One query, sent through the chain that would serve it without changing anything.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::clock::CoarseInstant;
+use crate::observe::record::source;
+use crate::plugin::forward::NOT_ASKED;
+use crate::request::{Origin, Outcome, OwnedRequest, Plugin, Request, Transport};
+use crate::server::Dispatch;
+use crate::trace::{Did, Trace};
+use crate::wire::query::write_query;
+use crate::wire::{Class, Name, OUR_UDP_PAYLOAD, Query, Rcode, RecordType, flags};
+
+/// How long one query may take, upstreams included.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Records that are shown.
+const MAX_RECORDS: usize = 32;
+
+/// Where a query is sent, and as whose.
+#[derive(Clone)]
+pub struct Place {
+    /// The listening address.
+    pub server: SocketAddr,
+    /// Who answers there.
+    pub dispatch: Arc<Dispatch>,
+    /// The client's address.
+    pub client: SocketAddr,
+    /// Whether upstreams are asked.
+    pub asks: bool,
+}
+
+/// What became of a query.
+pub struct Told {
+    /// The response code; `None` for silence.
+    pub rcode: Option<Rcode>,
+    /// Whether records of this type were in the answer.
+    pub has_records: bool,
+    /// Nothing is known: an upstream would have to be asked.
+    pub is_open: bool,
+    /// It costs a query to an upstream, or more.
+    pub is_forwarded: bool,
+    /// Notes that say why, each once.
+    pub reasons: Vec<String>,
+    /// All of it.
+    pub json: Value,
+}
+
+/// Asks for a name.
+pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
+    let mut packet = Vec::new();
+    let edns = Some((OUR_UDP_PAYLOAD, false));
+    write_query(&mut packet, 0, flags::RD, name.as_ref(), qtype, Class::IN, edns);
+    let Ok(query) = Query::parse(&packet) else { return refused(name, qtype) };
+    let origin = Origin {
+        client: place.client,
+        local: place.server,
+        transport: Transport::Udp,
+        worker: 0,
+        received: CoarseInstant::now(),
+    };
+    let Some(chain) = place.dispatch.find(query.name(), qtype) else {
+        return refused(name, qtype);
+    };
+    let trace = Arc::new(Trace::new(place.asks));
+    let mut request = OwnedRequest::new(&Request { query, origin }, Arc::clone(&place.dispatch));
+    request.trace = Some(Arc::clone(&trace));
+    let answer = tokio::time::timeout(PATIENCE, chain.resolve(&request)).await.ok();
+    let steps = trace.take();
+    let (outcome, message) = match &answer {
+        Some(answer) => (answer.outcome, answer.message.as_bytes()),
+        None => (Outcome::new(Plugin::Server, Rcode::SERVFAIL), &[][..]),
+    };
+    // A directive may have made its own answer of what is missing.
+    let is_forwarded =
+        steps.iter().any(|step| step.directive == "forward" && step.did == Did::Needs);
+    let is_open = !place.asks && outcome.rcode == Rcode::SERVFAIL && is_forwarded;
+    let (records, has_records) = records(message, qtype);
+    // Those who have passed it on without a word had no say.
+    let said = steps.iter().filter(|step| step.did != Did::Passed || !step.notes.is_empty());
+    let mut reasons: Vec<String> = Vec::new();
+    for note in said.clone().flat_map(|step| &step.notes) {
+        if !reasons.contains(note) {
+            reasons.push(note.clone());
+        }
+    }
+    let error = answer.as_ref().and_then(|answer| answer.error.as_deref());
+    let json = json!({
+        "name": name.to_string(),
+        "type": qtype.to_string(),
+        "server": chain.server_label.as_ref(),
+        "zone": chain.zone_label.as_ref(),
+        "steps": said.collect::<Vec<_>>(),
+        "source": if is_open { "upstream" } else { source(outcome.plugin, outcome.cache) },
+        "rcode": (!outcome.silent && !is_open).then(|| outcome.rcode.to_string()),
+        "silent": outcome.silent,
+        "would_ask_upstream": is_open,
+        "error": error.filter(|error| !is_open && *error != NOT_ASKED),
+        "records": records,
+    });
+    let rcode = (!outcome.silent).then_some(outcome.rcode);
+    Told { rcode, has_records, is_open, is_forwarded, reasons, json }
+}
+
+fn refused(name: &Name, qtype: RecordType) -> Told {
+    let why = "no server block serves this name".to_owned();
+    let json = json!({
+        "name": name.to_string(),
+        "type": qtype.to_string(),
+        "steps": [],
+        "source": "server",
+        "rcode": Rcode::REFUSED.to_string(),
+        "silent": false,
+        "would_ask_upstream": false,
+        "error": why,
+        "records": [],
+    });
+    let rcode = Some(Rcode::REFUSED);
+    let reasons = vec![why];
+    Told { rcode, has_records: false, is_open: false, is_forwarded: false, reasons, json }
+}
+
+/// The answer's records in presentation format, and whether one is of the type.
+fn records(message: &[u8], qtype: RecordType) -> (Vec<String>, bool) {
+    let Ok(message) = hickory_proto::op::Message::from_vec(message) else {
+        return (Vec::new(), false);
+    };
+    let answers = message.answers.iter().take(MAX_RECORDS).map(ToString::to_string).collect();
+    let wanted = |record: &hickory_proto::rr::Record| {
+        qtype == RecordType::ANY || u16::from(record.record_type()) == qtype.0
+    };
+    (answers, message.answers.iter().any(wanted))
+}

@@ -1,0 +1,261 @@
+//! Takes records out of the workers' rings and hands them on: to whoever observes, and to the gathering of `nodens top`.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use tokio::sync::mpsc::{self, Receiver, Sender};
+
+use super::filter::Matcher;
+use super::ring::Taps;
+use super::top::Tops;
+use crate::clock::CoarseInstant;
+use crate::metrics::{Counter, Scrape, Source, names};
+
+/// Who may observe at a time.
+const MAX_READERS: usize = 4;
+/// Frames that wait for a reader; what comes beyond them it loses.
+const FRAMES: usize = 64;
+/// Bytes of a frame from which on it is handed on.
+const FRAME: usize = 32 << 10;
+/// How often the rings are read while somebody observes.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// One for the process.
+pub struct Observed {
+    taps: Arc<Taps>,
+    state: Mutex<State>,
+    readers: AtomicUsize,
+    /// Records that slow readers have lost.
+    missed: Counter,
+}
+
+#[derive(Default)]
+struct State {
+    tops: Tops,
+    readers: Vec<Reader>,
+    /// A thread reads the rings.
+    is_watched: bool,
+}
+
+struct Reader {
+    wanted: Matcher,
+    frames: Sender<Vec<u8>>,
+    frame: Vec<u8>,
+    /// Records of `frame`.
+    records: u64,
+    /// Records that it has lost.
+    missed: u64,
+    /// What the rings had dropped before it came.
+    dropped_before: u64,
+}
+
+impl Observed {
+    /// For so many workers.
+    pub fn new(workers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            taps: Arc::new(Taps::new(workers)),
+            state: Mutex::default(),
+            readers: AtomicUsize::new(0),
+            missed: Counter::new(),
+        })
+    }
+
+    /// What workers write into.
+    pub fn taps(&self) -> &Arc<Taps> {
+        &self.taps
+    }
+
+    /// Takes in what the workers have written. To be called about once a second.
+    pub fn gather(&self) {
+        self.drain(&mut self.state());
+    }
+
+    /// What is on top, `rows` of each kind; `name_of` tells what is known of a client.
+    pub fn top(&self, rows: usize, name_of: impl Fn(IpAddr) -> Option<String>) -> Value {
+        let mut state = self.state();
+        self.drain(&mut state);
+        state.tops.to_json(rows, Instant::now(), name_of)
+    }
+
+    /// Every query that is wanted, from now on, in frames: how many records this reader has lost so far (u64), and records as
+    /// [`super::record`] describes. Ends when the receiver is dropped.
+    ///
+    /// # Errors
+    /// Too many observe already, or there is no thread.
+    pub fn observe(self: &Arc<Self>, wanted: Matcher) -> Result<Receiver<Vec<u8>>, String> {
+        let (sender, receiver) = mpsc::channel(FRAMES);
+        let mut state = self.state();
+        state.readers.retain(|reader| !reader.frames.is_closed());
+        if state.readers.len() >= MAX_READERS {
+            return Err(format!("{MAX_READERS} observe already; end one of them"));
+        }
+        // What was written before is not this reader's.
+        self.drain(&mut state);
+        if !state.is_watched {
+            let observed = Arc::clone(self);
+            let thread = std::thread::Builder::new().name("observe".to_owned());
+            thread
+                .spawn(move || observed.watch())
+                .map_err(|error| format!("cannot start a thread: {error}"))?;
+            state.is_watched = true;
+        }
+        self.taps.set_all(true);
+        state.readers.push(Reader {
+            wanted,
+            frames: sender,
+            frame: Vec::new(),
+            records: 0,
+            missed: 0,
+            dropped_before: self.taps.dropped(),
+        });
+        self.readers.store(state.readers.len(), Relaxed);
+        Ok(receiver)
+    }
+
+    /// Reads the rings until nobody observes.
+    fn watch(&self) {
+        loop {
+            std::thread::sleep(LOOK);
+            let mut state = self.state();
+            self.drain(&mut state);
+            state.readers.retain(|reader| !reader.frames.is_closed());
+            self.readers.store(state.readers.len(), Relaxed);
+            if state.readers.is_empty() {
+                self.taps.set_all(false);
+                state.is_watched = false;
+                return;
+            }
+        }
+    }
+
+    fn drain(&self, state: &mut State) {
+        let State { tops, readers, .. } = state;
+        let (now, coarse) = (Instant::now(), CoarseInstant::now());
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        tops.turn(now);
+        let missed = &self.missed;
+        let dropped = self.taps.dropped();
+        self.taps.drain(|record| {
+            if record.weight > 0 {
+                tops.add(record, now);
+            }
+            let mut at = None;
+            for reader in readers.iter_mut().filter(|reader| reader.wanted.wants(record)) {
+                let at = *at.get_or_insert_with(|| {
+                    (unix as u64).saturating_sub(coarse.millis_since(record.at))
+                });
+                reader.begin(dropped);
+                record.write(at, &mut reader.frame);
+                reader.records += 1;
+                if reader.frame.len() >= FRAME {
+                    missed.add(reader.send());
+                }
+            }
+        });
+        for reader in readers {
+            missed.add(reader.send());
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reader {
+    fn begin(&mut self, dropped: u64) {
+        if self.frame.is_empty() {
+            let lost = self.missed + dropped.saturating_sub(self.dropped_before);
+            self.frame.extend_from_slice(&lost.to_be_bytes());
+        }
+    }
+
+    /// Hands the frame on; returns how many records are lost because the reader is slow.
+    fn send(&mut self) -> u64 {
+        if self.records == 0 {
+            return 0;
+        }
+        let records = std::mem::take(&mut self.records);
+        let frame = std::mem::replace(&mut self.frame, Vec::with_capacity(FRAME / 4));
+        match self.frames.try_send(frame) {
+            Ok(()) => 0,
+            Err(_) => {
+                self.missed += records;
+                records
+            }
+        }
+    }
+}
+
+impl Source for Observed {
+    fn collect(&self, out: &mut Scrape) {
+        out.gauge(&names::OBSERVE_READERS, &[], self.readers.load(Relaxed) as f64);
+        out.count(&names::OBSERVE_DROPPED, &[], self.taps.dropped() + self.missed.value());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::filter::Filter;
+    use super::super::record::Record;
+    use super::*;
+    use crate::plugin::testing;
+    use crate::request::{Outcome, Plugin};
+    use crate::wire::Rcode;
+
+    fn ask(observed: &Observed, name: &str, times: usize) {
+        let outcome = Outcome::new(Plugin::Forward, Rcode::NOERROR);
+        testing::request(name, |request| {
+            (0..times).for_each(|_| observed.taps().record(request, &outcome, 99, 1_500));
+        });
+    }
+
+    #[test]
+    fn readers_get_what_they_want_and_the_thread_ends_with_them() {
+        let observed = Observed::new(1);
+        ask(&observed, "before.test.", 1);
+        let filter = Filter { name: Some("w*".to_owned()), ..Filter::default() };
+        let mut frames = observed.observe(Matcher::new(&filter).unwrap()).unwrap();
+        ask(&observed, "www.test.", 3);
+        ask(&observed, "other.test.", 3);
+        let frame = frames.blocking_recv().unwrap();
+        let (lost, mut rest) = frame.split_first_chunk::<8>().unwrap();
+        assert_eq!(u64::from_be_bytes(*lost), 0);
+        let mut seen = 0;
+        while let Some((record, _, left)) = Record::read(rest) {
+            assert_eq!(record.name().to_string(), "www.test.");
+            assert_eq!((record.micros, record.size, record.source()), (1_500, 99, "upstream"));
+            (seen, rest) = (seen + 1, left);
+        }
+        assert!((1..=3).contains(&seen) && rest.is_empty());
+        assert_eq!(observed.top(5, |_| None)["queries"], 7);
+        drop(frames);
+        while observed.state().is_watched {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_loses_records_and_nothing_else() {
+        let observed = Observed::new(1);
+        let mut all: Vec<_> =
+            (0..MAX_READERS).map(|_| observed.observe(Matcher::default()).unwrap()).collect();
+        assert!(observed.observe(Matcher::default()).is_err());
+        for _ in 0..FRAMES + 10 {
+            ask(&observed, "www.test.", 10);
+            observed.gather();
+        }
+        assert!(observed.missed.value() > 0);
+        let mut lost = 0;
+        while let Ok(frame) = all[0].try_recv() {
+            lost = u64::from_be_bytes(*frame.first_chunk().unwrap());
+        }
+        ask(&observed, "www.test.", 1);
+        observed.gather();
+        let last = all[0].blocking_recv().unwrap();
+        assert!(u64::from_be_bytes(*last.first_chunk().unwrap()) > lost);
+    }
+}

@@ -1,0 +1,251 @@
+//! What the queries of the last minute or two have in common: names, clients, codes, sources, and the slowest of them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::heavy::Heavy;
+use super::record::Record;
+use crate::wire::{NameRef, Rcode, RecordType};
+
+/// How long queries are gathered before a new gathering begins. The last two are shown.
+const GENERATION: Duration = Duration::from_secs(60);
+/// Keys that each sketch keeps.
+const KEEP: usize = 256;
+/// The slowest queries that are kept.
+const SLOWEST: usize = 50;
+/// Types that are counted apart.
+const TYPES: usize = 64;
+
+/// The gatherings.
+pub struct Tops {
+    current: Generation,
+    before: Option<Generation>,
+}
+
+struct Generation {
+    begun: Instant,
+    queries: u64,
+    /// Records that these queries were counted by: as many, or fewer if they are a sample.
+    records: u64,
+    names: Heavy,
+    clients: Heavy,
+    nxdomain_names: Heavy,
+    nxdomain_clients: Heavy,
+    rcodes: BTreeMap<u16, u64>,
+    types: BTreeMap<u16, u64>,
+    sources: BTreeMap<&'static str, u64>,
+    /// The slowest first.
+    slowest: Vec<(Record, Instant)>,
+}
+
+impl Default for Tops {
+    fn default() -> Self {
+        Self { current: Generation::new(Instant::now()), before: None }
+    }
+}
+
+impl Tops {
+    /// Begins a new gathering if it is time for one.
+    pub fn turn(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(self.current.begun);
+        if age < GENERATION {
+            return;
+        }
+        let old = std::mem::replace(&mut self.current, Generation::new(now));
+        // If nothing came for long, what was before is too old.
+        self.before = (age < 2 * GENERATION).then_some(old);
+    }
+
+    /// Adds a query that is in the sample.
+    pub fn add(&mut self, record: &Record, now: Instant) {
+        self.current.add(record, now);
+    }
+
+    /// What is on top, `rows` of each kind; `name_of` tells what is known of a client.
+    pub fn to_json(
+        &self,
+        rows: usize,
+        now: Instant,
+        name_of: impl Fn(IpAddr) -> Option<String>,
+    ) -> Value {
+        let (current, before) = (&self.current, self.before.as_ref());
+        let begun = before.map_or(current.begun, |before| before.begun);
+        let sum = |of: fn(&Generation) -> u64| of(current) + before.map_or(0, of);
+        let (queries, records) = (sum(|all| all.queries), sum(|all| all.records));
+        let seconds = now.saturating_duration_since(begun).as_secs_f64();
+        let names = |of: fn(&Generation) -> &Heavy| {
+            let top = of(current).merged(before.map(of), rows);
+            top.into_iter()
+                .map(|(key, queries)| json!({ "name": name(key), "queries": queries }))
+                .collect()
+        };
+        let clients = |of: fn(&Generation) -> &Heavy| {
+            let top = of(current).merged(before.map(of), rows);
+            let row = |(key, queries): (&[u8], u64)| {
+                let address = client(key);
+                let mut row = json!({ "client": address.to_string(), "queries": queries });
+                if let (Some(known), Some(row)) = (name_of(address), row.as_object_mut()) {
+                    row.insert("pod".to_owned(), known.into());
+                }
+                row
+            };
+            Value::Array(top.into_iter().map(row).collect())
+        };
+        let names = |of: fn(&Generation) -> &Heavy| Value::Array(names(of));
+        json!({
+            "seconds": (seconds * 10.0).round() / 10.0,
+            "queries": queries,
+            "per_second": if seconds > 0.0 { (queries as f64 / seconds * 10.0).round() / 10.0 } else { 0.0 },
+            "sampled": records < queries,
+            "names": names(|all| &all.names),
+            "clients": clients(|all| &all.clients),
+            "nxdomain_names": names(|all| &all.nxdomain_names),
+            "nxdomain_clients": clients(|all| &all.nxdomain_clients),
+            "rcodes": self.counted(|all| &all.rcodes, |code| Rcode(code).to_string()),
+            "types": self.counted(|all| &all.types, |qtype| RecordType(qtype).to_string()),
+            "sources": self.counted(|all| &all.sources, str::to_owned),
+            "slowest": self.slowest(rows, now),
+        })
+    }
+
+    fn counted<K: Copy + Ord>(
+        &self,
+        of: fn(&Generation) -> &BTreeMap<K, u64>,
+        text: impl Fn(K) -> String,
+    ) -> Value {
+        let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+        for generation in std::iter::once(&self.current).chain(&self.before) {
+            for (key, count) in of(generation) {
+                *sums.entry(text(*key)).or_default() += count;
+            }
+        }
+        json!(sums)
+    }
+
+    fn slowest(&self, rows: usize, now: Instant) -> Vec<Value> {
+        let mut all: Vec<_> = std::iter::once(&self.current)
+            .chain(&self.before)
+            .flat_map(|generation| &generation.slowest)
+            .collect();
+        all.sort_by_key(|(record, _)| std::cmp::Reverse(record.micros));
+        let row = |(record, at): &(Record, Instant)| {
+            json!({
+                "name": record.name().to_string(),
+                "type": record.qtype.to_string(),
+                "client": record.client.ip().to_string(),
+                "rcode": record.rcode.to_string(),
+                "source": record.source(),
+                "milliseconds": f64::from(record.micros) / 1e3,
+                "seconds_ago": now.saturating_duration_since(*at).as_secs(),
+            })
+        };
+        all.into_iter().take(rows).map(row).collect()
+    }
+}
+
+impl Generation {
+    fn new(begun: Instant) -> Self {
+        Self {
+            begun,
+            queries: 0,
+            records: 0,
+            names: Heavy::new(KEEP),
+            clients: Heavy::new(KEEP),
+            nxdomain_names: Heavy::new(KEEP),
+            nxdomain_clients: Heavy::new(KEEP),
+            rcodes: BTreeMap::new(),
+            types: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            slowest: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, record: &Record, now: Instant) {
+        let weight = u64::from(record.weight);
+        self.queries += weight;
+        self.records += 1;
+        let client = match record.client.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        let client = client.octets();
+        self.names.add(record.name_bytes(), weight);
+        self.clients.add(&client, weight);
+        if record.rcode == Rcode::NXDOMAIN {
+            self.nxdomain_names.add(record.name_bytes(), weight);
+            self.nxdomain_clients.add(&client, weight);
+        }
+        *self.rcodes.entry(record.rcode.0).or_default() += weight;
+        *self.sources.entry(record.source()).or_default() += weight;
+        if self.types.len() < TYPES || self.types.contains_key(&record.qtype.0) {
+            *self.types.entry(record.qtype.0).or_default() += weight;
+        }
+        if record.micros > 0 {
+            self.add_slow(record, now);
+        }
+    }
+
+    fn add_slow(&mut self, record: &Record, now: Instant) {
+        let place = self.slowest.partition_point(|(other, _)| other.micros >= record.micros);
+        if place < SLOWEST {
+            self.slowest.insert(place, (*record, now));
+            self.slowest.truncate(SLOWEST);
+        }
+    }
+}
+
+fn name(key: &[u8]) -> String {
+    NameRef::parse(key).unwrap_or(NameRef::ROOT).to_string()
+}
+
+fn client(key: &[u8]) -> IpAddr {
+    let octets = <[u8; 16]>::try_from(key).unwrap_or_default();
+    IpAddr::V6(Ipv6Addr::from(octets)).to_canonical()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::tests::record;
+    use super::*;
+
+    #[test]
+    fn the_last_two_gatherings_are_shown() {
+        let begun = Instant::now();
+        let mut tops = Tops { current: Generation::new(begun), before: None };
+        for _ in 0..3 {
+            tops.add(&record("old.test.", Rcode::NXDOMAIN, 0), begun);
+        }
+        tops.turn(begun + GENERATION);
+        tops.add(&record("new.test.", Rcode::NOERROR, 5_000), begun + GENERATION);
+        let at = begun + GENERATION + Duration::from_secs(20);
+        let shown = tops.to_json(10, at, |_| Some("shop/web-1".to_owned()));
+        assert_eq!((&shown["seconds"], &shown["queries"]), (&json!(80.0), &json!(4)));
+        assert_eq!(shown["names"][0], json!({ "name": "old.test.", "queries": 3 }));
+        assert_eq!(shown["nxdomain_names"].as_array().unwrap().len(), 1);
+        let client = json!({ "client": "192.0.2.7", "queries": 4, "pod": "shop/web-1" });
+        assert_eq!(shown["clients"][0], client);
+        assert_eq!(shown["rcodes"], json!({ "NOERROR": 1, "NXDOMAIN": 3 }));
+        assert_eq!(shown["slowest"][0]["milliseconds"], 5.0);
+        assert_eq!(shown["slowest"][0]["seconds_ago"], 20);
+        tops.turn(at + GENERATION);
+        tops.turn(at + 2 * GENERATION);
+        assert_eq!(tops.to_json(10, at + 2 * GENERATION, |_| None)["queries"], 0);
+    }
+
+    #[test]
+    fn the_slowest_are_kept_and_no_more() {
+        let now = Instant::now();
+        let mut tops = Tops::default();
+        for micros in 1..1_000 {
+            tops.add(&record("a.test.", Rcode::NOERROR, micros * 7 % 1_000), now);
+        }
+        assert_eq!(tops.current.slowest.len(), SLOWEST);
+        let shown = tops.to_json(3, now, |_| None);
+        let slowest: Vec<_> = shown["slowest"].as_array().unwrap().iter().collect();
+        assert_eq!(slowest.len(), 3);
+        assert_eq!(slowest[0]["milliseconds"], 0.999);
+    }
+}
