@@ -43,6 +43,7 @@ pub mod control;
 pub mod corefile;
 pub mod descriptors;
 pub mod detail;
+pub mod doctor;
 pub mod file_watch;
 pub mod handover;
 pub mod in_hand;

@@ -21,7 +21,7 @@ use nodens::config::table;
 use nodens::control::{self, Request};
 use nodens::plugin::cache::inspect;
 use nodens::supervisor::{self, Link};
-use nodens::{check, logging, node, probe, run, status, upgrade};
+use nodens::{check, doctor, logging, node, probe, run, status, upgrade};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             done => done.map(drop),
         },
+        Some(Command::Doctor(args)) => return doctor::run(&args, &mut std::io::stdout().lock()),
         Some(Command::Net(args)) => match node::cli::run(&args, &mut std::io::stdout().lock()) {
             Ok(false) => return ExitCode::FAILURE,
             done => done.map(drop),

@@ -45,7 +45,7 @@ use tokio::sync::Notify;
 
 pub use config::{Config, Policy};
 pub use handler::Forwarding;
-pub use targets::check;
+pub use targets::{check, of as targets_of};
 
 use crate::admission::Shares;
 use crate::clock::CoarseInstant;
