@@ -78,8 +78,14 @@ fn a_healthy_node_has_no_problem() {
 /// People read it: a line for each check, the cure below, a last line with the counts; categories can be chosen.
 #[test]
 fn it_is_told_in_text() {
-    let (status, out, _) =
-        process::run(&["doctor", "server", "--socket", "/nonexistent/nodens.sock"]);
+    let (status, out, _) = process::run(&[
+        "doctor",
+        "server",
+        "--socket",
+        "/nonexistent/nodens.sock",
+        "-conf",
+        "/dev/null",
+    ]);
     assert_eq!(status.code(), Some(1));
     assert!(out.starts_with("server\n  PROBLEM  server-answers"), "{out}");
     assert!(out.contains("cure: start the server"), "{out}");

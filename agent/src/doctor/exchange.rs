@@ -138,7 +138,6 @@ fn read(octets: &[u8], begun: Instant) -> Result<Answer, ExchangeError> {
     Ok(Answer { message, octets: octets.len(), took: begun.elapsed() })
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn io(error: std::io::Error) -> ExchangeError {
     ExchangeError::Io(error.to_string())
 }

@@ -62,14 +62,14 @@ pub fn driver(facts: &Facts) -> Finding {
         return Finding::skipped("no link is to be made");
     };
     let kinds: Vec<LinkKind> = [Some(link.kind), link.fallback].into_iter().flatten().collect();
-    let is_there = facts.observed.as_ref().is_ok_and(|observed| {
-        kinds.iter().any(|kind| {
-            let name = kind.to_string();
-            observed.links.iter().any(|link| link.kind.as_deref() == Some(name.as_str()))
-        })
-    });
-    if is_there {
-        return Finding::ok(format!("a {} link is there", link.kind));
+    let links =
+        facts.observed.as_ref().map(|observed| observed.links.as_slice()).unwrap_or_default();
+    let has = |kind: &&LinkKind| {
+        let name = kind.to_string();
+        links.iter().any(|link| link.kind.as_deref() == Some(name.as_str()))
+    };
+    if let Some(kind) = kinds.iter().find(has) {
+        return Finding::ok(format!("the kernel has a link of the kind {kind}"));
     }
     for kind in &kinds {
         match module(facts, &kind.to_string()) {
