@@ -256,8 +256,11 @@ fn token(auth: &AuthInfo) -> Result<Option<SecretString>, String> {
     Ok(Some(text.to_owned().into()))
 }
 
+/// A client certificate with its key, and itself in DER.
+type Shown = (Arc<dyn ResolvesClientCert>, Vec<u8>);
+
 /// The client certificate and its key, of files or of the kubeconfig itself.
-fn certificate(auth: &AuthInfo) -> Result<Option<(Arc<dyn ResolvesClientCert>, Vec<u8>)>, String> {
+fn certificate(auth: &AuthInfo) -> Result<Option<Shown>, String> {
     let data = auth.client_certificate_data.as_deref();
     let Some(chain) = pem("certificate", auth.client_certificate.as_deref(), data)? else {
         return Ok(None);

@@ -78,7 +78,7 @@ mod tests {
     fn both_kinds_of_time_are_read() {
         assert_eq!(seconds(UTC_TIME, "700101000000Z"), Some(0));
         assert_eq!(seconds(UTC_TIME, "240229123456Z"), Some(1_709_210_096));
-        assert_eq!(seconds(GENERALIZED_TIME, "40960101000000Z"), Some(67_090_204_800));
+        assert_eq!(seconds(GENERALIZED_TIME, "40960101000000Z"), Some(67_090_118_400));
         for bad in ["", "Z", "240229Z", "241329000000Z", "240229123456"] {
             assert_eq!(seconds(UTC_TIME, bad), None, "{bad}");
         }

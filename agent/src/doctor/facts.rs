@@ -24,7 +24,11 @@ use crate::upstream::Target;
 use crate::upstream::tls::TlsFiles;
 
 /// How long a running server may take to answer, and the kernel. It is this machine, so milliseconds are much.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_millis(600);
+/// How long reading the configuration may take.
+const READING: Duration = Duration::from_millis(350);
+/// How long looking for other instances may take: every descriptor of every process is looked at.
+const LOOKING: Duration = Duration::from_millis(250);
 /// Where the Corefile is if neither flags nor a running server name one.
 const USUAL_COREFILE: &str = "/etc/nodens/Corefile";
 
@@ -84,8 +88,9 @@ impl Facts {
     pub async fn gather(args: &Doctor) -> Self {
         let given = args.serve.clone();
         let socket = given.socket.clone();
-        let asked = bounded(move || control::ask(&socket, &Request::Status));
-        let (status, observed) = tokio::join!(asked, observe());
+        let asked = bounded(PATIENCE, move || control::ask(&socket, &Request::Status));
+        let listed = bounded(PATIENCE, instances);
+        let (status, observed, instances) = tokio::join!(asked, observe(), listed);
         let status = match status {
             Some(answer) => answer.map_err(|error| error.to_string()),
             None => Err(format!(
@@ -94,25 +99,27 @@ impl Facts {
                 PATIENCE.as_millis()
             )),
         };
-        let answers = status.is_ok();
-        let root = args.root.clone();
+        let (answers, root) = (status.is_ok(), args.root.clone());
+        let instances = instances.unwrap_or_default();
+        let known = instances.clone();
         let read = move || {
-            let instances = instances();
-            let serve = effective(given, answers, &instances);
+            let serve = effective(given, answers, &known);
             let setup = Setup::read(&serve, &root);
-            let instances = related(instances, &serve, &setup);
             let environment = corefile::process_environment;
             let wanted = NodeConfig::read(&serve.node, serve.dns_port, environment);
-            (serve, instances, setup, wanted.map_err(|error| error.to_string()))
+            (serve, setup, wanted.map_err(|error| error.to_string()))
         };
-        let (serve, instances, setup, wanted) = match bounded(read).await {
+        let (serve, setup, wanted) = match bounded(READING, read).await {
             Some(read) => read,
             None => {
                 let error = "the configuration could not be read in time".to_owned();
                 let setup = Setup { errors: vec![error.clone()], ..Setup::default() };
-                (args.serve.clone(), Vec::new(), setup, Err(error))
+                (args.serve.clone(), setup, Err(error))
             }
         };
+        let (flags, listening) = (serve.clone(), setup.listening.clone());
+        let related = bounded(LOOKING, move || related(instances, &flags, &listening)).await;
+        let instances = related.unwrap_or_default();
         let (root, outside_name) = (args.root.clone(), args.outside_name.clone());
         Self { root, outside_name, serve, status, instances, setup, wanted, observed }
     }
@@ -175,8 +182,11 @@ impl Facts {
 const MAX_ENDPOINTS: usize = 8;
 
 /// Runs what may block; `None` if it takes too long.
-async fn bounded<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    tokio::time::timeout(PATIENCE, spawn_blocking(work)).await.ok()?.ok()
+async fn bounded<T: Send + 'static>(
+    patience: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    tokio::time::timeout(patience, spawn_blocking(work)).await.ok()?.ok()
 }
 
 async fn observe() -> Result<Observed, String> {
@@ -197,23 +207,23 @@ fn instances() -> Vec<Process> {
 }
 
 /// Those that have this server's socket, Corefile or link, or listen where it does, with their parents and children.
-fn related(mut all: Vec<Process>, serve: &Serve, setup: &Setup) -> Vec<Process> {
+fn related(mut all: Vec<Process>, serve: &Serve, listening: &[SocketAddr]) -> Vec<Process> {
     let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
     let here = network("self");
     all.retain(|process| network(&process.pid.to_string()) == here);
-    let mut ports: Vec<u16> = setup.listening.iter().map(SocketAddr::port).collect();
+    let mut ports: Vec<u16> = listening.iter().map(SocketAddr::port).collect();
     ports.sort_unstable();
     ports.dedup();
     let sockets: Vec<_> = ports.into_iter().take(MAX_ENDPOINTS).flat_map(procfs::sockets).collect();
     let shares = |at: &SocketAddr| {
-        let mut ours = setup.listening.iter();
+        let mut ours = listening.iter();
         ours.any(|ours| {
             at.port() == ours.port() && (at.ip() == ours.ip() || at.ip().is_unspecified())
         })
     };
     let inodes = sockets.iter().filter(|socket| shares(&socket.local)).map(|socket| socket.inode);
     let owners = procfs::owners(&inodes.collect());
-    let listening: Vec<i32> = owners.values().flatten().map(|process| process.pid).collect();
+    let holders: Vec<i32> = owners.values().flatten().map(|process| process.pid).collect();
     let makes_link = serve.node.setupinterface && !serve.node.localip.is_empty();
     let is_related = |process: &Process| {
         let same = arguments(process).is_some_and(|theirs| {
@@ -221,7 +231,7 @@ fn related(mut all: Vec<Process>, serve: &Serve, setup: &Setup) -> Vec<Process> 
                 .is_some_and(|flags| flags.link == serve.node.interfacename.to_string());
             theirs.socket == serve.socket || theirs.conf == serve.conf || makes_link && same_link
         });
-        same || listening.contains(&process.pid)
+        same || holders.contains(&process.pid)
     };
     let related: Vec<i32> = all.iter().filter(|one| is_related(one)).map(|one| one.pid).collect();
     let parents: Vec<i32> =

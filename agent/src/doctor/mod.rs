@@ -38,7 +38,7 @@ use self::table::{Check, Scope};
 use crate::args::{Category, Doctor};
 
 /// How long a check may take. With what is gathered before, all are done within three seconds.
-const DEADLINE: Duration = Duration::from_millis(2_200);
+const DEADLINE: Duration = Duration::from_millis(1_800);
 /// The exit status if nothing could be examined.
 const COULD_NOT: u8 = 2;
 

@@ -33,7 +33,7 @@ pub struct Process {
 impl Process {
     /// Reads `/proc/PID/stat`.
     pub fn read(pid: i32) -> Option<Self> {
-        Self::parse(&read(&format!("/proc/{pid}/stat"), MAX_FILE)?)
+        Self::parse(&read(format!("/proc/{pid}/stat"), MAX_FILE)?)
     }
 
     /// The name may have blanks and brackets: it ends with the last bracket.
@@ -62,7 +62,7 @@ impl Process {
 
 /// The command line of a process.
 pub fn words(pid: i32) -> Vec<String> {
-    let text = read(&format!("/proc/{pid}/cmdline"), MAX_FILE).unwrap_or_default();
+    let text = read(format!("/proc/{pid}/cmdline"), MAX_FILE).unwrap_or_default();
     text.split_terminator('\0').map(str::to_owned).collect()
 }
 

@@ -15,7 +15,7 @@ fn doctor_rules_that_drop_queries() {
         wanted(&LOCAL).demand("firewall", "ok", "no rule of nftables drops");
         // As on a hardened image: what is established, and what comes over lo.
         rules(
-            "table inet filter { chain input { type filter hook input priority 0; policy drop; iif lo accept; tcp dport 22 accept; } }",
+            "table inet filter { chain input { type filter hook input priority 0; policy drop; iif lo accept; tcp dport 22 accept; }\n}",
         );
         wanted(&LOCAL).demand(
             "firewall",
@@ -23,7 +23,7 @@ fn doctor_rules_that_drop_queries() {
             "the chain inet filter input drops queries to 169.254.20.10 over UDP",
         );
         rules("table inet filter { chain input { type filter hook input priority 0; policy drop; iifname lo accept
-            ct state established,related accept; meta l4proto { tcp, udp } th dport 53 accept; } }");
+            ct state established,related accept; meta l4proto { tcp, udp } th dport 53 accept; }\n}");
         // A set is not looked into.
         wanted(&LOCAL).demand(
             "firewall",
@@ -31,11 +31,11 @@ fn doctor_rules_that_drop_queries() {
             "unless a rule for some interface or set accepts them",
         );
         rules("table inet filter { chain input { type filter hook input priority 0; policy drop; iifname lo accept
-            udp dport 53 accept; tcp dport 53 accept; } }");
+            udp dport 53 accept; tcp dport 53 accept; }\n}");
         wanted(&LOCAL).demand("firewall", "ok", "");
         rules(
             "table ip filter { chain DNS { ip daddr 169.254.20.10 udp dport 53 drop; }
-            chain INPUT { type filter hook input priority 0; policy accept; jump DNS; } }",
+            chain INPUT { type filter hook input priority 0; policy accept; jump DNS; }\n}",
         );
         wanted(&LOCAL).demand(
             "firewall",
@@ -44,16 +44,16 @@ fn doctor_rules_that_drop_queries() {
         );
         rules(
             "table ip filter { chain DNS { ip daddr 169.254.20.11 udp dport 53 drop; return; }
-            chain INPUT { type filter hook input priority 0; policy accept; jump DNS; } }",
+            chain INPUT { type filter hook input priority 0; policy accept; jump DNS; }\n}",
         );
         wanted(&LOCAL).demand("firewall", "ok", "");
         rules(
-            "table ip raw { chain PRE { type filter hook prerouting priority raw; tcp dport 53 reject with tcp reset; } }",
+            "table ip raw { chain PRE { type filter hook prerouting priority raw; tcp dport 53 reject with tcp reset; }\n}",
         );
         wanted(&LOCAL).demand("firewall", "problem", "over TCP");
         // Another family is not concerned.
         rules(
-            "table ip6 filter { chain INPUT { type filter hook input priority 0; policy drop; } }",
+            "table ip6 filter { chain INPUT { type filter hook input priority 0; policy drop; }\n}",
         );
         wanted(&LOCAL).demand("firewall", "ok", "");
     });

@@ -1,7 +1,6 @@
 //! Connection tracking that is full, and fragments that get lost.
 
 use std::net::UdpSocket;
-use std::process::Command;
 
 use tests::doctor::Findings;
 use tests::poll::wait_for;
@@ -76,8 +75,8 @@ fn doctor_fragments_that_are_dropped() {
             ])
         };
         examined().demand("upstream-fragments", "ok", "octets over UDP arrive");
-        sh("nft add table ip drop; nft 'add chain ip drop c { type filter hook prerouting priority -450; }'
-            nft 'add rule ip drop c ip frag-off & 0x1fff != 0 drop'");
+        sh("nft add table ip lossy; nft 'add chain ip lossy c { type filter hook prerouting priority -450; }'
+            nft 'add rule ip lossy c ip frag-off & 0x1fff != 0 drop'");
         examined().demand("upstream-fragments", "warning", "in fragments over UDP it does not");
         // The first ones wait for the others, and are counted when they are given up.
         sh("echo 1 > /proc/sys/net/ipv4/ipfrag_time");
@@ -85,8 +84,6 @@ fn doctor_fragments_that_are_dropped() {
             examined().demand("upstream-fragments", "warning", "");
         }
         wait_for("the kernel's count", SOON, || {
-            let status = Command::new("true").status();
-            assert!(status.is_ok());
             wanted(&[]).has("reassembly", "warning", "could not be put together")
         });
     });

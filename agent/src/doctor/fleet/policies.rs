@@ -117,7 +117,7 @@ fn restricts(policy: &Value) -> bool {
 
 /// Whether a rule is about DNS: port 53, or the pods of kube-dns.
 fn mentions_dns(rule: &Value) -> bool {
-    let of_port = items(rule, "/ports").any(|port| covers(port));
+    let of_port = items(rule, "/ports").any(covers);
     let of_pods = items(rule, "/to").any(|peer| {
         let labels = peer.pointer("/podSelector/matchLabels");
         labels.and_then(|labels| labels.get("k8s-app")?.as_str()) == Some("kube-dns")

@@ -10,7 +10,7 @@ use crate::cluster::object::Kind;
 use crate::cluster::{Api, ClientError, RequestError, Source, Spec};
 
 /// For each request. Several follow each other within the deadline of a check.
-pub const PATIENCE: Duration = Duration::from_millis(900);
+pub const PATIENCE: Duration = Duration::from_millis(850);
 /// A client certificate that ends so soon is told of.
 const SOON: Duration = Duration::from_secs(7 * 86_400);
 /// Clocks that differ so much are told of, and such that differ so much that certificates and tokens fail.

@@ -23,7 +23,7 @@ use crate::cluster::{Api, Source};
 use crate::upstream::address::Scheme;
 
 /// For one query. A client of glibc waits 5 s.
-const PATIENCE: Duration = Duration::from_millis(900);
+const PATIENCE: Duration = Duration::from_millis(850);
 /// The Service that every cluster has.
 const SERVICE: &str = "kubernetes.default";
 /// The `ndots` that the kubelet writes.

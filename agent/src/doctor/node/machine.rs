@@ -176,7 +176,7 @@ fn folder(facts: &Facts, dir: &Path, consequence: &str) -> Finding {
         if system.flags().contains(FsFlags::ST_RDONLY) {
             return problem("its file system is read-only".to_owned());
         }
-        let free = system.blocks_available() as u64 * system.fragment_size() as u64;
+        let free = system.blocks_available().saturating_mul(system.fragment_size());
         if free < LITTLE_SPACE {
             return problem(format!("{} KiB are free", free >> 10));
         }

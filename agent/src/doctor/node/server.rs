@@ -5,6 +5,9 @@ use serde_json::Value;
 use super::super::facts::Facts;
 use super::super::finding::{Finding, few};
 
+/// A server sends something once a minute; of a store that is older nobody was heard, in seconds.
+const SILENT: f64 = 120.0;
+
 /// Whether a server runs and answers at its socket.
 pub fn answers(facts: &Facts) -> Finding {
     let why = match &facts.status {
@@ -148,6 +151,12 @@ pub fn store(facts: &Facts) -> Finding {
         let cure = "see the category `api`; names that are known are answered meanwhile";
         found.push(if !unlisted.is_empty() {
             Finding::problem(format!("{source}: not listed yet: {unlisted}{error}"), cure)
+        } else if !unwatched.is_empty() && age < SILENT {
+            let evidence = format!("{source}: not watched at this moment: {unwatched}{error}");
+            Finding::warning(
+                evidence,
+                "see whether it is so again in a minute, and the category `api`",
+            )
         } else if !unwatched.is_empty() {
             Finding::problem(
                 format!("{source}: not watched now: {unwatched}; the store is {age} s old{error}"),

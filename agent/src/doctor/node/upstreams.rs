@@ -16,7 +16,7 @@ use crate::upstream::address::Scheme;
 use crate::wire::OUR_UDP_PAYLOAD;
 
 /// For one try. Two follow each other within the deadline of a check.
-const PATIENCE: Duration = Duration::from_millis(900);
+const PATIENCE: Duration = Duration::from_millis(850);
 /// An answer that takes longer is slow: a client of glibc gives up after 5 s, and a page makes dozens of look-ups.
 const SLOW: Duration = Duration::from_millis(300);
 /// Upstreams that are asked.
@@ -65,7 +65,7 @@ fn judged(server: SocketAddr, answer: &Answer) -> Finding {
 /// Whether each answers over TCP, without which long answers fail.
 pub async fn tcp(facts: Arc<Facts>) -> Finding {
     each(&facts, |server, question| async move {
-        match exchange::tcp(server, &question, PATIENCE * 2).await {
+        match exchange::tcp(server, &question, PATIENCE * 3 / 2).await {
             Ok(answer) => Finding::ok(format!("{server} in {} ms", answer.took.as_millis())),
             Err(error) => match exchange::udp(server, &question, PATIENCE / 3).await {
                 Ok(_) => Finding::problem(
