@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
+use netlink_packet_core::{DefaultNla, Nla as _};
 use netlink_packet_netfilter::nftables::{
-    Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Meta, MetaKey,
-    Operator, Payload, Register, Verdict, VerdictAttribute,
+    Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Meta,
+    MetaKey, Operator, Payload, Register, Verdict, VerdictAttribute,
 };
 
 use crate::kernel::nfnetlink::exchange;
@@ -163,6 +164,8 @@ enum Value {
     Known(Vec<u8>),
     /// An interface other than `lo`, by number or name.
     Elsewhere,
+    /// The bits of a connection's state, of a packet that begins one or is not tracked.
+    Fresh,
     Unknown,
 }
 
@@ -191,7 +194,10 @@ fn effect(rule: &Rule, packet: Packet) -> Effect {
         match data {
             Some(Expressions::Meta(meta)) => load_meta(meta, packet, &mut registers),
             Some(Expressions::Payload(payload)) => load_payload(payload, packet, &mut registers),
-            Some(Expressions::Bitwise(_)) => registers.clear(),
+            Some(Expressions::Bitwise(bitwise)) => mask(bitwise, &mut registers),
+            Some(Expressions::Other { expression_type, attributes }) if expression_type == "ct" => {
+                load_ct(attributes, &mut registers);
+            }
             Some(Expressions::Cmp(cmp)) => match compare(cmp, &registers) {
                 Match::Yes => {}
                 Match::No => return Effect::None,
@@ -210,7 +216,7 @@ fn effect(rule: &Rule, packet: Packet) -> Effect {
                 "masq" | "nat" | "redir" | "tproxy" => {
                     return if certain { Effect::Accept } else { Effect::MayAccept };
                 }
-                // `ct`, `fib`, `limit`, the matches and targets of iptables-nft and whatever is new.
+                // `fib`, `limit`, the matches and targets of iptables-nft and whatever is new.
                 "target" => return Effect::Unknown,
                 _ => certain = false,
             },
@@ -275,15 +281,82 @@ fn load_payload(payload: &[Payload], packet: Packet, registers: &mut BTreeMap<u3
     let protocol = if packet.tcp { libc::IPPROTO_TCP } else { libc::IPPROTO_UDP };
     let value = match (base, offset, length, packet.to) {
         (Some(TRANSPORT), Some(2), Some(2), _) => Value::Known(packet.port.to_be_bytes().to_vec()),
-        (Some(NETWORK), Some(16), Some(4), IpAddr::V4(ip)) => Value::Known(ip.octets().to_vec()),
         (Some(NETWORK), Some(9), Some(1), IpAddr::V4(_)) => Value::Known(vec![protocol as u8]),
-        (Some(NETWORK), Some(24), Some(16), IpAddr::V6(ip)) => Value::Known(ip.octets().to_vec()),
         (Some(NETWORK), Some(6), Some(1), IpAddr::V6(_)) => Value::Known(vec![protocol as u8]),
+        // The address, or its first octets where a prefix is meant.
+        (Some(NETWORK), Some(16), Some(length @ 1..=4), IpAddr::V4(ip)) => {
+            first(&ip.octets(), length)
+        }
+        (Some(NETWORK), Some(24), Some(length @ 1..=16), IpAddr::V6(ip)) => {
+            first(&ip.octets(), length)
+        }
         _ => Value::Unknown,
     };
     if let Some(to) = to {
         registers.insert(register(to), value);
     }
+}
+
+fn first(octets: &[u8], length: u32) -> Value {
+    octets.get(..length as usize).map_or(Value::Unknown, |octets| Value::Known(octets.to_vec()))
+}
+
+/// Loads something of the tracked connection. Only its state is known.
+fn load_ct(attributes: &[DefaultNla], registers: &mut BTreeMap<u32, Value>) {
+    let number = |kind: u16| {
+        let attribute = attributes.iter().find(|attribute| attribute.kind() == kind)?;
+        let mut octets = vec![0; attribute.value_len()];
+        attribute.emit_value(&mut octets);
+        Some(u32::from_be_bytes(octets.try_into().ok()?))
+    };
+    let Some(to) = number(NFTA_CT_DREG) else { return };
+    let value = match number(NFTA_CT_KEY) {
+        Some(NFT_CT_STATE) => Value::Fresh,
+        _ => Value::Unknown,
+    };
+    registers.insert(register(Register::from(to)), value);
+}
+
+const NFTA_CT_DREG: u16 = 1;
+const NFTA_CT_KEY: u16 = 2;
+const NFT_CT_STATE: u32 = 0;
+/// The bits of `new` and `untracked`.
+const FRESH: u32 = 8 | 64;
+
+/// `(register & mask) ^ xor`.
+fn mask(bitwise: &[Bitwise], registers: &mut BTreeMap<u32, Value>) {
+    let (mut from, mut to, mut and, mut xor, mut plain) = (None, None, None, None, true);
+    for attribute in bitwise {
+        match attribute {
+            Bitwise::SourceRegister(register) => from = Some(*register),
+            Bitwise::DestinationRegister(register) => to = Some(*register),
+            Bitwise::Mask(DataAttribute::Value(octets)) => and = Some(octets),
+            Bitwise::Xor(DataAttribute::Value(octets)) => xor = Some(octets),
+            // Shifts, and operations between registers.
+            Bitwise::Op(operation) => plain &= *operation == 0,
+            Bitwise::SourceRegister2(_) => plain = false,
+            _ => {}
+        }
+    }
+    let Some(to) = to else { return };
+    let value = match (from.and_then(|from| registers.get(&register(from))), and, xor) {
+        (Some(Value::Known(value)), Some(and), Some(xor))
+            if plain && and.len() == value.len() && xor.len() == value.len() =>
+        {
+            let octets = value.iter().zip(and).zip(xor);
+            Value::Known(octets.map(|((value, and), xor)| value & and ^ xor).collect())
+        }
+        (Some(Value::Fresh), Some(and), Some(xor)) if plain => match bits(and) {
+            Some(wanted) if wanted & FRESH == 0 => Value::Known(xor.clone()),
+            _ => Value::Unknown,
+        },
+        _ => Value::Unknown,
+    };
+    registers.insert(register(to), value);
+}
+
+fn bits(octets: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(octets.try_into().ok()?))
 }
 
 /// `NFT_PAYLOAD_NETWORK_HEADER`.
@@ -314,6 +387,9 @@ fn compare(cmp: &[Cmp], registers: &BTreeMap<u32, Value>) -> Match {
         (Some(Value::Known(value)), Operator::GreatherThanEqual) => told(value >= wanted),
         (Some(Value::Elsewhere), Operator::Equal) if is_lo(wanted) => Match::No,
         (Some(Value::Elsewhere), Operator::NotEqual) if is_lo(wanted) => Match::Yes,
+        (Some(Value::Fresh), Operator::Equal) if bits(wanted).is_some_and(|b| b & FRESH == 0) => {
+            Match::No
+        }
         _ => Match::Perhaps,
     }
 }
@@ -348,82 +424,5 @@ fn verdict(immediate: &[Immediate]) -> Option<Effect> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn named(name: &str, expression: Expressions) -> ListAttribute<ExpressionAttribute> {
-        ListAttribute::Element(vec![
-            ExpressionAttribute::Name(name.into()),
-            ExpressionAttribute::Data(expression),
-        ])
-    }
-
-    fn iif(name: &str) -> Rule {
-        let meta = vec![Meta::Key(MetaKey::Iifname), Meta::DestinationRegister(Register::Reg1)];
-        let mut octets = name.as_bytes().to_vec();
-        octets.resize(16, 0);
-        vec![named("meta", Expressions::Meta(meta)), equals(octets)]
-    }
-
-    fn port(number: u16) -> Rule {
-        let payload = vec![
-            Payload::DestinationRegister(Register::Reg1),
-            Payload::Base(TRANSPORT),
-            Payload::Offset(2),
-            Payload::Len(2),
-        ];
-        vec![named("payload", Expressions::Payload(payload)), equals(number.to_be_bytes().to_vec())]
-    }
-
-    fn equals(octets: Vec<u8>) -> ListAttribute<ExpressionAttribute> {
-        let cmp = vec![
-            Cmp::SourceRegister(Register::Reg1),
-            Cmp::Op(Operator::Equal),
-            Cmp::Data(DataAttribute::Value(octets)),
-        ];
-        named("cmp", Expressions::Cmp(cmp))
-    }
-
-    fn ends(mut rule: Rule, verdict: Verdict, chain: Option<&str>) -> Rule {
-        let mut attributes = vec![VerdictAttribute::Code(verdict)];
-        attributes.extend(chain.map(|name| VerdictAttribute::Chain(name.into())));
-        let data = Immediate::Data(DataAttribute::Verdict(attributes));
-        rule.push(named("immediate", Expressions::Immediate(vec![data])));
-        rule
-    }
-
-    fn fate(drops: bool, rules: Vec<Rule>) -> Fate {
-        let packet = Packet { to: "169.254.20.10".parse().unwrap(), tcp: false, port: 53 };
-        let origin = Origin { family: "inet", table: "t".into(), chain: "input".into() };
-        let other = ends(port(53), ACCEPT, None);
-        let read = |origin: &Origin| match origin.chain.as_str() {
-            "input" => Ok(rules.clone()),
-            "loop" => Ok(vec![ends(Vec::new(), Verdict::Jump, Some("loop"))]),
-            _ => Ok(vec![other.clone()]),
-        };
-        let mut walk = Walk { packet, chains: BTreeMap::new(), steps: 0, read: &read };
-        walk.base(&Base { origin, hook: 1, priority: 0, drops }).unwrap()
-    }
-
-    const ACCEPT: Verdict = Verdict::Other(libc::NF_ACCEPT as u32);
-    const DROP: Verdict = Verdict::Other(libc::NF_DROP as u32);
-
-    #[test]
-    fn rules_are_followed_as_far_as_they_can_be_told() {
-        let dropped = Fate::Dropped("inet t input".into());
-        assert_eq!(fate(false, Vec::new()), Fate::Accepted);
-        assert_eq!(fate(true, Vec::new()), dropped);
-        assert_eq!(fate(true, vec![ends(iif("lo"), ACCEPT, None)]), dropped);
-        assert_eq!(
-            fate(true, vec![ends(iif("veth1"), ACCEPT, None)]),
-            Fate::Unclear("inet t input".into())
-        );
-        assert_eq!(fate(true, vec![ends(port(53), ACCEPT, None)]), Fate::Accepted);
-        assert_eq!(fate(true, vec![ends(port(80), ACCEPT, None)]), dropped);
-        assert_eq!(fate(false, vec![ends(port(53), DROP, None)]), dropped);
-        assert_eq!(fate(true, vec![ends(Vec::new(), Verdict::Jump, Some("dns"))]), Fate::Accepted);
-        // Chains that lead to themselves, which the kernel refuses, end here as well.
-        let endless = vec![ends(Vec::new(), Verdict::Goto, Some("loop"))];
-        assert_eq!(fate(true, endless), Fate::Unclear("inet t input".into()));
-    }
-}
+#[path = "firewall_tests.rs"]
+mod tests;

@@ -14,9 +14,8 @@ fn doctor_rules_that_drop_queries() {
     on_a_node(|| {
         wanted(&LOCAL).demand("firewall", "ok", "no rule of nftables drops");
         // As on a hardened image: what is established, and what comes over lo.
-        rules(
-            "table inet filter { chain input { type filter hook input priority 0; policy drop; iif lo accept; tcp dport 22 accept; }\n}",
-        );
+        rules("table inet filter { chain input { type filter hook input priority 0; policy drop; iif lo accept;
+            ct state established,related accept; ct state invalid drop; tcp dport 22 accept; ip daddr 10.0.0.0/8 accept; }\n}");
         wanted(&LOCAL).demand(
             "firewall",
             "problem",
@@ -32,6 +31,16 @@ fn doctor_rules_that_drop_queries() {
         );
         rules("table inet filter { chain input { type filter hook input priority 0; policy drop; iifname lo accept
             udp dport 53 accept; tcp dport 53 accept; }\n}");
+        wanted(&LOCAL).demand("firewall", "ok", "");
+        rules(
+            "table ip filter { chain INPUT { type filter hook input priority 0; policy drop;
+            ip daddr 169.254.0.0/16 accept; }\n}",
+        );
+        wanted(&LOCAL).demand("firewall", "ok", "");
+        rules(
+            "table ip filter { chain INPUT { type filter hook input priority 0; policy drop;
+            ip daddr 169.254.16.0/20 accept; }\n}",
+        );
         wanted(&LOCAL).demand("firewall", "ok", "");
         rules(
             "table ip filter { chain DNS { ip daddr 169.254.20.10 udp dport 53 drop; }
