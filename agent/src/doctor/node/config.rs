@@ -206,7 +206,8 @@ pub fn forwarding_loop(facts: &Facts) -> Finding {
 
 /// The upstreams that the running server has set aside for a reason with these words.
 fn set_aside(facts: &Facts, words: &str) -> Vec<String> {
-    let forwards = facts.told("/details/forward").and_then(Value::as_array);
+    let forwards = ["/forwards", "/details/forward"];
+    let forwards = forwards.iter().find_map(|at| facts.told(at)?.as_array());
     let upstreams =
         forwards.into_iter().flatten().filter_map(|forward| forward.get("upstreams")?.as_array());
     let is_aside = |upstream: &&Value| {

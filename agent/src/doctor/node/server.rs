@@ -52,6 +52,9 @@ pub fn answers(facts: &Facts) -> Finding {
 /// Whether it waits for anything, or a part of it does not work.
 pub fn conditions(facts: &Facts) -> Finding {
     let Ok(status) = &facts.status else { return Finding::skipped("no server answers") };
+    if let Some(list) = status.get("conditions").and_then(Value::as_array) {
+        return listed(list);
+    }
     let mut problems = Vec::new();
     if let Some(stalled) = status.get("stalled").and_then(Value::as_str) {
         problems.push(stalled.to_owned());
@@ -71,6 +74,29 @@ pub fn conditions(facts: &Facts) -> Finding {
     }
 }
 
+/// The server's own list of what is wrong, each with its cure.
+fn listed(conditions: &[Value]) -> Finding {
+    let text = |condition: &Value, name: &str| match condition.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(lines)) => {
+            few(lines.iter().filter_map(|line| line.as_str().map(str::to_owned)))
+        }
+        _ => String::new(),
+    };
+    let found = conditions.iter().map(|condition| {
+        let evidence = format!("{}: {}", text(condition, "title"), text(condition, "evidence"));
+        let cure = text(condition, "cure");
+        match condition.get("severity").and_then(Value::as_str) {
+            Some("warn") => Finding::warning(evidence, cure),
+            _ => Finding::problem(evidence, cure),
+        }
+    });
+    match conditions.is_empty() {
+        true => Finding::ok("no condition holds"),
+        false => Finding::worst(found.collect(), ""),
+    }
+}
+
 /// Whether what runs is what is written.
 pub fn configuration(facts: &Facts) -> Finding {
     let Ok(status) = &facts.status else { return Finding::skipped("no server answers") };
@@ -85,7 +111,9 @@ pub fn configuration(facts: &Facts) -> Finding {
             "mend the Corefile (`nodens check` names the lines); the next start would fail",
         ),
         None => {
-            let hash = status.get("configuration").and_then(Value::as_str).unwrap_or("unknown");
+            let hash = ["/configuration/hash", "/configuration"];
+            let hash = hash.iter().find_map(|at| status.pointer(at)?.as_str());
+            let hash = hash.unwrap_or("unknown");
             Finding::ok(format!("configuration {hash} runs, and none was refused"))
         }
     }
@@ -132,7 +160,9 @@ pub fn restarts(facts: &Facts) -> Finding {
 /// Whether cluster names are from now, or from the past.
 pub fn store(facts: &Facts) -> Finding {
     let Ok(status) = &facts.status else { return Finding::skipped("no server answers") };
-    let Some(clusters) = status.pointer("/details/kubernetes").and_then(Value::as_array) else {
+    let clusters = ["/sources", "/details/kubernetes"];
+    let clusters = clusters.iter().find_map(|at| status.pointer(at)?.as_array());
+    let Some(clusters) = clusters.filter(|clusters| !clusters.is_empty()) else {
         return Finding::skipped("no kubernetes directive");
     };
     let mut found = Vec::new();
