@@ -1,13 +1,14 @@
 //! What is typed on the command line. NodeLocal DNSCache's flags are taken in Go's spelling too (`-localip a,b`,
 //! `-setupinterface=false`), so that its manifest works with another image.
 
+mod doctor;
+mod explain;
 mod generate;
 mod kubectl;
 mod lookup;
 mod node;
-mod page;
-mod explain;
 mod observe;
+mod page;
 mod user_id;
 
 use std::ffi::OsString;
@@ -18,15 +19,16 @@ use clap::{
     ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
 };
 
+pub use self::doctor::{Category, Doctor};
+pub use self::explain::ExplainFlags;
 pub use self::generate::{completions, man};
 pub use self::kubectl::Kubectl;
 pub use self::lookup::Lookup;
 use self::node::go_bool;
 pub use self::node::{AddonFlags, MetricsAddress, NodeFlags, OwnNodeFlags};
+pub use self::observe::{ObserveFlags, TopFlags};
 pub use self::page::PageAddress;
 use self::page::page_address;
-pub use self::explain::ExplainFlags;
-pub use self::observe::{ObserveFlags, TopFlags};
 pub use self::user_id::UserId;
 use crate::version;
 
@@ -80,6 +82,9 @@ pub enum Command {
         #[arg(long, default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET")]
         socket: PathBuf,
     },
+    /// Look for what is wrong on this node, or in the cluster with --cluster, and change nothing: exit with 0 if there is no
+    /// problem, with 1 if there is, with 2 if nothing could be examined.
+    Doctor(Box<Doctor>),
     /// Replace the running server by the program that is installed now, without losing a query; exit with 1 and the reason if the
     /// new one does not start.
     Upgrade {

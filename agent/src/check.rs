@@ -58,7 +58,7 @@ fn read(args: &Check) -> anyhow::Result<(PathBuf, (File, Diagnostics), Serve)> {
 }
 
 /// The flags of the server that runs here, if one answers.
-fn running(args: &Serve) -> Option<Serve> {
+pub fn running(args: &Serve) -> Option<Serve> {
     let answer = control::ask(&args.socket, &Request::Arguments).ok()?;
     let words = answer.get("arguments")?.as_array()?.iter().filter_map(|word| word.as_str());
     let mut serve = Cli::read(words.map(Into::into)).ok()?.serve;

@@ -44,6 +44,7 @@ pub mod control;
 pub mod corefile;
 pub mod descriptors;
 pub mod detail;
+pub mod doctor;
 pub mod explain;
 pub mod file_watch;
 pub mod handover;

@@ -22,7 +22,7 @@ use nodens::control::{self, Request};
 use nodens::plugin::cache::inspect;
 use nodens::supervisor::{self, Ended};
 use nodens::{
-    check, explain, kubectl, logging, lookup, node, observe, probe, run, status, upgrade,
+    check, doctor, explain, kubectl, logging, lookup, node, observe, probe, run, status, upgrade,
 };
 
 #[global_allocator]
@@ -53,6 +53,7 @@ fn run_command(cli: Cli) -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             done => done.map(drop),
         },
+        Some(Command::Doctor(args)) => return doctor::run(&args, &mut std::io::stdout().lock()),
         Some(Command::Net(args)) => match node::cli::run(&args, &mut std::io::stdout().lock()) {
             Ok(false) => return ExitCode::FAILURE,
             done => done.map(drop),

@@ -17,6 +17,7 @@
 //! * [`kernel`]: reading and writing over netlink. Nothing is executed: no `ip`, no `nft`, no
 //!   `iptables`.
 //! * [`nft`]: the nftables table `inet nodens`, its rules and their wire form.
+//! * [`firewall`]: what other tables do to a query.
 //! * [`reconcile`]: keeps it so: each interval, and at once when a notification reports a change of
 //!   something that Nodens owns.
 //! * [`privileges`]: gives away what the process does not need.
@@ -41,6 +42,7 @@
 )]
 
 pub mod error;
+pub mod firewall;
 pub mod kernel;
 pub mod nft;
 pub mod observed;

@@ -21,6 +21,7 @@ pub mod bench;
 pub mod client;
 pub mod cluster;
 pub mod conformance;
+pub mod doctor;
 pub mod http;
 pub mod load;
 pub mod log;

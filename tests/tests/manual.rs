@@ -166,6 +166,23 @@ fn the_architectures_modules_exist() {
     }
 }
 
+/// Each check of the doctor is a line of the table of its category, with its question.
+#[test]
+fn every_check_of_the_doctor_is_in_its_table() {
+    let page = fs::read_to_string(root().join("docs/doctor.md")).unwrap();
+    let sections: Vec<&str> = page.split("\n## ").skip(1).collect();
+    let mut lines = 0;
+    for check in nodens::doctor::table::ALL {
+        let of_category = |text: &&&str| text.lines().next() == Some(check.category.name());
+        let section = sections.iter().find(of_category).unwrap_or_else(|| panic!("{}", check.id));
+        let line = format!("| `{}` | {} | ", check.id, check.title);
+        assert!(section.contains(&line), "{line}");
+        lines += 1;
+    }
+    let all = page.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(all, lines, "a line without a check");
+}
+
 /// The part of the reference that is about a directive: a page, or a section.
 fn section(directive: &str) -> Option<String> {
     let page = |name: &str| fs::read_to_string(root().join("docs").join(name)).unwrap();

@@ -32,15 +32,33 @@ use crate::logging::causes;
 
 /// What a request came to, where it is not a response with status 200.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RequestError {
+pub enum RequestError {
+    /// There is no client.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// No connection, or it broke.
     #[error("cannot reach the API server: {server}: {reason}")]
-    Unreachable { server: String, reason: String },
+    Unreachable {
+        /// Its address.
+        server: String,
+        /// What the kernel, TLS or HTTP said.
+        reason: String,
+    },
+    /// No answer in this time.
     #[error("the API server did not answer within {} s", .0.as_secs())]
     Silent(Duration),
+    /// Another status than 200.
     #[error("the API server says {code} {reason}: {message}")]
-    Status { code: u16, reason: String, message: String, retry_after: Option<Duration> },
+    Status {
+        /// The status.
+        code: u16,
+        /// Its name, as the server has it.
+        reason: String,
+        /// What the server said.
+        message: String,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
+    },
 }
 
 type Tcp = TokioIo<TcpStream>;
@@ -181,12 +199,12 @@ fn reply(response: Response<Body>, place: Place) -> Reply {
     Reply { encoding: encoding(headers), gzip, body: response.into_body(), place }
 }
 
-fn build(
+pub(super) fn build(
     settings: Settings,
     timing: Timing,
     delays: ReadDelays,
 ) -> Result<kube::Client, kube::Error> {
-    let Settings { mut config, certificate } = settings;
+    let Settings { mut config, certificate, .. } = settings;
     let agent = concat!("nodens/", env!("CARGO_PKG_VERSION"));
     config.headers.push((USER_AGENT, HeaderValue::from_static(agent)));
     // With a file of authorities kube verifies by that file. It must not look for those of the system as well: an image has none.
@@ -271,7 +289,7 @@ const POOL_IDLE: Duration = Duration::from_secs(15);
 /// The most that is read of a response that is an error.
 const MAX_REFUSAL: usize = 64 << 10;
 
-async fn refusal(response: Response<Body>, patience: Duration) -> RequestError {
+pub(super) async fn refusal(response: Response<Body>, patience: Duration) -> RequestError {
     let code = response.status().as_u16();
     let seconds = response
         .headers()

@@ -57,6 +57,8 @@ pub(super) struct Settings {
     /// The client certificate, if there is one. It is not left to kube, whose check of key and certificate refuses
     /// certificates of X.509 version 1, which API servers accept.
     pub(super) certificate: Option<Arc<dyn ResolvesClientCert>>,
+    /// The same in DER, without those that have signed it.
+    pub(super) leaf: Option<Vec<u8>>,
 }
 
 /// The files of a pod's service account.
@@ -149,7 +151,8 @@ pub(super) fn settings(source: &Source, stamps: &mut Stamps) -> Result<Settings,
         // A server has no terminal; and what the plugin complains of belongs into the message.
         exec.interactive_mode = Some(ExecInteractiveMode::Never);
     }
-    Ok(Settings { config, certificate })
+    let (certificate, leaf) = certificate.unzip();
+    Ok(Settings { config, certificate, leaf })
 }
 
 fn in_cluster() -> Result<kube::Config, ClientError> {
@@ -253,8 +256,11 @@ fn token(auth: &AuthInfo) -> Result<Option<SecretString>, String> {
     Ok(Some(text.to_owned().into()))
 }
 
+/// A client certificate with its key, and itself in DER.
+type Shown = (Arc<dyn ResolvesClientCert>, Vec<u8>);
+
 /// The client certificate and its key, of files or of the kubeconfig itself.
-fn certificate(auth: &AuthInfo) -> Result<Option<Arc<dyn ResolvesClientCert>>, String> {
+fn certificate(auth: &AuthInfo) -> Result<Option<Shown>, String> {
     let data = auth.client_certificate_data.as_deref();
     let Some(chain) = pem("certificate", auth.client_certificate.as_deref(), data)? else {
         return Ok(None);
@@ -266,14 +272,14 @@ fn certificate(auth: &AuthInfo) -> Result<Option<Arc<dyn ResolvesClientCert>>, S
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&chain)
         .collect::<Result<_, _>>()
         .map_err(|error| format!("the client certificate cannot be read: {error}"))?;
-    if chain.is_empty() {
+    let Some(leaf) = chain.first().map(|certificate| certificate.to_vec()) else {
         return Err("the client certificate cannot be read: it is not in PEM".into());
-    }
+    };
     let key = PrivateKeyDer::from_pem_slice(&key)
         .map_err(|error| format!("the client key cannot be read: {error}"))?;
     let key = rustls::crypto::ring::sign::any_supported_type(&key)
         .map_err(|error| format!("the client key cannot be used: {error}"))?;
-    Ok(Some(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)))))
+    Ok(Some((Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))), leaf)))
 }
 
 fn pem(what: &str, file: Option<&str>, data: Option<&str>) -> Result<Option<Vec<u8>>, String> {

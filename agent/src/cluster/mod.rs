@@ -12,6 +12,7 @@
 //! ties them together, and [`Clusters`] lets two server blocks share one.
 
 mod applier;
+mod ask;
 mod backoff;
 mod body;
 mod client;
@@ -41,6 +42,8 @@ mod test_sink;
 mod thread;
 mod watch;
 
+pub use self::ask::{Answer, Api};
+pub use self::client::RequestError;
 pub use self::credentials::ClientError;
 pub use self::interner::Interner;
 use self::object::{Event, Kind, Object};

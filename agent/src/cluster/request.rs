@@ -148,6 +148,14 @@ impl Requests {
         !plainest
     }
 
+    /// Path and selectors, without a limit or a version.
+    pub(super) fn path(&self) -> String {
+        match self.selectors.strip_prefix('&') {
+            Some(selectors) => format!("{}?{selectors}", self.path),
+            None => self.path.clone(),
+        }
+    }
+
     /// The RBAC rule that these requests need.
     pub(super) fn rule(&self) -> &str {
         &self.rule

@@ -368,7 +368,7 @@ pub struct Histogram<const N: usize> {
 }
 
 impl<const N: usize> Histogram<N> {
-    fn new(bounds: [f64; N]) -> Self {
+    pub(super) fn new(bounds: [f64; N]) -> Self {
         let counts = std::array::from_fn(|_| AtomicU64::new(0));
         Self { bounds, counts, over: AtomicU64::new(0), sum_micros: AtomicU64::new(0) }
     }

@@ -5,7 +5,7 @@
 //! queries.
 
 mod conntrack;
-mod nfnetlink;
+pub(crate) mod nfnetlink;
 mod route;
 
 use std::io;

@@ -18,7 +18,7 @@ use crate::nft::Request;
 ///
 /// The first error that the kernel reports, as its errno; for a transaction it means that nothing
 /// was changed.
-pub(super) fn exchange(requests: Vec<Request>) -> io::Result<Vec<NetfilterMessage>> {
+pub(crate) fn exchange(requests: Vec<Request>) -> io::Result<Vec<NetfilterMessage>> {
     let mut buffer = Vec::new();
     for (sequence, request) in (1..).zip(requests) {
         request.write(sequence, &mut buffer);

@@ -23,6 +23,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 pub(crate) use expr::Expr;
+pub(crate) use wire::{Base, Origin, decode_base, decode_expressions, dump_chain};
 pub(crate) use wire::{Request, dump_chains, dump_every_chain, dump_rules, get_table};
 pub(crate) use wire::{
     decode_chain, decode_input_drop, decode_rule, decode_table, remove, replace,

@@ -1,10 +1,13 @@
 //! The nfnetlink requests for the table, and the decoding of what the kernel dumps.
 
+use std::fmt;
+
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainFlags, ChainMessage, Hook as HookAttribute, HookNumber, InetHookNumber,
-    NfTablesMessage, RuleAttribute, RuleMessage, TableAttribute, TableFlags, TableMessage,
+    ChainAttribute, ChainFlags, ChainMessage, ExpressionAttribute, Hook as HookAttribute,
+    HookNumber, InetHookNumber, ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage,
+    TableAttribute, TableFlags, TableMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{
@@ -136,6 +139,118 @@ pub(crate) fn decode_input_drop(message: &NetfilterMessage) -> Option<String> {
         }
     }
     (at_input && drops).then(|| format!("{family} {table} {name}"))
+}
+
+/// A chain by its family, table and name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Origin {
+    /// `inet`, `ip` or `ip6`.
+    pub(crate) family: &'static str,
+    pub(crate) table: String,
+    pub(crate) chain: String,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.family, self.table, self.chain)
+    }
+}
+
+/// A chain that packets to this node pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Base {
+    pub(crate) origin: Origin,
+    /// Prerouting or input: `NF_INET_PRE_ROUTING`, `NF_INET_LOCAL_IN`.
+    pub(crate) hook: u32,
+    pub(crate) priority: i32,
+    /// Whether it drops what no rule decides.
+    pub(crate) drops: bool,
+}
+
+impl Base {
+    /// Whether packets of IPv4, or of IPv6, pass it.
+    pub(crate) fn sees(&self, is_ipv4: bool) -> bool {
+        match self.origin.family {
+            "ip" => is_ipv4,
+            "ip6" => !is_ipv4,
+            _ => true,
+        }
+    }
+}
+
+/// Reads a chain that packets to this node pass; `None` for any other.
+pub(crate) fn decode_base(message: &NetfilterMessage) -> Option<Base> {
+    let family = family(message)?;
+    let NetfilterMessageInner::NfTables(NfTablesMessage::NewChain(chain)) = &message.inner else {
+        return None;
+    };
+    let (mut table, mut name) = (String::new(), String::new());
+    let (mut hook, mut priority, mut drops) = (None, 0, false);
+    for attribute in &chain.attributes {
+        match attribute {
+            ChainAttribute::Table(text) => table = text.clone(),
+            ChainAttribute::Name(text) => name = text.clone(),
+            ChainAttribute::Hook(attributes) => {
+                for attribute in attributes {
+                    match attribute {
+                        HookAttribute::Number(number) => hook = Some(u32::from(*number)),
+                        HookAttribute::Priority(value) => priority = *value as i32,
+                        _ => {}
+                    }
+                }
+            }
+            ChainAttribute::Policy(policy) => drops = *policy == libc::NF_DROP as u32,
+            _ => {}
+        }
+    }
+    let hook = hook.filter(|hook| *hook <= NF_INET_LOCAL_IN)?;
+    Some(Base { origin: Origin { family, table, chain: name }, hook, priority, drops })
+}
+
+fn family(message: &NetfilterMessage) -> Option<&'static str> {
+    match message.header.family {
+        NetfilterProtoFamily::Inet => Some("inet"),
+        NetfilterProtoFamily::IPv4 => Some("ip"),
+        NetfilterProtoFamily::IPv6 => Some("ip6"),
+        _ => None,
+    }
+}
+
+/// Asks for the rules of one chain, in order. Kernels that do not filter send more.
+pub(crate) fn dump_chain(origin: &Origin) -> Request {
+    let family = match origin.family {
+        "ip" => NetfilterProtoFamily::IPv4,
+        "ip6" => NetfilterProtoFamily::IPv6,
+        _ => NetfilterProtoFamily::Inet,
+    };
+    let attributes = vec![
+        RuleAttribute::Table(origin.table.clone()),
+        RuleAttribute::Chain(origin.chain.clone()),
+    ];
+    let message = NfTablesMessage::GetRule(RuleMessage { attributes });
+    Request::dump(NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message))
+}
+
+/// The steps of a rule of that chain; `None` for a rule of another.
+pub(crate) fn decode_expressions(
+    message: &NetfilterMessage,
+    origin: &Origin,
+) -> Option<Vec<ListAttribute<ExpressionAttribute>>> {
+    let NetfilterMessageInner::NfTables(NfTablesMessage::NewRule(rule)) = &message.inner else {
+        return None;
+    };
+    let (mut table, mut chain, mut steps) = ("", "", Vec::new());
+    for attribute in &rule.attributes {
+        match attribute {
+            RuleAttribute::Table(text) => table = text,
+            RuleAttribute::Chain(text) => chain = text,
+            RuleAttribute::Expressions(list) => steps = list.clone(),
+            _ => {}
+        }
+    }
+    let is_of_it = family(message) == Some(origin.family)
+        && (table, chain) == (origin.table.as_str(), origin.chain.as_str());
+    is_of_it.then_some(steps)
 }
 
 /// Asks for the table's rules, in order.

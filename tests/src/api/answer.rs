@@ -59,10 +59,16 @@ pub(crate) async fn handle(
             }
         }
     }
-    let response = match answer(&shared, &request, certificate, &faults) {
+    let mut response = match answer(&shared, &request, certificate, &faults) {
         Ok(answer) => success(answer, &faults).await,
         Err(status) => failure(&status, request.prefers_protobuf() && speaks_protobuf(&shared)),
     };
+    let ahead = shared.behaviour().ahead;
+    if ahead != 0
+        && let Ok(date) = date(ahead).parse()
+    {
+        response.headers_mut().insert(http::header::DATE, date);
+    }
     shared.log.answered(place, response.status().as_u16());
     Ok(response)
 }
@@ -161,9 +167,21 @@ fn path(request: &ApiRequest, behaviour: &Behaviour) -> Result<Pieces, Status> {
     if matches!(path, "/healthz" | "/livez" | "/readyz") {
         return Ok(whole(Bytes::from_static(b"ok")));
     }
+    let node =
+        path.strip_prefix("/api/v1/nodes/").and_then(|rest| rest.strip_suffix("/proxy/configz"));
+    if let Some(told) = node.and_then(|node| behaviour.configz.get(node)) {
+        return Ok(whole(Bytes::from(told.to_string())));
+    }
     discovery::document(path, &behaviour.version, behaviour.multicluster)
         .map(|document| whole(Bytes::from(document.to_string())))
         .ok_or_else(|| Status::new(404, "the server could not find the requested resource"))
+}
+
+/// The time in so many seconds, as HTTP has it.
+fn date(ahead: i64) -> String {
+    use k8s_openapi::jiff::{SignedDuration, Timestamp, fmt::rfc2822::DateTimePrinter};
+    let at = Timestamp::now() + SignedDuration::from_secs(ahead);
+    DateTimePrinter::new().timestamp_to_rfc9110_string(&at).unwrap_or_default()
 }
 
 fn whole(body: Bytes) -> Pieces {

@@ -1,6 +1,7 @@
 //! A certificate authority for one test: the server's certificate and those of clients.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use rcgen::{
@@ -58,9 +59,18 @@ impl Authority {
     /// # Errors
     /// Key generation or signing failed.
     pub fn client(&self, user: &str) -> anyhow::Result<Pair> {
+        self.client_for(user, LONG)
+    }
+
+    /// The same, valid for so many days from now; of a negative number it has expired.
+    ///
+    /// # Errors
+    /// Key generation or signing failed.
+    pub fn client_for(&self, user: &str, days: i64) -> anyhow::Result<Pair> {
         let mut params = CertificateParams::new(Vec::<String>::new())?;
         params.distinguished_name.push(DnType::CommonName, user);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        valid_for(&mut params, days);
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
@@ -71,7 +81,7 @@ impl Authority {
     /// # Errors
     /// Key generation or signing failed.
     pub fn server(&self, names: &[&str]) -> anyhow::Result<Pair> {
-        let (certificate, key) = self.issue_server(names)?;
+        let (certificate, key) = self.issue_server(names, LONG)?;
         Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
@@ -80,6 +90,14 @@ impl Authority {
     /// # Errors
     /// Key generation, signing or rustls refused.
     pub fn server_config(&self) -> anyhow::Result<Arc<ServerConfig>> {
+        self.server_config_for(LONG)
+    }
+
+    /// The same with a certificate that is valid for so many days from now.
+    ///
+    /// # Errors
+    /// Key generation, signing or rustls refused.
+    pub fn server_config_for(&self, days: i64) -> anyhow::Result<Arc<ServerConfig>> {
         let names = [
             "127.0.0.1",
             "::1",
@@ -88,7 +106,7 @@ impl Authority {
             "kubernetes.default",
             "kubernetes.default.svc",
         ];
-        let (certificate, key) = self.issue_server(&names)?;
+        let (certificate, key) = self.issue_server(&names, days)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).context("the authority's certificate")?;
@@ -105,12 +123,29 @@ impl Authority {
         Ok(Arc::new(config))
     }
 
-    fn issue_server(&self, names: &[&str]) -> anyhow::Result<(rcgen::Certificate, KeyPair)> {
+    fn issue_server(
+        &self,
+        names: &[&str],
+        days: i64,
+    ) -> anyhow::Result<(rcgen::Certificate, KeyPair)> {
         let mut params =
             CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())?;
         params.distinguished_name.push(DnType::CommonName, "server");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        valid_for(&mut params, days);
         let key = KeyPair::generate()?;
         Ok((params.signed_by(&key, &self.issuer)?, key))
     }
 }
+
+/// Ends so many days from now, or was ended by then.
+fn valid_for(params: &mut CertificateParams, days: i64) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let end = (now.as_secs() / DAY).saturating_add_signed(days);
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(end * DAY);
+}
+
+const DAY: u64 = 86_400;
+
+/// As good as for ever.
+const LONG: i64 = 365 * 2_000;

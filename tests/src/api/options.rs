@@ -1,6 +1,9 @@
 //! How the server is started, and the behaviour that tests may change while it runs.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use serde_json::Value;
 
 use super::access::Policy;
 
@@ -38,6 +41,10 @@ pub struct Behaviour {
     pub multicluster: bool,
     /// What `/version` says.
     pub version: String,
+    /// How far its clock is ahead, in seconds, as the `Date` of its answers tells.
+    pub ahead: i64,
+    /// What kubelets say of themselves at `/api/v1/nodes/NAME/proxy/configz`, by node; 404 for others.
+    pub configz: BTreeMap<String, Value>,
     /// The rules in force; `None` allows everything.
     pub policy: Option<Policy>,
 }
@@ -96,6 +103,8 @@ impl Default for Behaviour {
             bookmark_interval: Duration::from_secs(60),
             multicluster: true,
             version: "v1.36.0".into(),
+            ahead: 0,
+            configz: BTreeMap::new(),
             policy: None,
         }
     }

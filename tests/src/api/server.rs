@@ -175,6 +175,26 @@ impl ApiServer {
         state.tls = Some(config);
     }
 
+    /// Shows a certificate of the same authority from now on that has expired yesterday.
+    ///
+    /// # Panics
+    /// When no certificate can be made.
+    pub fn expire_certificate(&self) {
+        let mut state = self.shared.lock();
+        let config = state.authority.server_config_for(-1);
+        state.tls = Some(config.unwrap_or_else(|error| panic!("no certificate: {error:#}")));
+    }
+
+    /// Writes a kubeconfig with a client certificate that is valid for so many days from now.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn write_kubeconfig_for(&self, path: &Path, days: i64) {
+        let pair = self.shared.lock().authority.client_for("nodens", days);
+        let pair = pair.unwrap_or_else(|error| panic!("no client certificate: {error:#}"));
+        self.write_kubeconfig_as(path, &Identity::Certificate(pair));
+    }
+
     /// Writes a kubeconfig with the newest token.
     ///
     /// # Panics

@@ -48,7 +48,7 @@ use tokio::sync::Notify;
 pub use config::{Config, Policy};
 pub use explain::NOT_ASKED;
 pub use handler::Forwarding;
-pub use targets::check;
+pub use targets::{check, of as targets_of};
 
 use crate::admission::Shares;
 use crate::clock::CoarseInstant;

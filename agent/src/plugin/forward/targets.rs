@@ -10,7 +10,7 @@ const CURE: &str = "name an address in the forward line, or a resolv.conf that h
     (on a node with systemd-resolved: /run/systemd/resolve/resolv.conf)";
 
 /// The upstreams of a forward, each once, and what there is to say about them.
-pub(super) fn of(config: &Config, own: &OwnAddresses) -> (Vec<Target>, Reading) {
+pub fn of(config: &Config, own: &OwnAddresses) -> (Vec<Target>, Reading) {
     let mut targets: Vec<Target> = Vec::new();
     let mut all = Reading::default();
     for to in &config.to {
