@@ -53,7 +53,9 @@ use crate::shared::Shared;
 use crate::status::Status;
 use crate::supervisor::Start;
 use crate::systemd::{Systemd, Tell};
-use background::{maintain, serve_control, serve_pages, show, sweep, until, watch_conditions};
+use background::{
+    give_back_program, maintain, serve_control, serve_pages, show, sweep, until, watch_conditions,
+};
 use giving::{Giver, Giving, keep_memory, wait_for_successor};
 use reload::{Seen, Wish};
 use signals::Signals;
@@ -365,6 +367,7 @@ impl Server {
         probe::remove_mark(&args.socket);
         tokio::spawn(sweep(Arc::clone(&shared)));
         tokio::spawn(maintain(Arc::clone(&shared)));
+        tokio::spawn(give_back_program());
         if let Some(link) = link {
             tokio::spawn(keep_memory(Arc::clone(&shared), link.clone()));
             tokio::spawn(show_life(link, Arc::clone(&liveness)));

@@ -14,6 +14,7 @@ use crate::conditions::{Conditions, table};
 use crate::config::ListenAddress;
 use crate::config_state::ConfigState;
 use crate::control::{self, Commands, Control};
+use crate::memory;
 use crate::metrics::Source;
 use crate::node::{self, Counts};
 use crate::shared::Shared;
@@ -21,6 +22,8 @@ use crate::status::Status;
 
 /// How often the cache's store learns what is in use.
 const MAINTAIN: Duration = Duration::from_secs(1);
+/// After so long a start is over: lists have come, and clients have asked.
+const START: Duration = Duration::from_secs(5);
 /// How often the cache is swept.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -41,6 +44,13 @@ pub(super) async fn maintain(shared: Arc<Shared>) {
         shared.cache.load().maintain();
         shared.observed.gather();
     }
+}
+
+/// Gives back pages of the program that only the start needed, once that is over.
+pub(super) async fn give_back_program() {
+    tokio::time::sleep(START).await;
+    // If it is not run, pages stay mapped.
+    let _ = tokio::task::spawn_blocking(memory::give_back_program).await;
 }
 
 /// Lets go of what the cache may not serve any more, now and then.

@@ -33,6 +33,7 @@ use self::child::{Child, Forked, Progress};
 pub use self::link::{Link, Start};
 use crate::descriptors;
 use crate::handover::{Channel, Message};
+use crate::memory;
 use crate::systemd::Manager;
 use crate::upgrade;
 
@@ -265,6 +266,7 @@ impl Supervisor {
                 child.is_serving = true;
                 self.has_served = true;
                 self.served_since.get_or_insert_with(Instant::now);
+                memory::give_back_program();
             }
             Message::Alive => child.is_alive(),
             Message::Notify(text) => {
