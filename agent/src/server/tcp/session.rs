@@ -404,7 +404,10 @@ impl Session {
                 Ok(Disposition::Pending(reply, request)) => {
                     self.wait_for(reply, &request, packet.len())?;
                 }
-                Err(_) => shared.worker.panicked(),
+                Err(_) => {
+                    shared.worker.panicked();
+                    shared.worker.tally.caught();
+                }
             }
             out.truncate(start);
         }
@@ -419,7 +422,10 @@ impl Session {
         len: usize,
     ) -> io::Result<()> {
         let worker = &self.shared.worker;
-        let Some(place) = worker.admit(&request.origin) else { return Ok(()) };
+        let Some(place) = worker.admit(&request.origin) else {
+            reply.refuse();
+            return Ok(());
+        };
         let Some(permit) = self.shared.connections.bytes(self.client.ip(), len) else {
             return self.over_budget();
         };
