@@ -307,9 +307,7 @@ impl Server {
         tokio::task::block_in_place(|| before.fill_cache(&running));
         running.show(shared, &hash);
         let (slots, refused) = before.crash_record(shared.workers);
-        if let Some(refused) = &refused {
-            shared.conditions.register(Arc::clone(refused) as _);
-        }
+        refused.iter().for_each(|known| shared.conditions.register(Arc::clone(known) as _));
         let pool = Pool::start(shared.workers, Arc::clone(source), slots, refused);
         let pool = Arc::new(pool.context("cannot start the worker threads")?);
         shared.metrics.register(pool.metrics());

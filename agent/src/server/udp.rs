@@ -198,7 +198,6 @@ fn serve_one(
         }));
         handled.unwrap_or_else(|_| {
             worker.panicked();
-            worker.tally.caught();
             out.truncate(start);
             false
         })

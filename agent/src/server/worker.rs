@@ -125,6 +125,7 @@ impl Worker {
 
     pub(super) fn panicked(&self) {
         self.panics.fetch_add(1, Relaxed);
+        self.tally.caught();
     }
 }
 

@@ -404,10 +404,7 @@ impl Session {
                 Ok(Disposition::Pending(reply, request)) => {
                     self.wait_for(reply, &request, packet.len())?;
                 }
-                Err(_) => {
-                    shared.worker.panicked();
-                    shared.worker.tally.caught();
-                }
+                Err(_) => shared.worker.panicked(),
             }
             out.truncate(start);
         }
@@ -421,8 +418,7 @@ impl Session {
         request: &Request<'_>,
         len: usize,
     ) -> io::Result<()> {
-        let worker = &self.shared.worker;
-        let Some(place) = worker.admit(&request.origin) else {
+        let Some(place) = self.shared.worker.admit(&request.origin) else {
             reply.refuse();
             return Ok(());
         };
