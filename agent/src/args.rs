@@ -122,6 +122,10 @@ pub enum Command {
         /// How to print it.
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
+        /// Print it again every so many seconds, until it is interrupted.
+        #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+              value_parser = clap::value_parser!(u64).range(1..=3_600))]
+        watch: Option<u64>,
     },
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use crate::admission::Shares;
 use crate::clock::CoarseInstant;
 use crate::metrics::Scrape;
-use crate::metrics::cells::Cells;
+use crate::metrics::cells::{Cells, Tally};
 use crate::observe::ring::Taps;
 use crate::plugin::cache::WorkerCache;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
@@ -141,6 +141,8 @@ pub struct Local {
     pub cache: WorkerCache,
     /// The places of all queries that wait, of all workers together. `None` outside of a server.
     pub pending: Option<Arc<Shares>>,
+    /// What it has received.
+    pub tally: Arc<Tally>,
     /// Questions that are refused since the server has crashed over them.
     pub refused: Option<Arc<Refused>>,
     /// Nothing is to be changed: no counter, no token, no entry.
@@ -159,6 +161,7 @@ impl Local {
             rotation: worker,
             cache: WorkerCache::new(),
             pending: None,
+            tally: Arc::default(),
             refused: None,
             is_dry: false,
         }
@@ -170,8 +173,13 @@ impl Local {
     }
 
     /// Makes this thread worker number `worker`'s, of a server with these places that refuses these questions.
-    pub fn enter(worker: usize, pending: Arc<Shares>, refused: Option<Arc<Refused>>) {
-        let local = Self { pending: Some(pending), refused, ..Self::new(worker) };
+    pub fn enter(
+        worker: usize,
+        pending: Arc<Shares>,
+        tally: Arc<Tally>,
+        refused: Option<Arc<Refused>>,
+    ) {
+        let local = Self { pending: Some(pending), tally, refused, ..Self::new(worker) };
         LOCAL.replace(local);
     }
 

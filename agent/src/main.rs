@@ -12,17 +12,19 @@
     )
 )]
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use nodens::args::{self, CacheAction, Cli, Command, Output, Serve};
 use nodens::config::table;
 use nodens::control::{self, Request};
 use nodens::plugin::cache::inspect;
+use nodens::status::{plain, text};
 use nodens::supervisor::{self, Ended};
 use nodens::{
-    check, doctor, explain, kubectl, logging, lookup, node, observe, probe, run, status, upgrade,
+    check, doctor, explain, kubectl, logging, lookup, node, observe, probe, run, upgrade,
 };
 
 #[global_allocator]
@@ -59,10 +61,13 @@ fn run_command(cli: Cli) -> ExitCode {
             done => done.map(drop),
         },
         Some(Command::Reload { force, socket }) => {
-            ask(&socket, &Request::Reload { force }, Output::Text, status::text)
+            ask(&socket, &Request::Reload { force }, Output::Text, plain::text)
         }
-        Some(Command::Status { socket, output }) => {
-            ask(&socket, &Request::Status, output, status::text)
+        Some(Command::Status { socket, output, watch: None }) => {
+            ask(&socket, &Request::Status, output, text::text)
+        }
+        Some(Command::Status { socket, output, watch: Some(seconds) }) => {
+            watch(&socket, output, Duration::from_secs(seconds))
         }
         Some(Command::Lookup(args)) => match lookup::run(&args, &mut std::io::stdout().lock()) {
             Ok(false) => return ExitCode::FAILURE,
@@ -147,6 +152,33 @@ fn ask(
         Output::Json => writeln!(out, "{answer:#}")?,
     }
     Ok(out.flush()?)
+}
+
+/// Prints the status again and again, until it is interrupted. On a terminal each takes the place of the one before. A server that
+/// does not answer is no reason to end: it may be starting.
+fn watch(socket: &Path, output: Output, pause: Duration) -> anyhow::Result<()> {
+    const CLEAR: &str = "\x1b[H\x1b[2J";
+    let is_terminal = std::io::stdout().is_terminal() && output == Output::Text;
+    loop {
+        let answer = control::ask(socket, &Request::Status);
+        let mut out = std::io::stdout().lock();
+        if is_terminal {
+            write!(out, "{CLEAR}")?;
+        }
+        match (answer, output) {
+            (Ok(answer), Output::Text) => write!(out, "{}", text::text(&answer))?,
+            // One a line, for programs that read them one by one.
+            (Ok(answer), Output::Json) => writeln!(out, "{answer}")?,
+            (Err(error), Output::Text) => writeln!(out, "{}", logging::causes(&error))?,
+            (Err(error), Output::Json) => eprintln!("nodens: {}", logging::causes(&error)),
+        }
+        if !is_terminal && output == Output::Text {
+            writeln!(out)?;
+        }
+        out.flush()?;
+        drop(out);
+        std::thread::sleep(pause);
+    }
 }
 
 /// True where the reader of our output has gone away.

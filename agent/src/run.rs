@@ -50,11 +50,12 @@ use crate::server::source::SocketSource;
 use crate::server::worker::MAX_FORWARDED;
 use crate::server::{Liveness, Pool};
 use crate::shared::Shared;
-use crate::status::Status;
+use crate::status::{Parts, Status};
 use crate::supervisor::Start;
 use crate::systemd::{Systemd, Tell};
 use background::{
-    give_back_program, maintain, serve_control, serve_pages, show, sweep, until, watch_conditions,
+    give_back_program, maintain, network, serve_control, serve_pages, show, sweep, until,
+    watch_conditions,
 };
 use giving::{Giver, Giving, keep_memory, wait_for_successor};
 use reload::{Seen, Wish};
@@ -307,9 +308,7 @@ impl Server {
         tokio::task::block_in_place(|| before.fill_cache(&running));
         running.show(shared, &hash);
         let (slots, refused) = before.crash_record(shared.workers);
-        if let Some(refused) = &refused {
-            shared.conditions.register(Arc::clone(refused) as _);
-        }
+        refused.iter().for_each(|known| shared.conditions.register(Arc::clone(known) as _));
         let pool = Pool::start(shared.workers, Arc::clone(source), slots, refused);
         let pool = Arc::new(pool.context("cannot start the worker threads")?);
         shared.metrics.register(pool.metrics());
@@ -356,11 +355,18 @@ impl Server {
         let readiness = Arc::clone(admin.readiness());
         let (socket, handover) = before.sockets(args);
         let around = before.serving(&pool, &source, &shared.conditions);
-        let (shared_too, of) = (Arc::clone(&shared), (link.clone(), Arc::clone(&record)));
         let config = ConfigState::new();
         config.set_loaded(&hash, None);
         shared.metrics.register(Arc::clone(&config) as Arc<dyn Source>);
-        let status = Status::new(shared_too, readiness, Arc::clone(&config), of.0, of.1);
+        let status = Status::new(Parts {
+            shared: Arc::clone(&shared),
+            readiness,
+            config: Arc::clone(&config),
+            file: origin.path().to_owned(),
+            supervisor: link.clone(),
+            handovers: Arc::clone(&record),
+            network: network(args, origin.counts()),
+        });
         show(&admin, &status, &shared.conditions, &config, &running);
         admin.tell(Arc::clone(&status) as _);
         let control = serve_control(&socket, &status, &shared.conditions);

@@ -1,8 +1,12 @@
 //! What the local socket answers: `nodens status`, `nodens cache show` and `nodens cache flush`.
 
+pub mod plain;
+mod report;
+pub mod text;
+
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -10,18 +14,18 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use crate::admin::{self, Readiness, Tells};
+use crate::admin::{Readiness, Tells};
 use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
 use crate::cluster::Store;
 use crate::cluster::index::Index;
-use crate::conditions::{Holding, verdict};
 use crate::config_state::ConfigState;
 use crate::control::{Commands, Request, Stream};
 use crate::detail::Detail;
 use crate::explain::answer::{self, World};
 use crate::explain::question::Question;
 use crate::handover::Record;
+use crate::node::Counts;
 use crate::observe::filter::{Filter, Matcher};
 use crate::observe::record::plugins;
 use crate::plots;
@@ -29,19 +33,42 @@ use crate::plugin::cache::inspect;
 use crate::server::Dispatch;
 use crate::shared::Shared;
 use crate::supervisor::Link;
-use crate::version;
+
+/// What a status is made of.
+pub struct Parts {
+    /// What outlives a reload.
+    pub shared: Arc<Shared>,
+    /// Whether queries can be answered.
+    pub readiness: Arc<Readiness>,
+    /// Which configuration runs.
+    pub config: Arc<ConfigState>,
+    /// The file that it comes from.
+    pub file: PathBuf,
+    /// The supervisor, if there is one.
+    pub supervisor: Option<Link>,
+    /// Of hand-overs and restarts.
+    pub handovers: Arc<Record>,
+    /// The node's network.
+    pub network: Network,
+}
+
+/// The node's network, as far as this process keeps it.
+pub struct Network {
+    /// What went wrong, and what was mended.
+    pub counts: Arc<Counts>,
+    /// The interface; `None` if none is to be there.
+    pub link: Option<String>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
 
 /// Answers for a running server.
 pub struct Status {
-    shared: Arc<Shared>,
-    readiness: Arc<Readiness>,
+    parts: Parts,
     begun: Instant,
     running: Mutex<Running>,
-    supervisor: Option<Link>,
     /// The next instance can find this one.
     can_hand_over: AtomicBool,
-    handovers: Arc<Record>,
-    config: Arc<ConfigState>,
     /// Takes `nodens reload` once the server can.
     reloads: OnceLock<Box<dyn Reloads>>,
 }
@@ -65,26 +92,10 @@ struct Running {
 
 impl Status {
     /// For a server that is starting.
-    pub fn new(
-        shared: Arc<Shared>,
-        readiness: Arc<Readiness>,
-        config: Arc<ConfigState>,
-        supervisor: Option<Link>,
-        handovers: Arc<Record>,
-    ) -> Arc<Self> {
+    pub fn new(parts: Parts) -> Arc<Self> {
         let (running, reloads, begun) = (Mutex::default(), OnceLock::new(), Instant::now());
         let can_hand_over = AtomicBool::new(false);
-        Arc::new(Self {
-            shared,
-            readiness,
-            begun,
-            running,
-            supervisor,
-            can_hand_over,
-            handovers,
-            config,
-            reloads,
-        })
+        Arc::new(Self { parts, begun, running, can_hand_over, reloads })
     }
 
     /// The next instance can find this one from now on.
@@ -125,7 +136,7 @@ impl Status {
         let mut shown = {
             let stores = self.running().stores.clone();
             let pod = |client| stores.iter().find_map(|store| store.sink().pod_at(client));
-            self.shared.observed.top(rows.min(MAX_ROWS), pod)
+            self.parts.shared.observed.top(rows.min(MAX_ROWS), pod)
         };
         let running = self.running();
         let forwards = running.details.iter().filter(|detail| detail.name() == "forward");
@@ -160,35 +171,7 @@ impl Status {
     }
 
     fn status(&self) -> Value {
-        let running = self.running();
-        let store = self.shared.cache.load();
-        let config: Arc<dyn Detail> = Arc::clone(&self.config) as _;
-        let details = admin::gather(running.details.iter().chain([&config]));
-        let holding = self.shared.conditions.now();
-        let (failed, why) = self.handovers.failures();
-        json!({
-            "version": version::VERSION,
-            "revision": version::revision(),
-            "build": version::build(),
-            "pid": std::process::id(),
-            "supervisor": self.supervisor.as_ref().map(|_| std::os::unix::process::parent_id()),
-            "restarts": self.handovers.restarts(),
-            "failed_takeovers": failed,
-            "last_failed_takeover": why,
-            "uptime_seconds": self.begun.elapsed().as_secs(),
-            "configuration": self.config.short_hash(),
-            "refused_configuration": self.config.problem(),
-            "workers": self.shared.workers,
-            "addresses": running.listeners.keys().map(ToString::to_string).collect::<Vec<_>>(),
-            "waiting": self.readiness.waits(),
-            "stalled": self.readiness.trouble(),
-            "state": verdict(&holding),
-            "conditions": holding.iter().map(Holding::to_json).collect::<Vec<_>>(),
-            "memory": self.shared.budget.to_json(),
-            "cache": { "bytes": store.weight(), "limit_bytes": store.limit() },
-            "blocks": running.blocks,
-            "details": details,
-        })
+        report::report(self, &self.running())
     }
 }
 
@@ -198,13 +181,13 @@ impl Tells for Status {
     }
 
     fn history(&self) -> Value {
-        plots::points(&self.shared.history)
+        plots::points(&self.parts.shared.history)
     }
 }
 
 impl Commands for Status {
     fn run(&self, request: &Request) -> Result<Value, String> {
-        let store = self.shared.cache.load();
+        let store = self.parts.shared.cache.load();
         match request {
             Request::CacheShow { name } => {
                 inspect::show(&store, name.as_deref(), CoarseInstant::now())
@@ -223,7 +206,7 @@ impl Commands for Status {
             Request::Top { rows } => Ok(self.top((*rows).into())),
             // Answered by a stream.
             Request::Observe { .. } => Err("a stream only".to_owned()),
-            Request::Upgrade => match &self.supervisor {
+            Request::Upgrade => match &self.parts.supervisor {
                 Some(_) if !self.can_hand_over.load(Relaxed) => {
                     Err("this server has no hand-over socket (--handover-socket), by which another instance could take over; the log says why".to_owned())
                 }
@@ -239,7 +222,8 @@ impl Commands for Status {
     fn stream(&self, request: &Request) -> Option<Result<Stream, String>> {
         let Request::Observe { filter } = request else { return None };
         let begin = || {
-            let frames = self.shared.observed.observe(Matcher::new(&self.of_pod(filter)?)?)?;
+            let frames =
+                self.parts.shared.observed.observe(Matcher::new(&self.of_pod(filter)?)?)?;
             let head = json!({ "version": env!("CARGO_PKG_VERSION"), "plugins": plugins() });
             Ok(Stream { head, frames })
         };
@@ -263,115 +247,5 @@ fn arguments() -> Value {
     json!({ "arguments": words.collect::<Vec<_>>(), "folder": folder.to_string_lossy() })
 }
 
-/// The status as text for people: one thing a line, nested things indented.
-pub fn text(value: &Value) -> String {
-    let mut out = String::new();
-    lines(value, 0, &mut out);
-    out
-}
-
-fn lines(value: &Value, depth: usize, out: &mut String) {
-    let Value::Object(fields) = value else { return };
-    for (name, value) in in_order(fields) {
-        let name = format!("{}{}", "  ".repeat(depth), name.replace('_', " "));
-        if let Some(plain) = plain(value) {
-            // Written to a string: cannot fail.
-            let _ = writeln!(out, "{name:<WIDTH$} {plain}");
-            continue;
-        }
-        out.push_str(&name);
-        out.push('\n');
-        match value {
-            Value::Array(items) => items.iter().for_each(|item| listed(item, depth + 1, out)),
-            other => lines(other, depth + 1, out),
-        }
-    }
-}
-
-/// One of several things of a kind, marked by a dash.
-fn listed(item: &Value, depth: usize, out: &mut String) {
-    let indent = "  ".repeat(depth);
-    if let Some(plain) = plain(item) {
-        let _ = writeln!(out, "{indent}- {plain}");
-        return;
-    }
-    let mut text = String::new();
-    lines(item, depth + 1, &mut text);
-    // The dash takes the place of the first line's last indentation.
-    let rest = text.strip_prefix(&format!("{indent}  ")).unwrap_or(&text);
-    out.push_str(&format!("{indent}- {rest}"));
-}
-
-/// Something that fits one line: a value, several, or named ones.
-fn plain(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Null => Some("-".to_owned()),
-        Value::Bool(true) => Some("yes".to_owned()),
-        Value::Bool(false) => Some("no".to_owned()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Array(items) if items.is_empty() => Some("none".to_owned()),
-        Value::Array(items) => {
-            let flat = items.iter().all(|item| !item.is_object() && !item.is_array());
-            let items: Vec<String> = items.iter().filter_map(plain).collect();
-            flat.then(|| items.join(", "))
-        }
-        Value::Object(fields) => {
-            let flat = fields.values().all(|value| !value.is_object() && !value.is_array());
-            let fields: Vec<String> = in_order(fields)
-                .into_iter()
-                .filter_map(|(name, value)| {
-                    Some(format!("{} {}", name.replace('_', " "), plain(value)?))
-                })
-                .collect();
-            flat.then(|| fields.join(", "))
-        }
-    }
-}
-
-/// The fields as people want to read them: what it is, how it is, and then the rest.
-fn in_order(fields: &serde_json::Map<String, Value>) -> Vec<(&String, &Value)> {
-    const FIRST: [&str; 6] = ["version", "zones", "from", "to", "state", "objects"];
-    let mut fields: Vec<_> = fields.iter().collect();
-    // Stable: what is not named stays in the order of its letters.
-    fields.sort_by_key(|(name, _)| {
-        FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len())
-    });
-    fields
-}
-
 /// Rows of a kind that `nodens top` may ask for.
 const MAX_ROWS: usize = 50;
-
-/// Of the names' column.
-const WIDTH: usize = 28;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nested_things_are_readable() {
-        let value = json!({
-            "workers": 2,
-            "waiting": [],
-            "cache": { "bytes": 1, "limit_bytes": null },
-            "details": { "forward": [{
-                "from": ["."],
-                "upstreams": [{ "to": "192.0.2.1:53", "up": true }, { "to": "192.0.2.2:53", "up": false }],
-            }] },
-        });
-        let wanted = "\
-cache                        bytes 1, limit bytes -
-details
-  forward
-    - from                   .
-      upstreams
-        - to 192.0.2.1:53, up yes
-        - to 192.0.2.2:53, up no
-waiting                      none
-workers                      2
-";
-        assert_eq!(text(&value), wanted);
-    }
-}

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use expressions::{Kind, metric_names};
 use hickory_proto::rr::RecordType;
+use nodens::conditions::table;
 use nodens::metrics::names;
 use serde::Deserialize;
 use serde_json::Value;
@@ -25,8 +26,14 @@ use tests::poll;
 const SOON: Duration = Duration::from_secs(30);
 
 /// Metrics of others: Prometheus's own, the kubelet's, kube-state-metrics'.
-const FOREIGN: [&str; 4] =
-    ["up", "ALERTS", "container_memory_working_set_bytes", "kube_pod_container_resource_limits"];
+const FOREIGN: [&str; 6] = [
+    "up",
+    "ALERTS",
+    "container_memory_working_set_bytes",
+    "kube_pod_container_resource_limits",
+    "kube_daemonset_status_desired_number_scheduled",
+    "kube_daemonset_status_number_available",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -162,6 +169,48 @@ fn every_alert_has_what_people_need_and_a_section_in_the_manual() {
     }
 }
 
+/// Every condition has an alert: its own, or the one of its severity, which then names it. And it has its line in the manual and a
+/// section that it leads to.
+#[test]
+fn every_condition_has_an_alert_and_its_place_in_the_manual() {
+    let page = |name: &str| fs::read_to_string(root().join("docs").join(name)).unwrap();
+    let (status, troubleshooting) = (page("status.md"), page("troubleshooting.md"));
+    let anchors: BTreeSet<String> = troubleshooting
+        .lines()
+        .filter_map(|line| line.strip_prefix("##"))
+        .map(|heading| heading.trim_start_matches('#').trim().to_lowercase())
+        .map(|heading| {
+            let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+            heading.chars().filter(kept).map(|c| if c == ' ' { '-' } else { c }).collect()
+        })
+        .collect();
+    let alerts = alerts();
+    let alert = |name: &str| alerts.iter().find(|alert| alert["alert"] == name);
+    for condition in table::ALL {
+        let id = condition.id;
+        assert!(anchors.contains(condition.anchor), "{id}: no section {}", condition.anchor);
+        let row = format!(
+            "| `{id}` | {} | {} | [{}](alerts.md#{}) | [here](troubleshooting.md#{}) |",
+            condition.severity.name(),
+            condition.title,
+            condition.alert,
+            condition.alert.to_lowercase(),
+            condition.anchor,
+        );
+        assert!(status.lines().any(|line| line == row), "docs/status.md has no line\n{row}");
+        assert!(alert(condition.alert).is_some(), "{id}: there is no alert {}", condition.alert);
+    }
+    let rows = status.lines().filter(|line| line.contains("](troubleshooting.md#")).count();
+    assert_eq!(rows, table::ALL.len(), "docs/status.md has a condition that the program lacks");
+    for shared in [table::FAILING, table::DEGRADED] {
+        let wanted: BTreeSet<&str> =
+            table::ALL.iter().filter(|c| c.alert == shared).map(|c| c.id).collect();
+        let expression = alert(shared).unwrap()["expr"].as_str().unwrap().to_owned();
+        let listed = expression.split("condition=~\"").nth(1).unwrap().split('"').next().unwrap();
+        assert_eq!(listed.split('|').collect::<BTreeSet<_>>(), wanted, "{shared}");
+    }
+}
+
 #[test]
 fn the_dashboard_is_laid_out_without_overlaps() {
     let dashboard = dashboard();
@@ -261,4 +310,72 @@ fn prometheus_scrapes_the_binary_and_evaluates_everything() {
         let is_firing = rule["state"] == "firing";
         assert_eq!(is_firing, rule["name"] == "NodensConfigurationRefused", "{rule}");
     }
+}
+
+/// The rules with their patience taken out: what they wait for and the times of their rates are seconds.
+fn impatient() -> Value {
+    let mut rules = rules();
+    let times = regex::Regex::new(r"\[\d+[mh]\]").unwrap();
+    for group in rules["groups"].as_array_mut().unwrap() {
+        for rule in group["rules"].as_array_mut().unwrap() {
+            rule.as_object_mut().unwrap().remove("for");
+            let expression = rule["expr"].as_str().unwrap();
+            rule["expr"] = times.replace_all(expression, "[10s]").into_owned().into();
+        }
+    }
+    rules
+}
+
+/// Alerts of a server in trouble fire and end with it, on a real Prometheus; times shortened, thresholds as they are.
+#[test]
+fn alerts_fire_and_end_with_what_they_tell_of() {
+    let Some(tools) = tools() else { return };
+    let cluster = Cluster::with(Options::default());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut nodens = cluster.setup("").start();
+    let good = fs::read_to_string(nodens.folder().join("Corefile")).unwrap();
+    let prometheus = Prometheus::start(&tools, &impatient(), nodens.ports().metrics);
+    let firing = || -> BTreeSet<String> {
+        let found = prometheus.query("ALERTS{alertstate=\"firing\"}").unwrap_or_default();
+        found.iter().map(|one| one["metric"]["alertname"].as_str().unwrap().to_owned()).collect()
+    };
+    let wait = |wanted: &[&str], trouble: &mut dyn FnMut()| {
+        let wanted: BTreeSet<String> = wanted.iter().map(ToString::to_string).collect();
+        let mut last = BTreeSet::new();
+        let found = poll::until(2 * SOON, || {
+            trouble();
+            last = firing();
+            last == wanted
+        });
+        assert!(found, "{last:?} fire and not {wanted:?}");
+    };
+    let none: &[&str] = &[];
+    poll::wait_for("the first scrapes", SOON, || prometheus.value("nodens_ready") == Some(1.0));
+    wait(none, &mut || {});
+
+    let reload = |text: &str| {
+        nodens.write_corefile(text);
+        nodens.signal(nix::sys::signal::Signal::SIGHUP);
+    };
+    reload(&format!("{good}\nx.example:5x {{\n}}\n"));
+    wait(&["NodensConfigurationRefused"], &mut || {});
+    let page = format!("    health {}\n    forward .", taken.local_addr().unwrap());
+    reload(&good.replace("    forward .", &page));
+    wait(&["NodensDegraded"], &mut || {});
+    reload(&good);
+    wait(none, &mut || {});
+
+    cluster.upstream.always(tests::upstream::Act::Drop);
+    let client = nodens.client().within(Duration::from_secs(5));
+    let mut n = 0;
+    let mut ask = || {
+        n += 1;
+        let _ = client.ask(&format!("n{n}.example.org."), RecordType::A);
+    };
+    wait(&["NodensErrors", "NodensSlow", "NodensUpstreamDown", "NodensUpstreamsDown"], &mut ask);
+    cluster.upstream.always(tests::upstream::Act::Answer);
+    wait(none, &mut || {});
+
+    nodens.stop(SOON);
+    wait(&["NodensDown"], &mut || {});
 }

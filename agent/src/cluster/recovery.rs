@@ -37,6 +37,11 @@ impl Failure {
     pub(super) fn is_forbidden(&self) -> bool {
         matches!(self, Self::Request(RequestError::Status { code: 403, .. }))
     }
+
+    /// True for a refusal of the credentials or by the server's rules.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self, Self::Request(RequestError::Status { code: 401 | 403, .. }))
+    }
 }
 
 /// What to do after a failure.

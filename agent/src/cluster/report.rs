@@ -85,7 +85,7 @@ impl Source for Report {
         }
         out.count(&names::KUBERNETES_RECEIVED_BYTES, &[], self.status.received_bytes());
         let from_snapshot = u8::from(self.status.is_snapshot_in_use());
-        out.gauge(&names::KUBERNETES_SNAPSHOT_IN_USE, &[], f64::from(from_snapshot));
+        out.gauge_greatest(&names::KUBERNETES_SNAPSHOT_IN_USE, &[], f64::from(from_snapshot));
         let family = &names::KUBERNETES_PROGRAMMING_DURATION;
         let labels = ["headless_with_selector"];
         histogram(out, family, &labels, &PROGRAMMING_BUCKETS, &self.status.programming);

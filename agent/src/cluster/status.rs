@@ -263,6 +263,8 @@ pub struct KindStatus {
     /// The version that the sink has come to, 0 for none. Never ahead of the sink: it is set after the event was applied.
     version: AtomicU64,
     last_error: Mutex<Option<String>>,
+    /// That was the server's word on our credentials or rights.
+    refused: AtomicBool,
 }
 
 impl KindStatus {
@@ -305,6 +307,11 @@ impl KindStatus {
     /// What went wrong last, until the watch is live again.
     pub fn last_error(&self) -> Option<String> {
         lock(&self.last_error).clone()
+    }
+
+    /// True if the last error was the server's word on our credentials (401) or rights (403).
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Relaxed)
     }
 
     /// A number that differs whenever something may have changed.
@@ -352,7 +359,8 @@ impl KindStatus {
         self.skipped.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn note_error(&self, error: String) {
+    pub(super) fn note_error(&self, error: String, is_refused: bool) {
+        self.refused.store(is_refused, Relaxed);
         self.errors.fetch_add(1, Relaxed);
         self.note_live(false);
         *lock(&self.last_error) = Some(error);

@@ -142,7 +142,7 @@ impl Watcher {
                 source, pause_ms, "watch failed: {text}; names are answered from what is known"
             );
         }
-        status.note_error(text);
+        status.note_error(text, failure.is_refused());
     }
 
     /// The server does not know the kind. A ServiceImport is a custom resource: if it was never installed there are none,

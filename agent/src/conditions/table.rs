@@ -88,6 +88,12 @@ conditions! {
         anchor: "objects-are-not-served",
         alert: "NodensObjectsSkipped",
     }
+    OBJECTS_UNREADABLE = Warn "objects_unreadable" {
+        title: "the folder of objects cannot be read",
+        cure: "Put right what the evidence says; until then names are answered from what was read before.",
+        anchor: "objects-are-not-served",
+        alert: "NodensWatchErrors",
+    }
     SNAPSHOT_UNWRITTEN = Warn "snapshot_unwritten" {
         title: "the snapshot cannot be written",
         cure: "Make its folder writable for the server's user, and see that the disk is not full.",

@@ -2,7 +2,7 @@
 //! that counting is a load, an add and a store; a scrape sums them up.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::request::{CacheUse, Outcome, Plugin, Request, Transport};
 use crate::wire::RecordType;
@@ -82,6 +82,48 @@ pub struct ProtoCells {
     pub response_size: Histogram<{ SIZE_BUCKETS.len() }>,
 }
 
+/// What one worker counts of all messages, whatever server block they belong to. With what the blocks count it adds up: each
+/// message that is received is answered, dropped, or waits.
+#[derive(Default)]
+pub struct Tally {
+    /// `nodens_received_total`: UDP, TCP.
+    pub received: [Cell; 2],
+    /// Replies that no server block has made: FORMERR and the like, REFUSED to names that no block serves.
+    pub rejected: Cell,
+    /// Replies to STATUS queries: those by which the server asks itself whether it answers.
+    pub probes: Cell,
+    /// Messages that are no query, or a response: they get no reply.
+    pub malformed: Cell,
+    /// Messages over which a bug was caught before any block had counted them.
+    pub panicked: Cell,
+    /// A message is received and not counted in any other way yet.
+    open: AtomicBool,
+}
+
+impl Tally {
+    /// A message is received.
+    pub fn receive(&self, transport: Transport) {
+        let [udp, tcp] = &self.received;
+        match transport {
+            Transport::Udp => udp.add(1),
+            Transport::Tcp => tcp.add(1),
+        }
+        self.open.store(true, Relaxed);
+    }
+
+    /// It is counted: by a block, or by a query that waits.
+    pub fn close(&self) {
+        self.open.store(false, Relaxed);
+    }
+
+    /// A bug was caught: counts the message, unless it is counted already.
+    pub fn caught(&self) {
+        if self.open.swap(false, Relaxed) {
+            self.panicked.add(1);
+        }
+    }
+}
+
 /// One worker's counters for one server block.
 #[derive(Default)]
 pub struct Cells {
@@ -95,6 +137,8 @@ pub struct Cells {
     pub responses: [[Cell; RCODES]; Plugin::ALL.len()],
     /// Queries that a plugin has left without a reply (`acl`, `limit`), by plugin.
     pub silent: [Cell; Plugin::ALL.len()],
+    /// Queries that waited and got no reply, since their client or the server was about to go, or by a bug: the second.
+    pub lost: [Cell; 2],
     /// `coredns_cache_hits_total{type="success"}`.
     pub cache_success: Cell,
     /// `coredns_cache_hits_total{type="denial"}`.

@@ -54,6 +54,7 @@ impl Source for Chain {
         out.histogram(&names::DNS_REQUEST_DURATION, &labels, &DURATION_BUCKETS, counts, seconds);
         out.count(&names::DNS_DO_REQUESTS, &labels, total(workers, |cells| &cells.dnssec_ok));
         responses(workers, labels, out);
+        ends(workers, out);
         let has = |plugin| self.handlers().iter().any(|handler| handler.plugin() == plugin);
         if has(Plugin::Cache) {
             cache(workers, labels, out);
@@ -152,6 +153,86 @@ fn responses(workers: &[Cells], [server, zone, view]: [&str; 3], out: &mut Scrap
             }
         }
     }
+}
+
+/// What a reply was made from: the `source` label of `nodens_answered_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnsweredBy {
+    /// The API-watched store: `kubernetes`.
+    Store,
+    /// What the Corefile says, or names a file for: `hosts`, `file`, `template` and the like.
+    Configured,
+    /// The cache.
+    Cache,
+    /// The cache, with records that had expired.
+    Stale,
+    /// An upstream.
+    Upstream,
+    /// The server itself, `acl` and `limit`: refusals and errors.
+    Server,
+    /// The server itself, to its own questions whether it answers.
+    Probe,
+}
+
+impl AnsweredBy {
+    /// Every one.
+    pub const ALL: [Self; 7] = [
+        Self::Store,
+        Self::Configured,
+        Self::Cache,
+        Self::Stale,
+        Self::Upstream,
+        Self::Server,
+        Self::Probe,
+    ];
+
+    /// The label's value.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Configured => "configured",
+            Self::Cache => "cache",
+            Self::Stale => "stale",
+            Self::Upstream => "upstream",
+            Self::Server => "server",
+            Self::Probe => "probe",
+        }
+    }
+
+    fn of(plugin: Plugin) -> Self {
+        match plugin {
+            Plugin::Kubernetes => Self::Store,
+            Plugin::Cache => Self::Cache,
+            Plugin::Forward => Self::Upstream,
+            Plugin::Server | Plugin::Chaos | Plugin::Acl | Plugin::Limit => Self::Server,
+            _ => Self::Configured,
+        }
+    }
+}
+
+/// What became of the queries of a chain, as `nodens_answered_total` and `nodens_dropped_total` have it.
+fn ends(workers: &[Cells], out: &mut Scrape) {
+    for plugin in Plugin::ALL {
+        let answered: u64 = (0..RCODES)
+            .map(|code| total(workers, |cells| &cells.responses[plugin as usize][code]))
+            .sum();
+        let stale = match plugin {
+            Plugin::Cache => total(workers, |cells| &cells.cache_stale).min(answered),
+            _ => 0,
+        };
+        for (by, count) in [(AnsweredBy::Stale, stale), (AnsweredBy::of(plugin), answered - stale)]
+        {
+            if count > 0 {
+                out.count(&names::ANSWERED, &[by.label()], count);
+            }
+        }
+        let silent = silent(workers, plugin);
+        if silent > 0 {
+            out.count(&names::DROPPED, &[plugin.name()], silent);
+        }
+    }
+    out.count(&names::DROPPED, &["lost"], total(workers, |cells| &cells.lost[0]));
+    out.count(&names::DROPPED, &["panic"], total(workers, |cells| &cells.lost[1]));
 }
 
 fn cache(workers: &[Cells], [server, zone, view]: [&str; 3], out: &mut Scrape) {

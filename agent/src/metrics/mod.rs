@@ -25,7 +25,7 @@ pub mod value;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use chains::{Enabled, Handlers};
+pub use chains::{AnsweredBy, Enabled, Handlers};
 pub use common::{Common, SetupError};
 pub use scrape::{Family, Kind, Scrape, Source};
 pub use text::Format;

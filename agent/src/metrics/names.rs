@@ -41,7 +41,7 @@ families! {
 
     /// Messages received by UDP and TCP: each is answered, dropped, or waits.
     RECEIVED = Counter "nodens_received_total" ["proto"];
-    /// Replies by what the answer came from: store, configured, cache, stale, upstream or server.
+    /// Replies by what the answer came from: store, configured, cache, stale, upstream, server or probe.
     ANSWERED = Counter "nodens_answered_total" ["source"];
     /// Messages that got no reply: acl, limit, malformed, overflow, panic or lost.
     DROPPED = Counter "nodens_dropped_total" ["reason"];

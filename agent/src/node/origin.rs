@@ -29,6 +29,7 @@ const POLL: Duration = Duration::from_secs(2);
 pub struct Origin {
     conf: PathBuf,
     template: Option<Template>,
+    counts: Arc<Counts>,
 }
 
 #[derive(Debug)]
@@ -78,11 +79,16 @@ impl Origin {
                 domain: addon.cluster_domain.clone(),
                 prometheus: addon.prometheus_listen_address.clone(),
             },
-            counts,
+            counts: Arc::clone(&counts),
             state: Mutex::default(),
             watch: tokio::sync::Mutex::default(),
         });
-        Ok(Self { conf: args.conf.clone(), template })
+        Ok(Self { conf: args.conf.clone(), template, counts })
+    }
+
+    /// What goes wrong around the server.
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
     }
 
     /// Reads the configuration, rendered and parsed, and leaves a copy of what was rendered at `-conf`. Of a bad

@@ -18,7 +18,7 @@ use crate::memory;
 use crate::metrics::Source;
 use crate::node::{self, Counts};
 use crate::shared::Shared;
-use crate::status::Status;
+use crate::status::{Network, Status};
 
 /// How often the cache's store learns what is in use.
 const MAINTAIN: Duration = Duration::from_secs(1);
@@ -34,6 +34,13 @@ pub(super) fn watch_conditions(shared: &Shared, network: Arc<Counts>) {
     conditions.register(Arc::clone(&shared.budget) as _);
     conditions.register(Arc::new(Recent(Arc::clone(&shared.history))));
     shared.metrics.register(Arc::clone(conditions) as Arc<dyn Source>);
+}
+
+/// The node's network, for `nodens status`.
+pub(super) fn network(args: &Serve, counts: Arc<Counts>) -> Network {
+    let machine = node::machine(&args.node, true);
+    let link = machine.link.map(|link| link.as_str().to_owned());
+    Network { counts, link, addresses: args.node.localip.clone() }
 }
 
 /// Tells the cache's store what the workers have used, and takes in the queries that they have written down.

@@ -1,6 +1,7 @@
 //! One packet to one reply: at once, or later. Knows no sockets, so that tests and fuzzers can drive it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::chain::{Chain, Local, Miss};
@@ -11,6 +12,9 @@ use crate::request::{
 use crate::server::Dispatch;
 use crate::wire::reply::write_rejection;
 use crate::wire::{Class, Owner, Query, Rcode, RecordType, Reject, Reply, Section, flags};
+
+/// The opcode of the questions of `server::liveness` (RFC 1035 section 4.1.1).
+const STATUS: u8 = 2;
 
 /// What becomes of a packet.
 #[allow(
@@ -34,6 +38,8 @@ pub struct PendingReply {
     number: usize,
     /// When the query was received, as far as its latency is measured.
     begun: Option<Instant>,
+    /// It is counted: as answered, or as dropped.
+    is_counted: AtomicBool,
 }
 
 /// Answers one packet into the end of `out`, or returns what else becomes of it. Allocates only for
@@ -45,12 +51,32 @@ pub fn answer<'p>(
     local: &mut Local,
     out: &mut Vec<u8>,
 ) -> Disposition<'p> {
+    local.tally.receive(origin.transport);
+    let disposition = judge(packet, origin, dispatch, local, out);
+    local.tally.close();
+    disposition
+}
+
+/// As [`answer`], for a message that is received and not counted in any other way. Each way out of here counts it once.
+fn judge<'p>(
+    packet: &'p [u8],
+    origin: Origin,
+    dispatch: &Arc<Dispatch>,
+    local: &mut Local,
+    out: &mut Vec<u8>,
+) -> Disposition<'p> {
     let _in_hand = in_hand::begin(packet);
     let query = match Query::parse(packet) {
         Ok(query) => query,
-        Err(Reject::Silent) => return Disposition::Drop,
+        Err(Reject::Silent) => {
+            local.tally.malformed.add(1);
+            return Disposition::Drop;
+        }
         Err(Reject::Answer(rcode)) => {
             write_rejection(out, packet, rcode);
+            // Nothing else is asked with this opcode.
+            let is_probe = packet.get(2).is_some_and(|octet| (octet >> 3) & 15 == STATUS);
+            if is_probe { &local.tally.probes } else { &local.tally.rejected }.add(1);
             return Disposition::Reply;
         }
     };
@@ -58,11 +84,11 @@ pub fn answer<'p>(
     if local.refused.as_ref().is_some_and(|refused| {
         refused.contains(request.query.name(), request.query.qtype(), origin.received)
     }) {
-        refuse(&request, dispatch, out);
+        refuse(&request, dispatch, local, out);
         return Disposition::Reply;
     }
     let Some(chain) = dispatch.find(query.name(), query.qtype()) else {
-        refuse(&request, dispatch, out);
+        refuse(&request, dispatch, local, out);
         return Disposition::Reply;
     };
     let start = out.len();
@@ -93,7 +119,8 @@ pub fn answer<'p>(
             out.truncate(start);
             let owned = OwnedRequest::new(&request, Arc::clone(dispatch));
             let chain = Arc::clone(chain);
-            let pending = PendingReply { request: owned, chain, number, begun: None };
+            let is_counted = AtomicBool::new(false);
+            let pending = PendingReply { request: owned, chain, number, begun: None, is_counted };
             Disposition::Pending(pending, request)
         }
     }
@@ -101,8 +128,14 @@ pub fn answer<'p>(
 
 impl PendingReply {
     /// The same, begun at this moment.
-    pub fn since(self, begun: Instant) -> Self {
-        Self { begun: Some(begun), ..self }
+    pub fn since(mut self, begun: Instant) -> Self {
+        self.begun = Some(begun);
+        self
+    }
+
+    /// Gives it up for want of a place, which is counted there.
+    pub fn refuse(self) {
+        self.is_counted.store(true, Relaxed);
     }
 
     /// Awaits the answer.
@@ -159,6 +192,7 @@ impl PendingReply {
         }
         let written = out.get(start..start + len).unwrap_or(&[]);
         finished(&self.chain, request, &answer.outcome, written, micros);
+        self.is_counted.store(true, Relaxed);
         if answer.outcome.silent {
             out.truncate(start);
         }
@@ -176,20 +210,34 @@ impl PendingReply {
     }
 }
 
-fn finished(chain: &Chain, request: &Request<'_>, outcome: &Outcome, reply: &[u8], micros: u64) {
-    if let Some(cells) = chain.cells.get(request.origin.worker) {
-        cells.record(request, outcome, reply.len(), micros);
+/// A query that waited gets no reply: its client or the server is about to go, or there was a bug.
+impl Drop for PendingReply {
+    fn drop(&mut self) {
+        if self.is_counted.load(Relaxed) {
+            return;
+        }
+        if let Some(cells) = self.chain.cells.get(self.request.origin.worker) {
+            let [gone, panicked] = &cells.lost;
+            if std::thread::panicking() { panicked.add(1) } else { gone.add(1) }
+        }
     }
+}
+
+fn finished(chain: &Chain, request: &Request<'_>, outcome: &Outcome, reply: &[u8], micros: u64) {
     if let Some(taps) = &chain.taps {
         taps.record(request, outcome, reply.len(), micros);
     }
     for tap in &chain.dnstap {
         tap.write(request, outcome, reply, micros);
     }
+    // A bug in the log is one in the answer: it is counted once.
     if let Some(log) = &chain.log
         && log.wants(request, outcome)
     {
         log.write(request, outcome, reply, micros);
+    }
+    if let Some(cells) = chain.cells.get(request.origin.worker) {
+        cells.record(request, outcome, reply.len(), micros);
     }
 }
 
@@ -253,7 +301,8 @@ fn overflow(
 }
 
 /// REFUSED to a name that no server block serves.
-fn refuse(request: &Request<'_>, dispatch: &Dispatch, out: &mut Vec<u8>) {
+fn refuse(request: &Request<'_>, dispatch: &Dispatch, local: &Local, out: &mut Vec<u8>) {
+    local.tally.rejected.add(1);
     let mut reply = Reply::begin(out, &request.query, request.origin.transport == Transport::Tcp);
     reply.set_rcode(Rcode::REFUSED);
     let len = reply.finish(None);

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::tcp::Connections;
 use super::worker::Worker;
-use crate::metrics::{Scrape, Source, names};
+use crate::metrics::cells::{Cell, Tally};
+use crate::metrics::{AnsweredBy, Scrape, Source, names};
 
 /// The workers' own numbers. Those of queries are counted by chain.
 pub struct PoolMetrics {
@@ -15,6 +16,18 @@ pub struct PoolMetrics {
 impl Source for PoolMetrics {
     fn collect(&self, out: &mut Scrape) {
         let sum = |count: &dyn Fn(&Worker) -> u64| self.workers.iter().map(|w| count(w)).sum();
+        let tally = |count: &dyn Fn(&Tally) -> &Cell| sum(&|worker| count(&worker.tally).value());
+        out.count(&names::RECEIVED, &["udp"], tally(&|tally| &tally.received[0]));
+        out.count(&names::RECEIVED, &["tcp"], tally(&|tally| &tally.received[1]));
+        // The blocks add theirs.
+        AnsweredBy::ALL.iter().for_each(|by| out.count(&names::ANSWERED, &[by.label()], 0));
+        let server = AnsweredBy::Server.label();
+        out.count(&names::ANSWERED, &[server], tally(&|tally| &tally.rejected));
+        out.count(&names::ANSWERED, &[AnsweredBy::Probe.label()], tally(&|tally| &tally.probes));
+        out.count(&names::DROPPED, &["malformed"], tally(&|tally| &tally.malformed));
+        out.count(&names::DROPPED, &["panic"], tally(&|tally| &tally.panicked));
+        out.count(&names::DROPPED, &["overflow"], sum(&Worker::overflowed));
+        out.count(&names::DROPPED, &["lost"], 0);
         let waiting: usize = self.workers.iter().map(|worker| worker.waiting()).sum();
         out.gauge(&names::WAITING_QUERIES, &[], waiting as f64);
         out.count(&names::WAITING_OVERFLOW, &[], sum(&Worker::overflowed));

@@ -251,11 +251,11 @@ fn spawn_thread(
 ) -> io::Result<Thread> {
     let worker = Arc::new(Worker::new(number, Arc::clone(&places)));
     let (tasks, inbox) = mpsc::unbounded_channel();
-    let shared = Arc::clone(&worker);
+    let (shared, tally) = (Arc::clone(&worker), Arc::clone(&worker.tally));
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let (end, ended) = std::sync::mpsc::channel();
     let handle = std::thread::Builder::new().name(format!("dns-{number}")).spawn(move || {
-        Local::enter(number, places, refused);
+        Local::enter(number, places, tally, refused);
         if let Some(slot) = slot {
             in_hand::enter(slot);
         }

@@ -184,12 +184,14 @@ fn serve_one(
                 Disposition::Reply => true,
                 Disposition::Drop => false,
                 Disposition::Pending(reply, request) => {
-                    if let Some(permit) = worker.admit(&origin) {
-                        let socket = Arc::clone(socket);
-                        let path = UdpPath { socket, source: datagram.local };
-                        let reply = reply.since(*begun.get_or_insert_with(Instant::now));
-                        pending::resolve(reply, &request, permit, ReplyPath::Udp(path));
-                    }
+                    let Some(permit) = worker.admit(&origin) else {
+                        reply.refuse();
+                        return false;
+                    };
+                    let socket = Arc::clone(socket);
+                    let path = UdpPath { socket, source: datagram.local };
+                    let reply = reply.since(*begun.get_or_insert_with(Instant::now));
+                    pending::resolve(reply, &request, permit, ReplyPath::Udp(path));
                     false
                 }
             }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use tokio::sync::{Notify, watch};
 
 use crate::admission::{Permit, Shares};
+use crate::metrics::cells::Tally;
 use crate::request::Origin;
 
 /// Upper bound of queries that wait, of all workers together; refreshes of the cache count among them. At a few KiB each it
@@ -26,6 +27,8 @@ pub const MIN_PENDING: usize = 512;
 pub struct Worker {
     /// 0 up to the number of workers.
     pub number: usize,
+    /// What it has received.
+    pub tally: Arc<Tally>,
     waiting: AtomicUsize,
     /// The places of all workers.
     pending: Arc<Shares>,
@@ -44,6 +47,7 @@ impl Worker {
     pub fn new(number: usize, pending: Arc<Shares>) -> Self {
         Self {
             number,
+            tally: Arc::default(),
             waiting: AtomicUsize::new(0),
             pending,
             overflowed: AtomicU64::new(0),
@@ -121,6 +125,7 @@ impl Worker {
 
     pub(super) fn panicked(&self) {
         self.panics.fetch_add(1, Relaxed);
+        self.tally.caught();
     }
 }
 

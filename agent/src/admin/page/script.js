@@ -240,10 +240,8 @@ function showTables(status) {
 }
 
 function tables(status) {
-  const details = status.details || {};
-  const groups = details.forward || [];
-  const upstreams = groups.flatMap((group) => (group.upstreams || []).map((one) => ({ ...one, for: (group.from || []).join(' ') })));
-  const stores = (details.kubernetes || []).flatMap((one) => rowsOf(one.kinds || one.sources || {}, 'kind'));
+  const upstreams = (status.upstreams || []).map(({ from, ...one }) => ({ ...one, for: (from || []).join(' ') }));
+  const stores = (status.sources || []).flatMap((one) => rowsOf(one.kinds || one.sources || {}, 'kind'));
   return [['Upstreams', upstreams], ['Cluster objects', stores], ['Zones', status.blocks || []]];
 }
 

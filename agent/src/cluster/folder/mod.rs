@@ -129,7 +129,7 @@ impl Folder {
 
     fn failed(&mut self, error: String) {
         for kind in self.wanted.kinds() {
-            self.status.kind(kind).note_error(error.clone());
+            self.status.kind(kind).note_error(error.clone(), false);
         }
         if self.error.as_ref() != Some(&error) {
             warn!("{error}; names are answered from what is known");

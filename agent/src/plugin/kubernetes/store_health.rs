@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::cluster::Report;
 use crate::cluster::object::Kind;
+use crate::cluster::{Report, Status};
 use crate::conditions::{Found, Watched, table};
 use crate::detail::Detail;
 use crate::metrics::{Scrape, Source, names};
@@ -93,8 +93,11 @@ impl StoreHealth {
                 age.map_or("never heard".to_owned(), |age| format!("heard {} ago", in_words(age)));
             match state.last_error().filter(|_| !state.is_live()) {
                 Some(error) => {
-                    let refused = ["401", "403"].iter().any(|code| error.contains(code));
-                    let condition = if refused { &table::API_REFUSED } else { &table::API_AWAY };
+                    let condition = match (status.is_watched(), state.is_refused()) {
+                        (false, _) => &table::OBJECTS_UNREADABLE,
+                        (true, true) => &table::API_REFUSED,
+                        (true, false) => &table::API_AWAY,
+                    };
                     let evidence = format!("{}: {error} ({heard})", plural(kind));
                     match age {
                         Some(age) => found.add_since(condition, evidence, age),
@@ -162,6 +165,7 @@ impl Detail for StoreHealth {
             "api_server": status.host(),
             "state": self.state(),
             "age_seconds": status.age().map(seconds),
+            "lag_ms": lag(status).map(|lag| (lag.as_secs_f64() * 1e4).round() / 10.0),
             "snapshot_age_seconds": snapshot.map(seconds),
             "max_staleness_seconds": self.max_staleness.map(seconds),
             "last_error": self.trouble(),
@@ -177,6 +181,13 @@ impl Source for StoreHealth {
             out.gauge_greatest(&names::KUBERNETES_STALE, &[], stale);
         }
     }
+}
+
+/// How long what the API server had sent waited to be read, on average since the start; `None` if nothing did.
+fn lag(status: &Status) -> Option<Duration> {
+    let delays = &status.read_delay;
+    let count = delays.count();
+    (count > 0).then(|| Duration::from_secs_f64(delays.sum() / count as f64))
 }
 
 /// What is waited for where these kinds have not been listed.

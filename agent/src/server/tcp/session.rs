@@ -418,8 +418,10 @@ impl Session {
         request: &Request<'_>,
         len: usize,
     ) -> io::Result<()> {
-        let worker = &self.shared.worker;
-        let Some(place) = worker.admit(&request.origin) else { return Ok(()) };
+        let Some(place) = self.shared.worker.admit(&request.origin) else {
+            reply.refuse();
+            return Ok(());
+        };
         let Some(permit) = self.shared.connections.bytes(self.client.ip(), len) else {
             return self.over_budget();
         };
