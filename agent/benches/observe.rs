@@ -5,7 +5,6 @@
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use nodens::clock::CoarseInstant;
@@ -59,7 +58,6 @@ fn main() {
         while let Ok(frame) = frames.try_recv() {
             black_box(frame);
         }
-        std::thread::sleep(Duration::from_micros(50));
     }
     print("observed, worker", writing);
     print("observed, reader", reading);

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures_util::future::join_all;
 
 use crate::admin::Pages;
 use crate::chain::{Chain, ErrorLog, QueryLog};
@@ -51,6 +52,8 @@ pub struct Assembled {
     pub details: Vec<Arc<dyn Detail>>,
     /// Its forwards, those of the chain.
     pub forwards: Vec<Placed>,
+    /// Its `dnstap` lines.
+    pub taps: Vec<Arc<Dnstap>>,
     /// The clusters that its directives watch; each is watched as long as it is held.
     pub stores: Vec<Arc<Store<Index>>>,
     /// The cache's store, and the blocks that use it.
@@ -83,6 +86,11 @@ impl Assembled {
         shared.cache.store(Arc::clone(store));
         shared.stale.store(self.stale, Relaxed);
         shared.stacktrace.store(self.stacktrace, Relaxed);
+    }
+
+    /// Sends what collectors of `dnstap` are to get, and ends their streams.
+    pub async fn end_taps(taps: Vec<Arc<Dnstap>>) {
+        join_all(taps.iter().map(|tap| tap.sender().end())).await;
     }
 
     /// True once every cluster that is watched is known, be it from a snapshot: its names can be answered.
@@ -140,6 +148,7 @@ impl Assembly {
             chains: Vec::new(),
             sources: Vec::new(),
             forwards: Vec::new(),
+            taps: Vec::new(),
             stores: Vec::new(),
             pages: blocks.iter().flat_map(pages).collect(),
             details: Vec::new(),
@@ -181,6 +190,7 @@ impl Assembly {
         let Built { handlers, cache, store, forwards, sources, details } = cx.built;
         self.add_forwards(forwards, &block, &addresses);
         self.done.sources.extend(sources);
+        self.done.taps.extend(taps.iter().map(Arc::clone));
         let senders = taps.iter().map(|tap| Arc::clone(tap.sender()) as Arc<dyn Source>);
         self.done.sources.extend(senders);
         self.done.details.extend(details);

@@ -196,7 +196,7 @@ pub struct Frames {
 
 impl Frames {
     /// The next frame; an empty one is a sign of life. `None` at the end. Blocks.
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>, ControlError> {
+    pub fn receive(&mut self) -> Result<Option<Vec<u8>>, ControlError> {
         let broken = |source| ControlError::Broken { path: self.path.clone(), source };
         let mut len = [0; 4];
         match self.reader.read_exact(&mut len).map_err(silent) {

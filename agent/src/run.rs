@@ -242,7 +242,9 @@ async fn serve(
     if let Some(successor) = successor {
         node.give_away();
         let ends_container = server.around.ends_container();
+        let taps = server.running.taps.clone();
         server.hand_over(successor);
+        Assembled::end_taps(taps).await;
         if ends_container {
             tracing::info!("another instance serves; this one waits for the end of its container");
             signals.stop().await;
@@ -451,6 +453,7 @@ impl Server {
                 store.save();
             }
         });
+        Assembled::end_taps(self.running.taps).await;
         if let Some(path) = &self.args.pidfile {
             pidfile::remove(path, self.around.has_supervisor());
         }

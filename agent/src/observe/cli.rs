@@ -27,7 +27,7 @@ pub fn observe(flags: &ObserveFlags, out: &mut impl Write) -> anyhow::Result<()>
     let (mut left, mut lost) = (flags.count.unwrap_or(u64::MAX), 0);
     let mut line = String::new();
     while left > 0 {
-        let Some(frame) = frames.next()? else {
+        let Some(frame) = frames.receive()? else {
             anyhow::bail!("the server has ended; run it again to observe the next one");
         };
         let Some((lost_now, mut rest)) = frame.split_first_chunk() else {
@@ -61,6 +61,7 @@ pub fn observe(flags: &ObserveFlags, out: &mut impl Write) -> anyhow::Result<()>
 ///
 /// # Errors
 /// The server cannot be reached; or the output cannot be written.
+#[expect(clippy::disallowed_methods, reason = "nothing is to be done until the next print")]
 pub fn top(flags: &TopFlags, out: &mut impl Write) -> anyhow::Result<()> {
     let is_once = flags.once || flags.output == Output::Json;
     loop {

@@ -116,6 +116,10 @@ impl Observed {
     }
 
     /// Reads the rings until nobody observes.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "to be woken by each query would cost the workers"
+    )]
     fn watch(&self) {
         loop {
             std::thread::sleep(LOOK);

@@ -174,7 +174,7 @@ impl Sampler {
             random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.random.store(random, Relaxed);
         let of = if seen < u64::from(FEW_FROM) { SOME } else { FEW };
-        if (random >> 40) % u64::from(of) == 0 { of } else { 0 }
+        if (random >> 40).is_multiple_of(u64::from(of)) { of } else { 0 }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The queue of messages for one collector, and the task that sends them. Nothing waits for a collector: what does not fit into the
 //! queue is dropped and counted.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::ClientConfig;
@@ -10,7 +10,9 @@ use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, Receiver};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::config::{Config, Endpoint};
@@ -24,7 +26,11 @@ pub const QUEUE: usize = 10_000;
 const QUEUE_BYTES: usize = 16 << 20;
 /// How long a collector may take to be connected, and for each write.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// How long messages gather while they come thick.
+/// How long the end of a stream may take.
+const END: Duration = Duration::from_secs(1);
+/// If so many wait, they are sent without a pause.
+const MANY: usize = 256;
+/// How long messages gather otherwise, so that not each of them is a write.
 const GATHER: Duration = Duration::from_millis(10);
 /// Bytes that are written at a time.
 const WRITE: usize = 64 << 10;
@@ -38,6 +44,7 @@ pub struct Sender {
     queue: mpsc::Sender<Vec<u8>>,
     state: Arc<State>,
     max_bytes: usize,
+    task: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What the queue and the task share.
@@ -48,6 +55,8 @@ struct State {
     sent: Counter,
     dropped: Counter,
     is_connected: AtomicBool,
+    /// No more messages will come.
+    ends: Notify,
 }
 
 /// The task's side.
@@ -57,6 +66,13 @@ struct Task {
     buffer: usize,
     tls: Option<Arc<ClientConfig>>,
     state: Arc<State>,
+}
+
+/// Frames on their way.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    messages: u64,
 }
 
 trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -83,8 +99,18 @@ impl Sender {
             tls,
             state: Arc::clone(&state),
         };
-        tokio::spawn(task.run(messages));
-        Ok(Arc::new(Self { to, queue, state, max_bytes: QUEUE_BYTES * queue_length }))
+        let task = Mutex::new(Some(tokio::spawn(task.run(messages))));
+        Ok(Arc::new(Self { to, queue, state, max_bytes: QUEUE_BYTES * queue_length, task }))
+    }
+
+    /// Sends what is queued and ends the stream, unless that takes longer than [`END`]. What comes after that is dropped.
+    pub async fn end(&self) {
+        self.state.ends.notify_one();
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            // Whether it has ended or not, nothing more is to be done.
+            let _ = timeout(END, task).await;
+        }
     }
 
     /// Queues a message, or drops it.
@@ -111,7 +137,7 @@ impl Source for Sender {
 
 impl Task {
     async fn run(self, mut messages: Receiver<Vec<u8>>) {
-        let mut batch = Vec::new();
+        let mut batch = Batch::default();
         // What is in hand while there is no collector is sent to the next one.
         while self.next_batch(&mut messages, &mut batch).await {
             let Some(mut stream) = self.connect_until_closed(&messages).await else { return };
@@ -127,36 +153,46 @@ impl Task {
     }
 
     /// Waits for messages and appends them to `batch` as frames; false at the end.
-    async fn next_batch(&self, messages: &mut Receiver<Vec<u8>>, batch: &mut Vec<u8>) -> bool {
-        if !batch.is_empty() {
+    async fn next_batch(&self, messages: &mut Receiver<Vec<u8>>, batch: &mut Batch) -> bool {
+        if batch.messages > 0 {
             return true;
         }
         // A task that sleeps need not be woken by each message.
         let first = match messages.try_recv() {
             Ok(message) => Some(message),
-            Err(_) => messages.recv().await,
+            Err(_) => tokio::select! {
+                biased;
+                message = messages.recv() => message,
+                () = self.state.ends.notified() => {
+                    messages.close();
+                    messages.recv().await
+                }
+            },
         };
         let Some(first) = first else { return false };
-        sleep(GATHER).await;
+        if messages.len() < MANY {
+            sleep(GATHER).await;
+        }
         let mut next = Some(first);
         while let Some(message) = next {
             self.state.bytes.fetch_sub(message.len(), Relaxed);
-            batch.extend_from_slice(&(message.len() as u32).to_be_bytes());
-            batch.extend_from_slice(&message);
-            self.state.sent.add(1);
-            next = if batch.len() < WRITE { messages.try_recv().ok() } else { None };
+            batch.bytes.extend_from_slice(&(message.len() as u32).to_be_bytes());
+            batch.bytes.extend_from_slice(&message);
+            batch.messages += 1;
+            next = if batch.bytes.len() < WRITE { messages.try_recv().ok() } else { None };
         }
         true
     }
 
-    async fn write(&self, stream: &mut dyn Duplex, batch: &mut Vec<u8>) -> bool {
+    async fn write(&self, stream: &mut dyn Duplex, batch: &mut Batch) -> bool {
         let written = timeout(PATIENCE, async {
-            stream.write_all(batch).await?;
+            stream.write_all(&batch.bytes).await?;
             stream.flush().await
         });
         match written.await {
             Ok(Ok(())) => {
-                batch.clear();
+                self.state.sent.add(std::mem::take(&mut batch.messages));
+                batch.bytes.clear();
                 true
             }
             // What was written in part is written again whole to the next connection.
