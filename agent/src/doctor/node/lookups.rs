@@ -86,6 +86,19 @@ pub async fn look_up(
     }
 }
 
+/// The same, and for AAAA if there is no A: of a cluster of IPv6 alone.
+async fn address(
+    resolver: &TokioResolver,
+    name: Name,
+    kind: RecordType,
+) -> Result<Outcome, String> {
+    let first = look_up(resolver, name.clone(), kind).await?;
+    if kind == RecordType::A && first.rcode == "NOERROR" && !first.is_found() {
+        return look_up(resolver, name, RecordType::AAAA).await;
+    }
+    Ok(first)
+}
+
 /// The name of a response code as people know it.
 fn rcode(text: &str) -> String {
     match text {
@@ -137,7 +150,7 @@ async fn own(facts: &Facts, transport: &str, protocol: fn() -> ProtocolConfig) -
         let name = name.clone();
         async move {
             let outcome = match resolver(server, protocol(), Vec::new(), None) {
-                Ok(resolver) => look_up(&resolver, name.clone(), kind).await,
+                Ok(resolver) => address(&resolver, name.clone(), kind).await,
                 Err(error) => Err(error.to_string()),
             };
             match outcome {
@@ -182,7 +195,7 @@ pub async fn search(facts: Arc<Facts>) -> Finding {
             let made = resolver(server, ProtocolConfig::Udp, search, None);
             let short = Name::from_ascii(SERVICE).map_err(|error| error.to_string());
             let outcome = match (made, short) {
-                (Ok(resolver), Ok(short)) => look_up(&resolver, short, RecordType::A).await,
+                (Ok(resolver), Ok(short)) => address(&resolver, short, RecordType::A).await,
                 (Err(error), _) => Err(error.to_string()),
                 (_, Err(error)) => Err(error),
             };
