@@ -33,14 +33,16 @@ const units = {
   rate: (value) => short(value) + '/s',
   seconds(value) {
     if (value === 0) return '0 s';
-    if (value < 1e-3) return short(value * 1e6) + ' µs';
-    if (value < 1) return short(value * 1e3) + ' ms';
-    return value < 600 ? short(value) + ' s' : short(value / 60) + ' min';
+    if (value < 1e-3) return short(value * 1e6) + '\u00a0µs';
+    if (value < 1) return short(value * 1e3) + '\u00a0ms';
+    if (value < 600) return short(value) + '\u00a0s';
+    if (value < 7200) return short(value / 60) + '\u00a0min';
+    return value < 172800 ? short(value / 3600) + '\u00a0h' : short(value / 86400) + '\u00a0d';
   },
-  share: (value) => Number((value * 100).toPrecision(3)) + ' %',
+  share: (value) => Number((value * 100).toPrecision(3)) + '\u00a0%',
   bytes(value) {
-    const steps = [[2 ** 30, ' GiB'], [2 ** 20, ' MiB'], [2 ** 10, ' KiB']];
-    const [step, unit] = steps.find(([step]) => value >= step) || [1, ' B'];
+    const steps = [[2 ** 30, '\u00a0GiB'], [2 ** 20, '\u00a0MiB'], [2 ** 10, '\u00a0KiB']];
+    const [step, unit] = steps.find(([step]) => value >= step) || [1, '\u00a0B'];
     return Number((value / step).toPrecision(3)) + unit;
   },
 };
@@ -193,7 +195,12 @@ function table(title, rows) {
   const body = rows.map((row) => make('tr', '', ...keys.map((key) => make('td', '', cell(key, row[key])))));
   const heading = make('h2', '', title);
   heading.id = id;
-  const made = make('section', '', heading, make('div', 'wide', make('table', '', make('thead', '', head), make('tbody', '', ...body))));
+  const wide = make('div', 'wide', make('table', '', make('thead', '', head), make('tbody', '', ...body)));
+  // What is wider than the screen is scrolled, by keyboard too.
+  wide.tabIndex = 0;
+  wide.setAttribute('role', 'region');
+  wide.setAttribute('aria-labelledby', id);
+  const made = make('section', '', heading, wide);
   made.setAttribute('aria-labelledby', id);
   return made;
 }
