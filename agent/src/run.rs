@@ -53,10 +53,7 @@ use crate::shared::Shared;
 use crate::status::{Parts, Status};
 use crate::supervisor::Start;
 use crate::systemd::{Systemd, Tell};
-use background::{
-    give_back_program, maintain, network, serve_control, serve_pages, show, sweep, until,
-    watch_conditions,
-};
+use background::{keep_house, network, serve_control, serve_pages, show, until, watch_conditions};
 use giving::{Giver, Giving, keep_memory, wait_for_successor};
 use reload::{Seen, Wish};
 use signals::Signals;
@@ -373,9 +370,7 @@ impl Server {
         admin.tell(Arc::clone(&status) as _);
         let control = serve_control(&socket, &status, &shared.conditions);
         probe::remove_mark(&args.socket);
-        tokio::spawn(sweep(Arc::clone(&shared)));
-        tokio::spawn(maintain(Arc::clone(&shared)));
-        tokio::spawn(give_back_program());
+        keep_house(&shared);
         if let Some(link) = link {
             tokio::spawn(keep_memory(Arc::clone(&shared), link.clone()));
             tokio::spawn(show_life(link, Arc::clone(&liveness)));

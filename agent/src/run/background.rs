@@ -43,8 +43,15 @@ pub(super) fn network(args: &Serve, counts: Arc<Counts>) -> Network {
     Network { counts, link, addresses: args.node.localip.clone() }
 }
 
+/// Does from now on what is due now and then.
+pub(super) fn keep_house(shared: &Arc<Shared>) {
+    tokio::spawn(sweep(Arc::clone(shared)));
+    tokio::spawn(maintain(Arc::clone(shared)));
+    tokio::spawn(give_back_program());
+}
+
 /// Tells the cache's store what the workers have used, and takes in the queries that they have written down.
-pub(super) async fn maintain(shared: Arc<Shared>) {
+async fn maintain(shared: Arc<Shared>) {
     let mut often = tokio::time::interval(MAINTAIN);
     loop {
         often.tick().await;
@@ -54,14 +61,14 @@ pub(super) async fn maintain(shared: Arc<Shared>) {
 }
 
 /// Gives back pages of the program that only the start needed, once that is over.
-pub(super) async fn give_back_program() {
+async fn give_back_program() {
     tokio::time::sleep(START).await;
     // If it is not run, pages stay mapped.
     let _ = tokio::task::spawn_blocking(memory::give_back_program).await;
 }
 
 /// Lets go of what the cache may not serve any more, now and then.
-pub(super) async fn sweep(shared: Arc<Shared>) {
+async fn sweep(shared: Arc<Shared>) {
     let mut often = tokio::time::interval(SWEEP);
     loop {
         often.tick().await;
