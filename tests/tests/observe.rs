@@ -104,7 +104,8 @@ fn queries_are_shown_as_they_are_answered() {
     // One worker's queries are in order; several workers are read one after the other.
     let mut names: Vec<_> = seen.iter().map(told).collect();
     let mut sorted = wanted.to_vec();
-    (names.sort(), sorted.sort());
+    names.sort();
+    sorted.sort();
     assert_eq!(names, sorted);
     assert!(seen.iter().all(|seen| seen["client"] == "127.0.0.1" && seen["transport"] == "udp"));
     assert!(poll::until(SOON, || observer.0.try_wait().unwrap().is_some()), "-n ends it");
