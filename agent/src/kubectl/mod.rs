@@ -205,8 +205,8 @@ fn stream(
             Said::Err(line) => ('!', line),
         };
         let mut out = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match serde_json::from_str(line) {
-            Ok(Value::Object(fields)) if json => writeln!(out, "{}", on_node(pod, fields))?,
+        match json.then(|| serde_json::from_str(line)) {
+            Some(Ok(Value::Object(fields))) => writeln!(out, "{}", on_node(pod, fields))?,
             _ => writeln!(out, "{pod:width$} {mark} {line}")?,
         }
         out.flush()
