@@ -19,6 +19,7 @@ const SOURCES: Rates<'_> = &[
     ("stale", Total::FromStale),
     ("upstream", Total::FromUpstream),
     ("server", Total::FromServer),
+    ("dropped", Total::Dropped),
 ];
 const RCODES: Rates<'_> = &[
     ("NOERROR", Total::NoError),

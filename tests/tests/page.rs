@@ -77,7 +77,8 @@ fn the_page_shows_the_state_and_draws_plots() {
     let legends = browser
         .value("[...document.querySelectorAll('figure')].map((one) => one.textContent).join('; ')");
     let legends = legends.as_str().unwrap();
-    for word in ["Answers by source", "/s", "NXDOMAIN", "p99", "\u{b5}s", "MiB"] {
+    for word in ["Answers by source", "store ", "cache ", "/s", "NXDOMAIN", "p99", "\u{b5}s", "MiB"]
+    {
         assert!(legends.contains(word), "{word}: {legends}");
     }
     let titles = browser

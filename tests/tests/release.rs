@@ -68,7 +68,16 @@ fn drafts() -> &'static Drafts {
         let key = drafts.of("key.pem");
         let curve = ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out"];
         run("openssl", &[curve.as_slice(), &[key.to_str().unwrap()]].concat());
-        let built = std::env::var("NODENS_IMAGE_BUILT").ok();
+        // Once for both, so that a commit meanwhile makes no difference.
+        let git = |words: &[&str]| {
+            let output = Command::new("git").arg("-C").arg(root()).args(words).output();
+            output.map_or(String::new(), |output| text(&output.stdout).trim().to_owned())
+        };
+        let epoch = git(&["log", "-1", "--format=%ct"]);
+        let epoch = if epoch.is_empty() { "0".to_owned() } else { epoch };
+        let source =
+            [("SOURCE_DATE_EPOCH", epoch), ("NODENS_REVISION", git(&["rev-parse", "HEAD"]))];
+        let mut built = std::env::var("NODENS_IMAGE_BUILT").ok();
         for (name, more) in
             [("signed", ["--key", key.to_str().unwrap()].as_slice()), ("plain", &[])]
         {
@@ -84,10 +93,17 @@ fn drafts() -> &'static Drafts {
             ];
             words.extend(["--output", to.to_str().unwrap()]);
             words.extend(built.iter().flat_map(|path| ["--built", path]));
-            let output = release(&[words.as_slice(), more].concat());
+            let mut command = Command::new(root().join("scripts/release"));
+            let output = command.args(words).args(more).envs(source.clone()).output().unwrap();
             let said = text(&output.stderr);
             assert!(output.status.success(), "{said}");
             assert_eq!(said.contains("nothing is signed"), name == "plain", "{said}");
+            // The second is of the first one's binary: nothing is built for it.
+            let bundle = format!("nodens-{VERSION}-linux-{}", architecture());
+            let archive = to.join(format!("{bundle}.tar.gz"));
+            let there = drafts.folder.path().to_str().unwrap();
+            run("tar", &["-xzf", archive.to_str().unwrap(), "-C", there]);
+            built.get_or_insert_with(|| format!("{there}/{bundle}/nodens"));
         }
         drafts
     })

@@ -26,7 +26,7 @@ pub trait Tells: Send + Sync {
 /// An answer is given again for so long, so that the cost of being asked has a bound.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Who is asked; nobody until the server serves.
+/// Who is asked: none until the server serves.
 #[derive(Default)]
 pub(super) struct Teller {
     tells: OnceLock<Arc<dyn Tells>>,

@@ -42,7 +42,7 @@ pub struct Kubectl {
     /// Nodes that are asked at the same time.
     #[arg(long, value_name = "N", default_value = "10")]
     pub parallel: NonZeroUsize,
-    /// How long a node may take; `observe` may take for ever.
+    /// How long a node may take; `observe` has no limit.
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     pub timeout: Patience,
     /// What to run in each pod, with its own options: status, doctor, explain, observe, top, cache, lookup, probe, reload, check or net.

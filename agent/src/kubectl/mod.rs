@@ -183,6 +183,12 @@ fn value(ended: &Ended) -> Value {
     })
 }
 
+/// A line of JSON with the node among its fields, so that each line stays one object.
+fn on_node(node: &str, mut fields: serde_json::Map<String, Value>) -> Value {
+    fields.insert("node".to_owned(), node.into());
+    fields.into()
+}
+
 /// Runs it in all pods at once and prints line by line, with the node before each, until all have ended.
 fn stream(
     args: &Kubectl,
@@ -190,6 +196,7 @@ fn stream(
     out: &mut (impl Write + Send),
 ) -> Result<ExitCode, KubectlError> {
     let width = pods.iter().map(|pod| pod.node.len()).max().unwrap_or_default();
+    let json = is_json(&args.command);
     let out = Mutex::new(out);
     let one = |pod: &str, said: Said<'_>| -> std::io::Result<()> {
         let (mark, line) = match said {
@@ -198,7 +205,10 @@ fn stream(
             Said::Err(line) => ('!', line),
         };
         let mut out = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        writeln!(out, "{pod:width$} {mark} {line}")?;
+        match json.then(|| serde_json::from_str(line)) {
+            Some(Ok(Value::Object(fields))) => writeln!(out, "{}", on_node(pod, fields))?,
+            _ => writeln!(out, "{pod:width$} {mark} {line}")?,
+        }
         out.flush()
     };
     let highest = std::thread::scope(|scope| {

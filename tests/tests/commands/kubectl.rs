@@ -35,7 +35,8 @@ pod=$2; shift 6
 case "$pod $1" in
   "nodens-b1 probe") echo "not ready: upstreams" >&2; echo "command terminated with exit code 7" >&2; exit 7 ;;
   "nodens-b1 check") exec sleep 60 ;;
-  *" observe") echo "query by $pod"; echo "and another"; exit 0 ;;
+  *" observe") case "$*" in *json*) echo "{\"name\": \"$pod\"}"; exit 0 ;; esac
+    echo "query by $pod"; echo "and another"; exit 0 ;;
 esac
 NODENS_SOCKET=@socket@ exec @binary@ "$@"
 "#;
@@ -164,6 +165,18 @@ fn streams_carry_the_node_on_each_line() {
         "worker-b   query by nodens-b1",
     ];
     assert_eq!(lines, wanted);
+    // Each line of JSON stays one.
+    let output = plugin.run("observe -o json");
+    let mut nodes: Vec<(String, String)> = out(&output)
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .map(|line| {
+            (line["node"].as_str().unwrap().to_owned(), line["name"].as_str().unwrap().to_owned())
+        })
+        .collect();
+    nodes.sort();
+    let wanted = [("worker-a", "nodens-a1"), ("worker-b", "nodens-b1")];
+    assert_eq!(nodes, wanted.map(|(node, name)| (node.to_owned(), name.to_owned())));
     let output = plugin.run("top");
     assert!(err(&output).contains("choose one with --node"), "{}", err(&output));
 }

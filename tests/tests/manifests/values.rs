@@ -259,7 +259,7 @@ fn the_schema_and_the_program_agree_on_flags() {
         assert_eq!(wrong(&json!({ "localIPs": [address] })).is_empty(), good, "{address}");
         assert_eq!(takes("-localip", address), good, "{address}");
     }
-    // Refused at the start, for want of an interface.
+    // Refused at the start: it names no interface.
     assert!(!wrong(&json!({ "localIPs": ["fe80::1"] })).is_empty());
 }
 

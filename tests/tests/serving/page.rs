@@ -138,7 +138,7 @@ fn one_flag_moves_the_page_or_takes_it_away() {
     for path in ["/", "/status.json", "/metrics", "/ready"] {
         assert_eq!(moved.get(port, path).unwrap().status, 200, "{path}");
     }
-    assert_eq!(moved.get(port, "/health").unwrap().status, 404, "nobody asked for that");
+    assert_eq!(moved.get(port, "/health").unwrap().status, 404, "it was not asked for");
     // Nor is it at the other pages' addresses.
     assert_eq!(off.get(off.ports().ready, "/").unwrap().status, 404);
 }

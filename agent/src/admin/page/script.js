@@ -19,7 +19,7 @@ function draw(name, attributes, text) {
 
 const words = (key) => String(key).replaceAll('_', ' ');
 // A column's name; its unit is with each value.
-const column = (key) => words(key.replace(/_(seconds|bytes|ms)$/, ''));
+const column = (key) => words(key.replace(/_(per_second|seconds|bytes|ms|percent)$/, ''));
 const isPlain = (value) => value === null || typeof value !== 'object';
 
 // --- numbers for people ---
@@ -179,15 +179,16 @@ function cell(key, value) {
   if (value === true) return 'yes';
   if (value === false) return 'no';
   if (typeof value === 'number' && /bytes$/.test(key)) return units.bytes(value);
+  if (typeof value === 'number' && /_per_second$/.test(key)) return units.rate(value);
   if (typeof value === 'number' && /(^|_)seconds/.test(key)) return units.seconds(value);
-  if (typeof value === 'number' && /(^|_)(ms|millis)$/.test(key)) return units.seconds(value / 1e3);
-  if (typeof value === 'number' && /(share|_rate)$/.test(key) && value <= 1) return units.share(value);
+  if (typeof value === 'number' && /_ms$/.test(key)) return units.seconds(value / 1e3);
+  if (typeof value === 'number' && /_percent$/.test(key)) return units.share(value / 100);
   return typeof value === 'number' && !Number.isInteger(value) ? short(value) : String(value);
 }
 
 function table(title, rows) {
   const id = title.toLowerCase().replaceAll(' ', '-');
-  const first = ['to', 'kind', 'zones', 'for', 'state', 'addresses', 'objects'];
+  const first = ['to', 'kind', 'zones', 'from', 'state', 'addresses', 'objects'];
   const place = (key) => (first.includes(key) ? first.indexOf(key) : first.length);
   const keys = [...new Set(rows.flatMap(Object.keys))].filter((key) => rows.some((row) => row[key] !== null && row[key] !== undefined));
   keys.sort((a, b) => place(a) - place(b));
@@ -205,9 +206,8 @@ function table(title, rows) {
   return made;
 }
 
-// The same thing with one row for each of several: {Services: {...}, Namespaces: {...}} and lists alike.
+// One row for each of several: {Services: {...}, Namespaces: {...}}.
 function rowsOf(value, name) {
-  if (Array.isArray(value)) return value.filter((row) => !isPlain(row));
   return Object.entries(value || {}).filter(([, row]) => !isPlain(row)).map(([key, row]) => ({ [name]: key, ...row }));
 }
 
@@ -247,9 +247,8 @@ function showTables(status) {
 }
 
 function tables(status) {
-  const upstreams = (status.upstreams || []).map(({ from, ...one }) => ({ ...one, for: (from || []).join(' ') }));
-  const stores = (status.sources || []).flatMap((one) => rowsOf(one.kinds || one.sources || {}, 'kind'));
-  return [['Upstreams', upstreams], ['Cluster objects', stores], ['Zones', status.blocks || []]];
+  const stores = (status.sources || []).flatMap((one) => rowsOf(one.kinds, 'kind'));
+  return [['Upstreams', status.upstreams || []], ['Cluster objects', stores], ['Zones', status.blocks || []]];
 }
 
 // --- renewal ---

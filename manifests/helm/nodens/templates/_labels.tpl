@@ -25,7 +25,7 @@ k8s-app: {{ include "nodens.name" . }}
 {{- end }}
 {{- end -}}
 
-{{- /* A digest names one image for ever, and goes before the tag. */ -}}
+{{- /* A digest always names the same image, and goes before the tag. */ -}}
 {{- define "nodens.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
