@@ -17,6 +17,7 @@ use nodens::cluster::object::{Event, Kind};
 use nodens::cluster::{Clusters, Interner, Snapshot, WatchThread};
 use nodens::control::Request;
 use nodens::metrics::Metrics;
+use nodens::observe::readers::Observed;
 use nodens::plugin::{self, cache};
 use nodens::request::{Origin, Transport};
 use nodens::server::answer::{Disposition, answer};
@@ -106,6 +107,9 @@ impl Server {
             loops: Arc::default(),
             clusters: Clusters::default(),
             watching: WatchThread::default(),
+            observed: Observed::new(1),
+            conditions: Arc::default(),
+            history: Arc::default(),
         });
         let assembled = runtime.block_on(async { assemble(blocks, &shared) }).expect("a server");
         let end = Instant::now() + Duration::from_secs(10);
