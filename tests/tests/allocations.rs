@@ -281,6 +281,8 @@ fn assemble_text(text: &str) -> (Assembled, Arc<Observed>) {
         loops: Arc::default(),
         clusters: Clusters::default(),
         watching: WatchThread::default(),
+        conditions: Arc::default(),
+        history: Arc::default(),
     });
     let assembled = assemble(blocks, &shared).unwrap();
     assembled.show(&shared, "");
