@@ -96,6 +96,9 @@ impl Server {
         let shared = Arc::new(Shared {
             workers: 1,
             metrics: Metrics::new(),
+            conditions: Arc::default(),
+            history: Arc::default(),
+            observed: nodens::observe::readers::Observed::new(1),
             log_format: logging::Format::Text,
             stacktrace: Arc::default(),
             budget: Default::default(),
