@@ -157,9 +157,10 @@ fn what_is_received_is_answered_or_dropped() {
             stream.write_all(&bytes).unwrap();
         }
         if connection % 2 == 0 {
-            let wanted = f64::from(20 * (connection + 1));
+            // Of connections that end at once, some are not read.
+            let wanted = f64::from(20 * (connection / 2 + 1));
             poll::wait_for("its queries are received", SOON, || {
-                received(&nodens.metrics(), "tcp") >= wanted - 200.0
+                received(&nodens.metrics(), "tcp") >= wanted
             });
         }
     }

@@ -1,5 +1,6 @@
 //! `multicluster`: ServiceImports and their slices through the real binary, named as KEP-1645 has it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hickory_proto::rr::RecordType::{self, A, AAAA, PTR, SRV, TXT};
@@ -224,15 +225,14 @@ fn imports_need_their_own_slices_only() {
     let nodens = setup(&cluster, "endpoints headless").start();
     let pets = "pets.default.svc.clusterset.local.";
     assert_eq!(ask(&nodens, pets, A).1.len(), 3);
-    let asked = cluster.server.requests_of("watch", "endpointslices");
-    let mut selectors: Vec<_> =
-        asked.iter().map(|request| request.parameter("labelSelector").to_owned()).collect();
-    selectors.sort_unstable();
-    selectors.dedup();
-    assert_eq!(
-        selectors,
-        ["multicluster.kubernetes.io/service-name", "service.kubernetes.io/headless"]
-    );
+    wait_for("the watches", SOON, || {
+        let asked = cluster.server.requests_of("watch", "endpointslices");
+        let selectors: BTreeSet<_> =
+            asked.iter().map(|request| request.parameter("labelSelector").to_owned()).collect();
+        selectors
+            .iter()
+            .eq(["multicluster.kubernetes.io/service-name", "service.kubernetes.io/headless"])
+    });
     let nodens = setup(&cluster, "noendpoints").start();
     assert_eq!(ask(&nodens, pets, A), denied());
     assert_eq!(ask(&nodens, "shop.default.svc.clusterset.local.", A), data(&["10.98.0.1"]));
@@ -278,6 +278,8 @@ fn a_missing_role_for_imports_leaves_the_rest() {
     // Nobody can say that there is no such import, nor that no import has the address.
     assert_eq!(ask(&nodens, "9.9.9.9.in-addr.arpa.", PTR).0, "SERVFAIL");
     assert_eq!(ask(&nodens, "shop.default.svc.clusterset.local.", A).0, "SERVFAIL");
-    let ready = nodens.get(nodens.ports().ready, "/ready").unwrap();
-    assert!(ready.status == 503 && ready.body.contains("ServiceImports"), "{}", ready.body);
+    wait_for("what is waited for", SOON, || {
+        let ready = nodens.get(nodens.ports().ready, "/ready").unwrap();
+        ready.status == 503 && ready.body.contains("ServiceImports")
+    });
 }

@@ -69,6 +69,13 @@ impl Site {
             .ready(Ready::AnswerAt(self.address))
     }
 
+    /// An instance that others can find.
+    fn start(&self) -> Nodens {
+        let nodens = self.setup().start();
+        nodens.wait_for_log("serving version=", SOON);
+        nodens
+    }
+
     fn client(&self) -> Client {
         Client::new(self.address).within(Duration::from_secs(2))
     }
@@ -111,7 +118,7 @@ fn wait_for_next(nodens: &Nodens, old: u32) {
 #[test]
 fn a_killed_server_is_back_at_once_with_sockets_and_cache() {
     let site = Site::new();
-    let mut nodens = site.setup().start();
+    let mut nodens = site.start();
     site.warm_up();
     // What is kept is written once a second.
     let log = "the server was started again: it was ended by SIGKILL";
@@ -146,12 +153,12 @@ fn a_killed_server_is_back_at_once_with_sockets_and_cache() {
 #[test]
 fn instances_change_places_without_a_lost_query() {
     let site = Site::new();
-    let mut now = site.setup().start();
+    let mut now = site.start();
     site.warm_up();
     let load = site.load();
     for _ in 0..4 {
         pause(Duration::from_millis(300));
-        let next = site.setup().start();
+        let next = site.start();
         next.wait_for_log("the previous instance has left", SOON);
         let status = now.wait_exit(SOON);
         assert!(status.success(), "{status}; log:\n{}", now.log());
@@ -169,7 +176,7 @@ fn instances_change_places_without_a_lost_query() {
 #[test]
 fn an_upgrade_replaces_the_running_server() {
     let site = Site::new();
-    let mut nodens = site.setup().start();
+    let mut nodens = site.start();
     let socket = site.socket();
     let socket = socket.to_str().unwrap();
     let load = site.load();
@@ -201,7 +208,7 @@ fn parent(pid: u64) -> i32 {
 #[test]
 fn a_server_that_is_stopped_is_replaced() {
     let site = Site::new();
-    let mut nodens = site.setup().start();
+    let mut nodens = site.start();
     // Its first sign of life.
     pause(Duration::from_millis(400));
     let old = nodens.server();
@@ -219,7 +226,7 @@ fn a_server_that_is_stopped_is_replaced() {
 #[test]
 fn starts_that_fail_beside_a_server_harm_nothing() {
     let site = Site::new();
-    let mut nodens = site.setup().start();
+    let mut nodens = site.start();
     let load = site.load();
     for (corefile, arguments, said) in [
         ("nonsense {", &[][..], "never closed"),
@@ -244,7 +251,7 @@ fn starts_that_fail_beside_a_server_harm_nothing() {
 #[test]
 fn an_older_instance_that_hangs_is_named() {
     let site = Site::new();
-    let old = site.setup().start();
+    let old = site.start();
     old.signal(Signal::SIGSTOP);
     let begun = Instant::now();
     let mut new = site.setup().ready(Ready::No).start();
@@ -269,7 +276,7 @@ fn an_older_instance_that_hangs_is_named() {
 #[test]
 fn the_server_ends_with_its_supervisor_and_says_what_it_says() {
     let site = Site::new();
-    let mut nodens = site.setup().start();
+    let mut nodens = site.start();
     let server = nodens.server();
     assert_ne!(server, nodens.pid());
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(nodens.pid() as i32), Signal::SIGKILL)
