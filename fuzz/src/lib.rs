@@ -98,7 +98,7 @@ impl Server {
             metrics: Metrics::new(),
             conditions: Arc::default(),
             history: Arc::default(),
-            observed: nodens::observe::readers::Observed::new(1),
+            observed: Observed::new(1),
             log_format: logging::Format::Text,
             stacktrace: Arc::default(),
             budget: Default::default(),
@@ -110,9 +110,6 @@ impl Server {
             loops: Arc::default(),
             clusters: Clusters::default(),
             watching: WatchThread::default(),
-            observed: Observed::new(1),
-            conditions: Arc::default(),
-            history: Arc::default(),
         });
         let assembled = runtime.block_on(async { assemble(blocks, &shared) }).expect("a server");
         let end = Instant::now() + Duration::from_secs(10);

@@ -116,7 +116,7 @@ fn what_is_received_is_answered_or_dropped() {
     let message = |n: usize| -> Vec<u8> {
         let name = names[n % names.len()].replace('@', &n.to_string());
         let question =
-            Question::new(&name, if n % 41 == 0 { RecordType::TXT } else { RecordType::A });
+            Question::new(&name, if n.is_multiple_of(41) { RecordType::TXT } else { RecordType::A });
         match n % 29 {
             // Too short, a response, an unknown opcode, a header that lies.
             0 => vec![0; n % 12],

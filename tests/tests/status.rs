@@ -164,7 +164,13 @@ fn the_json_is_what_the_manual_says() {
         assert!(fits, "{name} is no {kind}: {value}");
     }
     for (name, _) in &found {
-        assert!(documented.contains(name.as_str()), "docs/status.md lacks {name}");
+        // An object may be told of by its fields alone.
+        let is_told = documented.iter().any(|known| {
+            known
+                .strip_prefix(name.as_str())
+                .is_some_and(|rest| matches!(rest.get(..1), None | Some("." | "[")))
+        });
+        assert!(is_told, "docs/status.md lacks {name}");
     }
     assert_eq!(
         (&told["schema"], &told["state"], &told["ready"]),

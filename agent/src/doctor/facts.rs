@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_millis(600);
 const READING: Duration = Duration::from_millis(350);
 /// How long looking for other instances may take: every descriptor of every process is looked at.
 const LOOKING: Duration = Duration::from_millis(250);
+/// What `-conf` is if it is not given.
+const DEFAULT_CONF: &str = "Corefile";
 /// Where the Corefile is if neither flags nor a running server name one.
 const USUAL_COREFILE: &str = "/etc/nodens/Corefile";
 
@@ -289,7 +291,10 @@ fn effective(given: Serve, answers: bool, instances: &[Process]) -> Serve {
     if answers && let Some(running) = check::running(&given) {
         return Serve { socket: given.socket, ..running };
     }
-    let is_given = given.conf.exists() || !given.node.localip.is_empty();
+    // One that is not there was named.
+    let is_given = given.conf != Path::new(DEFAULT_CONF)
+        || given.conf.exists()
+        || !given.node.localip.is_empty();
     if is_given {
         return given;
     }

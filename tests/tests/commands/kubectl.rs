@@ -103,7 +103,7 @@ fn all_nodes_are_asked_in_their_order() {
     let titles: Vec<&str> = text.lines().filter(|line| line.starts_with("== ")).collect();
     // Of the two pods of a node, the one that is not being deleted; none of a pod without a node.
     assert_eq!(titles, ["== worker-a (nodens-a1)", "== worker-b (nodens-b1)"]);
-    assert_eq!(text.lines().filter(|line| line.starts_with("version")).count(), 2, "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("server ")).count(), 2, "{text}");
     let calls = plugin.calls();
     let wanted = "--context lab --namespace kube-system exec nodens-a1 -c nodens -- /nodens status";
     assert!(calls.lines().any(|line| line == wanted), "{calls}");

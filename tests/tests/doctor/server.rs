@@ -53,7 +53,7 @@ fn a_server_that_waits_and_one_that_crashed() {
     cluster.server.refuse();
     let nodens = cluster.setup("startup_timeout 1s").ready(Ready::Answer).start();
     let found = Findings::of_server(&nodens, &["server"]);
-    found.demand("server-conditions", "problem", "waits for");
+    found.demand("server-conditions", "problem", "waiting for");
     found.demand("server-store", "problem", "not listed yet");
     cluster.server.heal();
     // What has healed is no problem any more.

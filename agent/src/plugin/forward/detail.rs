@@ -29,11 +29,16 @@ impl Watched for Forwarding {
             }
         }
         if !set.upstreams.iter().any(|upstream| upstream.health.is_available()) {
-            let upstreams = set.upstreams.iter().map(|upstream| told(upstream)["state"].clone());
+            let upstreams =
+                set.upstreams.iter().map(|upstream| told(upstream).get("state").cloned());
             let states = set.upstreams.iter().zip(upstreams).take(MAX_NAMED);
             let states: Vec<String> = states
                 .map(|(upstream, state)| {
-                    format!("{} {}", upstream.label(), state.as_str().unwrap_or_default())
+                    format!(
+                        "{} {}",
+                        upstream.label(),
+                        state.as_ref().and_then(Value::as_str).unwrap_or_default()
+                    )
                 })
                 .collect();
             found.add(&table::UPSTREAMS_AWAY, format!("forward {from}: {}", states.join("; ")));
