@@ -177,7 +177,7 @@ fn watch(socket: &Path, output: Output, pause: Duration) -> anyhow::Result<()> {
         }
         out.flush()?;
         drop(out);
-        std::thread::sleep(pause);
+        std::thread::park_timeout(pause);
     }
 }
 
