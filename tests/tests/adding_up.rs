@@ -115,8 +115,10 @@ fn what_is_received_is_answered_or_dropped() {
     ];
     let message = |n: usize| -> Vec<u8> {
         let name = names[n % names.len()].replace('@', &n.to_string());
-        let question =
-            Question::new(&name, if n.is_multiple_of(41) { RecordType::TXT } else { RecordType::A });
+        let question = Question::new(
+            &name,
+            if n.is_multiple_of(41) { RecordType::TXT } else { RecordType::A },
+        );
         match n % 29 {
             // Too short, a response, an unknown opcode, a header that lies.
             0 => vec![0; n % 12],
@@ -164,6 +166,11 @@ fn what_is_received_is_answered_or_dropped() {
             });
         }
     }
+    poll::wait_for("an answer that has expired", SOON, || {
+        sent += 1.0;
+        nodens.client().ask("short.test.", RecordType::A).unwrap();
+        nodens.metrics().sum("nodens_answered_total", &[("source", "stale")]) > 0.0
+    });
     let page = wait_until_it_adds_up(&nodens);
     assert_eq!(received(&page, "udp") - received(&before, "udp"), sent);
     assert!(received(&page, "tcp") > 400.0, "{}", received(&page, "tcp"));
