@@ -151,7 +151,7 @@ fn run_on(
     reload::log(&plan.diagnostics);
     let link = node::machine(&args.node, true).link.map(LinkName::as_str);
     before.ask(args.handover_socket(), &plan, link)?;
-    node.set_up().inspect_err(|error| before.failed(&format!("{error:#}")))?;
+    node.set_up(before.is_shared()).inspect_err(|error| before.failed(&format!("{error:#}")))?;
     logs.drop_privileges();
     memory::give_back_later();
     let runtime = tokio::runtime::Builder::new_multi_thread()

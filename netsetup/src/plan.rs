@@ -329,13 +329,16 @@ fn plan_link(
 
 fn plan_table(desired: &Desired, observed: &Observed, operations: &mut Vec<Operation>) {
     let spec = &desired.notrack;
+    if spec.mode == Mode::Keep {
+        return;
+    }
     let present = match &observed.table {
         ObservedTable::Present(table) => Some(table),
         ObservedTable::Absent | ObservedTable::Unknown(_) => None,
     };
     let desired = match spec.mode {
         Mode::On => true,
-        Mode::Off => false,
+        Mode::Off | Mode::Keep => false,
         Mode::Auto => present.is_some() || observed.conntrack == Conntrack::InUse,
     };
     if !desired || spec.addresses.is_empty() {

@@ -54,8 +54,8 @@ impl Reconciler {
         Self { desired, interval: interval.max(SETTLE) }
     }
 
-    /// Runs until it is dropped, which may happen at any await: what is half done then is adopted
-    /// the next time.
+    /// Runs until nobody can change what is desired any more; then nothing is under way. If it is dropped instead, what
+    /// it was about to write may still be written.
     ///
     /// # Errors
     ///
@@ -70,9 +70,8 @@ impl Reconciler {
             }
         };
         let mut fulfilled = None;
-        let mut following = true;
         let mut has_failed = false;
-        loop {
+        while self.desired.has_changed().is_ok() {
             let desired = self.desired.borrow_and_update().clone();
             let report = kernel.apply(&desired).await;
             let failed = !report.is_ok();
@@ -92,12 +91,14 @@ impl Reconciler {
             let pause = if failed { self.interval.min(RETRY) } else { self.interval };
             tokio::select! {
                 () = sleep_until(done + pause) => {}
-                // Without a sender the last desired state stays.
-                change = self.desired.changed(), if following => following = change.is_ok(),
+                _ = self.desired.changed() => {}
                 () = heard(&mut watch, &desired) => {
                     // One change is followed by others, and a fight with other software over an
                     // address must not spin.
-                    sleep_until((Instant::now() + SETTLE).max(done + GAP)).await;
+                    tokio::select! {
+                        () = sleep_until((Instant::now() + SETTLE).max(done + GAP)) => {}
+                        _ = self.desired.changed() => {}
+                    }
                     if let Some(watch) = &mut watch {
                         // What is queued by now is covered by the next round.
                         while timeout(Duration::ZERO, watch.changed(&desired)).await.is_ok() {}
@@ -105,6 +106,7 @@ impl Reconciler {
                 }
             }
         }
+        Ok(())
     }
 }
 

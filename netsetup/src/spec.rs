@@ -169,6 +169,8 @@ pub enum Mode {
     /// Only where connection tracking is in use in this network namespace. A table that is there
     /// stays, so that the rules do not come and go with the load.
     Auto,
+    /// A table that is there stays as it is, and none is written.
+    Keep,
 }
 
 impl FromStr for Mode {

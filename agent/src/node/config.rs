@@ -117,6 +117,12 @@ impl NodeConfig {
         Desired { notrack: NotrackSpec::off(), ..self.desired.clone() }
     }
 
+    /// The same, with whatever rules are there: another instance may be at them.
+    pub fn with_rules_as_they_are(&self) -> Desired {
+        let notrack = NotrackSpec { mode: Mode::Keep, ..NotrackSpec::off() };
+        Desired { notrack, ..self.desired.clone() }
+    }
+
     /// What the process needs before it becomes another user.
     pub(super) fn capabilities_before(&self) -> Vec<Capability> {
         let mut keep = vec![Capability::NetBindService];

@@ -92,11 +92,13 @@ impl Node {
     ///
     /// # Errors
     /// The addresses are not there, so that the server could not listen; or the change of user failed.
-    pub fn set_up(&mut self) -> anyhow::Result<()> {
+    ///
+    /// `is_shared`: another instance serves at the addresses, or queries wait in sockets that were inherited; its rules stay.
+    pub fn set_up(&mut self, is_shared: bool) -> anyhow::Result<()> {
         if self.config.is_any() {
             // A runtime of its own, which has ended before the user changes: threads keep the privileges that they have.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            self.is_ours = runtime.block_on(self.first_set_up())?;
+            self.is_ours = runtime.block_on(self.first_set_up(is_shared))?;
         }
         let after = self.config.capabilities_after();
         if let Some(user) = self.config.user {
@@ -110,11 +112,14 @@ impl Node {
     }
 
     /// True if it has made the link.
-    async fn first_set_up(&self) -> anyhow::Result<bool> {
-        // There is no task to write them later, so the rules come now.
-        let first = match self.config.reconcile {
-            true => self.config.without_rules(),
-            false => self.config.desired.clone(),
+    async fn first_set_up(&self, is_shared: bool) -> anyhow::Result<bool> {
+        // Rules for addresses of the link alone lead nobody astray, and may be those of an instance that is not known here.
+        let stay = is_shared || self.config.desired.cluster_ips.is_empty();
+        let first = match (self.config.reconcile, stay) {
+            // There is no task to write them later, so the rules come now.
+            (false, _) => self.config.desired.clone(),
+            (true, true) => self.config.with_rules_as_they_are(),
+            (true, false) => self.config.without_rules(),
         };
         let kernel = Kernel::connect()?;
         let report = kernel.apply(&first).await;
@@ -157,9 +162,8 @@ impl Node {
     /// Leaves everything as it is, to the instance that has taken over.
     pub fn give_away(&mut self) {
         self.config.teardown = false;
-        if let Some(keeper) = self.keeper.take() {
-            keeper.task.abort();
-        }
+        // Without a sender it ends.
+        self.keeper = None;
     }
 
     /// Takes the rules away before the server stops, so that queries to a ClusterIP go where kube-proxy sends them.
@@ -172,10 +176,12 @@ impl Node {
     /// Ends the keeping, and takes away everything of ours if that is wanted. Whatever cannot be taken away is logged,
     /// and does not keep the rest from going.
     pub async fn tear_down(&mut self) {
-        if let Some(keeper) = self.keeper.take() {
-            keeper.task.abort();
-            // It ends at its next await; what it was doing is finished or undone below.
-            let _ = keeper.task.await;
+        if let Some(Keeper { desired, mut task }) = self.keeper.take() {
+            // It finishes what it is doing, so that nothing is written once it was taken away.
+            drop(desired);
+            if tokio::time::timeout(TEARDOWN, &mut task).await.is_err() {
+                task.abort();
+            }
         }
         if !self.config.is_any() || !self.config.teardown || !self.is_ours {
             return;

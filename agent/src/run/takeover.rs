@@ -185,6 +185,11 @@ impl Before {
         }
     }
 
+    /// True if another instance serves at the addresses, or the sockets are inherited: the network is in use.
+    pub(super) fn is_shared(&self) -> bool {
+        self.predecessor.is_some() || self.silent.is_some() || self.inherited.has_sockets()
+    }
+
     /// The sockets of commands and hand-overs: none of those that another instance has.
     pub(super) fn sockets(&self, args: &Serve) -> (PathBuf, Option<PathBuf>) {
         if self.is_beside {

@@ -274,13 +274,15 @@ pub fn two_pods_change_places_without_losing_a_query() {
 
         // One that may not list anything is not ready, whatever the old one says at the same address.
         let forbidden = cluster(&json!({ "kind": "ClusterRole", "rules": [] }));
-        let bad = Deployed::container(&all, &forbidden);
+        let mut bad = Deployed::container(&all, &forbidden);
         poll::wait_for("the bad one's socket", tests_deadline(), || {
             bad.probe(&all, "startupProbe").is_ok()
         });
         let said = bad.probe(&all, "readinessProbe").unwrap_err();
         assert!(said.contains("waiting for the first list"), "{said}");
         old.probe(&all, "readinessProbe").unwrap();
+        // It may have begun to serve without the objects, with sockets of its own.
+        bad.stop();
         drop(bad);
 
         let (stop, stopped) = channel::<()>();
