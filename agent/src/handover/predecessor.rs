@@ -61,7 +61,7 @@ pub struct Predecessor {
 /// # Errors
 /// It has begun to hand over and broke off.
 pub fn ask(path: &Path, place: &Place, inherited: &Inherited) -> Result<Asked, HandOverError> {
-    let mut was_silent = false;
+    let (mut was_silent, mut is_busy) = (false, false);
     for _ in 0..TRIES {
         match try_ask(path, place, inherited)? {
             // Its supervisor may be about to replace it.
@@ -69,12 +69,20 @@ pub fn ask(path: &Path, place: &Place, inherited: &Inherited) -> Result<Asked, H
                 was_silent = true;
                 std::thread::park_timeout(SILENT_PAUSE);
             }
+            // It may have handed over already, and its successor is about to wait in its place.
+            Some(Asked::Busy) => {
+                is_busy = true;
+                std::thread::park_timeout(PAUSE);
+            }
             Some(asked) => return Ok(asked),
             // It was about to end, or another one takes its place at this moment.
-            None => std::thread::park_timeout(PAUSE),
+            None => {
+                is_busy = false;
+                std::thread::park_timeout(PAUSE);
+            }
         }
     }
-    Ok(Asked::Alone)
+    Ok(if is_busy { Asked::Busy } else { Asked::Alone })
 }
 
 /// `None`: the other side has closed at once.
