@@ -137,6 +137,11 @@ impl Facts {
         i32::try_from(pid).ok()
     }
 
+    /// The process that started it.
+    pub fn supervisor(&self) -> Option<i32> {
+        i32::try_from(self.told("/supervisor")?.as_i64()?).ok()
+    }
+
     /// The addresses at which pods ask Nodens: those of `-localip`, or else those it listens on.
     pub fn addresses(&self) -> Vec<IpAddr> {
         if !self.serve.node.localip.is_empty() {

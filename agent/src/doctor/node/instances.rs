@@ -33,7 +33,10 @@ const MAX_PORTS: usize = 16;
 pub fn port(facts: &Facts) -> Finding {
     let sockets = all_sockets(facts);
     let owners = procfs::owners(&sockets.iter().map(|socket| socket.inode).collect());
-    let ours: HashSet<i32> = facts.instances.iter().map(|process| process.pid).collect();
+    // The one that answers is known even where there was no time to look at all processes.
+    let answering = facts.pid().into_iter().chain(facts.supervisor());
+    let seen = facts.instances.iter().map(|process| process.pid);
+    let ours: HashSet<i32> = seen.chain(answering).collect();
     let (mut problems, mut others, mut held) = (BTreeSet::new(), BTreeSet::new(), 0);
     for socket in &sockets {
         let owners = owners.get(&socket.inode);
