@@ -107,7 +107,8 @@ fn chosen<'a>(
 }
 
 fn sum(scrape: &Scrape, family: &Family, labels: &[&str]) -> f64 {
-    chosen(scrape, family, labels).sum()
+    // The sum of nothing is -0.0, which would be shown so.
+    0.0 + chosen(scrape, family, labels).sum::<f64>()
 }
 
 fn greatest(scrape: &Scrape, family: &Family, labels: &[&str]) -> f64 {
