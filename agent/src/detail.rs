@@ -1,5 +1,7 @@
 //! What parts of the server report of themselves at `/ready?verbose` and in `nodens status`.
 
+use std::time::Duration;
+
 use crate::conditions::Watched;
 
 /// How long `/ready` is decided by what the handlers report.
@@ -18,4 +20,16 @@ pub trait Detail: Watched {
     fn name(&self) -> &str;
     /// Its details: the age of a store, upstreams that are not used.
     fn detail(&self) -> serde_json::Value;
+}
+
+/// A duration as people say it: two units at most, seconds being the smallest.
+pub fn in_words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
 }

@@ -29,7 +29,7 @@ pub struct Packet {
 
 /// What becomes of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
+pub enum Decision {
     /// Every chain lets it through.
     Accepted,
     /// This chain drops it for certain.
@@ -44,7 +44,7 @@ pub enum Fate {
 /// # Errors
 ///
 /// The rules cannot be read: no permission (CAP_NET_ADMIN), or no nftables.
-pub fn follow(packet: Packet) -> io::Result<Fate> {
+pub fn follow(packet: Packet) -> io::Result<Decision> {
     let chains = exchange(vec![dump_every_chain()])?;
     let mut bases: Vec<Base> = chains.iter().filter_map(decode_base).collect();
     bases.retain(|base| base.sees(packet.to.is_ipv4()));
@@ -53,12 +53,12 @@ pub fn follow(packet: Packet) -> io::Result<Fate> {
     let mut unclear = None;
     for base in bases {
         match walk.base(&base)? {
-            Fate::Accepted => {}
-            Fate::Unclear(chain) => unclear = unclear.or(Some(chain)),
-            dropped @ Fate::Dropped(_) => return Ok(dropped),
+            Decision::Accepted => {}
+            Decision::Unclear(chain) => unclear = unclear.or(Some(chain)),
+            dropped @ Decision::Dropped(_) => return Ok(dropped),
         }
     }
-    Ok(unclear.map_or(Fate::Accepted, Fate::Unclear))
+    Ok(unclear.map_or(Decision::Accepted, Decision::Unclear))
 }
 
 fn read_chain(origin: &Origin) -> io::Result<Vec<Rule>> {
@@ -109,7 +109,7 @@ enum Effect {
 }
 
 impl Walk<'_> {
-    fn base(&mut self, base: &Base) -> io::Result<Fate> {
+    fn base(&mut self, base: &Base) -> io::Result<Decision> {
         let mut may_accept = false;
         let end = self.chain(&base.origin, 0, &mut may_accept)?;
         let drops = match end {
@@ -118,9 +118,9 @@ impl Walk<'_> {
             End::Return => base.drops,
         };
         Ok(match (drops, may_accept) {
-            (false, _) => Fate::Accepted,
-            (true, true) => Fate::Unclear(base.origin.to_string()),
-            (true, false) => Fate::Dropped(base.origin.to_string()),
+            (false, _) => Decision::Accepted,
+            (true, true) => Decision::Unclear(base.origin.to_string()),
+            (true, false) => Decision::Dropped(base.origin.to_string()),
         })
     }
 

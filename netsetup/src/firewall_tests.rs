@@ -43,7 +43,7 @@ fn ends(mut rule: Rule, verdict: Verdict, chain: Option<&str>) -> Rule {
     rule
 }
 
-fn fate(drops: bool, rules: Vec<Rule>) -> Fate {
+fn decision(drops: bool, rules: Vec<Rule>) -> Decision {
     let packet = Packet { to: "169.254.20.10".parse().unwrap(), tcp: false, port: 53 };
     let origin = Origin { family: "inet", table: "t".into(), chain: "input".into() };
     let other = ends(port(53), ACCEPT, None);
@@ -61,19 +61,22 @@ const DROP: Verdict = Verdict::Other(libc::NF_DROP as u32);
 
 #[test]
 fn rules_are_followed_as_far_as_they_can_be_told() {
-    let dropped = Fate::Dropped("inet t input".into());
-    assert_eq!(fate(false, Vec::new()), Fate::Accepted);
-    assert_eq!(fate(true, Vec::new()), dropped);
-    assert_eq!(fate(true, vec![ends(iif("lo"), ACCEPT, None)]), dropped);
+    let dropped = Decision::Dropped("inet t input".into());
+    assert_eq!(decision(false, Vec::new()), Decision::Accepted);
+    assert_eq!(decision(true, Vec::new()), dropped);
+    assert_eq!(decision(true, vec![ends(iif("lo"), ACCEPT, None)]), dropped);
     assert_eq!(
-        fate(true, vec![ends(iif("veth1"), ACCEPT, None)]),
-        Fate::Unclear("inet t input".into())
+        decision(true, vec![ends(iif("veth1"), ACCEPT, None)]),
+        Decision::Unclear("inet t input".into())
     );
-    assert_eq!(fate(true, vec![ends(port(53), ACCEPT, None)]), Fate::Accepted);
-    assert_eq!(fate(true, vec![ends(port(80), ACCEPT, None)]), dropped);
-    assert_eq!(fate(false, vec![ends(port(53), DROP, None)]), dropped);
-    assert_eq!(fate(true, vec![ends(Vec::new(), Verdict::Jump, Some("dns"))]), Fate::Accepted);
+    assert_eq!(decision(true, vec![ends(port(53), ACCEPT, None)]), Decision::Accepted);
+    assert_eq!(decision(true, vec![ends(port(80), ACCEPT, None)]), dropped);
+    assert_eq!(decision(false, vec![ends(port(53), DROP, None)]), dropped);
+    assert_eq!(
+        decision(true, vec![ends(Vec::new(), Verdict::Jump, Some("dns"))]),
+        Decision::Accepted
+    );
     // Chains that lead to themselves, which the kernel refuses, end here as well.
     let endless = vec![ends(Vec::new(), Verdict::Goto, Some("loop"))];
-    assert_eq!(fate(true, endless), Fate::Unclear("inet t input".into()));
+    assert_eq!(decision(true, endless), Decision::Unclear("inet t input".into()));
 }

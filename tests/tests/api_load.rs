@@ -219,7 +219,7 @@ fn outages_of_a_minute_are_over_within_seconds() {
 
 /// See above.
 #[test]
-#[ignore = "takes twenty minutes"]
+#[ignore = "takes twenty minutes, most of it without an API server; run by name before a release"]
 fn outages_of_ten_minutes_are_over_within_seconds() {
     outages(Duration::from_secs(600), 2, Duration::from_secs(3));
 }

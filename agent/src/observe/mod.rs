@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! worker    server::answer -> ring      a record of some 80 bytes for each query that is wanted; a full ring drops it
-//! control   ring -> readers -> sockets  while somebody observes: every query, 200 times a second
+//! control   ring -> readers -> sockets  while a client observes: every query, 200 times a second
 //!           ring -> top                 always: all of few queries, a sample of many, once a second
 //! ```
 //!

@@ -20,7 +20,7 @@ const MAX_READERS: usize = 4;
 const FRAMES: usize = 64;
 /// Bytes of a frame from which on it is handed on.
 const FRAME: usize = 32 << 10;
-/// How often the rings are read while somebody observes.
+/// How often the rings are read while a client observes.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// One for the process.
@@ -115,7 +115,7 @@ impl Observed {
         Ok(receiver)
     }
 
-    /// Reads the rings until nobody observes.
+    /// Reads the rings until no client observes.
     #[expect(
         clippy::disallowed_methods,
         reason = "to be woken by each query would cost the workers"

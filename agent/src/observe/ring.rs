@@ -24,7 +24,7 @@ const FEW: u16 = 256;
 
 /// The rings of all workers.
 pub struct Taps {
-    /// Somebody wants every query.
+    /// A client wants every query.
     all: AtomicBool,
     rings: Box<[Ring]>,
 }
@@ -59,7 +59,7 @@ impl Taps {
         Self { all: AtomicBool::new(false), rings }
     }
 
-    /// Writes a finished query into its worker's ring, if it is in the sample or somebody wants every query. To be called on the
+    /// Writes a finished query into its worker's ring, if it is in the sample or a client wants every query. To be called on the
     /// worker's thread. `size` is the reply's, `micros` the time that the query waited.
     pub fn record(&self, request: &Request<'_>, outcome: &Outcome, size: usize, micros: u64) {
         let Some(ring) = self.rings.get(request.origin.worker) else { return };
@@ -125,7 +125,7 @@ impl Ring {
                 word.store(value, Relaxed);
             }
         }
-        // Whoever sees this number sees the words before it.
+        // A reader that sees this number sees the words before it.
         self.written.store(begin + needed, Release);
     }
 
@@ -174,7 +174,8 @@ impl Sampler {
             random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.random.store(random, Relaxed);
         let of = if seen < u64::from(FEW_FROM) { SOME } else { FEW };
-        if (random >> 40).is_multiple_of(u64::from(of)) { of } else { 0 }
+        // Both are powers of two: a division would cost more than all else here.
+        if (random >> 40) & u64::from(of - 1) == 0 { of } else { 0 }
     }
 }
 

@@ -1,8 +1,11 @@
 //! The status for people: the verdict and why, then what a person looks for.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde_json::Value;
+
+use crate::detail::in_words;
 
 /// Of the names' column.
 const WIDTH: usize = 15;
@@ -259,15 +262,8 @@ fn ago(seconds: u64) -> String {
     format!("{} ago", duration(seconds))
 }
 
-/// Two units at most.
 fn duration(seconds: u64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
-        (0, ..) => format!("{hours} h {} min", minutes % 60),
-        _ => format!("{days} d {} h", hours % 24),
-    }
+    in_words(Duration::from_secs(seconds))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use netsetup::firewall::{Fate, Packet, follow};
+use netsetup::firewall::{Decision, Packet, follow};
 
 use super::super::facts::Facts;
 use super::super::finding::Finding;
@@ -56,14 +56,14 @@ fn one(to: IpAddr, port: u16, tcp: bool) -> Finding {
         transport.to_lowercase()
     );
     match follow(Packet { to, tcp, port }) {
-        Ok(Fate::Accepted) => Finding::ok(format!("{to} over {transport}")),
-        Ok(Fate::Dropped(chain)) => Finding::problem(
+        Ok(Decision::Accepted) => Finding::ok(format!("{to} over {transport}")),
+        Ok(Decision::Dropped(chain)) => Finding::problem(
             format!(
                 "the chain {chain} drops queries to {to} over {transport} that come from other interfaces than lo"
             ),
             cure,
         ),
-        Ok(Fate::Unclear(chain)) => Finding::warning(
+        Ok(Decision::Unclear(chain)) => Finding::warning(
             format!(
                 "the chain {chain} drops queries to {to} over {transport}, unless a rule for some interface or set accepts them"
             ),

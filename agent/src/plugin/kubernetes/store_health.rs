@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::cluster::object::Kind;
 use crate::cluster::{Report, Status};
 use crate::conditions::{Found, Watched, table};
-use crate::detail::Detail;
+use crate::detail::{Detail, in_words};
 use crate::metrics::{Scrape, Source, names};
 use crate::wire::Name;
 
@@ -204,18 +204,6 @@ fn plural(kind: Kind) -> &'static str {
         Kind::Pod => "Pods",
         Kind::ServiceImport => "ServiceImports",
         Kind::ImportedSlice => "imported EndpointSlices",
-    }
-}
-
-/// A duration as people say it: two units at most, seconds being the smallest.
-fn in_words(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
-        (0, ..) => format!("{hours} h {} min", minutes % 60),
-        _ => format!("{days} d {} h", hours % 24),
     }
 }
 
