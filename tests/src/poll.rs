@@ -5,9 +5,14 @@ use std::time::{Duration, Instant};
 /// The pause between two looks; short beside what tests measure, long beside a system call.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Calls `look` until it yields a value or `deadline` has passed; `None` then.
+/// What a deadline is on this machine: three times as long in the guest, whose processors are emulated.
+pub fn patience(deadline: Duration) -> Duration {
+    if std::env::var_os("NODENS_TEST_SLOW").is_some() { 3 * deadline } else { deadline }
+}
+
+/// Calls `look` until it yields a value or `deadline` (see [`patience`]) has passed; `None` then.
 pub fn until_some<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + deadline;
+    let end = Instant::now() + patience(deadline);
     loop {
         if let Some(value) = look() {
             return Some(value);

@@ -441,9 +441,7 @@ impl Nodens {
         };
         let by_path = matches!(ready, Ready::Auto) && corefile.contains("@ready@");
         let client = Client::new(address).within(Duration::from_millis(200));
-        // The guest's emulated processor gets three times as much.
-        let slow = std::env::var_os("NODENS_TEST_SLOW").is_some();
-        let end = Instant::now() + if slow { 3 * READY } else { READY };
+        let end = Instant::now() + poll::patience(READY);
         while self.is_running() && Instant::now() < end {
             let is_ready = if by_path {
                 self.get(self.ports.ready, "/ready").is_some_and(|reply| reply.status == 200)

@@ -220,5 +220,5 @@ fn report(step: &Step, place: &str, output: &std::process::Output) {
     let err = String::from_utf8_lossy(&output.stderr);
     let commands = step.commands.trim_end().replace('\n', "\n  $ ");
     println!("[{place}] {}\n  $ {commands}\n{out}{err}", step.section);
-    assert!(output.status.success(), "line {}: {}", step.line, output.status);
+    assert!(output.status.success(), "line {}: {}: {out}{err}", step.line, output.status);
 }
