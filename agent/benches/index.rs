@@ -69,6 +69,7 @@ fn service(namespace: &Text, name: String, kind: ServiceKind) -> Event {
         kind,
         ports,
         publish_not_ready: false,
+        version: 0,
     }))
 }
 
@@ -95,6 +96,7 @@ fn slice(
         ports: ports().into_iter().collect(),
         endpoints: (0..count).map(endpoint).collect(),
         triggered_at: None,
+        version: 0,
     }))
 }
 

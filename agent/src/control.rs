@@ -240,6 +240,10 @@ fn begin(
             return Err(broken(silent(std::io::ErrorKind::WouldBlock.into())));
         }
     }
+    if line.is_empty() {
+        let why = "it has closed the connection; it has ended, or is being replaced";
+        return Err(broken(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, why)));
+    }
     match serde_json::from_slice(&line)? {
         Answer::Done(value) => Ok((value, reader)),
         Answer::Error(error) => Err(ControlError::Refused(error)),

@@ -141,6 +141,17 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// Before anything was counted.
+    fn begin(at: CoarseInstant) -> Self {
+        Self {
+            at,
+            totals: [0; Total::ALL.len()],
+            levels: [0.0; Level::ALL.len()],
+            latencies: [0; LATENCIES],
+            upstreams: [None; MAX_UPSTREAMS],
+        }
+    }
+
     fn of(scrape: &Scrape, at: CoarseInstant, known: &mut Upstreams) -> Self {
         let mut latencies = [0; LATENCIES];
         for (_, counts, _) in scrape.histograms(&names::DNS_REQUEST_DURATION) {
@@ -285,7 +296,9 @@ pub struct History {
 impl History {
     /// Takes a sample of `metrics` every [`PERIOD`], for ever.
     pub async fn keep(self: Arc<Self>, metrics: Arc<Metrics>) {
-        let mut ticks = tokio::time::interval(PERIOD);
+        // All counts begin at zero: what came before the first sample, as the first lists, is recent too.
+        self.push(Sample::begin(CoarseInstant::now()));
+        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;

@@ -69,7 +69,7 @@ pub fn run(args: &Lookup, out: &mut impl Write) -> Result<bool, LookupError> {
     let Some(answer) = answer else { return Ok(false) };
     let took = begun.elapsed();
     for record in &answer.answers {
-        writeln!(out, "{record}")?;
+        writeln!(out, "{}", escaped(&record.to_string()))?;
     }
     let code = answer.metadata.response_code;
     let records = answer.answers.len();
@@ -80,6 +80,19 @@ pub fn run(args: &Lookup, out: &mut impl Write) -> Result<bool, LookupError> {
         took.as_secs_f64() * 1_000.0
     )?;
     Ok(code == ResponseCode::NoError && records > 0)
+}
+
+/// Control characters of a text as in a zone file: a server shall not steer the terminal.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\t' => escaped.push(c),
+            c if c.is_control() => escaped.push_str(&format!("\\{:03}", u32::from(c))),
+            c => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 fn question(args: &Lookup) -> Result<Message, LookupError> {

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 fn plugin() -> ExitCode {
     let args = args::Kubectl::from_env();
     if kubectl::is_local(&args.command) {
-        return run_command(Cli::from_words(&args.command));
+        return run_command(Cli::from_words(&kubectl::local_words(&args)));
     }
     match kubectl::run(&args, &mut std::io::stdout()) {
         Ok(code) => code,

@@ -173,6 +173,16 @@ impl Status {
     fn status(&self) -> Value {
         report::report(self, &self.running())
     }
+
+    /// The status with who asks most, which the page does not tell: it may be read by anybody.
+    fn whole_status(&self) -> Value {
+        let mut status = self.status();
+        let mut top = self.top(TOP_CLIENTS);
+        if let Some(clients) = status["clients"].as_object_mut() {
+            clients.insert("top".to_owned(), top["clients"].take());
+        }
+        status
+    }
 }
 
 impl Tells for Status {
@@ -196,7 +206,7 @@ impl Commands for Status {
             Request::CacheFlush { name } => {
                 inspect::flush(&store, name.as_deref()).map_err(|e| e.to_string())
             }
-            Request::Status => Ok(self.status()),
+            Request::Status => Ok(self.whole_status()),
             Request::Reload { force } => match self.reloads.get() {
                 Some(reloads) => reloads.reload(*force),
                 None => Err("the server is starting; try again when it serves".to_owned()),
@@ -249,3 +259,5 @@ fn arguments() -> Value {
 
 /// Rows of a kind that `nodens top` may ask for.
 const MAX_ROWS: usize = 50;
+/// Clients that `nodens status` names.
+const TOP_CLIENTS: usize = 3;

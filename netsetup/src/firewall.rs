@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{DefaultNla, Nla as _};
 use netlink_packet_netfilter::nftables::{
-    Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Meta,
-    MetaKey, Operator, Payload, Register, Verdict, VerdictAttribute,
+    Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute,
+    Lookup, Meta, MetaKey, Operator, Payload, Register, Verdict, VerdictAttribute,
 };
 
 use crate::kernel::nfnetlink::exchange;
@@ -37,6 +37,8 @@ pub enum Decision {
     /// This chain drops it unless one of its rules accepts it for a reason that cannot be told
     /// here, such as the interface that it comes from.
     Unclear(String),
+    /// This chain has a rule for its port that drops it for a reason that cannot be told here.
+    MayDrop(String),
 }
 
 /// Follows a packet through every chain at prerouting and input.
@@ -54,11 +56,11 @@ pub fn follow(packet: Packet) -> io::Result<Decision> {
     for base in bases {
         match walk.base(&base)? {
             Decision::Accepted => {}
-            Decision::Unclear(chain) => unclear = unclear.or(Some(chain)),
             dropped @ Decision::Dropped(_) => return Ok(dropped),
+            other => unclear = unclear.or(Some(other)),
         }
     }
-    Ok(unclear.map_or(Decision::Accepted, Decision::Unclear))
+    Ok(unclear.unwrap_or(Decision::Accepted))
 }
 
 fn read_chain(origin: &Origin) -> io::Result<Vec<Rule>> {
@@ -104,27 +106,38 @@ enum Effect {
     Goto(String),
     /// Perhaps the packet is accepted here.
     MayAccept,
+    /// Perhaps it is dropped here, by a rule for its port.
+    MayDrop,
     /// Perhaps something that is not told here.
     Unknown,
 }
 
+/// What rules do that cannot be told for certain.
+#[derive(Debug, Clone, Copy, Default)]
+struct May {
+    accept: bool,
+    drop: bool,
+}
+
 impl Walk<'_> {
     fn base(&mut self, base: &Base) -> io::Result<Decision> {
-        let mut may_accept = false;
-        let end = self.chain(&base.origin, 0, &mut may_accept)?;
+        let mut may = May::default();
+        let end = self.chain(&base.origin, 0, &mut may)?;
         let drops = match end {
             End::Drop => true,
             End::Accept => false,
             End::Return => base.drops,
         };
-        Ok(match (drops, may_accept) {
-            (false, _) => Decision::Accepted,
-            (true, true) => Decision::Unclear(base.origin.to_string()),
-            (true, false) => Decision::Dropped(base.origin.to_string()),
+        let chain = base.origin.to_string();
+        Ok(match (drops, may) {
+            (false, May { drop: false, .. }) => Decision::Accepted,
+            (false, May { drop: true, .. }) => Decision::MayDrop(chain),
+            (true, May { accept: true, .. }) => Decision::Unclear(chain),
+            (true, May { accept: false, .. }) => Decision::Dropped(chain),
         })
     }
 
-    fn chain(&mut self, origin: &Origin, depth: usize, may_accept: &mut bool) -> io::Result<End> {
+    fn chain(&mut self, origin: &Origin, depth: usize, may: &mut May) -> io::Result<End> {
         if !self.chains.contains_key(origin) {
             let rules = (self.read)(origin)?;
             self.chains.insert(origin.clone(), rules);
@@ -133,7 +146,7 @@ impl Walk<'_> {
         for rule in &rules {
             self.steps += 1;
             if self.steps > MAX_STEPS {
-                *may_accept = true;
+                may.accept = true;
                 return Ok(End::Return);
             }
             let goes = |name: String| Origin { chain: name, ..origin.clone() };
@@ -142,16 +155,17 @@ impl Walk<'_> {
                 Effect::Accept => return Ok(End::Accept),
                 Effect::Drop => return Ok(End::Drop),
                 Effect::Return => return Ok(End::Return),
-                Effect::MayAccept => *may_accept = true,
+                Effect::MayAccept => may.accept = true,
+                Effect::MayDrop => may.drop = true,
                 Effect::Jump(name) | Effect::Goto(name) if depth >= MAX_DEPTH => {
                     let _ = name;
-                    *may_accept = true;
+                    may.accept = true;
                 }
-                Effect::Jump(name) => match self.chain(&goes(name), depth + 1, may_accept)? {
+                Effect::Jump(name) => match self.chain(&goes(name), depth + 1, may)? {
                     End::Return => {}
                     end => return Ok(end),
                 },
-                Effect::Goto(name) => return self.chain(&goes(name), depth + 1, may_accept),
+                Effect::Goto(name) => return self.chain(&goes(name), depth + 1, may),
             }
         }
         Ok(End::Return)
@@ -179,7 +193,7 @@ enum Match {
 
 fn effect(rule: &Rule, packet: Packet) -> Effect {
     let mut registers: BTreeMap<u32, Value> = BTreeMap::new();
-    let mut certain = true;
+    let (mut certain, mut names_port) = (true, false);
     for element in rule {
         let ListAttribute::Element(attributes) = element else { continue };
         let mut name = "";
@@ -193,7 +207,10 @@ fn effect(rule: &Rule, packet: Packet) -> Effect {
         }
         match data {
             Some(Expressions::Meta(meta)) => load_meta(meta, packet, &mut registers),
-            Some(Expressions::Payload(payload)) => load_payload(payload, packet, &mut registers),
+            Some(Expressions::Payload(payload)) => {
+                names_port |= is_port(payload);
+                load_payload(payload, packet, &mut registers);
+            }
             Some(Expressions::Bitwise(bitwise)) => mask(bitwise, &mut registers),
             Some(Expressions::Other { expression_type, attributes }) if expression_type == "ct" => {
                 load_ct(attributes, &mut registers);
@@ -203,22 +220,38 @@ fn effect(rule: &Rule, packet: Packet) -> Effect {
                 Match::No => return Effect::None,
                 Match::Perhaps => certain = false,
             },
-            Some(Expressions::Lookup(_)) => certain = false,
-            Some(Expressions::Immediate(immediate)) => {
-                if let Some(effect) = verdict(immediate) {
-                    return if certain { effect } else { perhaps(effect) };
+            Some(Expressions::Lookup(lookup)) => {
+                // A map of verdicts may lead anywhere.
+                if lookup.contains(&Lookup::DestinationRegister(Register::Verdict)) {
+                    return Effect::MayAccept;
                 }
+                certain = false;
+                registers.clear();
+            }
+            Some(Expressions::Immediate(immediate)) => match verdict(immediate) {
+                Some(effect) => return if certain { effect } else { perhaps(effect, names_port) },
+                None => registers.clear(),
+            },
+            Some(Expressions::Other { expression_type, attributes })
+                if expression_type == "target" && is_reject(attributes) =>
+            {
+                return if certain { Effect::Drop } else { perhaps(Effect::Drop, names_port) };
             }
             _ => match name {
                 // These let every packet pass on.
                 "counter" | "log" | "notrack" | "quota" | "dynset" | "flow_offload" => {}
-                "reject" => return if certain { Effect::Drop } else { Effect::Unknown },
+                "reject" if certain => return Effect::Drop,
+                "reject" => return perhaps(Effect::Drop, names_port),
                 "masq" | "nat" | "redir" | "tproxy" => {
                     return if certain { Effect::Accept } else { Effect::MayAccept };
                 }
-                // `fib`, `limit`, the matches and targets of iptables-nft and whatever is new.
+                // `fib`, `limit`, the matches and targets of iptables-nft and whatever is new. Some load
+                // a register.
                 "target" => return Effect::Unknown,
-                _ => certain = false,
+                _ => {
+                    certain = false;
+                    registers.clear();
+                }
             },
         }
     }
@@ -226,12 +259,29 @@ fn effect(rule: &Rule, packet: Packet) -> Effect {
 }
 
 /// The same where it is not certain that the packet comes so far.
-fn perhaps(effect: Effect) -> Effect {
+fn perhaps(effect: Effect, names_port: bool) -> Effect {
     match effect {
         Effect::Accept | Effect::Jump(_) | Effect::Goto(_) => Effect::MayAccept,
+        Effect::Drop if names_port => Effect::MayDrop,
         _ => Effect::Unknown,
     }
 }
+
+/// Whether the port of the packet is loaded, which a rule for other ports compares in vain.
+fn is_port(payload: &[Payload]) -> bool {
+    payload.contains(&Payload::Base(TRANSPORT)) && payload.contains(&Payload::Offset(2))
+}
+
+/// Whether this is iptables' target REJECT, which is no expression of nftables' own.
+fn is_reject(attributes: &[DefaultNla]) -> bool {
+    attributes.iter().filter(|attribute| attribute.kind() == NFTA_TARGET_NAME).any(|attribute| {
+        let mut octets = vec![0; attribute.value_len()];
+        attribute.emit_value(&mut octets);
+        octets.starts_with(b"REJECT\0")
+    })
+}
+
+const NFTA_TARGET_NAME: u16 = 1;
 
 /// Registers of 16 octets are made of four of 4.
 fn register(register: Register) -> u32 {

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Mutex;
 
 /// UDP sockets, each with a port of its own.
@@ -72,12 +72,25 @@ impl Load {
     /// Asks `server` `per_second` queries, `over_tcp` of them over TCP.
     #[must_use]
     pub fn start(server: SocketAddr, per_second: u64, over_tcp: u64, questions: Questions) -> Self {
+        Self::start_from(Ipv4Addr::LOCALHOST, server, per_second, over_tcp, questions)
+    }
+
+    /// The same from another address of the loopback interface: another client.
+    #[must_use]
+    pub fn start_from(
+        source: Ipv4Addr,
+        server: SocketAddr,
+        per_second: u64,
+        over_tcp: u64,
+        questions: Questions,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
+        let ends = (source, server);
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.unwrap_or_else(|error| panic!("no runtime: {error}"));
-            runtime.block_on(run(server, per_second, over_tcp, questions, stopped))
+            runtime.block_on(run(ends, per_second, over_tcp, questions, stopped))
         });
         Self { stop, thread }
     }
@@ -93,8 +106,11 @@ impl Load {
     }
 }
 
+/// The client's address, and the server's.
+type Ends = (Ipv4Addr, SocketAddr);
+
 async fn run(
-    server: SocketAddr,
+    ends: Ends,
     per_second: u64,
     over_tcp: u64,
     questions: Questions,
@@ -103,11 +119,11 @@ async fn run(
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..SOCKETS {
         let pace = Pace::new(n, SOCKETS, per_second - over_tcp, &stop);
-        tasks.spawn(ask_udp(server, pace, Arc::clone(&questions)));
+        tasks.spawn(ask_udp(ends, pace, Arc::clone(&questions)));
     }
     for n in 0..CONNECTIONS.min(over_tcp) {
         let pace = Pace::new(n, CONNECTIONS, over_tcp, &stop);
-        tasks.spawn(ask_tcp(server, pace, Arc::clone(&questions)));
+        tasks.spawn(ask_tcp(ends, pace, Arc::clone(&questions)));
     }
     let mut report = Report::default();
     while let Some(part) = tasks.join_next().await {
@@ -189,8 +205,8 @@ async fn finish(waiting: Waiting, why: &str) -> Report {
     std::mem::take(&mut waiting.1)
 }
 
-async fn ask_udp(server: SocketAddr, mut pace: Pace, questions: Questions) -> Report {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await;
+async fn ask_udp((source, server): Ends, mut pace: Pace, questions: Questions) -> Report {
+    let socket = UdpSocket::bind((source, 0)).await;
     let socket = Arc::new(socket.unwrap_or_else(|error| panic!("no socket: {error}")));
     socket.connect(server).await.unwrap_or_else(|error| panic!("no server: {error}"));
     let waiting = waiting();
@@ -224,11 +240,17 @@ async fn ask_udp(server: SocketAddr, mut pace: Pace, questions: Questions) -> Re
     report
 }
 
-async fn ask_tcp(server: SocketAddr, mut pace: Pace, questions: Questions) -> Report {
+async fn connect((source, server): Ends) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((source, 0).into())?;
+    socket.connect(server).await
+}
+
+async fn ask_tcp(ends: Ends, mut pace: Pace, questions: Questions) -> Report {
     let mut report = Report::default();
     let mut next = pace.due().await;
     while next.is_some() {
-        let Ok(stream) = TcpStream::connect(server).await else {
+        let Ok(stream) = connect(ends).await else {
             for _ in next.take().into_iter().flatten() {
                 report.asked += 1;
                 report.lost.push((Instant::now(), "no TCP connection".to_owned()));

@@ -95,7 +95,8 @@ impl Sink for MapSink {
 }
 
 /// An object without what is of its event only: what a snapshot does not keep.
-fn lasting(mut object: Object) -> Object {
+fn lasting(object: Object) -> Object {
+    let mut object = object.of_version(0);
     if let Object::EndpointSlice(slice) = &mut object {
         slice.triggered_at = None;
     }

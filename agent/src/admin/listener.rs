@@ -151,8 +151,13 @@ pub(super) async fn serve(listener: TcpListener, pages: Arc<AtomicU8>, state: Ar
 
 async fn converse(stream: TcpStream, pages: Arc<AtomicU8>, state: Arc<State>) {
     let service = service_fn(move |request| {
-        let answer = respond(&request, Pages::from_bits(pages.load(Relaxed)), &state);
-        std::future::ready(Ok::<_, std::convert::Infallible>(answer))
+        let (pages, state) = (Arc::clone(&pages), Arc::clone(&state));
+        async move {
+            // Of requests that come at once each waits for its turn: others use the runtime too.
+            tokio::task::yield_now().await;
+            let answer = respond(&request, Pages::from_bits(pages.load(Relaxed)), &state);
+            Ok::<_, std::convert::Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

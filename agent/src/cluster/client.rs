@@ -45,7 +45,7 @@ pub enum RequestError {
         reason: String,
     },
     /// No answer in this time.
-    #[error("the API server did not answer within {} s", .0.as_secs())]
+    #[error("the API server did not answer within {} s", .0.as_secs_f64())]
     Silent(Duration),
     /// Another status than 200.
     #[error("the API server says {code} {reason}: {message}")]

@@ -37,8 +37,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use self::address::{Addresses, Prefix, Reason};
 use self::group::{Group, Key};
 use self::label::Label;
+use self::slice::Slice;
 use self::table::Table;
 use self::targets::{Hasher, Target, Targets};
+pub use self::writer::Seen;
 use self::writer::Writer;
 use super::object::{Event, Kind, Text};
 use crate::clock::CoarseInstant;
@@ -136,6 +138,22 @@ impl Index {
     ) -> Option<R> {
         let is = |group: &Arc<Group>| group.key.imported == imported && group.key.wire() == wire;
         self.groups.read(self.hash_of(wire, imported), is, |group| read(group))
+    }
+
+    /// Versions of a Service and of its slices, each with a name: for whoever explains. Waits for the writer.
+    pub fn versions(&self, wire: &[u8], imported: bool) -> (Option<Seen>, Vec<(String, Seen)>) {
+        let of = |group: &Group| (Arc::clone(&group.key), group.slices.clone());
+        let found = self.group(wire, imported, of);
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let slices = found.into_iter().flat_map(|(key, slices)| {
+            let seen = |slice: &Arc<Slice>| {
+                let seen = writer.seen_slice(self, slice, &key)?;
+                Some((slice.name.to_string(), seen))
+            };
+            slices.iter().filter_map(seen).collect::<Vec<_>>()
+        });
+        let slices = slices.collect();
+        (writer.seen_service(self, wire, imported), slices)
     }
 
     /// True where the Namespace is known; `label` is lower-case.

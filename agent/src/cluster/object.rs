@@ -119,6 +119,8 @@ pub struct Service {
     pub ports: SmallVec<[Port; 2]>,
     /// `publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// Its `resourceVersion`; 0 if it is not known, as in a snapshot and in a folder.
+    pub version: u64,
 }
 
 /// One endpoint of a slice. It counts if it is ready, as the DNS specification says; one that is `serving` while it
@@ -153,6 +155,8 @@ pub struct EndpointSlice {
     pub endpoints: Vec<Endpoint>,
     /// `endpoints.kubernetes.io/last-change-trigger-time`, milliseconds since 1970, for the programming latency.
     pub triggered_at: Option<u64>,
+    /// Its `resourceVersion`; 0 if it is not known, as in a snapshot and in a folder.
+    pub version: u64,
 }
 
 /// A Namespace.
@@ -183,6 +187,17 @@ pub enum Object {
 }
 
 impl Object {
+    /// The same, of this `resourceVersion`, as far as it is kept of this kind.
+    #[must_use]
+    pub fn of_version(mut self, version: u64) -> Self {
+        match &mut self {
+            Self::Service(service) | Self::ServiceImport(service) => service.version = version,
+            Self::EndpointSlice(slice) => slice.version = version,
+            Self::Namespace(_) | Self::Pod(_) => {}
+        }
+        self
+    }
+
     /// Its kind.
     pub fn kind(&self) -> Kind {
         match self {

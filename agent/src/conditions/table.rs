@@ -124,7 +124,7 @@ conditions! {
         anchor: "a-loop",
         alert: "NodensLoop",
     }
-    ANSWERS_FAIL = Warn "answers_fail" {
+    ANSWERS_FAIL = Fail "answers_fail" {
         title: "many answers are SERVFAIL",
         cure: "The log of `errors` has the reason of each; mostly it is an upstream.",
         anchor: "servfail-for-names-outside",
@@ -224,7 +224,7 @@ conditions! {
         title: "queries are refused that the server has crashed over",
         cure: "Report them with the lines in the log; they are answered again ten minutes after the crash.",
         anchor: "the-server-crashes",
-        alert: DEGRADED,
+        alert: "NodensCrashing",
     }
     TAKEOVER_FAILED = Warn "takeover_failed" {
         title: "an instance that was to take over has failed",

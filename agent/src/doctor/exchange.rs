@@ -61,6 +61,16 @@ impl Question {
         Self { name, kind, edns: None, dnssec: false }
     }
 
+    /// Asks for what a server of this zone should know: where the zone begins, or what [`Question::outside`] asks.
+    pub fn within(zone: &str, name: Option<&str>) -> Self {
+        match Name::from_ascii(zone) {
+            Ok(zone) if !zone.is_root() => {
+                Self { name: zone, kind: RecordType::SOA, edns: None, dnssec: false }
+            }
+            _ => Self::outside(name),
+        }
+    }
+
     /// The same with EDNS.
     pub fn with_edns(&self, octets: u16) -> Self {
         Self { edns: Some(octets), ..self.clone() }

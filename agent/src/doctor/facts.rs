@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 
 use super::procfs::{self, Process};
 use crate::args::{Cli, Doctor, Serve};
+use crate::assemble::own_addresses;
 use crate::check;
 use crate::cluster::Spec;
 use crate::control::{self, Request};
@@ -19,9 +20,11 @@ use crate::corefile;
 use crate::node::{self, NodeConfig, Origin};
 use crate::plan::Plan;
 use crate::plugin::forward::targets_of;
+use crate::plugin::kubernetes::Exposed;
 use crate::plugin::{Block, bind};
 use crate::upstream::Target;
 use crate::upstream::tls::TlsFiles;
+use crate::wire::Name;
 
 /// How long a running server may take to answer, and the kernel. It is this machine, so milliseconds are much.
 const PATIENCE: Duration = Duration::from_millis(600);
@@ -70,6 +73,8 @@ pub struct Setup {
     pub clusters: Vec<Spec>,
     /// The zones of the `kubernetes` directives that are no reverse zones, with a dot at the end.
     pub domains: Vec<String>,
+    /// Where blocks listen that answer for the Service kubernetes in the first of these zones.
+    pub serving: Vec<SocketAddr>,
     /// Who is asked for other names.
     pub upstreams: Vec<Asked>,
     /// What was left out of the files that name upstreams, and why.
@@ -83,6 +88,8 @@ pub struct Asked {
     pub target: Target,
     /// Whom it trusts over TLS.
     pub tls: TlsFiles,
+    /// The zone that it is asked for, with a dot at the end.
+    pub zone: String,
 }
 
 impl Facts {
@@ -166,12 +173,7 @@ impl Facts {
     pub fn endpoints(&self) -> Vec<SocketAddr> {
         let mut found = Vec::new();
         for address in &self.setup.listening {
-            let ip = match address.ip() {
-                IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
-                IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
-                ip => ip,
-            };
-            let endpoint = SocketAddr::new(ip, address.port());
+            let endpoint = endpoint(*address);
             if !found.contains(&endpoint) && found.len() < MAX_ENDPOINTS {
                 found.push(endpoint);
             }
@@ -179,9 +181,22 @@ impl Facts {
         found
     }
 
+    /// Whether the Service kubernetes is to be known there.
+    pub fn serves_cluster(&self, at: SocketAddr) -> bool {
+        self.setup.serving.iter().any(|address| endpoint(*address) == at)
+    }
+
     /// Something of the running server's status, by JSON pointer.
     pub fn told(&self, pointer: &str) -> Option<&Value> {
         self.status.as_ref().ok()?.pointer(pointer).filter(|value| !value.is_null())
+    }
+}
+
+/// Where a look-up reaches what listens there.
+fn endpoint(address: SocketAddr) -> SocketAddr {
+    match address.ip().is_unspecified() {
+        true => SocketAddr::new(IpAddr::from([127, 0, 0, 1]), address.port()),
+        false => address,
     }
 }
 
@@ -342,9 +357,10 @@ impl Setup {
         for block in &plan.blocks {
             self.read_cluster(block);
             for forward in &block.forward {
+                let zone = zone_of(block, &forward.from);
                 let (targets, reading) = targets_of(forward, &own);
                 for target in targets {
-                    let asked = Asked { target, tls: forward.tls.clone() };
+                    let asked = Asked { target, tls: forward.tls.clone(), zone: zone.clone() };
                     if !self.upstreams.contains(&asked) {
                         self.upstreams.push(asked);
                     }
@@ -361,6 +377,22 @@ impl Setup {
     }
 
     fn read_cluster(&mut self, block: &Block) {
+        self.read_kubernetes(block);
+        let first = self.domains.first();
+        let serves = block.kubernetes.iter().any(|kubernetes| {
+            let view = &kubernetes.view;
+            let has_default = match &view.exposed {
+                Exposed::All => true,
+                Exposed::Listed(names) => names.iter().any(|name| name.as_bytes() == b"default"),
+                Exposed::Known => false,
+            };
+            has_default && view.zones.iter().any(|zone| Some(&zone.to_string()) == first)
+        });
+        let own = own_addresses(std::slice::from_ref(block)).ok().filter(|_| serves);
+        self.serving.extend(own.iter().flat_map(|own| own.addresses().to_vec()));
+    }
+
+    fn read_kubernetes(&mut self, block: &Block) {
         for kubernetes in &block.kubernetes {
             if !self.clusters.contains(&kubernetes.spec) {
                 self.clusters.push(kubernetes.spec.clone());
@@ -374,6 +406,14 @@ impl Setup {
             }
         }
     }
+}
+
+/// The zone for which a forward is there; the root if it is for any name.
+fn zone_of(block: &Block, from: &[Name]) -> String {
+    let block = block.written.zone_names();
+    let narrow =
+        [from, &block].into_iter().find(|zones| !zones.iter().any(|zone| zone.as_ref().is_root()));
+    narrow.and_then(|zones| Some(zones.first()?.to_string())).unwrap_or_else(|| ".".to_owned())
 }
 
 /// Where a block listens, as far as that can be told without its interfaces.

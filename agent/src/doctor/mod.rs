@@ -37,8 +37,10 @@ use self::report::{Examined, Report};
 use self::table::{Check, Scope};
 use crate::args::{Category, Doctor};
 
-/// How long a check may take. With what is gathered before, all are done within three seconds.
+/// How long a check of a node may take. With what is gathered before, all are done within three seconds.
 const DEADLINE: Duration = Duration::from_millis(1_800);
+/// How long one of a cluster may take: tens of thousands of pods are listed page by page.
+const CLUSTER_DEADLINE: Duration = Duration::from_secs(30);
 /// The exit status if nothing could be examined.
 const COULD_NOT: u8 = 2;
 
@@ -54,7 +56,11 @@ pub fn run(args: &Doctor, out: &mut impl Write) -> ExitCode {
     };
     // A reader that has gone has seen enough; the exit status counts.
     let _ = report.print(args.output, out).and_then(|()| out.flush());
-    if report.worst() == Verdict::Problem { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    match report.worst() {
+        Verdict::Problem => ExitCode::FAILURE,
+        Verdict::Skipped => COULD_NOT.into(),
+        Verdict::Ok | Verdict::Warning => ExitCode::SUCCESS,
+    }
 }
 
 fn examine(args: &Doctor) -> Result<Report, String> {
@@ -111,15 +117,16 @@ async fn all(
 
 async fn bounded(check: &'static Check, running: BoxFuture<'static, Finding>) -> Examined {
     let begun = Instant::now();
+    let deadline = if check.scope() == Scope::Cluster { CLUSTER_DEADLINE } else { DEADLINE };
     // A task of its own, so that one that does not yield holds up no other.
-    let finding = match tokio::time::timeout(DEADLINE, tokio::spawn(running)).await {
+    let finding = match tokio::time::timeout(deadline, tokio::spawn(running)).await {
         Ok(Ok(finding)) => finding,
         Ok(Err(_)) => Finding::warning(
             "the check has failed itself",
             "report it with the output of `nodens doctor -o json`",
         ),
         Err(_) => Finding::warning(
-            format!("the check was not done within {} ms", DEADLINE.as_millis()),
+            format!("the check was not done within {} ms", deadline.as_millis()),
             "run it alone (`nodens doctor CATEGORY`); if it is late again, what it asks does not answer",
         ),
     };

@@ -19,6 +19,21 @@ pub struct Examined {
     pub took: Duration,
 }
 
+/// One line of text. What others have chosen, such as the name of a process or a message, does not steer the terminal.
+fn plain(text: &str) -> String {
+    let is_space = |c: char| matches!(c, '\n' | '\r' | '\t');
+    let shown = |c: char| {
+        if is_space(c) {
+            ' '
+        } else if c.is_control() {
+            '\u{fffd}'
+        } else {
+            c
+        }
+    };
+    text.chars().map(shown).collect()
+}
+
 /// All that was examined.
 pub struct Report {
     scope: Scope,
@@ -68,9 +83,15 @@ impl Report {
             if category.replace(check.category) != Some(check.category) {
                 writeln!(out, "{}", check.category.name())?;
             }
-            writeln!(out, "  {:<8} {:<22} {}", finding.verdict, check.id, finding.evidence)?;
+            writeln!(
+                out,
+                "  {:<8} {:<22} {}",
+                finding.verdict,
+                check.id,
+                plain(&finding.evidence)
+            )?;
             if !finding.cure.is_empty() {
-                writeln!(out, "  {:<8} {:<22} cure: {}", "", "", finding.cure)?;
+                writeln!(out, "  {:<8} {:<22} cure: {}", "", "", plain(&finding.cure))?;
                 writeln!(out, "  {:<8} {:<22} see {}", "", "", check.anchor())?;
             }
         }

@@ -23,6 +23,8 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 const MAX_RESOLV_CONF: u64 = 64 << 10;
 /// After so long no further name is tried.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The port of DNS.
+const DNS: u16 = 53;
 /// Types that are asked for.
 const MAX_TYPES: usize = 4;
 
@@ -53,7 +55,10 @@ pub async fn explain(world: &World, question: &Question) -> Result<Value, String
     let tries = search
         .tries(&question.name)
         .map_err(|error| format!("{:?} is no name: {error}", question.name))?;
-    let Some((&server, dispatch)) = world.listeners.iter().next() else {
+    // Where pods ask: at the port of DNS, and not at a loopback address, where others may be served.
+    let asked = world.listeners.iter();
+    let asked = asked.min_by_key(|(at, _)| (at.port() != DNS, at.ip().is_loopback()));
+    let Some((&server, dispatch)) = asked else {
         return Err("the server listens nowhere yet".to_owned());
     };
     let dispatch = Arc::clone(dispatch);

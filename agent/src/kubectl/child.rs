@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use super::KubectlError;
@@ -14,6 +15,9 @@ const MAX_SAID: u64 = 64 << 20;
 const MAX_LINE: u64 = 64 << 10;
 /// How often a running child is looked at.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// How long the rest of what was said may take after the end.
+const REST: Duration = Duration::from_secs(2);
 
 /// How a command ended.
 #[derive(Debug, Clone, Default)]
@@ -73,18 +77,24 @@ pub(super) fn take_over(args: &Kubectl, pod: &str) -> Result<ExitCode, KubectlEr
 fn wait(mut command: Command, patience: Duration) -> io::Result<Ended> {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let (out, err) = (child.stdout.take(), child.stderr.take());
-    std::thread::scope(|scope| {
-        let out = scope.spawn(|| read(out));
-        let err = scope.spawn(|| read(err));
-        let code = until(&mut child, Instant::now() + patience);
-        let (out, mut err) = (out.join().unwrap_or_default(), err.join().unwrap_or_default());
-        let code = code.unwrap_or_else(|| {
-            let line = format!("no end within {patience:?} (--timeout)\n");
-            err.extend_from_slice(line.as_bytes());
-            1
-        });
-        Ok(Ended { code, out, err })
-    })
+    let (out, err) = (reader(out), reader(err));
+    let code = until(&mut child, Instant::now() + patience);
+    // A child of kubectl, such as a plugin that fetches credentials, may hold the pipes open for longer.
+    let rest = |from: Receiver<Vec<u8>>| from.recv_timeout(REST).unwrap_or_default();
+    let (out, mut err) = (rest(out), rest(err));
+    let code = code.unwrap_or_else(|| {
+        let line = format!("no end within {patience:?} (--timeout)\n");
+        err.extend_from_slice(line.as_bytes());
+        1
+    });
+    Ok(Ended { code, out, err })
+}
+
+/// Reads a pipe to its end, on a thread that nobody has to wait for.
+fn reader(from: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || drop(send.send(read(from))));
+    receive
 }
 
 /// The exit code of a child that ends in time; others are killed.

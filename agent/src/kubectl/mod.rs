@@ -24,6 +24,9 @@ const COMMANDS: [&str; 11] = [
     "net",
 ];
 
+/// Streams at the same time, unless `--parallel` allows more.
+const STREAMS: usize = 32;
+
 /// Why nothing could be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum KubectlError {
@@ -54,6 +57,12 @@ pub enum KubectlError {
     /// It draws a screen.
     #[error("this draws one screen, and there are {0} nodes: choose one with --node")]
     OneOnly(usize),
+    /// Each stream is a process of kubectl.
+    #[error(
+        "this runs kubectl once for each node at the same time, and there are {0} nodes: choose some with --node, or allow \
+         so many with --parallel"
+    )]
+    TooMany(usize),
     /// The output cannot be written.
     #[error("cannot write: {0}")]
     Output(#[from] std::io::Error),
@@ -72,6 +81,18 @@ pub fn is_plugin() -> bool {
 pub fn is_local(command: &[String]) -> bool {
     let cluster = |word: &String| word == "--cluster";
     command.first().is_some_and(|word| word == "doctor") && command.iter().any(cluster)
+}
+
+/// The words for this program here. The cluster is the one that the plugin's own options name.
+pub fn local_words(args: &Kubectl) -> Vec<String> {
+    let mut words = args.command.clone();
+    if let Some(context) = &args.context {
+        words.extend(["--context".to_owned(), context.clone()]);
+    }
+    if let Some(file) = &args.kubeconfig {
+        words.extend(["--kubeconfig".to_owned(), file.to_string_lossy().into_owned()]);
+    }
+    words
 }
 
 /// Runs the command in the pods that are asked for and prints what they say. The exit code is the highest one of theirs.
@@ -97,6 +118,9 @@ pub fn run(args: &Kubectl, out: &mut (impl Write + Send)) -> Result<ExitCode, Ku
             child::take_over(args, &pod.name)
         }
         all if draws => Err(KubectlError::OneOnly(all.len())),
+        all if name == "observe" && all.len() > args.parallel.get().max(STREAMS) => {
+            Err(KubectlError::TooMany(all.len()))
+        }
         all if name == "observe" => stream(args, all, out),
         all => gather(args, all, out),
     }

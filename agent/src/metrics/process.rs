@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::names;
@@ -40,12 +41,19 @@ impl Source for Process {
                 out.gauge(family, &[], value as f64 * unit);
             }
         }
-        if let Ok(open) = fs::read_dir("/proc/self/fd") {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(limit, _)| limit as f64);
+        let open = match fs::read_dir("/proc/self/fd") {
             // One of them is the directory that is being read.
-            out.gauge(&names::PROCESS_OPEN_FDS, &[], open.count().saturating_sub(1) as f64);
-        }
-        if let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
-            out.gauge(&names::PROCESS_MAX_FDS, &[], limit as f64);
+            Ok(open) => Some(open.count().saturating_sub(1) as f64),
+            // None is left to count them with.
+            Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => limit,
+            Err(_) => None,
+        };
+        for (family, value) in [(&names::PROCESS_OPEN_FDS, open), (&names::PROCESS_MAX_FDS, limit)]
+        {
+            if let Some(value) = value {
+                out.gauge(family, &[], value);
+            }
         }
     }
 }

@@ -71,7 +71,7 @@ impl Matcher {
 
     /// Whether a query is wanted.
     pub fn wants(&self, record: &Record) -> bool {
-        self.rcode.is_none_or(|rcode| record.rcode == rcode)
+        self.rcode.is_none_or(|rcode| !record.is_silent && record.rcode == rcode)
             && (self.slower_than_micros == 0 || u64::from(record.micros) > self.slower_than_micros)
             && self.source.is_none_or(|source| record.source() == source)
             && self.client.is_none_or(|client| client.contains(&record.client.ip()))

@@ -35,6 +35,8 @@ struct Generation {
     nxdomain_names: Heavy,
     nxdomain_clients: Heavy,
     rcodes: BTreeMap<u16, u64>,
+    /// Queries that got no reply, and so no code.
+    silent: u64,
     types: BTreeMap<u16, u64>,
     sources: BTreeMap<&'static str, u64>,
     /// The slowest first.
@@ -76,6 +78,10 @@ impl Tops {
         let sum = |of: fn(&Generation) -> u64| of(current) + before.map_or(0, of);
         let (queries, records) = (sum(|all| all.queries), sum(|all| all.records));
         let seconds = now.saturating_duration_since(begun).as_secs_f64();
+        let per_second = |queries: u64| match seconds > 0.0 {
+            true => (queries as f64 / seconds * 10.0).round() / 10.0,
+            false => 0.0,
+        };
         let names = |of: fn(&Generation) -> &Heavy| {
             let top = of(current).merged(before.map(of), rows);
             top.into_iter()
@@ -86,7 +92,11 @@ impl Tops {
             let top = of(current).merged(before.map(of), rows);
             let row = |(key, queries): (&[u8], u64)| {
                 let address = client(key);
-                let mut row = json!({ "client": address.to_string(), "queries": queries });
+                let mut row = json!({
+                    "client": address.to_string(),
+                    "queries": queries,
+                    "per_second": per_second(queries),
+                });
                 if let (Some(known), Some(row)) = (name_of(address), row.as_object_mut()) {
                     row.insert("pod".to_owned(), known.into());
                 }
@@ -98,17 +108,26 @@ impl Tops {
         json!({
             "seconds": (seconds * 10.0).round() / 10.0,
             "queries": queries,
-            "per_second": if seconds > 0.0 { (queries as f64 / seconds * 10.0).round() / 10.0 } else { 0.0 },
+            "per_second": per_second(queries),
             "sampled": records < queries,
             "names": names(|all| &all.names),
             "clients": clients(|all| &all.clients),
             "nxdomain_names": names(|all| &all.nxdomain_names),
             "nxdomain_clients": clients(|all| &all.nxdomain_clients),
-            "rcodes": self.counted(|all| &all.rcodes, |code| Rcode(code).to_string()),
+            "rcodes": self.codes(),
             "types": self.counted(|all| &all.types, |qtype| RecordType(qtype).to_string()),
             "sources": self.counted(|all| &all.sources, str::to_owned),
             "slowest": self.slowest(rows, now),
         })
+    }
+
+    fn codes(&self) -> Value {
+        let mut codes = self.counted(|all| &all.rcodes, |code| Rcode(code).to_string());
+        let silent = self.current.silent + self.before.as_ref().map_or(0, |all| all.silent);
+        if let (Some(codes), true) = (codes.as_object_mut(), silent > 0) {
+            codes.insert("silence".to_owned(), silent.into());
+        }
+        codes
     }
 
     fn counted<K: Copy + Ord>(
@@ -157,6 +176,7 @@ impl Generation {
             nxdomain_names: Heavy::new(KEEP),
             nxdomain_clients: Heavy::new(KEEP),
             rcodes: BTreeMap::new(),
+            silent: 0,
             types: BTreeMap::new(),
             sources: BTreeMap::new(),
             slowest: Vec::new(),
@@ -174,11 +194,15 @@ impl Generation {
         let client = client.octets();
         self.names.add(record.name_bytes(), weight);
         self.clients.add(&client, weight);
-        if record.rcode == Rcode::NXDOMAIN {
+        if record.rcode == Rcode::NXDOMAIN && !record.is_silent {
             self.nxdomain_names.add(record.name_bytes(), weight);
             self.nxdomain_clients.add(&client, weight);
         }
-        *self.rcodes.entry(record.rcode.0).or_default() += weight;
+        if record.is_silent {
+            self.silent += weight;
+        } else {
+            *self.rcodes.entry(record.rcode.0).or_default() += weight;
+        }
         *self.sources.entry(record.source()).or_default() += weight;
         if self.types.len() < TYPES || self.types.contains_key(&record.qtype.0) {
             *self.types.entry(record.qtype.0).or_default() += weight;
@@ -225,7 +249,8 @@ mod tests {
         assert_eq!((&shown["seconds"], &shown["queries"]), (&json!(80.0), &json!(4)));
         assert_eq!(shown["names"][0], json!({ "name": "old.test.", "queries": 3 }));
         assert_eq!(shown["nxdomain_names"].as_array().unwrap().len(), 1);
-        let client = json!({ "client": "192.0.2.7", "queries": 4, "pod": "shop/web-1" });
+        let client =
+            json!({ "client": "192.0.2.7", "queries": 4, "per_second": 0.1, "pod": "shop/web-1" });
         assert_eq!(shown["clients"][0], client);
         assert_eq!(shown["rcodes"], json!({ "NOERROR": 1, "NXDOMAIN": 3 }));
         assert_eq!(shown["slowest"][0]["milliseconds"], 5.0);

@@ -74,8 +74,10 @@ fn judge<'p>(
         }
         Err(Reject::Answer(rcode)) => {
             write_rejection(out, packet, rcode);
-            // Nothing else is asked with this opcode.
-            let is_probe = packet.get(2).is_some_and(|octet| (octet >> 3) & 15 == STATUS);
+            // Our own come from the address that they go to; with this opcode a client asks nothing, or floods.
+            let client = origin.client.ip().to_canonical();
+            let is_own = client.is_loopback() || client == origin.local.ip().to_canonical();
+            let is_probe = is_own && packet.get(2).is_some_and(|octet| (octet >> 3) & 15 == STATUS);
             if is_probe { &local.tally.probes } else { &local.tally.rejected }.add(1);
             return Disposition::Reply;
         }

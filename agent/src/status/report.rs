@@ -152,7 +152,12 @@ fn upstreams(status: &Status, forwards: &Value, span: &Span) -> Value {
         .upstreams()
         .filter_map(|totals| Some((history.upstream(totals.number)?, totals)))
         .collect();
-    let all: u64 = counted.values().map(|totals| totals.answers).sum();
+    // Of more upstreams than are counted none has a known part of all.
+    let told = forwards.as_array().into_iter().flatten();
+    let told = told.flat_map(|forward| forward["upstreams"].as_array().into_iter().flatten());
+    let all_are_counted =
+        told.filter_map(|told| told["to"].as_str()).all(|to| counted.contains_key(to));
+    let all: u64 = if all_are_counted { counted.values().map(|t| t.answers).sum() } else { 0 };
     let mut found: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
     for forward in forwards.as_array().into_iter().flatten() {
         for told in forward["upstreams"].as_array().into_iter().flatten() {
@@ -161,11 +166,14 @@ fn upstreams(status: &Status, forwards: &Value, span: &Span) -> Value {
             };
             let known = found.entry(to.to_owned()).or_insert_with(|| {
                 let mut fields = fields.clone();
-                let totals = counted.get(to).copied().unwrap_or_default();
+                let totals = counted.get(to);
                 let per_second = |count: u64| rounded(count as f64 / span.seconds(), 10.0);
-                fields.insert("share_percent".to_owned(), percent(totals.answers, all).into());
-                fields.insert("answers_per_second".to_owned(), per_second(totals.answers).into());
-                fields.insert("failures_per_second".to_owned(), per_second(totals.failures).into());
+                let share = totals.and_then(|totals| percent(totals.answers, all));
+                let answers = totals.map(|totals| per_second(totals.answers));
+                let failures = totals.map(|totals| per_second(totals.failures));
+                fields.insert("share_percent".to_owned(), share.into());
+                fields.insert("answers_per_second".to_owned(), answers.into());
+                fields.insert("failures_per_second".to_owned(), failures.into());
                 fields.insert("from".to_owned(), json!([]));
                 fields
             });

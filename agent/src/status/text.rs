@@ -181,6 +181,16 @@ impl Page {
             of("tcp_refused"),
         );
         self.line("clients", &text);
+        let top: Vec<String> = list(&clients["top"])
+            .iter()
+            .map(|row| {
+                let pod = row["pod"].as_str().map_or(String::new(), |pod| format!(" ({pod})"));
+                format!("{}{pod} {}/s", word(&row["client"]), word(&row["per_second"]))
+            })
+            .collect();
+        if !top.is_empty() {
+            self.line("", &format!("who asks most: {}", top.join(", ")));
+        }
     }
 
     fn network(&mut self, network: &Value) {
@@ -299,6 +309,17 @@ WARN: an upstream does not answer
         {
             assert!(text(&odd).contains("\nserver "), "{odd}");
         }
+    }
+
+    #[test]
+    fn who_asks_most_is_named() {
+        let top = json!([
+            { "client": "10.0.0.1", "queries": 40, "per_second": 0.5, "pod": "shop/web" },
+            { "client": "10.0.0.2", "queries": 4, "per_second": 0.1 },
+        ]);
+        let text = text(&json!({ "clients": { "top": top } }));
+        let line = "who asks most: 10.0.0.1 (shop/web) 0.5/s, 10.0.0.2 0.1/s\n";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

@@ -62,7 +62,14 @@ impl Running {
     async fn mends(&self, damage: &str, what: What) {
         let before = self.repairs(what);
         sh(damage);
-        let took = eventually(limit(), || self.repairs(what) > before).await;
+        println!("{damage}");
+        let took = eventually(limit(), || {
+            let mended = self.repairs(what) > before;
+            let told = self.told.lock().unwrap();
+            assert!(told.errors.is_empty(), "{:?}", told.errors);
+            mended
+        })
+        .await;
         println!("{damage}: mended after {took:?}");
     }
 }

@@ -1,37 +1,53 @@
 //! What clients notice while the server is handed over, killed, stopped or reloaded: an open loop asks at a fixed rate, each query
 //! once with two seconds of patience, a tenth over TCP. `docs/benchmark.md` has the figures.
 
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use hickory_proto::rr::RecordType;
 use nix::sys::signal::Signal;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
 use serde_json::json;
+use tests::api::generate::Shape;
 use tests::client::{Client, Question};
 use tests::cluster::Cluster;
 use tests::load::{Load, Questions, Report};
 use tests::poll::{pause, wait_for};
 use tests::process::{Nodens, Ready, Setup};
-use tests::upstream::Upstream;
+use tests::upstream::{Act, Upstream};
 
 const USAGE: &str =
-    "usage: bench-life [-r RATE] [-n HANDOVERS] [-k KILLS] [-s STOPS] [-l RELOADS] [--other BINARY]
+    "usage: bench-life [-r RATE] [-n HANDOVERS] [-k KILLS] [-s STOPS] [-l RELOADS] [-f SECONDS] [--other BINARY] [--big]
   -r N     queries a second (default 20000)
   -n N     hand-overs in a row (default 100)
   -k N     `kill -9` of the server (default 20)
   -s N     SIGSTOP of the server (default 3)
   -l N     reloads (default 20)
-  --other  a second build, which takes turns with this one";
+  -f S     seconds of each flood by one client, while another asks 1,000 queries a second (default 5)
+  --other  a second build, which takes turns with this one
+  --big    a cluster of 10,000 Services and 150,000 endpoints";
 
 const SOON: Duration = Duration::from_secs(60);
 const HOT: u64 = 500;
+/// Who floods, and who is not to notice.
+const GREEDY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+/// Queries a second of the neighbour.
+const MODEST: u64 = 1_000;
+/// Connections that the greedy client holds at most.
+const CONNECTIONS: usize = 4_000;
 const COREFILE: &str = "test.:@port@ {
     bind 127.0.0.1
     forward . @upstream@
     cache 300
+    prometheus 127.0.0.1:@metrics@
 }
 cluster.local.:@port@ {
     bind 127.0.0.1
@@ -47,14 +63,28 @@ struct Arguments {
     kills: usize,
     stops: usize,
     reloads: usize,
+    flood: Duration,
     other: Option<PathBuf>,
+    is_big: bool,
 }
 
 fn arguments() -> anyhow::Result<Arguments> {
-    let mut found =
-        Arguments { rate: 20_000, handovers: 100, kills: 20, stops: 3, reloads: 20, other: None };
+    let mut found = Arguments {
+        rate: 20_000,
+        handovers: 100,
+        kills: 20,
+        stops: 3,
+        reloads: 20,
+        flood: Duration::from_secs(5),
+        other: None,
+        is_big: false,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
+        if word == "--big" {
+            found.is_big = true;
+            continue;
+        }
         let value = words.next().context(USAGE)?;
         match word.as_str() {
             "-r" => found.rate = value.parse()?,
@@ -62,6 +92,7 @@ fn arguments() -> anyhow::Result<Arguments> {
             "-k" => found.kills = value.parse()?,
             "-s" => found.stops = value.parse()?,
             "-l" => found.reloads = value.parse()?,
+            "-f" => found.flood = Duration::from_secs(value.parse()?),
             "--other" => found.other = Some(value.into()),
             _ => anyhow::bail!(USAGE),
         }
@@ -73,6 +104,7 @@ struct Site {
     cluster: Cluster,
     upstream: Upstream,
     address: SocketAddr,
+    metrics: u16,
     folder: tempfile::TempDir,
     rate: u64,
 }
@@ -82,23 +114,20 @@ impl Site {
         let socket = self.folder.path().join("nodens.sock");
         Setup::new(COREFILE)
             .word("port", self.address.port())
+            .word("metrics", self.metrics)
             .word("upstream", self.upstream.address())
             .word("kubeconfig", self.cluster.path("kubeconfig").display())
             .arguments(&["--socket", &socket.to_string_lossy()])
             .ready(Ready::AnswerAt(self.address))
     }
 
-    /// Of ten queries four are cached names, four are cluster names, two are new names.
     fn load(&self) -> Load {
-        let wire = |name: &str| Question::new(name, RecordType::A).to_bytes();
-        let cached: Vec<Vec<u8>> = (0..HOT).map(|n| wire(&format!("n{n}.test."))).collect();
-        let known = wire("kubernetes.default.svc.cluster.local.");
-        let questions: Questions = Arc::new(move |n| match n % 10 {
-            0..4 => cached[(n / 10 * 4 + n % 10) as usize % cached.len()].clone(),
-            4..8 => known.clone(),
-            _ => Question::new(&format!("u{n}.wild.test."), RecordType::A).to_bytes(),
-        });
-        Load::start(self.address, self.rate, self.rate / 10, questions)
+        Load::start(self.address, self.rate, self.rate / 10, questions('u'))
+    }
+
+    /// A client that wants little.
+    fn neighbour(&self) -> Load {
+        Load::start_from(NEIGHBOUR, self.address, MODEST, MODEST / 10, questions('u'))
     }
 
     fn warm_up(&self) {
@@ -112,6 +141,109 @@ impl Site {
     fn misses(&self) -> usize {
         self.upstream.seen().iter().filter(|seen| seen.name.starts_with('n')).count()
     }
+}
+
+/// Of ten queries four are cached names, four are cluster names, two are new names, which begin so.
+fn questions(new: char) -> Questions {
+    let cached: Vec<Vec<u8>> = (0..HOT).map(|n| wire(&format!("n{n}.test."))).collect();
+    let known = wire("kubernetes.default.svc.cluster.local.");
+    Arc::new(move |n| match n % 10 {
+        0..4 => cached[(n / 10 * 4 + n % 10) as usize % cached.len()].clone(),
+        4..8 => known.clone(),
+        _ => wire(&format!("{new}{n}.wild.test.")),
+    })
+}
+
+fn wire(name: &str) -> Vec<u8> {
+    Question::new(name, RecordType::A).to_bytes()
+}
+
+/// A client that opens connections without end, each with a few octets, and lets none of them go.
+struct Connections {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<usize>,
+}
+
+impl Connections {
+    fn start(server: SocketAddr, octets: &'static [u8]) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let (mut held, mut opened) = (Vec::new(), 0);
+            while !stopped.load(Relaxed) {
+                if let Ok(mut stream) = connect(server) {
+                    let _ = stream.write_all(octets);
+                    let _ = stream.set_nonblocking(true);
+                    held.push(stream);
+                    opened += 1;
+                }
+                if held.len() >= CONNECTIONS || opened % 64 == 0 {
+                    // Those that the server has closed make room.
+                    held.retain_mut(|stream| !matches!(stream.read(&mut [0; 512]), Ok(0)));
+                    pause(Duration::from_millis(1));
+                }
+                held.truncate(CONNECTIONS);
+            }
+            opened
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) -> anyhow::Result<usize> {
+        self.stop.store(true, Relaxed);
+        self.thread.join().map_err(|_| anyhow::anyhow!("the flood has failed"))
+    }
+}
+
+/// A connection from the greedy client's address.
+fn connect(server: SocketAddr) -> anyhow::Result<TcpStream> {
+    let SocketAddr::V4(to) = server else { anyhow::bail!("not IPv4: {server}") };
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let made = socket::socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+    let from = std::net::SocketAddrV4::new(GREEDY, 0);
+    socket::bind(made.as_raw_fd(), &SockaddrIn::from(from))?;
+    socket::connect(made.as_raw_fd(), &SockaddrIn::from(to))?;
+    Ok(made.into())
+}
+
+/// What one client notices while another floods in this way or that.
+fn floods(site: &Site, time: Duration) -> anyhow::Result<()> {
+    let alone = |flood: &str, more: serde_json::Value| {
+        let load = site.neighbour();
+        pause(Duration::from_millis(500));
+        let from = Instant::now();
+        pause(time);
+        show(flood, 1, &load.stop(), from, more);
+    };
+    alone("neighbour alone", json!({}));
+    site.upstream.on_query(|seen| match seen.name.contains("tarpit") {
+        true => Act::Drop,
+        false => Act::Answer,
+    });
+    let hits = questions('v');
+    let hits: Questions = Arc::new(move |n| hits(n / 8 * 10 + n % 8));
+    let misses: Questions = Arc::new(|n| wire(&format!("u{n}.flood.wild.test.")));
+    let tarpit: Questions = Arc::new(|n| wire(&format!("u{n}.tarpit.test.")));
+    for (flood, rate, questions) in [
+        ("flood of hits", site.rate, hits),
+        ("flood of misses", site.rate / 2, misses),
+        ("flood of names that nobody answers", site.rate / 4, tarpit),
+    ] {
+        let greedy = Load::start_from(GREEDY, site.address, rate, 0, questions);
+        alone(flood, json!({ "a_second": rate }));
+        let lost = greedy.stop().lost.len();
+        println!("{}", json!({ "event": flood, "greedy_lost": lost }));
+    }
+    let admin = SocketAddr::from(([127, 0, 0, 1], site.metrics));
+    for (flood, server, octets) in [
+        ("flood of TCP connections", site.address, &b"\0\x20ab"[..]),
+        ("flood of connections to the metrics", admin, &b"GET /met"[..]),
+    ] {
+        let greedy = Connections::start(server, octets);
+        alone(flood, json!({}));
+        println!("{}", json!({ "event": flood, "opened": greedy.stop()? }));
+    }
+    Ok(())
 }
 
 fn show(what: &str, count: usize, report: &Report, from: Instant, more: serde_json::Value) {
@@ -147,9 +279,13 @@ fn main() -> anyhow::Result<()> {
         cluster: Cluster::default(),
         upstream: Upstream::with_zone(&format!("{zone}{records}")),
         address: SocketAddr::from(([127, 0, 0, 1], tests::ports::one())),
+        metrics: tests::ports::one(),
         folder: tempfile::tempdir()?,
         rate: arguments.rate,
     };
+    if arguments.is_big {
+        Shape::default().fill(site.cluster.server.store());
+    }
     let mut now = site.setup().start();
     site.warm_up();
     pause(Duration::from_secs(2));
@@ -202,6 +338,10 @@ fn main() -> anyhow::Result<()> {
         pause(Duration::from_millis(200));
     }
     show("reload", arguments.reloads, &load.stop(), from, json!({}));
+
+    if !arguments.flood.is_zero() {
+        floods(&site, arguments.flood)?;
+    }
     now.stop(SOON);
     Ok(())
 }

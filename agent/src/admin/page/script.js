@@ -242,7 +242,15 @@ function showState(status) {
 function showTables(status) {
   const made = [];
   for (const [title, rows] of tables(status)) if (rows.length) made.push(table(title, rows));
+  // What is scrolled stays so, and what has the focus keeps it.
+  const held = [...byId('tables').querySelectorAll('.wide')].map((wide) => [wide.getAttribute('aria-labelledby'), wide.scrollLeft, wide === document.activeElement]);
   byId('tables').replaceChildren(...made);
+  for (const [id, left, focused] of held) {
+    const wide = byId(id) && byId(id).nextElementSibling;
+    if (!wide) continue;
+    wide.scrollLeft = left;
+    if (focused) wide.focus({ preventScroll: true });
+  }
   if (byId('everything').open) byId('everything').lastElementChild.replaceChildren(tree(status));
 }
 

@@ -88,7 +88,7 @@ impl<'a> Raw<'a> for raw::Service<'a> {
         };
         let ports = ports(self.spec.as_ref().and_then(|spec| spec.ports.as_deref()), interner)?;
         let publish_not_ready = spec.publish_not_ready_addresses.unwrap_or(false);
-        Ok(Some(Object::Service(Service { id, kind, ports, publish_not_ready })))
+        Ok(Some(Object::Service(Service { id, kind, ports, publish_not_ready, version: 0 })))
     }
 }
 
@@ -110,7 +110,13 @@ impl<'a> Raw<'a> for raw::ServiceImport<'a> {
             other => return Err(InvalidObject::Type(excerpt(other))),
         };
         let ports = ports(spec.ports.as_deref(), interner)?;
-        Ok(Some(Object::ServiceImport(Service { id, kind, ports, publish_not_ready: false })))
+        Ok(Some(Object::ServiceImport(Service {
+            id,
+            kind,
+            ports,
+            publish_not_ready: false,
+            version: 0,
+        })))
     }
 }
 
@@ -249,6 +255,7 @@ fn slice(
         endpoints: endpoints.collect::<Result<_, _>>()?,
         ports: ports(raw.ports.as_deref(), interner)?,
         triggered_at: annotations.and_then(|a| a.triggered.as_deref()).and_then(millis),
+        version: 0,
     })))
 }
 

@@ -223,7 +223,7 @@ fn check<'a>(raw: &impl Raw<'a>, interner: &Interner) -> Item {
         }
     };
     item.decoded = match raw.lean(id.clone(), interner) {
-        Ok(Some(object)) => Decoded::Object(object),
+        Ok(Some(object)) => Decoded::Object(object.of_version(item.resource_version.unwrap_or(0))),
         Ok(None) => Decoded::Ignored,
         Err(invalid) => Decoded::Invalid(invalid),
     };

@@ -65,6 +65,7 @@ fn service_object(group: &Group) -> Option<Object> {
         kind,
         ports: service.ports.iter().cloned().collect(),
         publish_not_ready: service.publish_not_ready,
+        version: 0,
     };
     Some(if group.key.imported { Object::ServiceImport(object) } else { Object::Service(object) })
 }
@@ -87,5 +88,6 @@ fn slice_object(group: &Group, slice: &Slice) -> EndpointSlice {
         ports: slice.ports.iter().cloned().collect(),
         endpoints: endpoints.collect(),
         triggered_at: None,
+        version: 0,
     }
 }

@@ -38,7 +38,7 @@ fn service() -> impl Strategy<Value = Object> {
     (0..3u8, 0..2u8, kind, any::<bool>(), ports(), imported()).prop_map(
         |(name, space, kind, publish_not_ready, ports, imported)| {
             let id = id(&format!("n{space}"), &format!("s{name}"));
-            let service = Service { id, kind, ports: ports.into(), publish_not_ready };
+            let service = Service { id, kind, ports: ports.into(), publish_not_ready, version: 0 };
             if imported { Object::ServiceImport(service) } else { Object::Service(service) }
         },
     )
@@ -89,6 +89,7 @@ fn slice() -> impl Strategy<Value = Object> {
                 ports: ports.into(),
                 endpoints: rows.into_iter().map(endpoint).collect(),
                 triggered_at: None,
+                version: 0,
             })
         },
     )
@@ -376,6 +377,7 @@ fn a_relist_never_empties_the_index() {
             kind,
             ports: [].into_iter().collect(),
             publish_not_ready: false,
+            version: 0,
         }))
     };
     let known = |name: &str| index.group(&wire(name, "default"), false, |_| ()).is_some();
@@ -412,6 +414,7 @@ fn readers_see_whole_sets_while_a_writer_writes() {
         kind: ServiceKind::Headless,
         ports: [].into_iter().collect(),
         publish_not_ready: false,
+        version: 0,
     })));
     // Every state has all of 64 addresses below one of two networks.
     let state = |net: u8| {
@@ -429,6 +432,7 @@ fn readers_see_whole_sets_while_a_writer_writes() {
             ports: [].into_iter().collect(),
             endpoints: (0..64).map(endpoint).collect(),
             triggered_at: None,
+            version: 0,
         }))
     };
     index.apply(state(0));

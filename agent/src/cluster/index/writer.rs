@@ -12,6 +12,7 @@ use super::change::Difference;
 use super::group::{Group, Key, Service as Shape};
 use super::slice::{Ports, Slice};
 use super::{Index, Pod, bit};
+use crate::clock::CoarseInstant;
 use crate::cluster::object::{
     EndpointSlice, Event, Kind, Object, ObjectId, Pod as PodObject, Port, Service, Text,
 };
@@ -35,6 +36,31 @@ pub(super) struct Writer {
 struct Known<T> {
     object: T,
     list: u32,
+    seen: Seen,
+}
+
+/// Which version of an object is known, and since when it has been as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its `resourceVersion`; 0 if that is not known.
+    pub version: u64,
+    /// Seconds of [`CoarseInstant`] at which it was last taken in with a change.
+    changed: u32,
+}
+
+impl Seen {
+    fn now(version: u64) -> Self {
+        Self { version, changed: seconds(CoarseInstant::now()) }
+    }
+
+    /// For how many seconds it has been as it is.
+    pub fn unchanged_for(self) -> u32 {
+        seconds(CoarseInstant::now()).saturating_sub(self.changed)
+    }
+}
+
+fn seconds(at: CoarseInstant) -> u32 {
+    (at.as_millis() / 1_000) as u32
 }
 
 impl Writer {
@@ -59,6 +85,22 @@ impl Writer {
         }
     }
 
+    /// What is known of a Service's version; `key` is its name as in a question.
+    pub(super) fn seen_service(&self, index: &Index, key: &[u8], imported: bool) -> Option<Seen> {
+        let is = |known: &Known<Arc<Key>>| {
+            known.object.wire() == key && known.object.imported == imported
+        };
+        self.services.find(index.hash_of(key, imported), is).map(|known| known.seen)
+    }
+
+    /// What is known of a slice's version.
+    pub(super) fn seen_slice(&self, index: &Index, slice: &Slice, key: &Key) -> Option<Seen> {
+        let is = |known: &Known<(Arc<Slice>, Arc<Key>)>| {
+            *known.object.1 == *key && known.object.0.name == slice.name
+        };
+        self.slices.find(slice_hash(index, key.namespace(), &slice.name), is).map(|k| k.seen)
+    }
+
     fn list_of(&mut self, kind: Kind) -> &mut u32 {
         let [service, slice, namespace, pod, import, imported] = &mut self.lists;
         match kind {
@@ -80,14 +122,19 @@ impl Writer {
         if group.as_ref().is_some_and(|group| group.says(service)) {
             if let Some(known) = self.services.find_mut(hash, |known| *known.object == key) {
                 known.list = list;
+                known.seen.version = service.version;
             }
             return false;
         }
         let group = group.unwrap_or_else(|| Arc::new(Group::new(Arc::new(key))));
         match self.services.find_mut(hash, |known| known.object == group.key) {
-            Some(known) => known.list = list,
+            Some(known) => {
+                known.list = list;
+                known.seen = Seen::now(service.version);
+            }
             None => {
-                let known = Known { object: Arc::clone(&group.key), list };
+                let seen = Seen::now(service.version);
+                let known = Known { object: Arc::clone(&group.key), list, seen };
                 self.services.insert_unique(hash, known, |known| {
                     index.hash_of(known.object.wire(), known.object.imported)
                 });
@@ -114,18 +161,22 @@ impl Writer {
         match self.slices.find_mut(hash, is) {
             Some(known) => {
                 known.list = list;
+                known.seen.version = slice.version;
                 if belongs(&known.object.1) {
                     if known.object.0 == packed {
                         return false;
                     }
+                    known.seen = Seen::now(slice.version);
                     known.object.0 = Arc::clone(&packed);
                 } else {
                     let key = key_of(index, slice);
+                    known.seen = Seen::now(slice.version);
                     moved = Some(std::mem::replace(&mut known.object, (Arc::clone(&packed), key)));
                 }
             }
             None => {
-                let known = Known { object: (Arc::clone(&packed), key_of(index, slice)), list };
+                let object = (Arc::clone(&packed), key_of(index, slice));
+                let known = Known { object, list, seen: Seen::now(slice.version) };
                 self.slices.insert_unique(hash, known, |known| {
                     slice_hash(index, known.object.1.namespace(), &known.object.0.name)
                 });
@@ -178,7 +229,7 @@ impl Writer {
                 Some(std::mem::replace(&mut known.object, Arc::clone(&new)))
             }
             None => {
-                let known = Known { object: Arc::clone(&new), list };
+                let known = Known { object: Arc::clone(&new), list, seen: Seen::now(0) };
                 self.pods.insert_unique(hash, known, |known| pod_hash(index, &known.object));
                 count(index, Kind::Pod, 1);
                 None

@@ -352,7 +352,7 @@ impl<'a, 'i> Decoder<'a, 'i> {
             2 => ServiceKind::ExternalName(self.name()?),
             _ => return Err(SnapshotError::Malformed("kind of Service")),
         };
-        Ok(Service { id, kind, ports: self.ports()?, publish_not_ready: self.flag()? })
+        Ok(Service { id, kind, ports: self.ports()?, publish_not_ready: self.flag()?, version: 0 })
     }
 
     fn name(&mut self) -> Result<Name> {
@@ -374,7 +374,16 @@ impl<'a, 'i> Decoder<'a, 'i> {
         } else {
             (0..count).map(|_| self.endpoint()).collect::<Result<_>>()?
         };
-        Ok(EndpointSlice { id, service, imported, cluster, ports, endpoints, triggered_at: None })
+        Ok(EndpointSlice {
+            id,
+            service,
+            imported,
+            cluster,
+            ports,
+            endpoints,
+            triggered_at: None,
+            version: 0,
+        })
     }
 
     fn endpoint(&mut self) -> Result<Endpoint> {

@@ -17,10 +17,10 @@ use crate::args::Doctor;
 use crate::cluster::{Api, RequestError, Source};
 
 /// For each request. Several follow each other within the deadline of a check.
-const PATIENCE: Duration = Duration::from_millis(1_500);
-/// Objects in a page of a list, and pages that are fetched.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Objects in a page of a list, and pages that are fetched: more than the 150,000 pods that Kubernetes supports.
 const PAGE: usize = 500;
-const MAX_PAGES: usize = 20;
+const MAX_PAGES: usize = 400;
 
 /// What is listed, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +125,7 @@ impl Cluster {
             let path = format!("{}?limit={PAGE}{next}", list.path());
             let mut page = self.api.get(&path).await?.body;
             if let Some(Value::Array(found)) = page.get_mut("items").map(Value::take) {
-                items.extend(found);
+                items.extend(found.into_iter().map(trimmed));
             }
             match text(&page, "/metadata/continue") {
                 "" => break,
@@ -147,8 +147,7 @@ impl Cluster {
         let cluster_ip = self.dns_address().await;
         let mut found = Vec::new();
         for pod in instances {
-            for word in words(pod) {
-                let Some(value) = flag(&word, "localip") else { continue };
+            for value in flags(&words(pod), "localip") {
                 for ip in value.split(',') {
                     let ip = match ip {
                         "$(KUBE_DNS_SERVICE_HOST)" => cluster_ip,
@@ -167,6 +166,18 @@ impl Cluster {
         let service = services.iter().find(|service| is_dns(service))?;
         text(service, "/spec/clusterIP").parse().ok()
     }
+}
+
+/// An object without what no check looks at, which is most of it.
+fn trimmed(mut object: Value) -> Value {
+    for (part, names) in
+        [("/metadata", &["managedFields", "annotations"][..]), ("/spec", &["volumes"][..])]
+    {
+        if let Some(part) = object.pointer_mut(part).and_then(Value::as_object_mut) {
+            names.iter().for_each(|name| drop(part.remove(*name)));
+        }
+    }
+    object
 }
 
 /// Where the cluster is: what the flags name, then what kubectl would use, then the pod's own account.
@@ -250,9 +261,19 @@ fn words(pod: &Value) -> Vec<String> {
     found
 }
 
-/// The value of `-NAME=VALUE`, with one dash or two.
-fn flag<'a>(word: &'a str, name: &str) -> Option<&'a str> {
-    word.trim_start_matches('-').strip_prefix(name)?.strip_prefix('=')
+/// The values of `-NAME=VALUE` and of `-NAME VALUE`, as NodeLocal DNSCache's manifest has it, with one dash or two.
+fn flags<'a>(words: &'a [String], name: &str) -> Vec<&'a str> {
+    let mut words = words.iter();
+    let mut found = Vec::new();
+    while let Some(word) = words.next() {
+        let bare = word.strip_prefix('-').map(|word| word.strip_prefix('-').unwrap_or(word));
+        match bare.and_then(|bare| bare.strip_prefix(name)) {
+            Some("") => found.extend(words.next().map(String::as_str)),
+            Some(rest) => found.extend(rest.strip_prefix('=')),
+            None => {}
+        }
+    }
+    found
 }
 
 /// Percent-encodes all but unreserved characters (RFC 3986 section 2.3).

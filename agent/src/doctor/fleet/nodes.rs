@@ -15,9 +15,9 @@ use super::{Cluster, List, items, label, name, text};
 const RECENT: Duration = Duration::from_secs(3_600);
 /// A node that is not ready for a shorter time only starts.
 const STARTING: Duration = Duration::from_secs(300);
-/// Nodes whose kubelets are asked, and how many at a time.
-const MAX_KUBELETS: usize = 64;
-const AT_A_TIME: usize = 16;
+/// Nodes whose kubelets are asked, and how many at a time: within the deadline even if each round has one that is silent.
+const MAX_KUBELETS: usize = 640;
+const AT_A_TIME: usize = 128;
 
 fn is_ready(object: &Value) -> bool {
     items(object, "/status/conditions").any(|condition| {
@@ -25,11 +25,18 @@ fn is_ready(object: &Value) -> bool {
     })
 }
 
-/// Nodes that run containers of Linux.
+/// Nodes that run containers of Linux, and DaemonSets.
 fn real(nodes: &[Value]) -> impl Iterator<Item = &Value> {
     nodes.iter().filter(|node| {
-        label(node, "kubernetes.io/os") != "windows" && label(node, "type") != "virtual-kubelet"
+        label(node, "kubernetes.io/os") != "windows"
+            && label(node, "type") != "virtual-kubelet"
+            && label(node, "eks.amazonaws.com/compute-type") != "fargate"
     })
+}
+
+/// Whether a node has joined so lately that it may only be starting.
+fn is_new(node: &Value) -> bool {
+    age(text(node, "/metadata/creationTimestamp")).is_some_and(|age| age < STARTING)
 }
 
 /// Whether each node has a Nodens that is ready.
@@ -50,9 +57,21 @@ pub async fn coverage(cluster: Arc<Cluster>) -> Finding {
         .map(|pod| text(pod, "/spec/nodeName"))
         .collect();
     let all = real(nodes).count();
-    let without: Vec<String> = real(nodes)
+    let missing = real(nodes).filter(|node| !ready.contains(text(node, "/metadata/name")));
+    let (new, old): (Vec<&Value>, Vec<&Value>) = missing.partition(|node| is_new(node));
+    if old.is_empty() && !new.is_empty() {
+        let named = few(new.iter().map(|node| name(node)));
+        return Finding::warning(
+            format!(
+                "{} of {all} nodes are new and have none that is ready yet: {named}",
+                new.len()
+            ),
+            "see whether it is so again in 5 minutes",
+        );
+    }
+    let without: Vec<String> = old
+        .iter()
         .map(|node| text(node, "/metadata/name"))
-        .filter(|node| !ready.contains(node))
         .map(|node| match instances.iter().find(|pod| text(pod, "/spec/nodeName") == node) {
             Some(pod) => format!("{node} ({} is not ready)", name(pod)),
             None => format!("{node} (no pod)"),
@@ -158,6 +177,13 @@ pub async fn kubelets(cluster: Arc<Cluster>) -> Finding {
     for some in names.chunks(AT_A_TIME) {
         let asked = some.iter().map(|node| kubelet(&cluster, node, &addresses));
         found.extend(join_all(asked).await);
+    }
+    let more = real(nodes).count().saturating_sub(MAX_KUBELETS);
+    if more > 0 {
+        found.push(Finding::warning(
+            format!("{more} further nodes were not asked"),
+            "run `nodens doctor pods` on them",
+        ));
     }
     Finding::worst(found, "no node")
 }

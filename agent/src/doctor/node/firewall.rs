@@ -69,6 +69,13 @@ fn one(to: IpAddr, port: u16, tcp: bool) -> Finding {
             ),
             cure,
         ),
+        Ok(Decision::MayDrop(chain)) => Finding::warning(
+            format!(
+                "the chain {chain} has a rule for ports that may drop queries to {to} over {transport}: by a set, for some \
+                 clients or interfaces, or beyond a limit"
+            ),
+            "`nft list ruleset` shows it: see that it does not mean the queries of pods",
+        ),
         Err(error) if error.raw_os_error() == Some(nix::libc::EPERM) => Finding::skipped(
             "the rules cannot be read without CAP_NET_ADMIN: run this as root, or in the pod",
         ),

@@ -148,6 +148,8 @@ async fn own(facts: &Facts, transport: &str, protocol: fn() -> ProtocolConfig) -
     };
     let asked = facts.endpoints().into_iter().map(|server| {
         let name = name.clone();
+        // Any answer will do where the Service kubernetes is not served.
+        let is_cluster = is_cluster && facts.serves_cluster(server);
         async move {
             let outcome = match resolver(server, protocol(), Vec::new(), None) {
                 Ok(resolver) => address(&resolver, name.clone(), kind).await,
@@ -188,7 +190,8 @@ pub async fn search(facts: Arc<Facts>) -> Finding {
         ["default.svc.", "svc.", ""].iter().map(|part| format!("{part}{domain}")).collect()
     });
     let search: Vec<Name> = list.iter().filter_map(|name| absolute(name)).collect();
-    let asked = facts.endpoints().into_iter().map(|server| {
+    let serving = facts.endpoints().into_iter().filter(|server| facts.serves_cluster(*server));
+    let asked = serving.map(|server| {
         let search = search.clone();
         let list = list.join(" ");
         async move {
@@ -215,7 +218,7 @@ pub async fn search(facts: Arc<Facts>) -> Finding {
             }
         }
     });
-    Finding::worst(join_all(asked).await, "no address is known at which the server listens")
+    Finding::worst(join_all(asked).await, "no server block is known to have the Service kubernetes")
 }
 
 fn absolute(name: &str) -> Option<Name> {
@@ -247,8 +250,9 @@ pub async fn against_api(facts: Arc<Facts>) -> Finding {
     let Some(object) = told.await.filter(|ips| !ips.is_empty()) else {
         return Finding::skipped("the API server does not tell the object from here");
     };
-    let Some(server) = facts.endpoints().first().copied() else {
-        return Finding::skipped("no address is known at which the server listens");
+    let mut serving = facts.endpoints().into_iter().filter(|server| facts.serves_cluster(*server));
+    let Some(server) = serving.next() else {
+        return Finding::skipped("no server block is known to have the Service kubernetes");
     };
     let outcome = match resolver(server, ProtocolConfig::Udp, Vec::new(), None) {
         Ok(resolver) => look_up(&resolver, service(domain), RecordType::A).await,
@@ -271,7 +275,9 @@ pub async fn against_api(facts: Arc<Facts>) -> Finding {
 pub async fn against_upstreams(facts: Arc<Facts>) -> Finding {
     let outside = Question::outside(facts.outside_name.as_deref());
     let (name, kind) = (outside.name, outside.kind);
-    let upstreams: Vec<Asked> = facts.setup.upstreams.iter().take(MAX_UPSTREAMS).cloned().collect();
+    // Those for one zone know no other names.
+    let for_all = facts.setup.upstreams.iter().filter(|asked| asked.zone == ".");
+    let upstreams: Vec<Asked> = for_all.take(MAX_UPSTREAMS).cloned().collect();
     let Some(server) = facts.endpoints().first().copied() else {
         return Finding::skipped("no address is known at which the server listens");
     };

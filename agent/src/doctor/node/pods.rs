@@ -259,10 +259,12 @@ fn search_list(text: &str) -> Vec<String> {
     list.into_iter().skip(1).map(|word| word.trim_end_matches('.').to_lowercase()).collect()
 }
 
-/// The search lists of the pods that can be seen.
+/// The search lists that the kubelet has written for pods of `ClusterFirst` that can be seen.
 pub fn search_lists(facts: &Facts) -> Vec<Vec<String>> {
     let lists = containers(facts).into_iter().map(|seen| search_list(&seen.text));
-    lists.filter(|list| list.len() >= OWN_DOMAINS).collect()
+    let is_clusters =
+        |list: &Vec<String>| list.get(1).is_some_and(|domain| domain.starts_with("svc."));
+    lists.filter(|list| list.len() >= OWN_DOMAINS && is_clusters(list)).collect()
 }
 
 /// Whether the pods that run ask Nodens.

@@ -83,10 +83,14 @@ pub async fn tcp(facts: Arc<Facts>) -> Finding {
 pub async fn edns(facts: Arc<Facts>) -> Finding {
     each(&facts, |server, question| async move {
         let with = question.with_edns(OUR_UDP_PAYLOAD);
-        let (with, without) = tokio::join!(
-            exchange::udp(server, &with, PATIENCE),
-            exchange::udp(server, &question, PATIENCE)
-        );
+        // A single datagram may be lost on its way.
+        let asked = async {
+            match exchange::udp(server, &with, PATIENCE).await {
+                Err(ExchangeError::Silent(_)) => exchange::udp(server, &with, PATIENCE / 2).await,
+                other => other,
+            }
+        };
+        let (with, without) = tokio::join!(asked, exchange::udp(server, &question, PATIENCE));
         let cure = "a server or firewall of before 2000: replace it; until then every first query of a while costs a retry, \
                     answers are cut at 512 octets and DNSSEC does not work";
         match (with, without) {
@@ -180,12 +184,11 @@ pub async fn fragments(facts: Arc<Facts>) -> Finding {
 
 /// Whether those over TLS show a certificate that is good, and answer.
 pub async fn tls(facts: Arc<Facts>) -> Finding {
-    let question = Question::outside(facts.outside_name.as_deref());
     let encrypted =
         facts.setup.upstreams.iter().filter(|asked| asked.target.scheme != Scheme::Plain);
     let encrypted: Vec<Asked> = encrypted.take(MAX_UPSTREAMS).cloned().collect();
     let asked = encrypted.iter().map(|asked| {
-        let question = question.clone();
+        let question = Question::within(&asked.zone, facts.outside_name.as_deref());
         async move {
             let target = &asked.target;
             if target.scheme != Scheme::Tls {
@@ -209,9 +212,8 @@ async fn each<F: Future<Output = Finding>>(
     facts: &Facts,
     check: impl Fn(SocketAddr, Question) -> F,
 ) -> Finding {
-    let question = Question::outside(facts.outside_name.as_deref());
+    let question = |asked: &Asked| Question::within(&asked.zone, facts.outside_name.as_deref());
     let plain = facts.setup.upstreams.iter().filter(|asked| asked.target.scheme == Scheme::Plain);
-    let asked =
-        plain.take(MAX_UPSTREAMS).map(|asked| check(asked.target.address, question.clone()));
+    let asked = plain.take(MAX_UPSTREAMS).map(|asked| check(asked.target.address, question(asked)));
     Finding::worst(join_all(asked).await, "no plain upstream is configured")
 }

@@ -11,7 +11,7 @@ use crate::wire::Name;
 impl Watched for Forwarding {
     fn look(&self, found: &mut Found) {
         let set = self.0.set.load();
-        let from: Vec<String> = self.0.config.from.iter().map(ToString::to_string).collect();
+        let from: Vec<String> = self.0.zones().iter().map(ToString::to_string).collect();
         let from = from.join(" ");
         if set.upstreams.is_empty() {
             found.add(&table::NO_UPSTREAM, format!("forward {from}: {}", set.problem));
@@ -59,7 +59,7 @@ impl Detail for Forwarding {
         let text = |names: &[Name]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         let mut value = json!({
             "zones": text(&self.0.context.zones),
-            "from": text(&self.0.config.from),
+            "from": text(&self.0.zones()),
             "upstreams": set.upstreams.iter().map(|upstream| told(upstream)).collect::<Vec<_>>(),
         });
         if let (true, Some(fields)) = (set.upstreams.is_empty(), value.as_object_mut()) {

@@ -1,11 +1,14 @@
 //! Why a name is answered or denied: what the cluster has instead. Walks all Services: for a control thread.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use super::ask::Ask;
 use super::{Content, Exposed, Kubernetes, Pods};
+use crate::cluster::index::Seen;
 use crate::cluster::index::group::{Group, Kind, Service};
 use crate::cluster::object::Port;
+use crate::detail::in_words;
 use crate::request::{Request, Step};
 use crate::wire::Rcode;
 
@@ -64,9 +67,17 @@ impl Kubernetes {
         }
         let kind = if imported { "ServiceImport" } else { "Service" };
         let name = text(ask.above_zone(2));
+        let (seen, slices) = self.index.versions(ask.service_key(), imported);
         let found = self.index.group(ask.service_key(), imported, |group| {
             let service = group.service.as_ref()?;
-            notes.push(format!("{kind} `{namespace}/{name}`: {}", described(group, service)));
+            let seen = seen.map_or(String::new(), version);
+            notes.push(format!("{kind} `{namespace}/{name}`: {}{seen}", described(group, service)));
+            notes.extend(slices.iter().take(MAX_TOLD).map(|(name, seen)| {
+                format!("EndpointSlice `{namespace}/{name}`{}", version(*seen))
+            }));
+            if let Some(more) = slices.len().checked_sub(MAX_TOLD).filter(|more| *more > 0) {
+                notes.push(format!("{more} more EndpointSlices"));
+            }
             if is_denied {
                 self.on_denied(ask, group, service, notes);
             }
@@ -215,6 +226,15 @@ fn described(group: &Group, service: &Service) -> String {
         }
         Kind::Headless => format!("headless, {endpoints}{}", ports(&service.ports)),
         Kind::ExternalName(target) | Kind::Unnamed(target) => format!("ExternalName {target}"),
+    }
+}
+
+/// Which version of an object answers, and how old that is.
+fn version(seen: Seen) -> String {
+    let unchanged = in_words(Duration::from_secs(seen.unchanged_for().into()));
+    match seen.version {
+        0 => format!(", unchanged for {unchanged}"),
+        version => format!(", resourceVersion {version}, unchanged for {unchanged}"),
     }
 }
 

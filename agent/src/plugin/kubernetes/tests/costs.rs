@@ -56,6 +56,7 @@ impl Big {
             ports: (self.ports)(number).into(),
             endpoints: (0..ENDPOINTS).map(|n| (self.endpoint)(number, n)).collect(),
             triggered_at: None,
+            version: 0,
         }))
     }
 
@@ -68,6 +69,7 @@ impl Big {
             kind: self.kind.clone(),
             ports: (self.ports)(0).into(),
             publish_not_ready: false,
+            version: 0,
         })));
         let slices: Vec<_> = (0..SLICES).map(|number| self.slice(number)).collect();
         let began = now();
@@ -219,6 +221,7 @@ fn many_services_with_one_address() {
             ports: vec![http(80)].into(),
             endpoints: vec![endpoint(address(1), "")],
             triggered_at: None,
+            version: 0,
         })));
     }
     let each = (now() - began) / count;

@@ -76,6 +76,7 @@ fn lean(item: &Value) -> Option<Object> {
                 kind,
                 ports: ports(&spec["ports"]).into(),
                 publish_not_ready: false,
+                version: 0,
             })
         }
         "EndpointSlice" if item["addressType"] == "FQDN" => return None,
@@ -99,6 +100,7 @@ fn lean(item: &Value) -> Option<Object> {
                     .map(endpoint)
                     .collect(),
                 triggered_at: None,
+                version: 0,
             })
         }
         "Pod" => {
@@ -316,6 +318,7 @@ fn large(count: usize) -> Index {
         kind: ServiceKind::Headless,
         ports: ports.iter().cloned().collect(),
         publish_not_ready: false,
+        version: 0,
     })));
     for number in 0..count.div_ceil(100) {
         let endpoint = |n: usize| Endpoint {
@@ -332,6 +335,7 @@ fn large(count: usize) -> Index {
             ports: ports.iter().cloned().collect(),
             endpoints: (number * 100..count.min(number * 100 + 100)).map(endpoint).collect(),
             triggered_at: None,
+            version: 0,
         })));
     }
     index
@@ -434,6 +438,7 @@ fn external_names_in_a_circle_end() {
             kind: ServiceKind::ExternalName(target),
             ports: [].into_iter().collect(),
             publish_not_ready: false,
+            version: 0,
         })));
     }
     let server = Server::new(recorded_view(30), synced(index));
