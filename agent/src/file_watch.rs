@@ -13,6 +13,7 @@
 //! The order that loses no change: watch ([`FileWatch::new`] or [`FileWatch::follow`]), read the files, await the next
 //! change. A change between the first two is at worst read twice.
 
+mod kept;
 mod places;
 
 use std::collections::HashSet;
@@ -27,7 +28,10 @@ use futures_util::StreamExt as _;
 use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, WatchMask};
 use tokio::time::{Instant, timeout_at};
 
+use self::kept::Kept;
 use self::places::Places;
+
+pub use self::kept::{forget_those_before, keep_with};
 
 /// The usual time between two polls.
 pub const POLL: Duration = Duration::from_secs(5);
@@ -145,6 +149,8 @@ pub struct FileWatch {
     folders: HashSet<WatchDescriptor>,
     /// The names that count in all other folders.
     names: HashSet<OsString>,
+    /// After `events`, so that the supervisor closes the instance and not this process.
+    _kept: Option<Kept>,
     /// When the next poll is due.
     poll_at: Instant,
     /// While events come in: when the files are read, and when at the latest.
@@ -156,11 +162,15 @@ impl FileWatch {
     /// not those of the folders in it. To be called within a runtime.
     pub fn new(paths: impl IntoIterator<Item = PathBuf>, poll: Duration) -> Self {
         let events = Inotify::init()
-            .and_then(|inotify| inotify.into_event_stream(vec![0; EVENT_BUFFER]))
+            .and_then(|inotify| {
+                let kept = Kept::of(&inotify);
+                Ok((inotify.into_event_stream(vec![0; EVENT_BUFFER])?, kept))
+            })
             .inspect_err(|error| {
                 tracing::debug!(%error, ?poll, "no inotify: changes of files are noticed by polling");
             })
             .ok();
+        let (events, kept) = events.unzip();
         let mut watch = Self {
             versions: FileVersions::default(),
             poll,
@@ -168,6 +178,7 @@ impl FileWatch {
             watched: HashSet::new(),
             folders: HashSet::new(),
             names: HashSet::new(),
+            _kept: kept.flatten(),
             poll_at: Instant::now() + poll,
             settle: None,
         };

@@ -27,7 +27,6 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::admin::Admin;
-use crate::admission::Shares;
 use crate::args::Serve;
 use crate::assemble::{Assembled, assemble};
 use crate::budget::Budget;
@@ -44,6 +43,7 @@ use crate::node::{self, Node, Origin};
 use crate::observe::readers::Observed;
 use crate::plan::Plan;
 use crate::plugin::cache;
+use crate::plugin::forward::UpstreamPlaces;
 use crate::probe;
 use crate::server::pool::DRAIN;
 use crate::server::source::SocketSource;
@@ -120,7 +120,7 @@ pub fn run(args: &Serve, start: Option<Start>) -> anyhow::Result<()> {
         stale: AtomicU32::new(0),
         clusters: Clusters::new(Arc::clone(&before.inherited)),
         health_registry: Arc::default(),
-        upstream_places: Shares::new(MAX_FORWARDED),
+        upstream_places: UpstreamPlaces::new(MAX_FORWARDED),
         watching: WatchThread::default(),
         limits: Default::default(),
         loops: Arc::default(),
@@ -314,7 +314,7 @@ impl Server {
         shared.metrics.register(Arc::clone(&shared.budget) as Arc<dyn Source>);
         shared.metrics.register(Arc::clone(&shared.observed) as Arc<dyn Source>);
         shared.budget.govern(Arc::clone(shared) as _);
-        shared.budget.govern(pool.places(Arc::clone(&shared.upstream_places)));
+        shared.budget.govern(pool.places(Arc::clone(shared.upstream_places.groups())));
         tokio::spawn(Arc::clone(&shared.budget).watch());
         tokio::spawn(Arc::clone(&shared.history).keep(Arc::clone(&shared.metrics)));
         let (metrics, conditions) = (Arc::clone(&shared.metrics), Arc::clone(&shared.conditions));

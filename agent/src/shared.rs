@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
-use crate::admission::Shares;
 use crate::budget::{Allowance, Budget, Governed};
 use crate::cluster::index::Index;
 use crate::cluster::{Clusters, WatchThread};
@@ -16,6 +15,7 @@ use crate::metrics::Metrics;
 use crate::observe::readers::Observed;
 use crate::plugin::cache::config::Size;
 use crate::plugin::cache::store::Store;
+use crate::plugin::forward::UpstreamPlaces;
 use crate::plugin::limit::Buckets;
 use crate::plugin::loop_::guard::LoopGuard;
 use crate::upstream::registry::HealthRegistry;
@@ -42,8 +42,8 @@ pub struct Shared {
     pub stale: AtomicU32,
     /// Which upstreams are down, which loop, and how long each takes.
     pub health_registry: Arc<HealthRegistry>,
-    /// Places of all queries that are forwarded, shared by group of upstreams.
-    pub upstream_places: Arc<Shares>,
+    /// Places of all queries that are forwarded.
+    pub upstream_places: Arc<UpstreamPlaces>,
     /// The rates of clients (`limit`), which outlive a reload.
     pub limits: OnceLock<Arc<Buckets>>,
     /// Recognises our own queries when upstreams send them back (`loop`).

@@ -7,7 +7,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use nodens::admission::Shares;
 use nodens::assemble::{Assembled, assemble};
 use nodens::chain::Local;
 use nodens::clock::CoarseInstant;
@@ -18,6 +17,7 @@ use nodens::cluster::{Clusters, Interner, Snapshot, WatchThread};
 use nodens::control::Request;
 use nodens::metrics::Metrics;
 use nodens::observe::readers::Observed;
+use nodens::plugin::forward::UpstreamPlaces;
 use nodens::plugin::{self, cache};
 use nodens::request::{Origin, Transport};
 use nodens::server::answer::{Disposition, answer};
@@ -105,7 +105,7 @@ impl Server {
             cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
             stale: AtomicU32::new(0),
             health_registry: Arc::default(),
-            upstream_places: Shares::new(8_192),
+            upstream_places: UpstreamPlaces::new(8_192),
             limits: Default::default(),
             loops: Arc::default(),
             clusters: Clusters::default(),

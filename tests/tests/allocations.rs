@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use nodens::admission::Shares;
+
 use nodens::assemble::{Assembled, assemble};
 use nodens::chain::Local;
 use nodens::clock::CoarseInstant;
@@ -18,6 +18,7 @@ use nodens::cluster::{Clusters, WatchThread};
 use nodens::metrics::Metrics;
 use nodens::observe::filter::{Filter, Matcher};
 use nodens::observe::readers::Observed;
+use nodens::plugin::forward::UpstreamPlaces;
 use nodens::plugin::{self, cache};
 use nodens::request::{Origin, Transport};
 use nodens::server::Dispatch;
@@ -276,7 +277,7 @@ fn assemble_text(text: &str) -> (Assembled, Arc<Observed>) {
         cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
         stale: AtomicU32::new(0),
         health_registry: Arc::default(),
-        upstream_places: Shares::new(8_192),
+        upstream_places: UpstreamPlaces::new(8_192),
         limits: Default::default(),
         loops: Arc::default(),
         clusters: Clusters::default(),

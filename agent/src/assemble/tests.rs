@@ -5,7 +5,6 @@ use proptest::prelude::*;
 use arc_swap::ArcSwap;
 
 use super::*;
-use crate::admission::Shares;
 use crate::chain::Local;
 use crate::clock::CoarseInstant;
 use crate::config::table;
@@ -13,6 +12,7 @@ use crate::corefile;
 use crate::logging;
 use crate::observe::readers::Observed;
 use crate::plugin;
+use crate::plugin::forward::UpstreamPlaces;
 use crate::request::{Origin, Request, Step, Transport};
 use crate::wire::query::write_query;
 use crate::wire::{Class, Name, Query, RecordType, Reply};
@@ -82,7 +82,7 @@ fn assembled(dir: &std::path::Path) -> Assembled {
         limits: Default::default(),
         stale: 0.into(),
         health_registry: Arc::default(),
-        upstream_places: Shares::new(8_192),
+        upstream_places: UpstreamPlaces::new(8_192),
         loops: Arc::default(),
         clusters: Default::default(),
         watching: Default::default(),

@@ -19,6 +19,7 @@ use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
 use crate::conditions::{Conditions, table};
 use crate::corefile::File;
+use crate::file_watch;
 use crate::handover::{
     self, Asked, Channel, Inherited, Keeper, MAX_PREDECESSORS, Message, PREDECESSOR, Place,
     Predecessor, Record, connection_address, connection_name,
@@ -70,7 +71,9 @@ impl Before {
     pub(super) fn take(start: Option<Start>) -> Self {
         let inherited = Arc::new(Inherited::default());
         let (mut link, mut restarts) = (None, (0, String::new()));
-        if let Some(start) = start {
+        if let Some(mut start) = start {
+            file_watch::forget_those_before(&mut start.items, &start.link);
+            file_watch::keep_with(Arc::new(start.link.clone()));
             for (name, fd) in start.items {
                 inherited.add(name, fd);
             }

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -104,7 +104,6 @@ struct Site {
     cluster: Cluster,
     upstream: Upstream,
     address: SocketAddr,
-    metrics: u16,
     folder: tempfile::TempDir,
     rate: u64,
 }
@@ -114,7 +113,6 @@ impl Site {
         let socket = self.folder.path().join("nodens.sock");
         Setup::new(COREFILE)
             .word("port", self.address.port())
-            .word("metrics", self.metrics)
             .word("upstream", self.upstream.address())
             .word("kubeconfig", self.cluster.path("kubeconfig").display())
             .arguments(&["--socket", &socket.to_string_lossy()])
@@ -122,12 +120,12 @@ impl Site {
     }
 
     fn load(&self) -> Load {
-        Load::start(self.address, self.rate, self.rate / 10, questions('u'))
+        Load::start(self.address, self.rate, self.rate / 10, questions())
     }
 
     /// A client that wants little.
     fn neighbour(&self) -> Load {
-        Load::start_from(NEIGHBOUR, self.address, MODEST, MODEST / 10, questions('u'))
+        Load::start_from(NEIGHBOUR, self.address, MODEST, MODEST / 10, questions())
     }
 
     fn warm_up(&self) {
@@ -143,14 +141,16 @@ impl Site {
     }
 }
 
-/// Of ten queries four are cached names, four are cluster names, two are new names, which begin so.
-fn questions(new: char) -> Questions {
+/// Of ten queries four are cached names, four are cluster names, two are new names.
+fn questions() -> Questions {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let call = CALLS.fetch_add(1, Relaxed);
     let cached: Vec<Vec<u8>> = (0..HOT).map(|n| wire(&format!("n{n}.test."))).collect();
     let known = wire("kubernetes.default.svc.cluster.local.");
     Arc::new(move |n| match n % 10 {
         0..4 => cached[(n / 10 * 4 + n % 10) as usize % cached.len()].clone(),
         4..8 => known.clone(),
-        _ => wire(&format!("{new}{n}.wild.test.")),
+        _ => wire(&format!("u{n}-{call}.wild.test.")),
     })
 }
 
@@ -207,7 +207,7 @@ fn connect(server: SocketAddr) -> anyhow::Result<TcpStream> {
 }
 
 /// What one client notices while another floods in this way or that.
-fn floods(site: &Site, time: Duration) -> anyhow::Result<()> {
+fn floods(site: &Site, metrics: u16, time: Duration) -> anyhow::Result<()> {
     let alone = |flood: &str, more: serde_json::Value| {
         let load = site.neighbour();
         pause(Duration::from_millis(500));
@@ -220,7 +220,7 @@ fn floods(site: &Site, time: Duration) -> anyhow::Result<()> {
         true => Act::Drop,
         false => Act::Answer,
     });
-    let hits = questions('v');
+    let hits = questions();
     let hits: Questions = Arc::new(move |n| hits(n / 8 * 10 + n % 8));
     let misses: Questions = Arc::new(|n| wire(&format!("u{n}.flood.wild.test.")));
     let tarpit: Questions = Arc::new(|n| wire(&format!("u{n}.tarpit.test.")));
@@ -234,7 +234,7 @@ fn floods(site: &Site, time: Duration) -> anyhow::Result<()> {
         let lost = greedy.stop().lost.len();
         println!("{}", json!({ "event": flood, "greedy_lost": lost }));
     }
-    let admin = SocketAddr::from(([127, 0, 0, 1], site.metrics));
+    let admin = SocketAddr::from(([127, 0, 0, 1], metrics));
     for (flood, server, octets) in [
         ("flood of TCP connections", site.address, &b"\0\x20ab"[..]),
         ("flood of connections to the metrics", admin, &b"GET /met"[..]),
@@ -279,7 +279,6 @@ fn main() -> anyhow::Result<()> {
         cluster: Cluster::default(),
         upstream: Upstream::with_zone(&format!("{zone}{records}")),
         address: SocketAddr::from(([127, 0, 0, 1], tests::ports::one())),
-        metrics: tests::ports::one(),
         folder: tempfile::tempdir()?,
         rate: arguments.rate,
     };
@@ -340,7 +339,7 @@ fn main() -> anyhow::Result<()> {
     show("reload", arguments.reloads, &load.stop(), from, json!({}));
 
     if !arguments.flood.is_zero() {
-        floods(&site, arguments.flood)?;
+        floods(&site, now.ports().metrics, arguments.flood)?;
     }
     now.stop(SOON);
     Ok(())

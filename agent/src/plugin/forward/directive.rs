@@ -97,7 +97,7 @@ pub fn start(config: Config, cx: &mut BuildContext<'_>) -> anyhow::Result<Arc<Fo
         own: cx.own.clone(),
         loops: cx.probes_loops.then(|| Arc::clone(&cx.shared.loops)),
         health_registry: Arc::clone(&cx.shared.health_registry),
-        groups: Some(Arc::clone(&cx.shared.upstream_places)),
+        places: Some(Arc::clone(&cx.shared.upstream_places)),
         taps: Arc::clone(&cx.taps),
         zones: cx.zones.clone(),
     };

@@ -48,9 +48,9 @@ use tokio::sync::Notify;
 pub use config::{Config, Policy};
 pub use explain::NOT_ASKED;
 pub use handler::Forwarding;
+pub use limits::UpstreamPlaces;
 pub use targets::{check, of as targets_of};
 
-use crate::admission::Shares;
 use crate::clock::CoarseInstant;
 use crate::metrics::Counter;
 use crate::plugin::dnstap::Dnstap;
@@ -94,7 +94,7 @@ pub struct ForwardContext {
     /// What is known of upstreams from the configuration before.
     pub health_registry: Arc<HealthRegistry>,
     /// Places that the forwards of the process share among them, by group of upstreams. `None`: no bound.
-    pub groups: Option<Arc<Shares>>,
+    pub places: Option<Arc<UpstreamPlaces>>,
     /// Where its queries are sent as well (`dnstap`).
     pub taps: Arc<[Arc<Dnstap>]>,
     /// The zones of the server block: only names within them reach the forward. Empty: all names.
@@ -145,7 +145,7 @@ impl Forward {
         let forward = Self {
             set: ArcSwap::from_pointee(Set { upstreams: Vec::new(), problem: "".into() }),
             workers,
-            limits: Limits::new(&config, context.groups.clone(), workers),
+            limits: Limits::new(&config, context.places.clone(), workers),
             turn: AtomicUsize::new(0),
             in_doubt: Arc::default(),
             suspected: Throttle::default(),
