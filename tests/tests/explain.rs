@@ -1,7 +1,11 @@
 //! `nodens explain`: what a person would ask, answered by a dry run that changes nothing.
 
+use std::time::Duration;
+
 use hickory_proto::rr::RecordType;
 use serde_json::Value;
+use tests::cluster::Cluster;
+use tests::poll;
 use tests::process::{Nodens, Setup, run};
 use tests::upstream::Upstream;
 
@@ -208,6 +212,39 @@ fn nothing_is_changed() {
     explain(&nodens, &["none.example.org.", "--ask"]);
     assert!(upstream.total() > asked);
     assert_eq!(counted(), before, "what an upstream says is not learnt");
+}
+
+#[test]
+fn the_listener_that_is_asked_can_be_chosen() {
+    let second = "second.example:@dns2@ {\n bind 127.0.0.1\n whoami\n}\n";
+    let upstream = Upstream::with_zone(ZONE);
+    let setup = Setup::new(&format!("{COREFILE}{second}"));
+    let nodens = setup.word("upstream", upstream.address()).word("objects", OBJECTS).start();
+    let at = format!("127.0.0.1:{}", nodens.ports().dns2);
+    let told = explain(&nodens, &["www.second.example.", "--server", &at]);
+    assert_eq!(told["server"], at.as_str());
+    assert!(told.to_string().contains("whoami"), "{told}");
+    let (is_done, _, err) = command(&nodens, &["a.", "--server", "192.0.2.1"]);
+    assert!(!is_done, "{err}");
+    assert!(err.contains("does not listen at 192.0.2.1:53, but at 127.0.0.1:"), "{err}");
+}
+
+#[test]
+fn the_version_of_an_object_is_told() {
+    let cluster = Cluster::default();
+    let nodens = cluster.start("");
+    cluster.put_service("versioned", "10.96.77.1");
+    let version = cluster.server.store().revision();
+    let name = "versioned.default.svc.cluster.local.";
+    poll::wait_for("the Service", Duration::from_secs(10), || {
+        nodens
+            .client()
+            .ask(name, RecordType::A)
+            .is_ok_and(|answer| !answer.normal.answer.is_empty())
+    });
+    let told = explain(&nodens, &[name]).to_string();
+    assert!(told.contains("ClusterIP 10.96.77.1"), "{told}");
+    assert!(told.contains(&format!("resourceVersion {version}, unchanged for ")), "{told}");
 }
 
 #[test]

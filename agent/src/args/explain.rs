@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::lookup::ServerAddress;
 use super::{DEFAULT_SOCKET, Output};
 use crate::explain::question::Question;
 
@@ -31,6 +32,9 @@ pub struct ExplainFlags {
     /// Another `ndots` than 5.
     #[arg(long, value_name = "N")]
     pub ndots: Option<u8>,
+    /// At which of the server's addresses; without it at one that pods ask: at port 53, and not at a loopback address.
+    #[arg(long, value_name = "ADDRESS")]
+    pub server: Option<ServerAddress>,
     /// Ask upstreams too, beside the traffic.
     #[arg(long)]
     pub ask: bool,
@@ -53,6 +57,7 @@ impl ExplainFlags {
             client: self.client,
             search: self.search.clone(),
             ndots: self.ndots,
+            server: self.server.map(|server| server.0),
             ask: self.ask,
         }
     }

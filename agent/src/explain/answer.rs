@@ -55,13 +55,7 @@ pub async fn explain(world: &World, question: &Question) -> Result<Value, String
     let tries = search
         .tries(&question.name)
         .map_err(|error| format!("{:?} is no name: {error}", question.name))?;
-    // Where pods ask: at the port of DNS, and not at a loopback address, where others may be served.
-    let asked = world.listeners.iter();
-    let asked = asked.min_by_key(|(at, _)| (at.port() != DNS, at.ip().is_loopback()));
-    let Some((&server, dispatch)) = asked else {
-        return Err("the server listens nowhere yet".to_owned());
-    };
-    let dispatch = Arc::clone(dispatch);
+    let (server, dispatch) = listener(world, question.server)?;
     let place = Place { server, dispatch, client: address, asks: question.ask };
     let mut shown = Vec::new();
     let mut all: Vec<(&Try, Told)> = Vec::new();
@@ -112,6 +106,29 @@ pub async fn explain(world: &World, question: &Question) -> Result<Value, String
         "reasons": reasons,
         "advice": advice,
     }))
+}
+
+/// The listener that is asked: the one that is wanted, or one that pods ask: at the port of DNS, and not at a loopback address,
+/// where others may be served.
+fn listener(
+    world: &World,
+    wanted: Option<SocketAddr>,
+) -> Result<(SocketAddr, Arc<Dispatch>), String> {
+    let all = || world.listeners.iter().map(|(&at, dispatch)| (at, Arc::clone(dispatch)));
+    let Some(wanted) = wanted else {
+        let first = all().min_by_key(|(at, _)| (at.port() != DNS, at.ip().is_loopback()));
+        return first.ok_or_else(|| "the server listens nowhere yet".to_owned());
+    };
+    // A wildcard listener is reached at every address of its port.
+    let found = all()
+        .filter(|(at, _)| at.port() == wanted.port())
+        .filter(|(at, _)| at.ip() == wanted.ip() || at.ip().is_unspecified())
+        .min_by_key(|(at, _)| at.ip().is_unspecified());
+    let (_, dispatch) = found.ok_or_else(|| {
+        let listening: Vec<_> = world.listeners.keys().map(ToString::to_string).collect();
+        format!("the server does not listen at {wanted}, but at {}", listening.join(", "))
+    })?;
+    Ok((wanted, dispatch))
 }
 
 fn types(words: &[String]) -> Result<Vec<RecordType>, String> {

@@ -1,6 +1,6 @@
 //! What is asked of `nodens explain`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,8 @@ pub struct Question {
     pub search: Option<Vec<String>>,
     /// `ndots` in the place of the kubelet's.
     pub ndots: Option<u8>,
+    /// At this listening address.
+    pub server: Option<SocketAddr>,
     /// Ask upstreams.
     pub ask: bool,
 }

@@ -98,7 +98,7 @@ fn arrival(socket: &UdpSocket, id: u16) -> anyhow::Result<Option<Duration>> {
 }
 
 /// Lets this thread go before those of usual priority. Where it may not, the figures hold the scheduler's delays.
-fn come_first() {
+pub fn come_first() {
     // SAFETY: `sched_param` is a plain C structure for which zero octets are a valid value.
     let mut parameter: libc::sched_param = unsafe { std::mem::zeroed() };
     parameter.sched_priority = 1;
