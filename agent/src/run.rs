@@ -62,7 +62,7 @@ use takeover::{Before, End, Running, end, show_life, supervisor_ended};
 /// More threads than this answer no faster on any node that we know of; `--workers` overrides it.
 const MAX_WORKERS: usize = 8;
 /// How often it is looked at what the start still waits for.
-const START_POLL: Duration = Duration::from_millis(5);
+const START_POLL: Duration = Duration::from_millis(1);
 
 /// How long an instance that was told to end serves on while another one starts with its sockets.
 const SUCCESSOR: Duration = Duration::from_secs(15);

@@ -27,7 +27,7 @@ use crate::handover::{
 use crate::in_hand::{self, Slot};
 use crate::node::Origin;
 use crate::plan::Plan;
-use crate::plugin::cache::export::{self, Import};
+use crate::plugin::cache::export;
 use crate::probe;
 use crate::server::source::SocketSource;
 use crate::server::{Liveness, Pool};
@@ -40,8 +40,6 @@ use crate::upstream::registry;
 /// How long a start waits for its watches while another instance serves, and how often it looks.
 const LIVE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(5);
-/// Answers that a start after a crash takes in before it serves: some milliseconds' worth.
-const HOTTEST: usize = 512;
 /// How often it is looked for an instance in the place of the one before.
 const TELL_TRIES: usize = 3;
 
@@ -268,22 +266,21 @@ impl Before {
 
     /// Takes in the cache: all of it while another instance serves, else the hottest part at once and the rest meanwhile.
     pub(super) fn fill_cache(&self, assembled: &Assembled) {
-        let Some(bytes) = self.inherited.take_memory(export::NAME) else { return };
+        let Some(all) = self.inherited.take(export::NAME) else { return };
+        let hottest = self.inherited.take(export::HOTTEST_NAME);
         let (store, blocks) = assembled.cache.clone();
-        let mut import = match Import::new(bytes, CoarseInstant::now()) {
-            Ok(import) => import,
+        let fill = move |memory: &OwnedFd| match export::read(memory, &store, &blocks) {
+            Ok(answers) => tracing::info!(answers, "took over answers of the cache"),
             Err(error) => {
                 tracing::warn!(%error, "the cache of the process before is not used");
-                return;
             }
         };
-        let at_once = if self.predecessor.is_some() { usize::MAX } else { HOTTEST };
-        let mut answers = import.take(&store, &blocks, CoarseInstant::now(), at_once);
-        let rest = move || {
-            answers += import.take(&store, &blocks, CoarseInstant::now(), usize::MAX);
-            tracing::info!(answers, "took over the cache");
-        };
-        if let Err(error) = std::thread::Builder::new().name("handover".into()).spawn(rest) {
+        match hottest {
+            Some(hottest) if self.predecessor.is_none() => fill(&hottest),
+            _ => return fill(&all),
+        }
+        let rest = std::thread::Builder::new().name("handover".into());
+        if let Err(error) = rest.spawn(move || fill(&all)) {
             tracing::warn!(%error, "only the hottest answers of the process before are taken over");
         }
     }

@@ -5,13 +5,14 @@
 //!   server     everything else; gives the supervisor what is to outlive it
 //! ```
 //!
-//! It has one thread, no runtime, and reads nothing that comes from outside the node: command line, signals, and messages of its
-//! own child, of which it understands the kind and the name. Its child is a fork(2) of it, which has everything that is kept. So it has no reason to fail where the server does. While there is
-//! no child, the kernel queues what arrives at the sockets.
+//! It has one thread, no runtime, and reads nothing that comes from outside the node: command line, signals, and messages of
+//! its own child, of which it understands the kind and the name. So it has no reason to fail where the server does. Its
+//! child is a fork(2) of it, which has everything that is kept. While there is no child, the kernel queues what arrives at
+//! the sockets.
 //!
 //! What ends it: its child exits with 0 (a signal asked for it, or another instance has taken over), or the first child fails
-//! before it serves, or none has served for a while. A child that crashes, or makes no progress, is replaced at once, again and again at growing distances up to
-//! a second. Where cgroup v2 has `memory.oom.group`, the kernel kills both: [`crate::server`]'s bounds keep memory from there.
+//! before it serves, or none has served for a while. A child that crashes, or makes no progress, is replaced at once, and
+//! after that at growing distances up to a second. Where cgroup v2 has `memory.oom.group`, the kernel kills both: [`crate::server`]'s bounds keep memory from there.
 
 mod child;
 mod link;

@@ -8,11 +8,13 @@
 //! Numbers are big-endian. [`crate::handover::memory`] has the checksum. An entry that cannot be read ends the reading.
 
 use std::io::{self, Write};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use super::Store;
 use super::entry::{Entry, Kind, Lifetime, bits};
 use crate::clock::CoarseInstant;
+use crate::handover::memory::{self, MemoryError};
 use crate::wire::{Message, read_u16, write_u16};
 
 const MAGIC: &[u8; 8] = b"NODENS\0C";
@@ -23,10 +25,16 @@ const OPT: [u8; 11] = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
 
 /// The name under which it is passed on.
 pub const NAME: &str = "cache";
+/// The name of its hottest part by itself, which a start after a crash takes in before it serves. Each is memory of its own,
+/// since all of one has to be read before any of it can be trusted.
+pub const HOTTEST_NAME: &str = "cache hottest";
 
 /// Why a cache is not taken over.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ImportError {
+    /// The memory itself.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// Of another program, or another version of the format.
     #[error("it has another format")]
     Format,
@@ -90,58 +98,42 @@ fn encode(entry: &Entry) -> Vec<u8> {
     out
 }
 
-/// What another process has written, to be taken in by parts. Total: any bytes are read as far as they are sound.
-pub struct Import {
-    bytes: Vec<u8>,
-    /// How far it has been read.
-    at: usize,
-    written: CoarseInstant,
+/// Takes what another process has written into `store`, as far as it is of `blocks`. Entries that are stale, and those that
+/// `store` has, are left out. Returns how many were taken. Total: any memory gives a number or an error.
+///
+/// # Errors
+/// None of it can be used.
+pub fn read(memory: &OwnedFd, store: &Store, blocks: &[u64]) -> Result<usize, ImportError> {
+    let bytes = memory::read(memory.as_fd())?;
+    import(&bytes, store, blocks, CoarseInstant::now())
 }
 
-impl Import {
-    /// Begins with what was written by [`write`].
-    ///
-    /// # Errors
-    /// None of it can be used.
-    pub fn new(bytes: Vec<u8>, now: CoarseInstant) -> Result<Self, ImportError> {
-        let mut reader = Reader(&bytes);
-        if reader.take::<8>() != Some(*MAGIC)
-            || reader.take().map(u16::from_be_bytes) != Some(FORMAT)
-        {
-            return Err(ImportError::Format);
-        }
-        let written = reader.take().map(u64::from_be_bytes).ok_or(ImportError::Format)?;
-        if written > now.as_millis() {
-            return Err(ImportError::Clock);
-        }
-        let at = bytes.len() - reader.0.len();
-        Ok(Self { bytes, at, written: CoarseInstant::from_millis(written) })
+/// The same of bytes.
+pub fn import(
+    bytes: &[u8],
+    store: &Store,
+    blocks: &[u64],
+    now: CoarseInstant,
+) -> Result<usize, ImportError> {
+    let mut reader = Reader(bytes);
+    if reader.take::<8>() != Some(*MAGIC) || reader.take().map(u16::from_be_bytes) != Some(FORMAT) {
+        return Err(ImportError::Format);
     }
-
-    /// Takes the next entries of `blocks` into `store`, `most` at most. Those that are stale, and those that `store` has, are left
-    /// out. Returns how many were taken; fewer than `most`: that was all.
-    pub fn take(
-        &mut self,
-        store: &Store,
-        blocks: &[u64],
-        now: CoarseInstant,
-        most: usize,
-    ) -> usize {
-        let mut reader = Reader(self.bytes.get(self.at..).unwrap_or(&[]));
-        let mut count = 0;
-        while count < most
-            && let Some(entry) = reader.entry(store, blocks, self.written)
-        {
-            let Some(entry) = entry.filter(|entry| entry.is_fresh(now)) else { continue };
-            let hash = store.hash_of(&entry);
-            if store.peek(hash).is_none() {
-                store.insert(hash, Arc::new(entry));
-                count += 1;
-            }
-        }
-        self.at = self.bytes.len() - reader.0.len();
-        count
+    let written = reader.take().map(u64::from_be_bytes).ok_or(ImportError::Format)?;
+    if written > now.as_millis() {
+        return Err(ImportError::Clock);
     }
+    let written = CoarseInstant::from_millis(written);
+    let mut count = 0;
+    while let Some(entry) = reader.entry(store, blocks, written) {
+        let Some(entry) = entry.filter(|entry| entry.is_fresh(now)) else { continue };
+        let hash = store.hash_of(&entry);
+        if store.peek(hash).is_none() {
+            store.insert(hash, Arc::new(entry));
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -222,32 +214,12 @@ mod tests {
         bytes
     }
 
-    fn read(
-        store: &Store,
-        blocks: &[u64],
-        bytes: &[u8],
-        now: CoarseInstant,
-    ) -> Result<usize, ImportError> {
-        Ok(Import::new(bytes.to_vec(), now)?.take(store, blocks, now, usize::MAX))
-    }
-
-    #[test]
-    fn it_is_taken_in_by_parts() {
-        let bytes = written(&filled(), 1 << 20);
-        let store = Store::new(1 << 20);
-        let mut import = Import::new(bytes, NOW).unwrap();
-        assert_eq!(import.take(&store, &[7], NOW, 20), 20);
-        assert_eq!(store.iter().count(), 20);
-        assert_eq!(import.take(&store, &[7], NOW, usize::MAX), 30);
-        assert_eq!(import.take(&store, &[7], NOW, usize::MAX), 0);
-    }
-
     #[test]
     fn what_is_written_is_read() {
         let first = filled();
         let bytes = written(&first, 1 << 20);
         let next = Store::new(1 << 20);
-        assert_eq!(read(&next, &[7], &bytes, NOW.plus_millis(1_000)), Ok(50));
+        assert_eq!(import(&bytes, &next, &[7], NOW.plus_millis(1_000)).unwrap(), 50);
         for entry in first.iter() {
             let found = next.get(next.hash_of(&entry)).unwrap();
             assert_eq!((found.message(), found.options()), (entry.message(), entry.options()));
@@ -255,12 +227,14 @@ mod tests {
             assert_eq!((found.kind(), found.rcode()), (entry.kind(), entry.rcode()));
         }
         let later = Store::new(1 << 20);
-        assert_eq!(read(&later, &[7], &bytes, NOW.plus_millis(10_000_000)), Ok(0), "all stale");
-        assert_eq!(read(&later, &[8], &bytes, NOW), Ok(0), "of a block that is gone");
         assert_eq!(
-            read(&later, &[7], &bytes, CoarseInstant::from_millis(1)),
-            Err(ImportError::Clock)
+            import(&bytes, &later, &[7], NOW.plus_millis(10_000_000)).unwrap(),
+            0,
+            "all stale"
         );
+        assert_eq!(import(&bytes, &later, &[8], NOW).unwrap(), 0, "of a block that is gone");
+        let earlier = import(&bytes, &later, &[7], CoarseInstant::from_millis(1));
+        assert!(matches!(earlier, Err(ImportError::Clock)));
     }
 
     #[test]
@@ -270,7 +244,7 @@ mod tests {
         hot.iter().for_each(|hash| store.touch(*hash));
         let bytes = written(&store, 5 * 70);
         let next = Store::new(1 << 20);
-        let count = read(&next, &[7], &bytes, NOW).unwrap();
+        let count = import(&bytes, &next, &[7], NOW).unwrap();
         let taken = next.iter().filter(|entry| hot.contains(&store.hash_of(entry))).count();
         assert!(count >= 4 && taken >= count.min(5), "{taken} of {count} are hot");
     }
@@ -279,15 +253,16 @@ mod tests {
     fn damaged_bytes_are_read_as_far_as_they_are_sound() {
         let bytes = written(&filled(), 1 << 20);
         for cut in 0..bytes.len() {
-            let _ = read(&Store::new(1 << 20), &[7], &bytes[..cut], NOW);
+            let _ = import(&bytes[..cut], &Store::new(1 << 20), &[7], NOW);
         }
         for at in 0..bytes.len().min(600) {
             for flip in [0x01, 0x80, 0xff] {
                 let mut bytes = bytes.clone();
                 bytes[at] ^= flip;
-                let _ = read(&Store::new(1 << 20), &[7], &bytes, NOW);
+                let _ = import(&bytes, &Store::new(1 << 20), &[7], NOW);
             }
         }
-        assert_eq!(read(&Store::new(1 << 20), &[7], b"", NOW), Err(ImportError::Format));
+        let none = import(b"", &Store::new(1 << 20), &[7], NOW);
+        assert!(matches!(none, Err(ImportError::Format)));
     }
 }
