@@ -206,3 +206,22 @@ fn received(page: &Metrics, proto: &str) -> f64 {
     };
     page.sum("nodens_received_total", &[("proto", proto)]) - probes
 }
+
+/// How long queries wait in the kernel's queue is measured by its receive time, of a sample.
+#[test]
+fn the_time_in_the_queue_is_measured() {
+    let nodens =
+        Setup::new(".:@dns@ {\n bind 127.0.0.1\n whoami\n prometheus 127.0.0.1:@metrics@\n}\n")
+            .start();
+    let client = nodens.client();
+    for n in 0..400 {
+        client.ask(&format!("n{n}.test."), RecordType::A).unwrap();
+    }
+    let page = nodens.metrics();
+    let (count, sum) = (
+        page.sum("nodens_udp_queue_seconds_count", &[]),
+        page.sum("nodens_udp_queue_seconds_sum", &[]),
+    );
+    assert!((2.0..=20.0).contains(&count), "{count}");
+    assert!(sum > 0.0 && sum < 10.0, "{sum}");
+}

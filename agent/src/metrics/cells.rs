@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use crate::request::{CacheUse, Outcome, Plugin, Request, Transport};
 use crate::wire::RecordType;
@@ -23,6 +24,10 @@ pub const DURATION_BUCKETS: [f64; 16] = [
 pub const SIZE_BUCKETS: [f64; 14] = [
     0.0, 100.0, 200.0, 300.0, 400.0, 511.0, 1023.0, 2047.0, 4095.0, 8291.0, 16e3, 32e3, 48e3, 64e3,
 ];
+
+/// Upper bounds of the time in a socket's queue, in seconds: from a wake-up to a tenth of a second, in which a queue overflows.
+pub const QUEUE_BUCKETS: [f64; 12] =
+    [25e-6, 5e-5, 1e-4, 2.5e-4, 5e-4, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1];
 
 /// Response codes that are counted apart; the last slot stands for every other.
 pub const RCODES: usize = 25;
@@ -69,6 +74,18 @@ impl<const N: usize> Histogram<N> {
         self.buckets.get(bucket).unwrap_or(&self.over).add(1);
         self.sum.add(value);
     }
+
+    /// Adds up several: how many values are in each bucket and above the last, and the sum of all values.
+    pub fn total<'a>(all: impl Iterator<Item = &'a Self>) -> (Vec<u64>, u64) {
+        let mut counts = vec![0; N + 1];
+        let mut sum = 0;
+        for histogram in all {
+            let cells = histogram.buckets.iter().chain([&histogram.over]);
+            counts.iter_mut().zip(cells).for_each(|(count, cell)| *count += cell.value());
+            sum += histogram.sum.value();
+        }
+        (counts, sum)
+    }
 }
 
 /// What is counted of one transport's queries.
@@ -96,6 +113,8 @@ pub struct Tally {
     pub malformed: Cell,
     /// Messages over which a bug was caught before any block had counted them.
     pub panicked: Cell,
+    /// `nodens_udp_queue_seconds`, of a sample; the sum is in nanoseconds.
+    pub queue: Histogram<{ QUEUE_BUCKETS.len() }>,
     /// A message is received and not counted in any other way yet.
     open: AtomicBool,
 }
@@ -109,6 +128,12 @@ impl Tally {
             Transport::Tcp => tcp.add(1),
         }
         self.open.store(true, Relaxed);
+    }
+
+    /// A query of the sample was in a socket's queue for so long.
+    pub fn waited(&self, time: Duration) {
+        let bucket = QUEUE_BUCKETS.iter().position(|&bound| time.as_secs_f64() <= bound);
+        self.queue.add(bucket.unwrap_or(QUEUE_BUCKETS.len()), time.as_nanos() as u64);
     }
 
     /// It is counted: by a block, or by a query that waits.

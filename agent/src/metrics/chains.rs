@@ -296,14 +296,7 @@ fn total_histogram<const N: usize>(
     workers: &[Cells],
     histogram: impl Fn(&Cells) -> &Histogram<N>,
 ) -> (Vec<u64>, u64) {
-    let mut counts = vec![0; N + 1];
-    let mut sum = 0;
-    for histogram in workers.iter().map(histogram) {
-        let cells = histogram.buckets.iter().chain([&histogram.over]);
-        counts.iter_mut().zip(cells).for_each(|(count, cell)| *count += cell.value());
-        sum += histogram.sum.value();
-    }
-    (counts, sum)
+    Histogram::total(workers.iter().map(histogram))
 }
 
 #[cfg(test)]

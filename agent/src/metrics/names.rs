@@ -41,6 +41,8 @@ families! {
 
     /// Messages received by UDP and TCP: each is answered, dropped, or waits.
     RECEIVED = Counter "nodens_received_total" ["proto"];
+    /// How long queries had been in a UDP socket's queue when they were read, by the kernel's receive time, of one in 64 reads.
+    UDP_QUEUE = Histogram "nodens_udp_queue_seconds" [];
     /// Replies by what the answer came from: store, configured, cache, stale, upstream, server or probe.
     ANSWERED = Counter "nodens_answered_total" ["source"];
     /// Messages that got no reply: acl, limit, malformed, overflow, panic or lost.

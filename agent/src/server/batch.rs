@@ -11,6 +11,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
+use std::time::Duration;
+
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
 
 /// Datagrams for one call. More win nothing measurable, fewer cost: the kernel's part dominates from 16 on.
 pub const BATCH: usize = 32;
@@ -159,6 +163,20 @@ impl Batch {
         };
         self.received = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
         Ok(self.received)
+    }
+
+    /// How long the datagram that was received last had been in the socket's queue, by the kernel's receive time
+    /// (SIOCGSTAMPNS). The first call has the kernel note that time from then on.
+    pub fn last_waited(&self, socket: BorrowedFd<'_>) -> Option<Duration> {
+        /// The same on all architectures with 64 bits.
+        const SIOCGSTAMPNS: libc::c_ulong = 0x8907;
+        let mut at = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the kernel writes one `timespec`, which lives through the call.
+        let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSTAMPNS as _, &raw mut at) };
+        let at = (done == 0).then(|| TimeSpec::from_timespec(at))?;
+        let now = clock_gettime(ClockId::CLOCK_REALTIME).ok()?;
+        // The clock may have been set meanwhile.
+        (now >= at).then(|| (now - at).into())
     }
 
     /// Calls `answer` for one datagram with its octets, its sender, the address that it was sent to (where the socket
@@ -358,7 +376,6 @@ mod tests {
     use super::*;
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
-    use std::time::Duration;
 
     fn echo(
         batch: &mut Batch,
@@ -396,6 +413,21 @@ mod tests {
             assert_eq!(client.recv(&mut buf).unwrap(), 20);
             assert_eq!(buf[0], n as u8);
         }
+    }
+
+    #[test]
+    fn the_time_in_the_queue_is_the_kernels() {
+        const WAITED: Duration = Duration::from_millis(30);
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut batch = Batch::new(false);
+        // The first call begins it.
+        let _ = batch.last_waited(server.as_fd());
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(&[0; 20], server.local_addr().unwrap()).unwrap();
+        std::thread::park_timeout(WAITED);
+        assert_eq!(batch.receive(server.as_fd()).unwrap(), 1);
+        let waited = batch.last_waited(server.as_fd()).unwrap();
+        assert!((WAITED / 2..Duration::from_secs(20)).contains(&waited), "{waited:?}");
     }
 
     #[test]

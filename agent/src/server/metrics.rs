@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::tcp::Connections;
 use super::worker::Worker;
-use crate::metrics::cells::{Cell, Tally};
+use crate::metrics::cells::{Cell, Histogram, QUEUE_BUCKETS, Tally};
 use crate::metrics::{AnsweredBy, Scrape, Source, names};
 
 /// The workers' own numbers. Those of queries are counted by chain.
@@ -28,6 +28,9 @@ impl Source for PoolMetrics {
         out.count(&names::DROPPED, &["panic"], tally(&|tally| &tally.panicked));
         out.count(&names::DROPPED, &["overflow"], sum(&Worker::overflowed));
         out.count(&names::DROPPED, &["lost"], 0);
+        let queues = self.workers.iter().map(|worker| &worker.tally.queue);
+        let (counts, nanos) = Histogram::total(queues);
+        out.histogram(&names::UDP_QUEUE, &[], &QUEUE_BUCKETS, counts, nanos as f64 / 1e9);
         let waiting: usize = self.workers.iter().map(|worker| worker.waiting()).sum();
         out.gauge(&names::WAITING_QUERIES, &[], waiting as f64);
         out.count(&names::WAITING_OVERFLOW, &[], sum(&Worker::overflowed));

@@ -21,6 +21,8 @@ use crate::chain::Local;
 use crate::clock::CoarseInstant;
 use crate::request::{Origin, Transport};
 
+/// Of so many batches, the time that one of them waited in the socket's queue is looked at.
+const TIMED_OF: u32 = 64;
 /// Full batches in a row before the waiting tasks of this worker get their turn.
 const BATCHES_BEFORE_YIELD: usize = 4;
 
@@ -78,12 +80,19 @@ async fn receive(
     )]
     let readable = AsyncFd::with_interest(Arc::clone(&socket), Interest::READABLE)?;
     let mut batch = Batch::new(listener.address.ip().is_unspecified());
+    let mut batches: u32 = 0;
     loop {
         let mut ready = readable.readable().await?;
         let mut full = 0;
         loop {
             match batch.receive(socket.as_fd()) {
                 Ok(n) => {
+                    batches = batches.wrapping_add(1);
+                    if batches % TIMED_OF == 0
+                        && let Some(waited) = batch.last_waited(socket.as_fd())
+                    {
+                        worker.tally.waited(waited);
+                    }
                     answer_all(n, &socket, &listener, &worker, &mut batch);
                     // Fewer than a batch: the queue was empty at that moment, and what has come since makes a new event.
                     if n < BATCH {
