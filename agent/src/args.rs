@@ -88,6 +88,9 @@ pub enum Command {
     /// Replace the running server by the program that is installed now, without losing a query; exit with 1 and the reason if the
     /// new one does not start.
     Upgrade {
+        /// Even if the Corefile has mistakes for the running server, or is held back.
+        #[arg(long)]
+        force: bool,
         /// The running server's socket.
         #[arg(long, default_value = DEFAULT_SOCKET, env = "NODENS_SOCKET")]
         socket: PathBuf,

@@ -17,7 +17,7 @@ use crate::observe::ring::Taps;
 use crate::plugin::cache::WorkerCache;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
 use crate::suspects::Refused;
-use crate::trace::{self, Did, Trace};
+use crate::trace::{self, Did, Notes, Trace};
 
 pub use crate::request::Resolving;
 use crate::upstream::event::Event;
@@ -39,7 +39,7 @@ pub trait Handler: Send + Sync {
     }
 
     /// Notes what it knows of a query, after it has said `step` to it. Runs where it may take its time, and changes nothing.
-    fn explain(&self, request: &Request<'_>, step: Step, notes: &mut Vec<String>) {
+    fn explain(&self, request: &Request<'_>, step: Step, notes: &mut Notes) {
         let _ = (request, step, notes);
     }
 
@@ -472,7 +472,7 @@ fn traced(
         Step::Next => Did::Passed,
         Step::Wait => Did::Needs,
     };
-    let mut notes = Vec::new();
+    let mut notes = Notes::default();
     handler.explain(view, step, &mut notes);
     let question = (view.query.name().to_string(), view.query.qtype().to_string());
     trace.push(trace::Step::new(question, handler.plugin().name(), did, notes));

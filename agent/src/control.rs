@@ -154,8 +154,15 @@ enum Answer {
 /// The socket being served; dropped, it closes and its file goes.
 #[derive(Debug)]
 pub struct Control {
-    _file: OwnSocket,
+    file: OwnSocket,
     task: JoinHandle<()>,
+}
+
+impl Control {
+    /// True if somebody has removed the socket's file.
+    pub fn is_missing(&self) -> bool {
+        self.file.is_missing()
+    }
 }
 
 impl Drop for Control {
@@ -173,7 +180,7 @@ pub fn serve(path: &Path, commands: Arc<dyn Commands>) -> Result<Control, Contro
     };
     let (listener, file) =
         listen().map_err(|source| ControlError::Listen { path: path.into(), source })?;
-    Ok(Control { _file: file, task: tokio::spawn(accept(listener, commands)) })
+    Ok(Control { file, task: tokio::spawn(accept(listener, commands)) })
 }
 
 /// Asks the server at `path`. Blocks until it has answered, or has given no sign of work for [`PATIENCE`], or has worked for

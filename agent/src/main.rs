@@ -95,7 +95,9 @@ fn run_command(cli: Cli) -> ExitCode {
         Some(Command::Cache { action: CacheAction::Flush { name }, socket }) => {
             ask(&socket, &Request::CacheFlush { name }, Output::Text, inspect::text)
         }
-        Some(Command::Upgrade { socket }) => upgrade::run(&socket, &mut std::io::stdout().lock()),
+        Some(Command::Upgrade { force, socket }) => {
+            upgrade::run(&socket, force, &mut std::io::stdout().lock())
+        }
         None if cli.serve.plugins => print_directives(),
         None => match serve(&cli.serve) {
             Ok(code) => return code,

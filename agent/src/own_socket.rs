@@ -18,6 +18,14 @@ pub struct OwnSocket {
     inode: Option<u64>,
 }
 
+impl OwnSocket {
+    /// True if somebody has removed the file: nobody reaches the socket any more. One that another server has put in its place
+    /// is not missing.
+    pub fn is_missing(&self) -> bool {
+        self.inode.is_some() && inode(&self.path).is_none()
+    }
+}
+
 /// Listens at `path`, to which only the owner may connect (mode 0600). Its folder is made if it is not there.
 pub fn listen(path: &Path, kind: Type, backlog: i32) -> io::Result<(Socket, OwnSocket)> {
     if let Some(folder) = path.parent() {

@@ -32,7 +32,6 @@ use crate::assemble::{Assembled, assemble};
 use crate::budget::Budget;
 use crate::cluster::{Clusters, WatchThread};
 use crate::config_state::ConfigState;
-use crate::control::Control;
 use crate::corefile::Diagnostics;
 use crate::descriptors;
 use crate::handover::{Channel, Listening, Record};
@@ -53,7 +52,9 @@ use crate::shared::Shared;
 use crate::status::{Parts, Status};
 use crate::supervisor::Start;
 use crate::systemd::{Systemd, Tell};
-use background::{keep_house, network, serve_control, serve_pages, show, until, watch_conditions};
+use background::{
+    KeptControl, keep_house, network, serve_control, serve_pages, show, until, watch_conditions,
+};
 use giving::{Giver, Giving, keep_memory, wait_for_successor};
 use reload::{Seen, Wish};
 use signals::Signals;
@@ -85,7 +86,7 @@ struct Server {
     liveness: Arc<Liveness>,
     admin: Admin,
     status: Arc<Status>,
-    _control: Option<Control>,
+    _control: Option<KeptControl>,
     _successor: Option<Listening>,
     around: Running,
     giving: Arc<Giving>,

@@ -33,6 +33,56 @@ pub struct Step {
     pub did: Did,
     /// What it knows of the query.
     pub notes: Vec<String>,
+    /// Those of them that say why.
+    #[serde(skip)]
+    pub reasons: Vec<Reason>,
+    /// An object that the name is of exists.
+    #[serde(skip)]
+    pub found: bool,
+}
+
+/// What a handler knows of a query: how things are, and why the answer is not the one that was hoped for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    all: Vec<String>,
+    /// Those that say why.
+    reasons: Vec<Reason>,
+    /// An object that the name is of exists.
+    found: bool,
+}
+
+/// Why an answer is as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// A sentence without its full stop.
+    pub text: String,
+    /// It says what was probably meant, and not only what does not exist.
+    pub is_hint: bool,
+}
+
+impl Notes {
+    /// How something is.
+    pub fn describe(&mut self, text: String) {
+        self.all.push(text);
+    }
+
+    /// What the name is of.
+    pub fn found(&mut self, text: String) {
+        self.found = true;
+        self.all.push(text);
+    }
+
+    /// Why there is no such answer.
+    pub fn because(&mut self, text: String) {
+        self.all.push(text.clone());
+        self.reasons.push(Reason { text, is_hint: false });
+    }
+
+    /// The same, with what was probably meant.
+    pub fn hint(&mut self, text: String) {
+        self.all.push(text.clone());
+        self.reasons.push(Reason { text, is_hint: true });
+    }
 }
 
 /// What a handler did.
@@ -71,7 +121,7 @@ impl Trace {
         let mut steps = self.steps();
         if let Some(step) = steps.iter_mut().rev().find(|step| step.directive == directive) {
             step.notes.push(text);
-            bound(&mut step.notes);
+            bound_all(&mut step.notes);
         }
     }
 
@@ -91,15 +141,21 @@ impl Step {
         (name, qtype): (String, String),
         directive: &'static str,
         did: Did,
-        mut notes: Vec<String>,
+        Notes { all: mut notes, mut reasons, found }: Notes,
     ) -> Self {
-        bound(&mut notes);
-        Self { name, qtype, directive, did, notes }
+        bound_all(&mut notes);
+        reasons.truncate(MAX_NOTES);
+        reasons.iter_mut().for_each(|reason| bound(std::slice::from_mut(&mut reason.text)));
+        Self { name, qtype, directive, did, notes, reasons, found }
     }
 }
 
-fn bound(notes: &mut Vec<String>) {
+fn bound_all(notes: &mut Vec<String>) {
     notes.truncate(MAX_NOTES);
+    bound(notes);
+}
+
+fn bound(notes: &mut [String]) {
     for note in notes.iter_mut().filter(|note| note.len() > MAX_NOTE) {
         let end = (0..=MAX_NOTE).rev().find(|end| note.is_char_boundary(*end)).unwrap_or(0);
         note.truncate(end);
@@ -116,11 +172,15 @@ mod tests {
         let trace = Trace::new(false);
         for number in 0..1_000 {
             let question = (format!("{number}.test."), "A".to_owned());
-            trace.push(Step::new(question, "cache", Did::Passed, vec!["ä".repeat(9_000); 99]));
+            let mut notes = Notes::default();
+            (0..99).for_each(|_| notes.because("ä".repeat(9_000)));
+            trace.push(Step::new(question, "cache", Did::Passed, notes));
             trace.note("cache", "more".to_owned());
         }
         let steps = trace.take();
         assert_eq!((steps.len(), steps[0].notes.len()), (MAX_STEPS, MAX_NOTES));
         assert!(steps[0].notes[0].len() <= MAX_NOTE + 3);
+        assert_eq!(steps[0].reasons.len(), MAX_NOTES);
+        assert!(steps[0].reasons[0].text.len() <= MAX_NOTE + 3);
     }
 }

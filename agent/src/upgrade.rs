@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use crate::control::{self, Request};
@@ -23,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(70);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Starts the upgrade by the server at `socket` and waits until another one serves there.
+/// Starts the upgrade by the server at `socket` and waits until another one serves there. The new one reads the Corefile as it
+/// is: unless `force` is set, one that a reload does not apply, with mistakes or held back, ends the upgrade before it begins.
 ///
 /// # Errors
 /// No server is there, it has no supervisor, or the new one did not start: then the old one still serves.
@@ -31,7 +32,12 @@ const LOOK: Duration = Duration::from_millis(50);
     clippy::disallowed_methods,
     reason = "a command of one thread, which has nothing else to do"
 )]
-pub fn run(socket: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+pub fn run(socket: &Path, force: bool, out: &mut impl Write) -> anyhow::Result<()> {
+    if !force {
+        control::ask(socket, &Request::Reload { force: false }).context(
+            "the upgrade was not begun, and the running server still serves: a new one would start with a configuration that this one does not apply (`nodens upgrade --force` starts it all the same)",
+        )?;
+    }
     let before = control::ask(socket, &Request::Status)?;
     control::ask(socket, &Request::Upgrade)?;
     let number = |status: &Value, name: &str| status.get(name).and_then(Value::as_u64);

@@ -92,10 +92,25 @@ fn questions_that_people_ask_are_answered() {
             "is not known here after 2 queries to upstreams: `api.example.org.` would be asked of one",
         ),
         (&["api.example.org.", "--client", "192.0.2.66"], "cannot be resolved: a query fails"),
+        (&["db-7.db", "-n", "shop"], "no endpoint of it is named `db-7`"),
+        (&["web.shp", "-n", "shop"], "there is no namespace `shp`; `shop` is similar"),
     ] {
         let told = why(&nodens, arguments);
         assert!(told.contains(wanted), "{arguments:?}\n got: {told}\n wanted: {wanted}");
     }
+}
+
+/// What the cluster lacks is no reason for a name outside it, and what the cache holds is a reason for nothing.
+#[test]
+fn names_outside_have_no_reasons_in_the_cluster() {
+    let (nodens, _upstream) = start();
+    for arguments in [&["api.example.org", "-n", "shop"][..], &["example.com", "-n", "shop"]] {
+        let told = explain(&nodens, arguments);
+        assert_eq!(told["reasons"].as_array().map(Vec::len), Some(0), "{told:#}");
+    }
+    let told = explain(&nodens, &["db-7.db", "-n", "shop"]);
+    let reasons = told["reasons"].to_string();
+    assert!(!reasons.contains("there is no"), "{reasons}");
 }
 
 #[test]
@@ -254,6 +269,9 @@ fn what_makes_no_sense_is_refused() {
         (&["a..b"][..], "is no name: a label is empty"),
         (&["a", "-t", "AAAAA"], "is no type"),
         (&["a", "--pod", "web"], "NAMESPACE/NAME"),
+        (&["web:80"], "leave out scheme, port and path"),
+        (&["http://web.shop/"], "leave out scheme, port and path"),
+        (&["10.96.12.34"], "`nodens explain 34.12.96.10.in-addr.arpa. -t PTR`"),
     ] {
         let (is_done, _, err) = command(&nodens, arguments);
         assert!(!is_done && err.contains(wanted), "{arguments:?}: {err}");

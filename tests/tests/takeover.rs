@@ -194,6 +194,9 @@ fn an_upgrade_replaces_the_running_server() {
     std::fs::write(nodens.folder().join("Corefile"), "nonsense {").unwrap();
     let (status, _, err) = process::run(&["upgrade", "--socket", socket]);
     assert!(!status.success() && err.contains("still serves"), "{err}");
+    assert!(err.contains("Corefile:1"), "the reason: {err}");
+    let (status, _, err) = process::run(&["upgrade", "--force", "--socket", socket]);
+    assert!(!status.success() && err.contains("old one still serves"), "{err}");
     assert!(site.client().ask("a.hosts.test.", RecordType::A).is_ok());
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(supervisor), Signal::SIGTERM).unwrap();
     assert!(until(SOON, || !Path::new(&format!("/proc/{supervisor}")).exists()));

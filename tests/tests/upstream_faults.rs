@@ -310,36 +310,6 @@ fn max_concurrent_is_shared_by_client() {
     assert!(nodens.metrics().sum("coredns_forward_max_concurrent_rejects_total", &[]) > 0.0);
 }
 
-/// Nor the places of its upstreams, by default.
-#[test]
-fn upstreams_are_shared_by_client() {
-    let upstream = zone();
-    upstream.on_query(|seen| if seen.name.starts_with("tar") { Act::Drop } else { Act::Answer });
-    let nodens = start(&[&upstream], "");
-    let (stop, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let socket = UdpSocket::bind("127.0.0.3:0").unwrap();
-            for n in (0..).take_while(|_| !stop.load(Relaxed)) {
-                let question = Question::new(&format!("tar{n}.test."), RecordType::A);
-                let _ = socket.send_to(&question.to_bytes(), nodens.dns());
-                sent.fetch_add(1, Relaxed);
-                if n % 40 == 39 {
-                    poll::pause(Duration::from_millis(10));
-                }
-            }
-        });
-        // Until more of them wait than the upstream gets places.
-        poll::wait_for("the flood", LONG * 3, || sent.load(Relaxed) > 7_000);
-        for n in 0..200 {
-            let answer = nodens.client().ask(&www(n), RecordType::A).unwrap();
-            assert_eq!(answer.data(RecordType::A), [format!("192.0.2.{n}")], "{n}");
-        }
-        stop.store(true, Relaxed);
-    });
-    assert!(nodens.metrics().sum("nodens_forward_share_rejects_total", &[]) > 0.0);
-}
-
 /// Q20: a failure without upstreams is not cached, and one by time-out comes before clients give up.
 #[test]
 fn servers_that_appear_are_used_at_once_and_silence_is_told_in_time() {

@@ -126,14 +126,21 @@ impl Places {
     }
 }
 
+/// That no connection can be accepted is logged once in so long.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
 /// Serves connections until it is dropped. Beyond a client's share they are closed at once.
 pub(super) async fn serve(listener: TcpListener, pages: Arc<AtomicU8>, state: Arc<State>) {
     let mut places = Places::new();
+    let mut said: Option<Instant> = None;
     loop {
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!("cannot accept an HTTP connection: {error}");
+                if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+                    said = Some(Instant::now());
+                    tracing::warn!("cannot accept an HTTP connection: {error}");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -182,7 +182,7 @@ conditions! {
         title: "memory is short: most names that are not cached are refused",
         cure: "Raise the memory limit, or lower what the cluster takes (`endpoints headless`).",
         anchor: "memory-is-short",
-        alert: "NodensMemoryShed",
+        alert: FAILING,
     }
     MEMORY_SHORT = Warn "memory_short" {
         title: "memory is short: cache and connections are cut",
@@ -216,7 +216,7 @@ conditions! {
     }
     CRASHED = Warn "crashed" {
         title: "the server has crashed and was started again",
-        cure: "Report it with its lines in the log; until then run the previous release.",
+        cure: "If nobody killed it, report it with its lines in the log; until then run the previous release.",
         anchor: "the-server-crashes",
         alert: "NodensCrashing",
     }

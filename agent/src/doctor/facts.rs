@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::task::spawn_blocking;
 
 use super::procfs::{self, Process};
-use crate::args::{Cli, Doctor, Serve};
+use crate::args::{Cli, DEFAULT_SOCKET, Doctor, Serve};
 use crate::assemble::own_addresses;
 use crate::check;
 use crate::cluster::Spec;
@@ -95,21 +95,27 @@ pub struct Asked {
 impl Facts {
     /// Looks at everything once.
     pub async fn gather(args: &Doctor) -> Self {
-        let given = args.serve.clone();
+        let mut given = args.serve.clone();
+        let instances = bounded(PATIENCE, instances).await.unwrap_or_default();
+        // A process that is there says where its socket is, unless another one was named.
+        if given.socket == Path::new(DEFAULT_SOCKET)
+            && !given.socket.exists()
+            && let Some(theirs) = instances.first().and_then(arguments)
+        {
+            given.socket = theirs.socket;
+        }
         let socket = given.socket.clone();
         let asked = bounded(PATIENCE, move || control::ask(&socket, &Request::Status));
-        let listed = bounded(PATIENCE, instances);
-        let (status, observed, instances) = tokio::join!(asked, observe(), listed);
+        let (status, observed) = tokio::join!(asked, observe());
         let status = match status {
             Some(answer) => answer.map_err(|error| error.to_string()),
             None => Err(format!(
                 "the server at {} does not answer within {} ms",
-                args.serve.socket.display(),
+                given.socket.display(),
                 PATIENCE.as_millis()
             )),
         };
         let (answers, root) = (status.is_ok(), args.root.clone());
-        let instances = instances.unwrap_or_default();
         let known = instances.clone();
         let read = move || {
             let serve = effective(given, answers, &known);
@@ -127,8 +133,10 @@ impl Facts {
             }
         };
         let (flags, listening) = (serve.clone(), setup.listening.clone());
+        let all = instances.clone();
         let related = bounded(LOOKING, move || related(instances, &flags, &listening)).await;
-        let instances = related.unwrap_or_default();
+        // Rather others' too than none.
+        let instances = related.unwrap_or(all);
         let (root, outside_name) = (args.root.clone(), args.outside_name.clone());
         Self { root, outside_name, serve, status, instances, setup, wanted, observed }
     }
@@ -136,6 +144,11 @@ impl Facts {
     /// A path of the node.
     pub fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// Whether the Corefile that was looked for was named, or is there.
+    pub fn is_configured(&self) -> bool {
+        self.serve.conf != Path::new(DEFAULT_CONF) || self.serve.conf.exists()
     }
 
     /// The process of the running server.

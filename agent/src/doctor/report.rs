@@ -65,19 +65,36 @@ impl Report {
     }
 
     fn summary(&self) -> String {
+        let several = |verdict, one: &str| match self.count(verdict) {
+            1 => format!("1 {one}"),
+            count => format!("{count} {one}s"),
+        };
         format!(
-            "{} checks in {:.1} s: {} ok, {} warnings, {} problems, {} skipped",
+            "{} checks in {:.1} s: {}, {}, {} ok, {} skipped",
             self.examined.len(),
             self.took.as_secs_f64(),
+            several(Verdict::Problem, "problem"),
+            several(Verdict::Warning, "warning"),
             self.count(Verdict::Ok),
-            self.count(Verdict::Warning),
-            self.count(Verdict::Problem),
             self.count(Verdict::Skipped)
         )
     }
 
+    /// The worst verdict, and which checks came to it.
+    fn headline(&self) -> String {
+        let worst = self.worst();
+        let ids = self.examined.iter().filter(|one| one.finding.verdict == worst);
+        let ids: Vec<&str> = ids.map(|one| one.check.id).collect();
+        match worst {
+            Verdict::Problem | Verdict::Warning => format!("{worst}: {}", ids.join(", ")),
+            Verdict::Ok => "ok: nothing is wrong".to_owned(),
+            Verdict::Skipped => "nothing could be examined".to_owned(),
+        }
+    }
+
     /// By category; then what is wrong again, with its cure, where a terminal shows it last.
     fn text(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "{}\n", self.headline())?;
         let mut category = None;
         for Examined { check, finding, .. } in &self.examined {
             if category.replace(check.category) != Some(check.category) {

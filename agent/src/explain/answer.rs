@@ -1,7 +1,7 @@
 //! All queries of a stub resolver for one name, what they mean, and what would make them fewer.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,6 +52,9 @@ struct Client {
 pub async fn explain(world: &World, question: &Question) -> Result<Value, String> {
     let types = types(&question.types)?;
     let Client { search, address, mut notes } = client(world, question)?;
+    if let Some(problem) = is_no_name(&question.name) {
+        return Err(problem);
+    }
     let tries = search
         .tries(&question.name)
         .map_err(|error| format!("{:?} is no name: {error}", question.name))?;
@@ -86,7 +89,13 @@ pub async fn explain(world: &World, question: &Question) -> Result<Value, String
         }
     }
     let is_found = ended.is_some_and(|(_, has_records)| has_records);
-    let reasons = if is_found { Vec::new() } else { reasons(&all, world.zone.as_deref()) };
+    let is_open = ended.is_some_and(|(tried, has_records)| {
+        !has_records && tried.domain.is_none() && question.name.trim_end_matches('.').contains('.')
+    });
+    let reasons = match is_found {
+        true => Vec::new(),
+        false => reasons(&all, world.zone.as_deref(), is_open),
+    };
     let as_it_is = ended.is_some_and(|(tried, has_records)| has_records && tried.domain.is_none());
     let advice = if as_it_is {
         advice(&question.name, search.ndots, (shown.len() - 1) * types.len())
@@ -131,6 +140,21 @@ fn listener(
     Ok((wanted, dispatch))
 }
 
+/// What people paste that is no name.
+fn is_no_name(text: &str) -> Option<String> {
+    if let Ok(address) = text.trim_end_matches('.').parse::<IpAddr>() {
+        let name = hickory_proto::rr::Name::from(address);
+        return Some(format!(
+            "{text} is an address: `nodens explain {name} -t PTR` explains its name"
+        ));
+    }
+    let end = text.rsplit_once(':').map(|(_, port)| port.trim_end_matches('/'));
+    let has_port =
+        end.is_some_and(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
+    (text.contains('/') || has_port)
+        .then(|| format!("{text:?} is no name: leave out scheme, port and path"))
+}
+
 fn types(words: &[String]) -> Result<Vec<RecordType>, String> {
     if words.is_empty() {
         return Ok(vec![RecordType::A, RecordType::AAAA]);
@@ -167,7 +191,12 @@ fn client(world: &World, question: &Question) -> Result<Client, String> {
         }
     }
     let mut search = match (namespace, &world.zone) {
-        (None, _) => Search::none(),
+        (None, _) => {
+            if question.search.is_none() && !question.name.contains('.') {
+                notes.push("no search list is used: give -n NAMESPACE or --pod NS/POD to ask as a Pod does".to_owned());
+            }
+            Search::none()
+        }
         (Some(namespace), Some(zone)) => Search::of_pod(namespace, zone, of_node()),
         (Some(_), None) => {
             return Err("no server block has `kubernetes`, so the cluster's zone is not known; give the list with --search and --ndots, without a namespace".to_owned());
@@ -175,7 +204,7 @@ fn client(world: &World, question: &Question) -> Result<Client, String> {
     };
     if let Some(domains) = &question.search {
         search.domains =
-            domains.iter().map(|domain| domain.trim_end_matches('.').to_owned()).collect();
+            domains.iter().flat_map(|words| words.split_whitespace()).map(trimmed).collect();
         search.ndots = CLUSTER_NDOTS;
     }
     if let Some(ndots) = question.ndots {
@@ -183,6 +212,10 @@ fn client(world: &World, question: &Question) -> Result<Client, String> {
     }
     let address = SocketAddr::new(address.unwrap_or(Ipv4Addr::LOCALHOST.into()), 0);
     Ok(Client { search, address, notes })
+}
+
+fn trimmed(domain: &str) -> String {
+    domain.trim_end_matches('.').to_owned()
 }
 
 fn of_node() -> Vec<String> {
@@ -236,15 +269,22 @@ fn is_failure(rcode: Option<Rcode>) -> bool {
 }
 
 /// Why a name is not found. What fails counts first; then the names that could have been a Service's, since a search list makes
-/// many that could not; then the name as it is.
-fn reasons(all: &[(&Try, Told)], zone: Option<&str>) -> Vec<String> {
+/// many that could not; then the name as it is. If some name is of an object that exists, only those of such names count. What
+/// does not exist in the cluster is no reason for a name that is to be asked of an upstream (`is_open`), unless something was
+/// probably meant.
+fn reasons(all: &[(&Try, Told)], zone: Option<&str>, is_open: bool) -> Vec<String> {
     let zone = zone.and_then(|zone| Name::from_text(zone).ok());
     let fails = |(_, told): &&(&Try, Told)| !told.is_open && is_failure(told.rcode);
     let of_service = |(tried, _): &&(&Try, Told)| {
         zone.as_ref().is_some_and(|zone| could_be_service(tried.name.as_ref(), zone.as_ref()))
     };
     let as_it_is = |(tried, _): &&(&Try, Told)| tried.domain.is_none();
+    let of_object = |(_, told): &&(&Try, Told)| told.found;
     let mut chosen: Vec<_> = all.iter().filter(fails).collect();
+    let only_hints = chosen.is_empty() && is_open && !all.iter().any(|(_, told)| told.found);
+    if chosen.is_empty() {
+        chosen = all.iter().filter(of_object).collect();
+    }
     if chosen.is_empty() {
         chosen = all.iter().filter(of_service).collect();
     }
@@ -253,8 +293,8 @@ fn reasons(all: &[(&Try, Told)], zone: Option<&str>) -> Vec<String> {
     }
     let mut reasons: Vec<String> = Vec::new();
     for reason in chosen.into_iter().flat_map(|(_, told)| &told.reasons) {
-        if !reasons.contains(reason) {
-            reasons.push(reason.clone());
+        if (reason.is_hint || !only_hints) && !reasons.contains(&reason.text) {
+            reasons.push(reason.text.clone());
         }
     }
     reasons
@@ -280,7 +320,8 @@ fn advice(name: &str, ndots: u8, saved: usize) -> Vec<String> {
     let mut advice = vec![format!(
         "`{name}.` with a trailing dot is not searched for: {saved} queries fewer each time"
     )];
-    if (1..usize::from(ndots)).contains(&dots) {
+    // With 1, `web.shop` would be asked of upstreams before it is found.
+    if (2..usize::from(ndots)).contains(&dots) {
         advice.push(format!(
             "`ndots: {dots}` in the Pod's dnsConfig has names with {dots} dots or more tried as they are first"
         ));

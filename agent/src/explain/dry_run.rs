@@ -11,7 +11,7 @@ use crate::observe::record::source;
 use crate::plugin::forward::NOT_ASKED;
 use crate::request::{Origin, Outcome, OwnedRequest, Plugin, Request, Transport};
 use crate::server::Dispatch;
-use crate::trace::{Did, Trace};
+use crate::trace::{Did, Reason, Trace};
 use crate::wire::query::write_query;
 use crate::wire::{Class, Name, OUR_UDP_PAYLOAD, Query, Rcode, RecordType, flags};
 
@@ -43,8 +43,10 @@ pub struct Told {
     pub is_open: bool,
     /// It costs a query to an upstream, or more.
     pub is_forwarded: bool,
-    /// Notes that say why, each once.
-    pub reasons: Vec<String>,
+    /// Why it is so, each once.
+    pub reasons: Vec<Reason>,
+    /// An object that the name is of exists.
+    pub found: bool,
     /// All of it.
     pub json: Value,
 }
@@ -81,13 +83,17 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
     let (records, has_records) = records(message, qtype);
     // Those who have passed it on without a word had no say.
     let said = steps.iter().filter(|step| step.did != Did::Passed || !step.notes.is_empty());
-    let mut reasons: Vec<String> = Vec::new();
-    for note in said.clone().flat_map(|step| &step.notes) {
-        if !reasons.contains(note) {
-            reasons.push(note.clone());
+    let error = answer.as_ref().and_then(|answer| answer.error.as_deref());
+    let error = error.filter(|error| !is_open && *error != NOT_ASKED);
+    let mut reasons: Vec<Reason> = Vec::new();
+    let told = steps.iter().flat_map(|step| step.reasons.iter().cloned());
+    let failed = error.map(|text| Reason { text: text.to_owned(), is_hint: false });
+    for reason in told.chain(failed) {
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
         }
     }
-    let error = answer.as_ref().and_then(|answer| answer.error.as_deref());
+    let found = steps.iter().any(|step| step.found);
     let json = json!({
         "name": name.to_string(),
         "type": qtype.to_string(),
@@ -98,11 +104,11 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
         "rcode": (!outcome.silent && !is_open).then(|| outcome.rcode.to_string()),
         "silent": outcome.silent,
         "would_ask_upstream": is_open,
-        "error": error.filter(|error| !is_open && *error != NOT_ASKED),
+        "error": error,
         "records": records,
     });
     let rcode = (!outcome.silent).then_some(outcome.rcode);
-    Told { rcode, has_records, is_open, is_forwarded, reasons, json }
+    Told { rcode, has_records, is_open, is_forwarded, reasons, found, json }
 }
 
 fn refused(name: &Name, qtype: RecordType) -> Told {
@@ -119,8 +125,9 @@ fn refused(name: &Name, qtype: RecordType) -> Told {
         "records": [],
     });
     let rcode = Some(Rcode::REFUSED);
-    let reasons = vec![why];
-    Told { rcode, has_records: false, is_open: false, is_forwarded: false, reasons, json }
+    let reasons = vec![Reason { text: why, is_hint: false }];
+    let (has_records, is_open, is_forwarded, found) = (false, false, false, false);
+    Told { rcode, has_records, is_open, is_forwarded, reasons, found, json }
 }
 
 /// The answer's records in presentation format, and whether one is of the type.

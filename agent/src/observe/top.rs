@@ -97,8 +97,8 @@ impl Tops {
                     "queries": queries,
                     "per_second": per_second(queries),
                 });
-                if let (Some(known), Some(row)) = (name_of(address), row.as_object_mut()) {
-                    row.insert("pod".to_owned(), known.into());
+                if let Some(row) = row.as_object_mut() {
+                    row.insert("pod".to_owned(), name_of(address).into());
                 }
                 row
             };

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use crate::admin::{Admin, Pages};
 use crate::args::{PageAddress, Serve};
 use crate::assemble::Assembled;
@@ -24,6 +26,8 @@ use crate::status::{Network, Status};
 const MAINTAIN: Duration = Duration::from_secs(1);
 /// After so long a start is over: lists have come, and clients have asked.
 const START: Duration = Duration::from_secs(5);
+/// How often it is looked whether the local socket can be reached.
+const LOOK_AT_SOCKET: Duration = Duration::from_secs(1);
 /// How often the cache is swept.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -120,23 +124,55 @@ pub(super) fn show(
     admin.readiness().set_running(assembled.chains.clone(), details, assembled.monitor);
 }
 
-/// Opens the local socket. Without it the server serves all the same.
+/// The local socket, made anew if its file goes; dropped, it closes.
+pub(super) struct KeptControl(JoinHandle<()>);
+
+impl Drop for KeptControl {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Opens the local socket. Without it the server serves all the same, and tries again.
 pub(super) fn serve_control(
     path: &Path,
     status: &Arc<Status>,
-    conditions: &Conditions,
-) -> Option<Control> {
+    conditions: &Arc<Conditions>,
+) -> Option<KeptControl> {
     if path.as_os_str().is_empty() {
         return None;
     }
-    match control::serve(path, Arc::clone(status) as Arc<dyn Commands>) {
-        Ok(control) => Some(control),
+    let (path, status, conditions) = (path.to_owned(), Arc::clone(status), Arc::clone(conditions));
+    let mut is_said = false;
+    let mut listen = move || match control::serve(&path, Arc::clone(&status) as Arc<dyn Commands>) {
+        Ok(control) => {
+            is_said = false;
+            conditions.set(&table::SOCKET_MISSING, Vec::new());
+            Some(control)
+        }
         Err(error) => {
-            tracing::warn!("`nodens status` and `nodens cache` will not work: {error}");
+            if !is_said {
+                tracing::warn!("`nodens status` and `nodens cache` will not work: {error}");
+            }
+            is_said = true;
             conditions.set(&table::SOCKET_MISSING, vec![error.to_string()]);
             None
         }
-    }
+    };
+    let mut control = listen();
+    let keep = async move {
+        let mut often = tokio::time::interval(LOOK_AT_SOCKET);
+        loop {
+            often.tick().await;
+            if control.as_ref().is_none_or(Control::is_missing) {
+                if control.is_some() {
+                    tracing::warn!("the local socket's file was removed; it is made anew");
+                }
+                control = listen();
+            }
+        }
+    };
+    Some(KeptControl(tokio::spawn(keep)))
 }
 
 /// Returns at a moment, or never.

@@ -358,13 +358,21 @@ fn follow(predecessor: &Predecessor, pool: &Pool) {
     }
 }
 
-/// Lets `/ready?verbose` and `nodens status` speak of an instance that does not answer until it has ended.
+/// Lets `/ready?verbose` and `nodens status` speak of an instance that does not answer until it has ended, or, if it was
+/// stopped by a signal, until it continues: then both answer.
 async fn forget_when_gone(pid: Option<Pid>, conditions: Arc<Conditions>) {
     let Some(pid) = pid else { return };
-    while !matches!(kill(pid, None), Err(nix::Error::ESRCH)) {
+    let was_stopped = is_stopped(pid);
+    while !matches!(kill(pid, None), Err(nix::Error::ESRCH)) && (!was_stopped || is_stopped(pid)) {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     conditions.set(&table::NEIGHBOUR_SILENT, Vec::new());
+}
+
+/// Whether a process is stopped by a signal (proc_pid_stat(5)). One that cannot be seen is not.
+fn is_stopped(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
 }
 
 /// What a process that serves knows of the ones around it.

@@ -177,8 +177,11 @@ fn upstreams(status: &Status, forwards: &Value, span: &Span) -> Value {
                 fields.insert("from".to_owned(), json!([]));
                 fields
             });
-            if told["state"] != "up" {
-                known.insert("state".to_owned(), told["state"].clone());
+            // Set aside by one counts, and so does an answer to one.
+            let state = told["state"].as_str().unwrap_or_default();
+            let is_new = known.get("state").is_some_and(|known| known == "not asked yet");
+            if state.starts_with("set aside") || is_new {
+                known.insert("state".to_owned(), state.into());
             }
             if let Some(Value::Array(from)) = known.get_mut("from") {
                 let more = forward["from"].as_array().into_iter().flatten();

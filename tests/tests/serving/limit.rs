@@ -1,6 +1,8 @@
 //! `limit`: each client's rate, over all workers, over both transports, and across a reload.
 
 use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread;
 use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
@@ -8,6 +10,7 @@ use nix::sys::signal::Signal;
 use tests::client::Question;
 use tests::poll;
 use tests::process::{Nodens, Setup};
+use tests::upstream::{Act, Upstream};
 
 use super::{SILENCE, SOON, chaos, rcode};
 
@@ -103,4 +106,37 @@ fn a_reload_keeps_what_clients_have_used() {
     let good = codes.iter().filter(|code| **code == 0).count();
     assert!(codes.len() == 100 && good < 10, "{good} of {}", codes.len());
     poll::wait_for("the count to go on", SOON, || count(&nodens, "refuse") >= before + 90);
+}
+
+/// Without any limit, names that nobody answers take no more than a share of an upstream's places.
+#[test]
+fn upstreams_are_shared_by_client() {
+    let zone = "$ORIGIN test.\n$TTL 60\n@ IN SOA ns admin 1 60 60 60 60\n*.good IN A 192.0.2.1\n";
+    let upstream = Upstream::with_zone(zone);
+    upstream.on_query(|seen| if seen.name.starts_with("tar") { Act::Drop } else { Act::Answer });
+    let corefile =
+        ".:@dns@ {\n bind 127.0.0.1\n forward . @to@\n prometheus 127.0.0.1:@metrics@\n}\n";
+    let nodens = Setup::new(corefile).word("to", upstream.address()).start();
+    let (stop, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let socket = UdpSocket::bind("127.0.0.3:0").unwrap();
+            for n in (0..).take_while(|_| !stop.load(Relaxed)) {
+                let query = Question::new(&format!("tar{n}.test."), RecordType::A).to_bytes();
+                let _ = socket.send_to(&query, nodens.dns());
+                sent.fetch_add(1, Relaxed);
+                if n % 40 == 39 {
+                    poll::pause(Duration::from_millis(10));
+                }
+            }
+        });
+        // Until more of them wait than the upstream gets places.
+        poll::wait_for("the flood", 3 * SOON, || sent.load(Relaxed) > 7_000);
+        for n in 0..200 {
+            let answer = nodens.client().ask(&format!("n{n}.good.test."), RecordType::A).unwrap();
+            assert_eq!(answer.data(RecordType::A), ["192.0.2.1"], "{n}");
+        }
+        stop.store(true, Relaxed);
+    });
+    assert!(nodens.metrics().sum("nodens_forward_share_rejects_total", &[]) > 0.0);
 }

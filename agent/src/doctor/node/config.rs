@@ -20,6 +20,9 @@ const MAX_RESOLV_CONF: u64 = 64 << 10;
 /// Whether the Corefile can be read: it exists, its mode, its SELinux context.
 pub fn corefile(facts: &Facts) -> Finding {
     let file = &facts.setup.file;
+    if facts.status.is_err() && facts.instances.is_empty() && !facts.is_configured() {
+        return Finding::skipped("no server, no process of one and no -conf says which it is");
+    }
     match fs::File::open(file).and_then(|mut open| io::copy(&mut open, &mut io::sink())) {
         Ok(octets) => Finding::ok(format!("{}: {octets} octets", file.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Finding::problem(
@@ -81,6 +84,9 @@ fn context(file: &Path) -> Option<String> {
 pub fn valid(facts: &Facts) -> Finding {
     let setup = &facts.setup;
     let cure = "`nodens check` prints every mistake with its line";
+    if facts.status.is_err() && facts.instances.is_empty() && !facts.is_configured() {
+        return Finding::skipped("no Corefile is known");
+    }
     if !setup.errors.is_empty() {
         return Finding::problem(few(setup.errors.iter().cloned()), cure);
     }

@@ -125,6 +125,11 @@ impl Outcome {
     fn is_found(&self) -> bool {
         !self.data.is_empty()
     }
+
+    /// Neither an answer nor a denial.
+    fn fails(&self) -> bool {
+        !matches!(self.rcode.as_str(), "NOERROR" | "NXDOMAIN")
+    }
 }
 
 /// Each address over UDP.
@@ -336,7 +341,19 @@ pub async fn against_upstreams(facts: Arc<Facts>) -> Finding {
             "upstreams that know different names answer by chance: forward each zone to those that know it",
         );
     }
-    Finding::ok(format!("{name} {kind}: {told} here as from {} upstreams", answered.len()))
+    let same = format!("{name} {kind}: {told} here as from {} upstreams", answered.len());
+    match (ours.fails(), facts.outside_name.is_some()) {
+        (false, true) => Finding::ok(same),
+        (false, false) if ours.rcode == "NOERROR" => Finding::ok(same),
+        (true, true) => Finding::problem(
+            same,
+            "these upstreams do not serve this node: ask one with dig, and see its configuration",
+        ),
+        _ => Finding::warning(
+            same,
+            "if the upstreams know only some names, give one that must resolve with --outside-name; else they do not serve this node",
+        ),
+    }
 }
 
 /// Asks an upstream the way that it is spoken to.

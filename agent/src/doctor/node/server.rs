@@ -97,17 +97,22 @@ fn listed(conditions: &[Value]) -> Finding {
     }
 }
 
+/// A text as it is, anything else as JSON.
+fn text_of(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
 /// Whether what runs is what is written.
 pub fn configuration(facts: &Facts) -> Finding {
     let Ok(status) = &facts.status else { return Finding::skipped("no server answers") };
     let refused = status.get("refused_configuration").filter(|value| !value.is_null());
     match refused {
-        Some(Value::String(why)) => Finding::problem(
-            format!("a changed configuration was refused, the one before runs: {why}"),
-            "mend the Corefile (`nodens check` names the lines); the next start would fail",
+        Some(why) if facts.told("/configuration/held_back").is_some() => Finding::problem(
+            format!("a changed configuration is held back, the one before runs: {}", text_of(why)),
+            "put it right, or apply it (`nodens reload --force`); a restart would apply it as it is",
         ),
-        Some(other) => Finding::problem(
-            format!("a changed configuration was refused, the one before runs: {other}"),
+        Some(why) => Finding::problem(
+            format!("a changed configuration was refused, the one before runs: {}", text_of(why)),
             "mend the Corefile (`nodens check` names the lines); the next start would fail",
         ),
         None => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Cache;
 use super::entry::{Entry, Key, Kind, bits};
 use crate::request::{Request, Step};
+use crate::trace::Notes;
 use crate::wire::Reply;
 
 impl Cache {
@@ -21,20 +22,20 @@ impl Cache {
     }
 
     /// Notes what is kept, and what that means for the query.
-    pub(super) fn notes_on(&self, request: &Request<'_>, step: Step, notes: &mut Vec<String>) {
+    pub(super) fn notes_on(&self, request: &Request<'_>, step: Step, notes: &mut Notes) {
         let Some(key) = self.key(&request.query) else {
-            notes.push("keeps no answers to such a question".to_owned());
+            notes.describe("keeps no answers to such a question".to_owned());
             return;
         };
         let now = request.origin.received;
         let Some(entry) = self.kept(&key) else {
             match self.kept(&of_failure(&key)).filter(|entry| entry.is_fresh(now)) {
-                Some(failure) => notes.push(format!(
+                Some(failure) => notes.describe(format!(
                     "a failure is kept: {}, asked for again in {} s",
                     failure.rcode(),
                     failure.remaining(now)
                 )),
-                None => notes.push("nothing is kept".to_owned()),
+                None => notes.describe("nothing is kept".to_owned()),
             }
             return;
         };
@@ -46,7 +47,7 @@ impl Cache {
             Kind::Failure => "a failure",
         };
         if entry.is_fresh(now) {
-            notes.push(format!(
+            notes.describe(format!(
                 "{kind} is kept: {age} s old, {} of {} s left",
                 entry.remaining(now),
                 entry.lifetime()
@@ -57,7 +58,7 @@ impl Cache {
                 Some(_) if step == Step::Wait => "; it may still be served if upstreams fail",
                 _ => "",
             };
-            notes.push(format!("{kind} is kept that ended {ended} s ago{stale}"));
+            notes.describe(format!("{kind} is kept that ended {ended} s ago{stale}"));
         }
     }
 

@@ -45,6 +45,7 @@ use crate::clock::CoarseInstant;
 use crate::config::{Effect, ServerBlock, table};
 use crate::corefile;
 use crate::request::{Answer, CacheUse, Outcome, OwnedRequest, Plugin, Request, Step, ede};
+use crate::trace::Notes;
 use crate::wire::reply::Ttl;
 use crate::wire::{Class, Query, Rcode, RecordType, Reply, flags};
 
@@ -405,7 +406,7 @@ impl Handler for Cache {
         step
     }
 
-    fn explain(&self, request: &Request<'_>, step: Step, notes: &mut Vec<String>) {
+    fn explain(&self, request: &Request<'_>, step: Step, notes: &mut Notes) {
         self.notes_on(request, step, notes);
     }
 

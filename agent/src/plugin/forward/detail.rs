@@ -17,18 +17,19 @@ impl Watched for Forwarding {
             found.add(&table::NO_UPSTREAM, format!("forward {from}: {}", set.problem));
             return;
         }
+        let all_are_away = !set.upstreams.iter().any(|upstream| upstream.health.is_available());
         for upstream in &set.upstreams {
             let to = upstream.label();
             // A loop first: an upstream that is not asked for it has no failures either.
             if upstream.health.is_looping() {
                 found.add(&table::UPSTREAM_LOOPS, format!("forward {from}: {to}"));
-            } else if upstream.health.is_down() {
+            } else if upstream.health.is_down() && !all_are_away {
                 let failures = upstream.health.failures();
                 let evidence = format!("forward {from}: {to} has not answered {failures} tries");
                 found.add(&table::UPSTREAM_AWAY, evidence);
             }
         }
-        if !set.upstreams.iter().any(|upstream| upstream.health.is_available()) {
+        if all_are_away {
             let upstreams =
                 set.upstreams.iter().map(|upstream| told(upstream).get("state").cloned());
             let states = set.upstreams.iter().zip(upstreams).take(MAX_NAMED);
@@ -70,14 +71,14 @@ impl Detail for Forwarding {
 }
 
 fn told(upstream: &Upstream) -> Value {
-    let health = &upstream.health;
+    let (health, mean) = (&upstream.health, upstream.round_trips.mean());
     // A loop first: an upstream that is not asked for it has no failures either.
     let state = match (health.is_looping(), health.is_down()) {
         (true, _) => "set aside: its queries come back here",
         (false, true) => "set aside: it does not answer",
+        (false, false) if mean.is_none() && health.failures() == 0 => "not asked yet",
         (false, false) => "up",
     };
-    let mean = upstream.round_trips.mean();
     json!({
         "to": &**upstream.label(),
         "state": state,

@@ -26,6 +26,7 @@ use crate::file_watch::{FileVersion, FileWatch};
 use crate::metrics::{Scrape, Source, names};
 use crate::plugin::scope::Fallthrough;
 use crate::request::{Outcome, Plugin, Request, Step};
+use crate::trace::Notes;
 use crate::wire::{Name, NameRef, Owner, Rcode, RecordType, Reply, Section, flags};
 
 /// The file that is read where none is written.
@@ -243,7 +244,7 @@ impl Handler for Hosts {
         Step::Done(Outcome::new(Plugin::Hosts, Rcode::NOERROR))
     }
 
-    fn explain(&self, request: &Request<'_>, step: Step, notes: &mut Vec<String>) {
+    fn explain(&self, request: &Request<'_>, step: Step, notes: &mut Notes) {
         self.notes_on(request, step, notes);
     }
 }

@@ -10,6 +10,7 @@ use crate::cluster::index::group::{Group, Kind, Service};
 use crate::cluster::object::Port;
 use crate::detail::in_words;
 use crate::request::{Request, Step};
+use crate::trace::Notes;
 use crate::wire::Rcode;
 
 /// Services and namespaces that are told of.
@@ -21,7 +22,7 @@ const WRONG_OF: usize = 4;
 
 impl Kubernetes {
     /// Notes what the answer comes from, or why there is none.
-    pub(super) fn notes_on(&self, request: &Request<'_>, step: Step, notes: &mut Vec<String>) {
+    pub(super) fn notes_on(&self, request: &Request<'_>, step: Step, notes: &mut Notes) {
         let Some((zone, cut)) = self.zone_of(request.query.name()) else { return };
         let ask = Ask::new(&request.query, cut);
         let is_denied = match step {
@@ -31,11 +32,11 @@ impl Kubernetes {
             Step::Wait => false,
         };
         if !self.index.synced(&zone.needed) {
-            notes.push("the cluster's objects have not been listed yet".to_owned());
+            notes.because("the cluster's objects have not been listed yet".to_owned());
         }
         if zone.content == Content::Addresses {
             if is_denied {
-                notes.push("no Service and no endpoint has this address".to_owned());
+                notes.because("no Service and no endpoint has this address".to_owned());
             }
         } else if ask.count() >= 2 && ask.above_zone(0) == b"svc" {
             self.on_service(&ask, zone.content == Content::Imports, is_denied, notes);
@@ -47,20 +48,20 @@ impl Kubernetes {
             self.on_other(&ask, &zone.name.to_string(), notes);
         }
         if let Some(stale) = self.store_health.as_ref().and_then(|health| health.stale()) {
-            notes.push(stale);
+            notes.because(stale);
         }
     }
 
-    fn on_service(&self, ask: &Ask<'_>, imported: bool, is_denied: bool, notes: &mut Vec<String>) {
+    fn on_service(&self, ask: &Ask<'_>, imported: bool, is_denied: bool, notes: &mut Notes) {
         let namespace = text(ask.above_zone(1));
         if !self.index.has_namespace(ask.above_zone(1)) {
-            notes.push(self.no_namespace(&namespace));
+            self.no_namespace(&namespace, notes);
         } else if !self.is_exposed(ask.above_zone(1)) {
             let by = match self.view.exposed {
                 Exposed::Known => "namespace_labels",
                 _ => "namespaces",
             };
-            notes.push(format!("`{by}` leaves namespace `{namespace}` out"));
+            notes.because(format!("`{by}` leaves namespace `{namespace}` out"));
         }
         if ask.count() < 3 {
             return;
@@ -71,12 +72,13 @@ impl Kubernetes {
         let found = self.index.group(ask.service_key(), imported, |group| {
             let service = group.service.as_ref()?;
             let seen = seen.map_or(String::new(), version);
-            notes.push(format!("{kind} `{namespace}/{name}`: {}{seen}", described(group, service)));
-            notes.extend(slices.iter().take(MAX_TOLD).map(|(name, seen)| {
-                format!("EndpointSlice `{namespace}/{name}`{}", version(*seen))
-            }));
+            notes
+                .found(format!("{kind} `{namespace}/{name}`: {}{seen}", described(group, service)));
+            for (name, seen) in slices.iter().take(MAX_TOLD) {
+                notes.describe(format!("EndpointSlice `{namespace}/{name}`{}", version(*seen)));
+            }
             if let Some(more) = slices.len().checked_sub(MAX_TOLD).filter(|more| *more > 0) {
-                notes.push(format!("{more} more EndpointSlices"));
+                notes.describe(format!("{more} more EndpointSlices"));
             }
             if is_denied {
                 self.on_denied(ask, group, service, notes);
@@ -89,25 +91,25 @@ impl Kubernetes {
     }
 
     /// Why a name of a Service that exists is denied.
-    fn on_denied(&self, ask: &Ask<'_>, group: &Group, service: &Service, notes: &mut Vec<String>) {
+    fn on_denied(&self, ask: &Ask<'_>, group: &Group, service: &Service, notes: &mut Notes) {
         match (&service.kind, ask.count()) {
             (Kind::Unnamed(target), _) => {
-                notes.push(format!("its externalName `{target}` is an address, which has no name"));
+                notes.because(format!("its externalName `{target}` is an address, which has no name"));
             }
             (Kind::ExternalName(_), 4..) => {
-                notes.push("nothing is below the name of an ExternalName Service".to_owned());
+                notes.because("nothing is below the name of an ExternalName Service".to_owned());
             }
             (Kind::Headless, _) if !self.view.endpoints => {
-                notes.push("it is headless, and `noendpoints` leaves its endpoints out".to_owned());
+                notes.because("it is headless, and `noendpoints` leaves its endpoints out".to_owned());
             }
-            (Kind::Headless, _) if group.ready() == 0 => notes.push(
-                "it is headless and has no ready endpoint: its selector matches no Pod that is ready".to_owned(),
+            (Kind::Headless, _) if group.ready() == 0 => notes.because(
+                "it is headless, and none of its endpoints is ready".to_owned(),
             ),
-            (Kind::ClusterIp, _) if self.view.ignore_empty && group.ready() == 0 => notes.push(
+            (Kind::ClusterIp, _) if self.view.ignore_empty && group.ready() == 0 => notes.because(
                 "it has no ready endpoint, and `ignore empty_service` denies it then".to_owned(),
             ),
-            (_, 5) => notes.push(no_port(ask, group, service)),
-            (_, 4) => notes.push(format!(
+            (_, 5) => notes.because(no_port(ask, group, service)),
+            (_, 4) => notes.because(format!(
                 "no endpoint of it is named `{}`; endpoints are named by hostname or by address, such as `10-1-0-7`",
                 text(ask.label(0))
             )),
@@ -122,7 +124,7 @@ impl Kubernetes {
         name: &str,
         namespace: &str,
         imported: bool,
-        notes: &mut Vec<String>,
+        notes: &mut Notes,
     ) {
         let (mut elsewhere, mut similar) = (Vec::new(), Vec::new());
         self.index.each_service(|group| {
@@ -151,39 +153,46 @@ impl Kubernetes {
             // Written to a string: cannot fail.
             let _ = write!(told, "; similar ones there: {names}");
         }
-        notes.push(told);
+        match elsewhere.is_empty() && similar.is_empty() {
+            true => notes.because(told),
+            false => notes.hint(told),
+        }
     }
 
-    fn no_namespace(&self, namespace: &str) -> String {
+    fn no_namespace(&self, namespace: &str, notes: &mut Notes) {
         let mut best: Option<(usize, String)> = None;
         self.index.each_namespace(|name| {
             let found = distance(name, namespace).map(|distance| (distance, name.to_owned()));
             best = found.into_iter().chain(best.take()).min();
         });
-        let similar = best.map_or(String::new(), |(_, name)| format!("; `{name}` is similar"));
-        format!("there is no namespace `{namespace}`{similar}")
+        match best {
+            None => notes.because(format!("there is no namespace `{namespace}`")),
+            Some((_, name)) => {
+                notes.hint(format!("there is no namespace `{namespace}`; `{name}` is similar"));
+            }
+        }
     }
 
-    fn on_pod(&self, ask: &Ask<'_>, notes: &mut Vec<String>) {
+    fn on_pod(&self, ask: &Ask<'_>, notes: &mut Notes) {
         match self.view.pods {
-            Pods::Disabled => notes.push(
+            Pods::Disabled => notes.because(
                 "Pods have no names here: write `pods insecure` or `pods verified`".to_owned(),
             ),
             _ if !self.index.has_namespace(ask.above_zone(1)) => {
-                notes.push(self.no_namespace(&text(ask.above_zone(1))));
+                self.no_namespace(&text(ask.above_zone(1)), notes);
             }
-            Pods::Insecure => notes.push(
+            Pods::Insecure => notes.because(
                 "the label before the namespace is no address with dashes, such as `10-1-0-7`"
                     .to_owned(),
             ),
             Pods::Verified => {
-                notes.push("no Pod of this namespace has this address".to_owned());
+                notes.because("no Pod of this namespace has this address".to_owned());
             }
         }
     }
 
     /// A name in the zone that is neither a Service's nor a Pod's.
-    fn on_other(&self, ask: &Ask<'_>, zone: &str, notes: &mut Vec<String>) {
+    fn on_other(&self, ask: &Ask<'_>, zone: &str, notes: &mut Notes) {
         let mut key = Vec::new();
         for label in [ask.above_zone(1), ask.above_zone(0)] {
             key.push(label.len() as u8);
@@ -192,13 +201,13 @@ impl Kubernetes {
         let is_service = |group: &Group| group.service.is_some();
         if ask.count() >= 2 && self.index.group(&key, false, is_service) == Some(true) {
             let (service, namespace) = (text(ask.above_zone(1)), text(ask.above_zone(0)));
-            notes.push(format!(
+            notes.hint(format!(
                 "`svc` is missing: the Service's name is `{service}.{namespace}.svc.{zone}`"
             ));
             return;
         }
         let last = text(ask.above_zone(0));
-        notes.push(format!(
+        notes.because(format!(
             "names of `{zone}` end in `svc.{zone}` or `pod.{zone}`; `{last}` is neither, as in names that a search list makes"
         ));
     }

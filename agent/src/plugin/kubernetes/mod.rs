@@ -46,6 +46,7 @@ use crate::cluster::object::{Kind, Text};
 use crate::plugin::scope::Fallthrough;
 use crate::request::Resolving;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step, ede};
+use crate::trace::Notes;
 use crate::wire::{Class, Name, NameRef, Rcode, Reply, flags};
 
 /// What one `kubernetes` directive serves; the index is what it serves it from.
@@ -354,7 +355,7 @@ impl Handler for Kubernetes {
         step
     }
 
-    fn explain(&self, request: &Request<'_>, step: Step, notes: &mut Vec<String>) {
+    fn explain(&self, request: &Request<'_>, step: Step, notes: &mut Notes) {
         self.notes_on(request, step, notes);
     }
 
