@@ -87,10 +87,13 @@ fn it_is_told_in_text() {
         "/dev/null",
     ]);
     assert_eq!(status.code(), Some(1));
-    assert!(out.starts_with("server\n  PROBLEM  server-answers"), "{out}");
+    assert!(
+        out.starts_with("PROBLEM: server-answers\n\nserver\n  PROBLEM  server-answers"),
+        "{out}"
+    );
     assert!(out.contains("cure: start the server"), "{out}");
     assert!(out.contains("see docs/doctor.md#server"), "{out}");
-    assert!(out.lines().last().unwrap().contains("1 problems"), "{out}");
+    assert!(out.lines().last().unwrap().contains(": 1 problem, 0 warnings"), "{out}");
     assert!(!out.contains("upstream-udp"), "{out}");
 }
 

@@ -206,3 +206,25 @@ fn the_readmes_commands_print_what_it_says() {
     });
     assert!(status.is_some_and(|status| status.success()), "{status:?}");
 }
+
+/// The lines that ask the demo what it knows, as README has them.
+#[test]
+fn the_demo_tells_what_it_knows() {
+    let demo = Demo::start();
+    let is_asked = |line: &&str| line.contains("--socket target/demo.sock");
+    let lines: Vec<&str> = README.lines().filter(is_asked).collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    for (line, wanted) in lines.iter().zip([
+        "OK: nothing is wrong",
+        "there is no Service `wbe` in namespace `shop`; similar ones there: `web`",
+        "checks in ",
+    ]) {
+        let run = || {
+            let mut command = Command::new("sh");
+            let output = command.args(["-c", line]).current_dir(demo.tree.path()).output();
+            String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
+        };
+        // The socket is there a moment after the first answer.
+        poll::wait_for(line, SOON, || run().contains(wanted));
+    }
+}

@@ -99,7 +99,7 @@ fn what_is_wrong_stands_in_the_first_line_until_it_is_over() {
     });
     wait_for_wrong(&nodens, &["upstreams_away"]);
     let line = first_line(&nodens);
-    let wanted = "FAIL: no upstream of a forward can be used; an upstream does not answer";
+    let wanted = "FAIL: no upstream of a forward can be used";
     assert_eq!(line, wanted);
     let told = status(&nodens);
     let state = told["upstreams"][0]["state"].as_str().unwrap();
