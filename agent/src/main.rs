@@ -17,7 +17,6 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use netsetup::privileges::run_in_slices;
 use nodens::args::{self, CacheAction, Cli, Command, Output, Serve};
 use nodens::config::table;
 use nodens::control::{self, Request};
@@ -120,18 +119,10 @@ fn finish(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// How long each thread means to run at a time, workers some fifty queries: so a query, or a start after a crash, comes before
-/// what else runs on the node. `cluster::thread` makes an exception.
-const SLICE: Duration = Duration::from_micros(100);
-
 /// Serves, below a supervisor unless that is not wanted.
 fn serve(args: &Serve) -> anyhow::Result<ExitCode> {
     let level = if args.quiet { "warn" } else { &args.log_level };
     logging::start(args.log_format.into(), level)?;
-    // Without it, queries wait for whatever runs on the same processor, and that is all.
-    if let Err(error) = run_in_slices(SLICE) {
-        tracing::debug!("{error}");
-    }
     let start = match args.no_supervisor {
         true => None,
         false => match supervisor::run()? {
