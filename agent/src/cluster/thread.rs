@@ -10,7 +10,6 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netsetup::privileges::run_in_slices;
 use tokio::runtime::{Builder, Handle};
 
 /// How long it rests: eight events at a thousand a second, and less than half of what a change may take to be answered.
@@ -71,11 +70,9 @@ fn start() -> io::Result<Handle> {
         .on_thread_unpark(unparks)
         .build()?;
     let handle = runtime.handle().clone();
-    thread::Builder::new().name("watch".into()).spawn(move || {
-        // Longer than the workers', so that a query that comes while a change is decoded is answered first.
-        let _ = run_in_slices(Duration::ZERO);
-        runtime.block_on(std::future::pending::<()>());
-    })?;
+    thread::Builder::new()
+        .name("watch".into())
+        .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
     Ok(handle)
 }
 

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use netsetup::privileges::run_in_slices;
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -30,6 +31,10 @@ use crate::chain::Local;
 use crate::handover::SocketKind;
 use crate::in_hand::{self, Slot};
 use crate::suspects::Refused;
+
+/// How long a worker means to run at a time: some fifty queries. So a query that comes while another thread decodes a change
+/// is answered first.
+const SLICE: Duration = Duration::from_micros(100);
 
 /// What belongs to an address.
 const DNS: [SocketKind; 2] = [SocketKind::Udp, SocketKind::Tcp];
@@ -253,6 +258,10 @@ fn spawn_thread(
         Local::enter(number, places, tally, refused);
         if let Some(slot) = slot {
             in_hand::enter(slot);
+        }
+        // Without it, queries wait for whatever runs on this processor, and that is all.
+        if let Err(error) = run_in_slices(SLICE) {
+            tracing::debug!(worker = number, "{error}");
         }
         runtime.block_on(run(shared, inbox, connections));
         // Nobody listens where the pool is gone already.
