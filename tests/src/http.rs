@@ -20,6 +20,7 @@ pub struct Reply {
 /// # Errors
 /// No connection, or no HTTP.
 pub fn get(server: SocketAddr, path: &str, deadline: Duration) -> io::Result<Reply> {
+    let deadline = crate::poll::patience(deadline);
     let mut stream = TcpStream::connect_timeout(&server, deadline)?;
     stream.set_read_timeout(Some(deadline))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")?;
