@@ -178,8 +178,9 @@ impl Status {
     fn whole_status(&self) -> Value {
         let mut status = self.status();
         let mut top = self.top(TOP_CLIENTS);
-        if let Some(clients) = status["clients"].as_object_mut() {
-            clients.insert("top".to_owned(), top["clients"].take());
+        if let Some(Value::Object(clients)) = status.get_mut("clients") {
+            let top = top.get_mut("clients").map(Value::take);
+            clients.insert("top".to_owned(), top.unwrap_or_default());
         }
         status
     }

@@ -88,7 +88,7 @@ async fn receive(
             match batch.receive(socket.as_fd()) {
                 Ok(n) => {
                     batches = batches.wrapping_add(1);
-                    if batches % TIMED_OF == 0
+                    if batches.is_multiple_of(TIMED_OF)
                         && let Some(waited) = batch.last_waited(socket.as_fd())
                     {
                         worker.tally.waited(waited);
