@@ -159,7 +159,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// True if somebody has removed the socket's file.
+    /// True if the socket's file was removed.
     pub fn is_missing(&self) -> bool {
         self.file.is_missing()
     }

@@ -19,7 +19,7 @@ pub struct OwnSocket {
 }
 
 impl OwnSocket {
-    /// True if somebody has removed the file: nobody reaches the socket any more. One that another server has put in its place
+    /// True if the file was removed, so that no client can connect any more. One that another server has put in its place
     /// is not missing.
     pub fn is_missing(&self) -> bool {
         self.inode.is_some() && inode(&self.path).is_none()

@@ -267,7 +267,7 @@ fn perhaps(effect: Effect, names_port: bool) -> Effect {
     }
 }
 
-/// Whether the port of the packet is loaded, which a rule for other ports compares in vain.
+/// Whether the port of the packet is loaded, which a rule for other ports compares without a match.
 fn is_port(payload: &[Payload]) -> bool {
     payload.contains(&Payload::Base(TRANSPORT)) && payload.contains(&Payload::Offset(2))
 }

@@ -152,8 +152,7 @@ pub fn become_user(uid: u32, gid: u32, keep: &[Capability]) -> Result<(), Privil
     drop_capabilities(keep, keep)
 }
 
-/// Asks the scheduler for time slices of `slice` (100 us or more; zero: its default) for the calling thread and those that it
-/// starts. From Linux 6.12
+/// Asks the scheduler for time slices of `slice` (100 us or more) for the calling thread. From Linux 6.12
 /// on, a thread that wakes up then preempts threads with longer slices (3 ms by default). Its share of the
 /// processor stays the same. Older kernels ignore the slice.
 ///

@@ -25,7 +25,7 @@ fn run(nodens: &Nodens, arguments: &[&str]) -> String {
     out
 }
 
-/// Somebody cleans up below /run.
+/// As when files below /run are cleaned up.
 #[test]
 fn a_socket_that_is_removed_is_made_anew() {
     let cluster = Cluster::default();

@@ -140,7 +140,7 @@ impl Index {
         self.groups.read(self.hash_of(wire, imported), is, |group| read(group))
     }
 
-    /// Versions of a Service and of its slices, each with a name: for whoever explains. Waits for the writer.
+    /// Versions of a Service and of its slices, each with a name, for `nodens explain`. Waits for the writer.
     pub fn versions(&self, wire: &[u8], imported: bool) -> (Option<Seen>, Vec<(String, Seen)>) {
         let of = |group: &Group| (Arc::clone(&group.key), group.slices.clone());
         let found = self.group(wire, imported, of);

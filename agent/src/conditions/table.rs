@@ -216,7 +216,7 @@ conditions! {
     }
     CRASHED = Warn "crashed" {
         title: "the server has crashed and was started again",
-        cure: "If nobody killed it, report it with its lines in the log; until then run the previous release.",
+        cure: "If it was not killed on purpose, report it with its lines in the log; until then run the previous release.",
         anchor: "the-server-crashes",
         alert: "NodensCrashing",
     }

@@ -234,7 +234,7 @@ fn floods(site: &Site, metrics: u16, time: Duration) -> anyhow::Result<()> {
     for (flood, rate, questions) in [
         ("flood of hits", site.rate, hits),
         ("flood of misses", site.rate / 2, misses),
-        ("flood of names that nobody answers", site.rate / 4, tarpit),
+        ("flood of names without an answer", site.rate / 4, tarpit),
     ] {
         let greedy = Load::start_from(GREEDY, site.address, rate, 0, questions);
         alone(flood, json!({ "a_second": rate }));

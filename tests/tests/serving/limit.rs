@@ -108,7 +108,7 @@ fn a_reload_keeps_what_clients_have_used() {
     poll::wait_for("the count to go on", SOON, || count(&nodens, "refuse") >= before + 90);
 }
 
-/// Without any limit, names that nobody answers take no more than a share of an upstream's places.
+/// Without any limit, names that get no answer take no more than a share of an upstream's places.
 #[test]
 fn upstreams_are_shared_by_client() {
     let zone = "$ORIGIN test.\n$TTL 60\n@ IN SOA ns admin 1 60 60 60 60\n";

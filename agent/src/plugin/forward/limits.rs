@@ -17,7 +17,7 @@ const HEDGES_PER_100: i32 = 3;
 pub(super) const HEDGES_SAVED: i32 = 5;
 
 /// The places of queries that wait for upstreams, of the whole process: shared by group of upstreams, and within a group by
-/// client, so that one client with names that nobody answers does not keep the others from the same upstreams.
+/// client, so that one client with names that get no answer does not keep the others from the same upstreams.
 pub struct UpstreamPlaces {
     groups: Arc<Shares>,
     /// Those of each group that some forward uses.
