@@ -21,7 +21,7 @@ mod facts;
 pub mod finding;
 mod fleet;
 mod node;
-mod procfs;
+pub(crate) mod procfs;
 mod report;
 pub mod table;
 

@@ -19,6 +19,7 @@ use crate::assemble::Assembled;
 use crate::clock::CoarseInstant;
 use crate::conditions::{Conditions, table};
 use crate::corefile::File;
+use crate::doctor::procfs::Process;
 use crate::file_watch;
 use crate::handover::{
     self, Asked, Channel, Inherited, Keeper, MAX_PREDECESSORS, Message, PREDECESSOR, Place,
@@ -369,10 +370,9 @@ async fn forget_when_gone(pid: Option<Pid>, conditions: Arc<Conditions>) {
     conditions.set(&table::NEIGHBOUR_SILENT, Vec::new());
 }
 
-/// Whether a process is stopped by a signal (proc_pid_stat(5)). One that cannot be seen is not.
+/// Whether a process is stopped by a signal. One that cannot be seen is not.
 fn is_stopped(pid: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+    Process::read(pid.as_raw()).is_some_and(|process| process.is_stopped())
 }
 
 /// What a process that serves knows of the ones around it.
