@@ -73,7 +73,11 @@ impl Log {
             act();
             self.read().lines().find(|line| matches(line)).map(str::to_owned)
         });
-        found.unwrap_or_else(|| panic!("no {what:?} in the log within {deadline:?}:\n{self}"))
+        // Not in a closure: it would be named in the place of the test.
+        let Some(line) = found else {
+            panic!("no {what:?} in the log within {deadline:?}:\n{self}");
+        };
+        line
     }
 
     /// Everything that a process has written which has exited.

@@ -35,7 +35,8 @@ pub enum Ready {
     Auto,
     /// The first response of any kind on the DNS port.
     Answer,
-    /// The first response of any kind to a question at this address, for Corefiles that bind elsewhere.
+    /// The first response of any kind to a question at this address, for Corefiles that bind elsewhere. Another instance may
+    /// answer there already, so that this one has to have said that it serves.
     AnswerAt(SocketAddr),
     /// Not waited for.
     No,
@@ -446,7 +447,9 @@ impl Nodens {
             let is_ready = if by_path {
                 self.get(self.ports.ready, "/ready").is_some_and(|reply| reply.status == 200)
             } else {
-                client.ask(".", RecordType::SOA).is_ok()
+                let says_so = matches!(ready, Ready::AnswerAt(_));
+                (!says_so || self.log().to_string().contains("serving version="))
+                    && client.ask(".", RecordType::SOA).is_ok()
             };
             if is_ready {
                 return true;
