@@ -35,8 +35,7 @@ pub enum Ready {
     Auto,
     /// The first response of any kind on the DNS port.
     Answer,
-    /// The first response of any kind to a question at this address, for Corefiles that bind elsewhere. Another instance may
-    /// answer there already, so that this one has to have said that it serves.
+    /// The first response of any kind to a question at this address, for Corefiles that bind elsewhere.
     AnswerAt(SocketAddr),
     /// Not waited for.
     No,
@@ -366,6 +365,23 @@ impl Nodens {
         assert!(send(self.server(), signal), "cannot send {signal}");
     }
 
+    /// Stops the server alone by SIGSTOP, and returns once no thread of it runs any more: until then it may still take a query, which
+    /// it does not answer.
+    ///
+    /// # Panics
+    /// When it goes on.
+    #[track_caller]
+    pub fn freeze_server(&self) {
+        self.signal_server(Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.server());
+        poll::wait_for("every thread to stand still", READY, || {
+            let threads = std::fs::read_dir(&tasks).into_iter().flatten().flatten();
+            threads.map(|thread| thread.path().join("stat")).all(|stat| {
+                std::fs::read_to_string(stat).map_or(true, |stat| stat.contains(") T "))
+            })
+        });
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         if self.exited.is_none() {
@@ -447,11 +463,10 @@ impl Nodens {
             let is_ready = if by_path {
                 self.get(self.ports.ready, "/ready").is_some_and(|reply| reply.status == 200)
             } else {
-                let says_so = matches!(ready, Ready::AnswerAt(_));
-                (!says_so || self.log().to_string().contains("serving version="))
-                    && client.ask(".", RecordType::SOA).is_ok()
+                client.ask(".", RecordType::SOA).is_ok()
             };
-            if is_ready {
+            // Another instance may be the one that answers, and commands are served a moment later than queries.
+            if is_ready && self.log.to_string().contains("serving version=") {
                 return true;
             }
             poll::pause(Duration::from_millis(5));

@@ -10,7 +10,7 @@ use nodens::cluster::object::Kind;
 use serde_json::json;
 use tests::api::credentials::Identity;
 use tests::api::generate::Shape;
-use tests::api::{Fault, Garbage, GoneStyle, Options, Protobuf, Resource, Scope};
+use tests::api::{Fault, Garbage, GoneStyle, Options, Protobuf, Resource, Scope, StreamingLists};
 use tests::client::Question;
 use tests::cluster::Cluster;
 use tests::poll::{pause, until, wait_for};
@@ -48,6 +48,8 @@ fn a_relist_never_goes_back_in_time() {
         {
             let mut options = Options::default();
             options.behaviour.gone = gone;
+            // A list that came by a watch would end by the fault, too.
+            options.behaviour.streaming_lists = StreamingLists::Refused;
             // A sign of life that can be cut off.
             options.behaviour.bookmark_interval = Duration::from_millis(50);
             let cluster = Cluster::with(options);

@@ -219,13 +219,7 @@ fn many_queries_of_a_connection_are_answered_across_a_crash() {
         connection.receive().unwrap().expect("an answer");
     }
     let old = nodens.server();
-    nodens.signal_server(Signal::SIGSTOP);
-    wait_for("every thread to stand still", SOON, || {
-        let threads = std::fs::read_dir(format!("/proc/{old}/task")).unwrap();
-        threads
-            .map(|thread| thread.unwrap().path().join("stat"))
-            .all(|stat| std::fs::read_to_string(stat).is_ok_and(|stat| stat.contains(") T ")))
-    });
+    nodens.freeze_server();
     // More than one turn takes, and than the buffer of a turn holds.
     for id in 3..400 {
         connection.send(&query(id)).unwrap();

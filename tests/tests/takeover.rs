@@ -214,7 +214,7 @@ fn a_server_that_is_stopped_is_replaced() {
     pause(Duration::from_millis(400));
     let old = nodens.server();
     let begun = Instant::now();
-    nodens.signal_server(Signal::SIGSTOP);
+    nodens.freeze_server();
     // 2 s on a machine that does nothing else (`scripts/bench life`); here other tests run, too.
     let client = site.client().within(Duration::from_secs(5));
     let lost = client.ask("a.hosts.test.", RecordType::A);

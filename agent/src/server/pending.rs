@@ -189,3 +189,161 @@ impl Pending {
         Some(due.map(id).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::admission::Shares;
+    use crate::chain::{self, Chain, Handler, JoinMiss, Local, MissQuery};
+    use crate::request::{Answer, Origin, Outcome, Plugin, Step, Transport};
+    use crate::server::Dispatch;
+    use crate::server::answer::{Disposition, answer};
+    use crate::server::send_queue::OwedReply;
+    use crate::server::worker::Worker;
+    use crate::upstream::{self, Question};
+    use crate::wire::query::write_query;
+    use crate::wire::{Class, Name, Rcode, RecordType, Reply, flags};
+
+    /// Waits for one event, over which it panics if it is about `broken.example`.
+    struct Waiting {
+        question: Question,
+        is_broken: bool,
+        is_finished: bool,
+    }
+
+    impl MissQuery for Waiting {
+        fn handle(&mut self, _: CoarseInstant, _: Event<'_>) {
+            assert!(!self.is_broken, "a bug");
+            self.is_finished = true;
+        }
+
+        fn poll_send(&mut self) -> Option<upstream::Send> {
+            None
+        }
+
+        fn question(&self) -> &Question {
+            &self.question
+        }
+
+        fn poll_timeout(&self) -> CoarseInstant {
+            NEVER
+        }
+
+        fn is_finished(&self) -> bool {
+            self.is_finished
+        }
+
+        fn finish(&mut self, request: &Request<'_>) -> Option<Answer> {
+            let outcome = Outcome::new(Plugin::Forward, Rcode::NOERROR);
+            Some(Answer::written(request, |_| outcome))
+        }
+    }
+
+    struct Waits;
+
+    impl Handler for Waits {
+        fn plugin(&self) -> Plugin {
+            Plugin::Forward
+        }
+
+        fn serve(&self, _: &Request<'_>, _: &mut Reply<'_>, _: &mut Local) -> Step {
+            Step::Wait
+        }
+
+        fn join_miss(&self, request: &Request<'_>, miss: &mut chain::Miss) -> JoinMiss {
+            let broken = Name::from_text("broken.example").unwrap();
+            miss.query = Some(Box::new(Waiting {
+                question: Question::of_query(&request.query),
+                is_broken: request.query.name() == broken.as_ref(),
+                is_finished: false,
+            }));
+            JoinMiss::Complete
+        }
+    }
+
+    /// Keeps the reply.
+    struct Owed(Arc<Mutex<Vec<Vec<u8>>>>);
+
+    impl OwedReply for Owed {
+        fn send(self: Box<Self>, write: &mut dyn FnMut(&mut Vec<u8>) -> bool) {
+            let mut octets = Vec::new();
+            assert!(write(&mut octets));
+            self.0.lock().unwrap().push(octets);
+        }
+    }
+
+    struct Rig {
+        worker: Arc<Worker>,
+        dispatch: Arc<Dispatch>,
+        replies: Arc<Mutex<Vec<Vec<u8>>>>,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let handlers: Vec<Arc<dyn Handler>> = vec![Arc::new(Waits)];
+            let chain = Chain::new(Name::root(), "dns://:53".into(), handlers, 1);
+            Self {
+                worker: Arc::new(Worker::new(0, Shares::new(8))),
+                dispatch: Arc::new(Dispatch::new(vec![Arc::new(chain)])),
+                replies: Arc::default(),
+            }
+        }
+
+        /// Begins the miss of a query.
+        fn begin(&self, name: &str) -> PendingId {
+            let mut packet = Vec::new();
+            let name = Name::from_text(name).unwrap();
+            write_query(&mut packet, 7, flags::RD, name.as_ref(), RecordType::A, Class::IN, None);
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 5300));
+            let origin = Origin {
+                client: address,
+                local: address,
+                transport: Transport::Tcp,
+                worker: 0,
+                received: CoarseInstant::now(),
+            };
+            let (mut local, mut out) = (Local::new(0), Vec::new());
+            let disposition = answer(&packet, origin, &self.dispatch, &mut local, &mut out);
+            let Disposition::Pending(reply, request) = disposition else {
+                panic!("it does not wait");
+            };
+            let permit = self.worker.admit(&origin).unwrap();
+            let path = ReplyPath::Tcp(Box::new(Owed(Arc::clone(&self.replies))));
+            resolve(reply, &request, permit, path);
+            PENDING.with_borrow(|pending| {
+                let generation = pending.generation;
+                let at = pending.slots.iter().position(|slot| slot.generation == generation);
+                PendingId { index: at.unwrap() as u32, generation }
+            })
+        }
+
+        /// Panics, queries that wait, and replies.
+        fn counts(&self) -> (u64, usize, usize) {
+            (self.worker.panics(), self.worker.waiting(), self.replies.lock().unwrap().len())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_the_miss_that_it_is_about_and_no_other() {
+        let rig = Rig::new();
+        let (broken, sound) = (rig.begin("broken.example"), rig.begin("one.example"));
+        assert_eq!(rig.counts(), (0, 2, 0));
+        deliver(broken, Event::Timeout, Instant::now());
+        assert_eq!(rig.counts(), (1, 1, 0));
+        // It has gone, and what comes late for it is for nobody.
+        deliver(broken, Event::Timeout, Instant::now());
+        assert_eq!(rig.counts(), (1, 1, 0));
+        let [_, lost_by_panic] = &rig.dispatch.chains()[0].cells[0].lost;
+        assert_eq!(lost_by_panic.value(), 1);
+        deliver(sound, Event::Timeout, Instant::now());
+        assert_eq!(rig.counts(), (1, 0, 1));
+        let next = rig.begin("two.example");
+        assert!([broken.index, sound.index].contains(&next.index), "its place is free again");
+        deliver(next, Event::Timeout, Instant::now());
+        assert_eq!(rig.counts(), (1, 0, 2));
+        assert_eq!(PENDING.with_borrow(|pending| (pending.count, pending.free.len())), (0, 2));
+    }
+}

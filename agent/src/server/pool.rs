@@ -345,3 +345,28 @@ async fn supervise<F: Future<Output = io::Result<()>>>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_whose_serving_panics_is_served_again_with_what_is_queued() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(DRAIN)).unwrap();
+        let address = socket.local_addr().unwrap();
+        socket.send_to(b"queued", address).unwrap();
+        let worker = Arc::new(Worker::new(0, Shares::new(1)));
+        let (begun, received) = (&AtomicUsize::new(0), &AtomicUsize::new(0));
+        let serve = |socket: OwnedFd| async move {
+            assert!(begun.fetch_add(1, Relaxed) > 0, "a bug");
+            received.store(UdpSocket::from(socket).recv(&mut [0; 8])?, Relaxed);
+            Ok::<(), io::Error>(())
+        };
+        supervise("UDP", address, Arc::clone(&worker), socket.into(), serve).await;
+        assert_eq!((begun.load(Relaxed), received.load(Relaxed)), (2, b"queued".len()));
+        assert_eq!(worker.panics(), 1);
+    }
+}

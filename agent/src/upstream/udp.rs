@@ -413,3 +413,44 @@ thread_local! {
         octets: vec![0; BATCH * DATAGRAM].into_boxed_slice(),
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::upstream::event::{AttemptId, Event, PendingId, Receiver};
+    use crate::wire::{Name, RecordType};
+
+    fn breaks(_: PendingId, _: Event<'_>, _: Instant) {
+        panic!("a bug");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_panics_leaves_no_query_waiting_and_no_socket_in_use() {
+        let upstream = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut pool = Pool::new(upstream.local_addr().unwrap());
+        let counters = Arc::new(Counters::default());
+        let name = Name::from_text("www.example.com").unwrap();
+        let question = Question::new(name.as_ref(), RecordType::A, true);
+        let mut start = || pool.start(&question, false, SourcePort::Pool, &counters).unwrap();
+        let ((socket, broken), (same, waiting)) = (start(), start());
+        assert!(Arc::ptr_eq(&socket, &same) && !socket.io.closed.load(Relaxed));
+        let now = CoarseInstant::now();
+        assert!(pool.sockets.iter().all(|entry| !entry.is_worn(now)));
+        let query = PendingId { index: 0, generation: 1 };
+        let receiver = Receiver { deliver: breaks, query, attempt: AttemptId(0) };
+        socket.table().receive_in_place(broken, receiver);
+        // The queries are sent in order. The first one is its own answer, with QR.
+        let mut message = [0; 512];
+        let (len, from) = upstream.recv_from(&mut message).await.unwrap();
+        message[2] |= 0x80;
+        upstream.send_to(&message[..len], from).await.unwrap();
+        let ended = poll_fn(|context| socket.table().poll(waiting, context));
+        let ended = tokio::time::timeout(Duration::from_secs(20), ended).await.unwrap();
+        assert_eq!(ended, Err(UpstreamError::Lost));
+        assert!(socket.io.closed.load(Relaxed));
+        assert!(pool.sockets.iter().all(|entry| entry.is_worn(now)));
+    }
+}

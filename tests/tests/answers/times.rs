@@ -96,3 +96,30 @@ fn a_denial_without_soa_and_a_referral_are_not_kept_as_data() {
     let denials = nodens.metrics().sum("coredns_cache_entries", &[("type", "denial")]);
     assert_eq!(denials, 2.0, "both are denials");
 }
+
+/// The alias may be kept for long. What is said of its target says nothing of how long it holds.
+#[test]
+fn a_denial_without_soa_is_soon_asked_for_again() {
+    let upstream = zone();
+    upstream.on_query(|seen| {
+        response(seen, |message| {
+            message.answers.push(cname(&seen.name, 900, "y.test."));
+            if seen.name.starts_with("nx") {
+                message.metadata.response_code = NXDOMAIN;
+            }
+        })
+    });
+    let nodens = start(&upstream, "cache");
+    let names = ["nx.test.", "no.test."];
+    for name in names {
+        udp(&nodens, name);
+        udp(&nodens, name);
+        assert_eq!(upstream.count(name, RecordType::A), 1, "{name}");
+    }
+    for name in names {
+        tests::poll::wait_for(&format!("{name} to be asked for again"), SOON, || {
+            udp(&nodens, name);
+            upstream.count(name, RecordType::A) > 1
+        });
+    }
+}

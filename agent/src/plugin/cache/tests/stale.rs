@@ -71,6 +71,26 @@ async fn stale_answers_end() {
     assert_eq!(rig.ask("www.example.org").await.outcome.rcode, Rcode::SERVFAIL);
 }
 
+#[tokio::test]
+async fn failures_go_after_their_end_however_long_stale_answers_stay() {
+    let mut rig = Rig::new("{\n servfail 1s\n serve_stale 1h\n}");
+    rig.says(answers(vec![a("www.example.org", 60, 1)]));
+    rig.ask("www.example.org").await;
+    rig.says(fails());
+    rig.ask("fails.example.org").await;
+    let store = Arc::clone(rig.cache.store());
+    let sweep = || (store.sweep(now(), 3_600), store.iter().count());
+    assert_eq!(sweep(), (0, 2));
+    advance(999);
+    assert_eq!(sweep(), (0, 2));
+    advance(1);
+    assert_eq!(sweep(), (1, 1), "the failure");
+    advance(3_658_999);
+    assert_eq!(sweep(), (0, 1));
+    advance(1);
+    assert_eq!(sweep(), (1, 0), "the answer");
+}
+
 #[tokio::test(start_paused = true)]
 async fn verify_prefers_what_is_new() {
     let mut rig = Rig::new("{\n serve_stale 1h verify\n}");
