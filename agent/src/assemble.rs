@@ -84,6 +84,9 @@ impl Assembled {
         let (store, blocks) = &self.cache;
         store.retain_blocks(blocks);
         shared.cache.store(Arc::clone(store));
+        let watches_pods = |store: &&Arc<Store<Index>>| store.spec().wanted.node.is_some();
+        let pods = self.stores.iter().find(watches_pods);
+        shared.clients.follow(pods.map(|store| Arc::clone(store.sink())));
         shared.stale.store(self.stale, Relaxed);
         shared.stacktrace.store(self.stacktrace, Relaxed);
     }
@@ -276,7 +279,10 @@ impl Logs {
         let lines = (!block.log.is_empty()).then(|| block.log.clone());
         let errors = block.errors.last().cloned();
         Self {
-            queries: lines.map(|lines| Arc::new(Log::new(lines, shared.log_format)) as _),
+            queries: lines.map(|lines| {
+                let clients = Arc::clone(&shared.clients);
+                Arc::new(Log::new(lines, shared.log_format, clients)) as _
+            }),
             errors: errors.map(|errors| Arc::new(errors.build()) as _),
         }
     }

@@ -35,6 +35,7 @@ pub mod assemble;
 pub mod budget;
 pub mod chain;
 pub mod check;
+pub mod clients;
 pub mod clock;
 pub mod cluster;
 pub mod conditions;

@@ -125,6 +125,7 @@ pub fn run(args: &Serve, start: Option<Start>) -> anyhow::Result<()> {
         watching: WatchThread::default(),
         limits: Default::default(),
         loops: Arc::default(),
+        clients: Arc::default(),
     });
     watch_conditions(&shared, node.counts());
     if let Err(error) = descriptors::raise_limit() {
@@ -382,12 +383,11 @@ impl Server {
         if successor.is_some() {
             status.set_can_hand_over();
         }
-        let took = begun.elapsed().as_millis();
         let addresses: Vec<_> = running.listeners.keys().map(ToString::to_string).collect();
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             workers = shared.workers,
-            took_ms = took,
+            took_ms = begun.elapsed().as_millis(),
             addresses = addresses.join(" "),
             "serving"
         );

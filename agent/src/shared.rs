@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 
 use crate::budget::{Allowance, Budget, Governed};
+use crate::clients::Clients;
 use crate::cluster::index::Index;
 use crate::cluster::{Clusters, WatchThread};
 use crate::conditions::Conditions;
@@ -54,6 +55,8 @@ pub struct Shared {
     pub clusters: Clusters<Index>,
     /// The thread that watches them.
     pub watching: WatchThread,
+    /// Who a client is.
+    pub clients: Arc<Clients>,
 }
 
 impl Shared {

@@ -160,7 +160,7 @@ impl Status {
         let stores = self.running().stores.clone();
         let address = stores.iter().find_map(|store| store.sink().pod_address(namespace, name));
         let address = address.ok_or_else(|| {
-            format!("Pod `{namespace}/{name}` is not known here (`pods verified` watches Pods); give its address")
+            format!("Pod `{namespace}/{name}` is not known here (`pods node` and `pods verified` watch Pods); give its address")
         })?;
         filter.client = Some(address.to_string());
         Ok(filter)

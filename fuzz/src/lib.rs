@@ -110,6 +110,7 @@ impl Server {
             loops: Arc::default(),
             clusters: Clusters::default(),
             watching: WatchThread::default(),
+            clients: Arc::default(),
         });
         let assembled = runtime.block_on(async { assemble(blocks, &shared) }).expect("a server");
         let end = Instant::now() + Duration::from_secs(10);

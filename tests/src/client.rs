@@ -1,7 +1,7 @@
 //! A DNS client for tests: UDP and TCP, EDNS to order, raw packets, retries until a deadline.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,7 @@ pub struct Client {
     server: SocketAddr,
     deadline: Duration,
     retry: Duration,
+    from: Option<IpAddr>,
 }
 
 impl Question {
@@ -161,13 +162,20 @@ impl Client {
     /// A client that waits up to 5 s and asks again each second.
     #[must_use]
     pub fn new(server: SocketAddr) -> Self {
-        Self { server, deadline: Duration::from_secs(5), retry: Duration::from_secs(1) }
+        let (deadline, retry) = (Duration::from_secs(5), Duration::from_secs(1));
+        Self { server, deadline, retry, from: None }
     }
 
     /// The same with another deadline, and no retry before it.
     #[must_use]
     pub fn within(self, deadline: Duration) -> Self {
         Self { deadline, retry: deadline, ..self }
+    }
+
+    /// The same from this address, over UDP.
+    #[must_use]
+    pub fn from(self, address: IpAddr) -> Self {
+        Self { from: Some(address), ..self }
     }
 
     /// Asks as a stub resolver does: UDP with payload 4096, TCP after TC.
@@ -246,8 +254,11 @@ impl Client {
     }
 
     fn socket(&self) -> Result<UdpSocket, AskError> {
-        let local = if self.server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        UdpSocket::bind(local)
+        let any: IpAddr = match self.server {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        UdpSocket::bind((self.from.unwrap_or(any), 0))
             .and_then(|socket| socket.connect(self.server).map(|()| socket))
             .map_err(|error| AskError::Transport(self.server, error))
     }

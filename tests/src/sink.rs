@@ -113,7 +113,7 @@ pub fn objects_of(server: &ApiServer, kinds: &[Kind]) -> BTreeMap<Id, Object> {
             Kind::Service => "services",
             Kind::EndpointSlice | Kind::ImportedSlice => "endpointslices",
             Kind::Namespace => "namespaces",
-            Kind::Pod => "pods",
+            Kind::Pod | Kind::NodePod => "pods",
             Kind::ServiceImport => "serviceimports",
         };
         for value in server.store().values(Resource::named(plural)) {

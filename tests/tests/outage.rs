@@ -439,7 +439,7 @@ fn only_what_is_wanted_is_asked_for() {
     let mut spec = watched.spec();
     spec.wanted = Wanted {
         endpoints: Endpoints::Headless,
-        pods: Pods::Node("worker-1".into()),
+        node: Some("worker-1".into()),
         namespaces: vec!["default".into()],
         ..Wanted::default()
     };
@@ -451,7 +451,9 @@ fn only_what_is_wanted_is_asked_for() {
     assert_eq!(slices.parameter("labelSelector"), "service.kubernetes.io/headless");
     assert_eq!(slices.namespace.as_deref(), Some("default"));
     let pods = &watched.server.requests_of("list", "pods")[0];
-    assert!(pods.parameter("fieldSelector").ends_with(",spec.nodeName=worker-1"));
+    assert!(pods.parameter("fieldSelector").starts_with("spec.nodeName=worker-1,"));
+    // Clients are of any namespace.
+    assert_eq!(pods.namespace, None);
     let foreign = |(_, id): &(Kind, nodens::cluster::object::ObjectId)| {
         !id.namespace.is_empty() && &*id.namespace != "default"
     };

@@ -86,6 +86,7 @@ fn assembled(dir: &std::path::Path) -> Assembled {
         loops: Arc::default(),
         clusters: Default::default(),
         watching: Default::default(),
+        clients: Arc::default(),
     });
     assemble(blocks, &shared).unwrap()
 }

@@ -14,10 +14,12 @@
 //! | [`sharded`] | a set that is copied at the cost of what changes in it |
 //! | [`label`] | labels that are made of addresses |
 //! | [`address`] | from addresses back to names |
+//! | [`clients`] | from addresses to the Pods of this node |
 //! | [`writer`] | what only the writer knows: who every object is, mark and sweep |
 //! | [`objects`] | the objects read back, for the snapshot |
 
 pub mod address;
+mod clients;
 pub mod group;
 pub mod label;
 pub mod sharded;
@@ -35,6 +37,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use self::address::{Addresses, Prefix, Reason};
+use self::clients::Clients;
 use self::group::{Group, Key};
 use self::label::Label;
 use self::slice::Slice;
@@ -42,7 +45,7 @@ use self::table::Table;
 use self::targets::{Hasher, Target, Targets};
 pub use self::writer::Seen;
 use self::writer::Writer;
-use super::object::{Event, Kind, Text};
+use super::object::{Event, Kind, NodePod, Text};
 use crate::clock::CoarseInstant;
 
 /// What an index is to keep beyond what every answer needs.
@@ -71,6 +74,7 @@ pub struct Index {
     addresses: Addresses,
     namespaces: Table<Text>,
     pods: Table<Arc<Pod>>,
+    clients: Clients,
     synced: AtomicU8,
     changed: AtomicU32,
     changes: AtomicU64,
@@ -101,6 +105,7 @@ impl Index {
             addresses: Addresses::new(),
             namespaces: Table::new(8),
             pods: Table::new(12),
+            clients: Clients::new(),
             synced: AtomicU8::new(0),
             changed: AtomicU32::new(now as u32),
             changes: AtomicU64::new(0),
@@ -165,6 +170,11 @@ impl Index {
     pub fn has_pod(&self, address: IpAddr, namespace: &[u8]) -> bool {
         let is = |pod: &Arc<Pod>| pod.address == address && pod.namespace.as_bytes() == namespace;
         self.pods.read(self.hash(address), is, |_| ()).is_some()
+    }
+
+    /// Calls `read` with the Pod of this node that has the address. Waits for nobody, and allocates nothing.
+    pub fn client<R>(&self, address: IpAddr, read: impl FnOnce(&NodePod) -> R) -> Option<R> {
+        self.clients.read(address, read)
     }
 
     /// Calls `visit` with every Service that has the address, as its own or by a ready endpoint, until it returns false.

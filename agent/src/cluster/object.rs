@@ -26,20 +26,23 @@ pub enum Kind {
     /// discovery.k8s.io/v1 EndpointSlice, as one of a ServiceImport. Such a slice may be a Service's too, and is watched
     /// twice then.
     ImportedSlice,
+    /// v1 Pod, of the node that this process runs on: a client.
+    NodePod,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Service,
         Self::EndpointSlice,
         Self::Namespace,
         Self::Pod,
         Self::ServiceImport,
         Self::ImportedSlice,
+        Self::NodePod,
     ];
 
-    /// The kind as it is written in YAML and in metrics; in YAML the last is an EndpointSlice.
+    /// The kind as it is written in YAML and in metrics; in YAML the last two are an EndpointSlice and a Pod.
     pub fn name(self) -> &'static str {
         match self {
             Self::Service => "Service",
@@ -48,6 +51,7 @@ impl Kind {
             Self::Pod => "Pod",
             Self::ServiceImport => "ServiceImport",
             Self::ImportedSlice => "ImportedEndpointSlice",
+            Self::NodePod => "NodePod",
         }
     }
 }
@@ -175,6 +179,19 @@ pub struct Pod {
     pub addresses: SmallVec<[IpAddr; 2]>,
 }
 
+/// A Pod of this node, as a client. It may have no address yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodePod {
+    /// Who it is.
+    pub id: ObjectId,
+    /// Its addresses, those of the node for one with `hostNetwork`.
+    pub addresses: SmallVec<[IpAddr; 2]>,
+    /// `hostNetwork`: it shares the node's addresses.
+    pub host_network: bool,
+    /// `creationTimestamp`, seconds since 1970; 0 if it has none.
+    pub created: u64,
+}
+
 /// A lean object.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "each is the kind of its name")]
@@ -184,6 +201,7 @@ pub enum Object {
     Namespace(Namespace),
     Pod(Pod),
     ServiceImport(Service),
+    NodePod(NodePod),
 }
 
 impl Object {
@@ -193,7 +211,7 @@ impl Object {
         match &mut self {
             Self::Service(service) | Self::ServiceImport(service) => service.version = version,
             Self::EndpointSlice(slice) => slice.version = version,
-            Self::Namespace(_) | Self::Pod(_) => {}
+            Self::Namespace(_) | Self::Pod(_) | Self::NodePod(_) => {}
         }
         self
     }
@@ -207,6 +225,7 @@ impl Object {
             Self::Namespace(_) => Kind::Namespace,
             Self::Pod(_) => Kind::Pod,
             Self::ServiceImport(_) => Kind::ServiceImport,
+            Self::NodePod(_) => Kind::NodePod,
         }
     }
 
@@ -219,6 +238,7 @@ impl Object {
                 ObjectId { namespace: Text::from(""), name: namespace.name.clone() }
             }
             Self::Pod(pod) => pod.id.clone(),
+            Self::NodePod(pod) => pod.id.clone(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::decode::Encoding;
 use super::object::Kind;
-use super::spec::{Endpoints, Pods, Wanted};
+use super::spec::{Endpoints, Wanted};
 
 /// Objects in a page of a list. Servers may ignore it if they answer from their watch cache.
 const PAGE: usize = 500;
@@ -58,7 +58,7 @@ impl Requests {
             _ => None,
         };
         let path = match single {
-            Some(namespace) if kind != Kind::Namespace => {
+            Some(namespace) if !is_of_all(kind) => {
                 format!("{prefix}/namespaces/{namespace}/{resource}")
             }
             _ => format!("{prefix}/{resource}"),
@@ -87,9 +87,13 @@ impl Requests {
                 fields.push(
                     "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown".into(),
                 );
-                if let Pods::Node(node) = &wanted.pods {
-                    fields.push(format!("spec.nodeName={node}"));
-                }
+            }
+            Kind::NodePod => {
+                // An API server that knows who may ask for what lets a node's agent see no others (`AuthorizeWithSelectors`).
+                let node = wanted.node.as_deref().unwrap_or_default();
+                fields.push(format!(
+                    "spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed"
+                ));
             }
             Kind::ServiceImport => {}
         }
@@ -101,7 +105,7 @@ impl Requests {
         }
         let api_group = group.split_once('/').map_or("", |(group, _)| group);
         let place = single
-            .filter(|_| kind != Kind::Namespace)
+            .filter(|_| !is_of_all(kind))
             .map_or(String::new(), |n| format!(" in namespace {n}"));
         let rule = format!(
             "verbs [list, watch] on resource {resource} of API group \"{api_group}\"{place}"
@@ -162,13 +166,18 @@ impl Requests {
     }
 }
 
+/// Whether objects of that kind are asked for in all namespaces, whichever are served.
+fn is_of_all(kind: Kind) -> bool {
+    matches!(kind, Kind::Namespace | Kind::NodePod)
+}
+
 /// Group with version, and the plural.
 fn resource(kind: Kind) -> (&'static str, &'static str) {
     match kind {
         Kind::Service => ("v1", "services"),
         Kind::EndpointSlice | Kind::ImportedSlice => ("discovery.k8s.io/v1", "endpointslices"),
         Kind::Namespace => ("v1", "namespaces"),
-        Kind::Pod => ("v1", "pods"),
+        Kind::Pod | Kind::NodePod => ("v1", "pods"),
         Kind::ServiceImport => ("multicluster.x-k8s.io/v1alpha1", "serviceimports"),
     }
 }
@@ -194,7 +203,7 @@ mod tests {
     fn wanted() -> Wanted {
         Wanted {
             endpoints: Endpoints::Headless,
-            pods: Pods::Node(Text::from("node-1")),
+            node: Some(Text::from("node-1")),
             ..Wanted::default()
         }
     }
@@ -257,10 +266,11 @@ mod tests {
 
     #[test]
     fn pods_of_a_node_are_selected_by_field() {
-        let requests = Requests::new(Kind::Pod, &wanted());
+        let wanted = Wanted { namespaces: vec!["shop".into()], ..wanted() };
+        let requests = Requests::new(Kind::NodePod, &wanted);
         let url = requests.list(ResourceVersionMatch::Any, None).url;
-        assert!(url.contains("&fieldSelector=status.phase%21%3DSucceeded%2C"), "{url}");
-        assert!(url.ends_with("%2Cspec.nodeName%3Dnode-1"), "{url}");
+        let selector = "&fieldSelector=spec.nodeName%3Dnode-1%2Cstatus.phase%21%3DSucceeded%2C";
+        assert!(url.starts_with("/api/v1/pods?") && url.contains(selector), "{url}");
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub struct Tls {
 }
 
 /// Which objects are watched. Services and Namespaces always are.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct Wanted {
     /// EndpointSlices.
     pub endpoints: Endpoints,
@@ -103,6 +103,27 @@ pub struct Wanted {
     pub namespace_labels: Option<String>,
     /// `namespaces`: only these; empty for all. Sorted, lower case.
     pub namespaces: Vec<Text>,
+    /// `pods node`: the Pods of the node of this name are watched, as clients.
+    pub node: Option<Text>,
+}
+
+/// As it would be derived, but for a node that is not there: the text names memory and snapshots, and releases that know no
+/// nodes have to find them.
+impl fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut all = f.debug_struct("Wanted");
+        all.field("endpoints", &self.endpoints)
+            .field("endpoint_pods", &self.endpoint_pods)
+            .field("pods", &self.pods)
+            .field("imports", &self.imports)
+            .field("labels", &self.labels)
+            .field("namespace_labels", &self.namespace_labels)
+            .field("namespaces", &self.namespaces);
+        if let Some(node) = &self.node {
+            all.field("node", node);
+        }
+        all.finish()
+    }
 }
 
 impl Wanted {
@@ -114,6 +135,7 @@ impl Wanted {
             Kind::Pod => self.pods != Pods::None,
             Kind::ServiceImport => self.imports,
             Kind::ImportedSlice => self.imports && self.endpoints != Endpoints::None,
+            Kind::NodePod => self.node.is_some(),
         }
     }
 
@@ -151,8 +173,6 @@ pub enum Pods {
     None,
     /// Every Pod that may have an address (`pods verified`).
     All,
-    /// Those of one node.
-    Node(Text),
 }
 
 /// `snapshot DIR`.

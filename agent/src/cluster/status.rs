@@ -115,7 +115,7 @@ impl Status {
     /// The state of one kind.
     pub fn kind(&self, kind: Kind) -> &KindStatus {
         // One slot for each kind, by construction.
-        let [service, slice, namespace, pod, import, imported] = &self.kinds;
+        let [service, slice, namespace, pod, import, imported, client] = &self.kinds;
         match kind {
             Kind::Service => service,
             Kind::EndpointSlice => slice,
@@ -123,6 +123,7 @@ impl Status {
             Kind::Pod => pod,
             Kind::ServiceImport => import,
             Kind::ImportedSlice => imported,
+            Kind::NodePod => client,
         }
     }
 
@@ -131,9 +132,14 @@ impl Status {
         Kind::ALL.into_iter().filter(|&kind| self.kind(kind).wanted)
     }
 
+    /// Those without which answers may be wrong. Who a client is changes none.
+    fn needed(&self) -> impl Iterator<Item = Kind> + '_ {
+        self.wanted().filter(|&kind| kind != Kind::NodePod)
+    }
+
     /// True once every kind has been listed completely, or a watch continues from the version of a snapshot.
     pub fn is_synced(&self) -> bool {
-        self.wanted().all(|kind| self.kind(kind).synced.load(Relaxed))
+        self.needed().all(|kind| self.kind(kind).synced.load(Relaxed))
     }
 
     /// True if answers can be given: everything was listed, or a snapshot was loaded.
@@ -143,12 +149,12 @@ impl Status {
 
     /// True while every watch is established.
     pub fn is_live(&self) -> bool {
-        self.wanted().all(|kind| self.kind(kind).is_live())
+        self.needed().all(|kind| self.kind(kind).is_live())
     }
 
     /// How long ago the least recently heard kind was heard of; `None` where one never was.
     pub fn age(&self) -> Option<Duration> {
-        self.wanted()
+        self.needed()
             .map(|kind| self.kind_age(kind))
             .try_fold(Duration::ZERO, |age, kind| Some(age.max(kind?)))
     }
@@ -198,7 +204,7 @@ impl Status {
 
     /// Waits until every kind has been listed, or `timeout` has passed; returns [`Self::is_synced`].
     pub async fn wait_synced(&self, timeout: Duration) -> bool {
-        let all = self.wanted().fold(0, |mask, kind| mask | bit(kind));
+        let all = self.needed().fold(0, |mask, kind| mask | bit(kind));
         let mut synced = self.synced.subscribe();
         tokio::time::timeout(timeout, synced.wait_for(|&mask| mask & all == all))
             .await

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -41,6 +42,19 @@ impl std::fmt::Display for ListenAddress {
             None => write!(f, ":{}", self.port),
         }
     }
+}
+
+/// The name of a namespace, in lower case.
+pub fn namespace(text: &str) -> Result<Arc<str>, ValueError> {
+    let lower = text.to_ascii_lowercase();
+    let good = lower.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-');
+    if good && (1..=63).contains(&lower.len()) {
+        return Ok(lower.into());
+    }
+    Err(ValueError::new(
+        format!("{text:?} is not a namespace"),
+        "letters, digits and dashes, at most 63",
+    ))
 }
 
 /// A duration as Go writes them: `5s`, `1h30m`, `0.5s`, `300ms`. A number needs a unit, but for `0`.

@@ -186,7 +186,7 @@ fn client(world: &World, question: &Question) -> Result<Client, String> {
         match known {
             Some(known) => address = Some(known),
             None => notes.push(format!(
-                "Pod `{namespace}/{pod}` is not known here (`pods verified` watches Pods): only its namespace is used, with `dnsPolicy: ClusterFirst`"
+                "Pod `{namespace}/{pod}` is not known here (`pods node` and `pods verified` watch Pods): only its namespace is used, with `dnsPolicy: ClusterFirst`"
             )),
         }
     }

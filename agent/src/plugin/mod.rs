@@ -45,7 +45,7 @@ use std::path::Path;
 
 use self::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::config::{self, Effect, ServerBlock};
-use crate::corefile::{Diagnostics, Directive, File};
+use crate::corefile::{Diagnostic, Diagnostics, Directive, File};
 use crate::wire::Name;
 
 /// One line of a directive that has a handler.
@@ -115,7 +115,31 @@ config::table::directives!(blocks);
 /// to find more errors.
 pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<Block> {
     let blocks = config::read(file, dns_port, diagnostics);
-    blocks.into_iter().map(|written| parse(written, diagnostics)).collect()
+    let mut blocks: Vec<Block> =
+        blocks.into_iter().map(|written| parse(written, diagnostics)).collect();
+    imply_clients(&mut blocks, diagnostics);
+    blocks
+}
+
+/// Who clients are is known from the first `kubernetes` of all blocks, if a directive of any asks for it.
+fn imply_clients(blocks: &mut [Block], diagnostics: &mut Diagnostics) {
+    let by_limit = |block: &&Block| block.limit.iter().any(limit::Config::names_clients);
+    let limited = blocks.iter().find(by_limit).and_then(|b| b.written.named("limit").next());
+    let limited = limited.map(|line| line.at().clone());
+    let is_logged = blocks.iter().flat_map(|b| &b.log).any(log::Config::names_clients);
+    let mut clusters = blocks.iter_mut().flat_map(|block| &mut block.kubernetes);
+    match (clusters.next(), limited) {
+        (Some(first), by_limit) if is_logged || by_limit.is_some() => {
+            if clusters.all(|other| other.spec.wanted.node.is_none()) {
+                first.imply_node();
+            }
+        }
+        (None, Some(at)) => diagnostics.push(
+            Diagnostic::warning(at, "no Pod is known, since there is no kubernetes directive")
+                .help("add one, or leave out the lines with namespaces"),
+        ),
+        _ => {}
+    }
 }
 
 impl Block {

@@ -149,9 +149,11 @@ const NAMESPACE: Message = &[
 ];
 const POD: Message = &[
     Field("metadata", 1, One(META, Always)),
-    Field("spec", 2, One(&[Field("nodeName", 10, Text(Always))], Always)),
+    Field("spec", 2, One(POD_SPEC, Always)),
     Field("status", 3, One(POD_STATUS, Always)),
 ];
+const POD_SPEC: Message =
+    &[Field("nodeName", 10, Text(Always)), Field("hostNetwork", 11, Bool(Always))];
 const POD_STATUS: Message = &[
     Field("phase", 1, Text(Always)),
     Field("message", 3, Text(Always)),

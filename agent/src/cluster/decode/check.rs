@@ -53,6 +53,12 @@ pub(super) fn address(field: &'static str, text: &str) -> Result<IpAddr, Invalid
     text.parse().map_err(|_| InvalidObject::NotAnAddress { field, text: excerpt(text) })
 }
 
+/// Milliseconds since 1970 of an RFC 3339 time.
+pub(super) fn millis(text: &str) -> Option<u64> {
+    let time: k8s_openapi::jiff::Timestamp = text.parse().ok()?;
+    u64::try_from(time.as_millisecond()).ok()
+}
+
 /// The beginning of a text from outside, for a message.
 pub(super) fn excerpt(text: &str) -> String {
     const MOST: usize = 40;

@@ -22,6 +22,7 @@ pub(super) fn object(kind: Kind, json: &[u8], interner: &Interner) -> Item {
         Kind::Pod => read::<raw::Pod<'_>>(json, interner),
         Kind::ServiceImport => read::<raw::ServiceImport<'_>>(json, interner),
         Kind::ImportedSlice => read::<raw::ImportedSlice<'_>>(json, interner),
+        Kind::NodePod => read::<raw::NodePod<'_>>(json, interner),
     }
 }
 
@@ -34,6 +35,7 @@ pub(super) fn event(kind: Kind, json: &[u8], interner: &Interner) -> WatchEvent 
         Kind::Pod => read_event::<raw::Pod<'_>>(json, interner),
         Kind::ServiceImport => read_event::<raw::ServiceImport<'_>>(json, interner),
         Kind::ImportedSlice => read_event::<raw::ImportedSlice<'_>>(json, interner),
+        Kind::NodePod => read_event::<raw::NodePod<'_>>(json, interner),
     }
 }
 

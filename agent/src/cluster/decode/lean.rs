@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
-use super::check::{address, excerpt, label, object_name};
+use super::check::{address, excerpt, label, millis, object_name};
 use super::{InvalidObject, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_PORTS, raw};
 use crate::cluster::interner::Interner;
 use crate::cluster::object::{
-    Endpoint, EndpointSlice, Namespace, Object, ObjectId, Pod, Port, Protocol, Service,
+    Endpoint, EndpointSlice, Namespace, NodePod, Object, ObjectId, Pod, Port, Protocol, Service,
     ServiceKind, Text,
 };
 use crate::wire::Name;
@@ -172,15 +172,43 @@ impl<'a> Raw<'a> for raw::Pod<'a> {
         if leaving || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed" | "Unknown")) {
             return Ok(None);
         }
-        let all = status.pod_ips.as_deref().unwrap_or_default();
-        let mut ips =
-            all.iter().filter_map(|ip| ip.ip.as_deref()).filter(|ip| !ip.is_empty()).peekable();
-        let addresses = match (ips.peek().is_some(), status.pod_ip.as_deref()) {
-            (true, _) => addresses("status.podIPs", ips)?,
-            (false, None | Some("")) => return Ok(None),
-            (false, Some(ip)) => SmallVec::from_iter([address("status.podIP", ip)?]),
-        };
-        Ok(Some(Object::Pod(Pod { id, addresses })))
+        let addresses = pod_addresses(status)?;
+        Ok((!addresses.is_empty()).then_some(Object::Pod(Pod { id, addresses })))
+    }
+}
+
+impl<'a> Raw<'a> for raw::NodePod<'a> {
+    fn metadata(&self) -> Option<&raw::Meta<'a>> {
+        self.0.metadata.as_ref()
+    }
+
+    /// A Pod that is being deleted asks until its end; one that has ended has no address any more.
+    fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, InvalidObject> {
+        namespaced(&id)?;
+        let Some(status) = &self.0.status else { return Ok(None) };
+        if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+            return Ok(None);
+        }
+        let created = self.metadata().and_then(|meta| meta.creation_timestamp.as_ref());
+        let spec = self.0.spec.as_ref();
+        Ok(Some(Object::NodePod(NodePod {
+            id: ObjectId { namespace: interner.intern(&id.namespace), ..id },
+            addresses: pod_addresses(status)?,
+            host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
+            created: created.map_or(0, |created| created.0),
+        })))
+    }
+}
+
+/// All addresses of a Pod; none before it has one.
+fn pod_addresses(status: &raw::PodStatus<'_>) -> Result<SmallVec<[IpAddr; 2]>, InvalidObject> {
+    let all = status.pod_ips.as_deref().unwrap_or_default();
+    let mut ips =
+        all.iter().filter_map(|ip| ip.ip.as_deref()).filter(|ip| !ip.is_empty()).peekable();
+    match (ips.peek().is_some(), status.pod_ip.as_deref()) {
+        (true, _) => addresses("status.podIPs", ips),
+        (false, None | Some("")) => Ok(SmallVec::new()),
+        (false, Some(ip)) => Ok(SmallVec::from_iter([address("status.podIP", ip)?])),
     }
 }
 
@@ -332,10 +360,4 @@ fn endpoint(
         // (KEP-1672). CoreDNS does the same.
         ready: raw.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true),
     })
-}
-
-/// Milliseconds since 1970 of an RFC 3339 time.
-pub(super) fn millis(text: &str) -> Option<u64> {
-    let time: k8s_openapi::jiff::Timestamp = text.parse().ok()?;
-    u64::try_from(time.as_millisecond()).ok()
 }

@@ -39,6 +39,7 @@ pub(super) fn object(kind: Kind, bytes: &[u8], interner: &Interner) -> Item {
         Kind::Namespace => read::<raw::Bare<'_>>(bytes, interner),
         Kind::Pod => read::<raw::Pod<'_>>(bytes, interner),
         Kind::ImportedSlice => read::<raw::ImportedSlice<'_>>(bytes, interner),
+        Kind::NodePod => read::<raw::NodePod<'_>>(bytes, interner),
         Kind::ServiceImport => {
             let bare = message::<raw::Bare<'_>>(bytes).unwrap_or_default();
             malformed(&bare, "custom resources have no protobuf form".into(), interner)
@@ -318,6 +319,7 @@ impl<'a> Message<'a> for raw::Meta<'a> {
             1 => self.name = field.text()?,
             3 => self.namespace = field.text()?,
             6 => self.resource_version = field.text()?,
+            8 => field.into(&mut self.creation_timestamp)?,
             9 => self.deletion_timestamp = Some(IgnoredAny),
             11 => {
                 let (key, value) = field.entry()?;
@@ -430,10 +432,36 @@ impl<'a> Message<'a> for raw::TargetRef<'a> {
     }
 }
 
+/// `Time`.
+impl<'a> Message<'a> for raw::Seconds {
+    fn take(&mut self, field: Field<'a>) -> Result {
+        if field.number == 1 {
+            self.0 = field.number()?;
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Message<'a> for raw::NodePod<'a> {
+    fn take(&mut self, field: Field<'a>) -> Result {
+        self.0.take(field)
+    }
+}
+
+impl<'a> Message<'a> for raw::PodSpec {
+    fn take(&mut self, field: Field<'a>) -> Result {
+        if field.number == 11 {
+            self.host_network = Some(field.number()? != 0);
+        }
+        Ok(())
+    }
+}
+
 impl<'a> Message<'a> for raw::Pod<'a> {
     fn take(&mut self, field: Field<'a>) -> Result {
         match field.number {
             1 => field.into(&mut self.metadata),
+            2 => field.into(&mut self.spec),
             3 => field.into(&mut self.status),
             _ => Ok(()),
         }

@@ -13,6 +13,7 @@ use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use smallvec::SmallVec;
 
+use super::check::millis;
 use super::{MAX_PORTS, Refusal, bounded};
 
 /// A string of the input, copied only where it has escapes. (serde would copy every `Option<Cow<str>>`.)
@@ -126,11 +127,23 @@ pub(super) struct Meta<'a> {
     pub namespace: Option<Str<'a>>,
     #[serde(borrow)]
     pub resource_version: Option<Str<'a>>,
+    pub creation_timestamp: Option<Seconds>,
     pub deletion_timestamp: Option<IgnoredAny>,
     #[serde(borrow)]
     pub labels: Option<Labels<'a>>,
     #[serde(borrow)]
     pub annotations: Option<Annotations<'a>>,
+}
+
+/// A time, in seconds since 1970. One that does not read is 0: nothing depends on it but who came later.
+#[derive(Default)]
+pub(super) struct Seconds(pub u64);
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Str::deserialize(deserializer)?;
+        Ok(Self(millis(&text).unwrap_or(0) / 1_000))
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -317,8 +330,20 @@ pub(super) struct Conditions {
 pub(super) struct Pod<'a> {
     #[serde(borrow)]
     pub metadata: Option<Meta<'a>>,
+    pub spec: Option<PodSpec>,
     #[serde(borrow)]
     pub status: Option<PodStatus<'a>>,
+}
+
+/// A Pod that is read as a client.
+#[derive(Deserialize, Default)]
+#[serde(transparent)]
+pub(super) struct NodePod<'a>(#[serde(borrow)] pub Pod<'a>);
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct PodSpec {
+    pub host_network: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]

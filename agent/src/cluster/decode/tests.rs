@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::lean::millis;
+use super::check::millis;
 use super::*;
 use crate::cluster::object::{Protocol, Service, ServiceKind};
 use crate::wire::Name;

@@ -139,7 +139,8 @@ impl Folder {
 
     fn load(&mut self, path: PathBuf, version: FileVersion) {
         let before = self.files.remove(&path).map(|file| file.objects).unwrap_or_default();
-        let contents = text(&path).and_then(|text| read::read(&path, &text, &self.interner));
+        let node = self.wanted.node.as_deref();
+        let contents = text(&path).and_then(|text| read::read(&path, &text, node, &self.interner));
         let objects = match contents {
             Ok(Contents { objects, complaints, unnamed }) => {
                 let mut objects: Vec<_> = objects.into_iter().map(Arc::new).collect();
@@ -152,6 +153,7 @@ impl Folder {
                     let is_it = |object: &&Arc<Object>| {
                         let kind = match object.kind() {
                             Kind::ImportedSlice => Kind::EndpointSlice,
+                            Kind::NodePod => Kind::Pod,
                             kind => kind,
                         };
                         Some(kind) == complaint.kind && Some(object.id()) == complaint.id
@@ -227,6 +229,11 @@ impl Folder {
         for object in self.files.values().flat_map(|file| &file.objects) {
             let (kind, id) = (object.kind(), object.id());
             let namespace = if kind == Kind::Namespace { &id.name } else { &id.namespace };
+            if kind == Kind::NodePod {
+                // A client, of whatever namespace.
+                all.entry((kind, id)).or_insert_with(|| Arc::clone(object));
+                continue;
+            }
             if !self.wanted.exposes(namespace) {
                 continue;
             }

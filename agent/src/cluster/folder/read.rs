@@ -40,18 +40,25 @@ pub(super) struct Contents {
 /// Reads a file's text. An `Err` is a file that does not even parse; what it held before is kept then.
 ///
 /// A file may hold a whole cluster: of a list, one item at a time is held as a tree.
-pub(super) fn read(path: &Path, text: &str, interner: &Interner) -> Result<Contents, Complaint> {
+pub(super) fn read(
+    path: &Path,
+    text: &str,
+    node: Option<&str>,
+    interner: &Interner,
+) -> Result<Contents, Complaint> {
     let mut contents = Contents::default();
     if path.extension().is_some_and(|extension| extension == "json") {
-        json(text, Taker { line: 1, interner, contents: &mut contents }).map_err(|error| {
-            let text = error.to_string();
-            Complaint { line: error.line().max(1), kind: None, id: None, text }
-        })?;
+        json(text, Taker { line: 1, node, interner, contents: &mut contents }).map_err(
+            |error| {
+                let text = error.to_string();
+                Complaint { line: error.line().max(1), kind: None, id: None, text }
+            },
+        )?;
         return Ok(contents);
     }
     for (line, document) in documents(text) {
         let first = line + blank_lines(document);
-        yaml(document, Taker { line: first, interner, contents: &mut contents }).map_err(
+        yaml(document, Taker { line: first, node, interner, contents: &mut contents }).map_err(
             |error| Complaint {
                 line: line - 1 + error.location().map_or(1, |location| location.line().max(1)),
                 kind: None,
@@ -201,6 +208,8 @@ fn without_location(message: &str) -> String {
 struct Taker<'a> {
     /// The first line of the document.
     line: usize,
+    /// The node whose Pods are clients.
+    node: Option<&'a str>,
     interner: &'a Interner,
     contents: &'a mut Contents,
 }
@@ -228,7 +237,7 @@ impl Taker<'_> {
     }
 
     fn take_one(&mut self, kind: &str, value: &Value) {
-        let Self { line, interner, ref mut contents } = *self;
+        let Self { line, node, interner, ref mut contents } = *self;
         let Some(kind) = Kind::ALL.into_iter().find(|known| known.name() == kind) else {
             // Deployments and the like stand beside Services in most people's files.
             if kind.is_empty() {
@@ -248,6 +257,14 @@ impl Taker<'_> {
             if matches!(decoded, Decoded::Ignored) {
                 return;
             }
+        }
+        let is_of_node = || value.pointer("/spec/nodeName").and_then(Value::as_str) == node;
+        if kind == Kind::Pod
+            && node.is_some()
+            && is_of_node()
+            && let Decoded::Object(client) = read(Kind::NodePod).decoded
+        {
+            contents.objects.push(client);
         }
         match decoded {
             Decoded::Object(object) => contents.objects.push(object),
@@ -280,7 +297,7 @@ fn why_unnamed(kind: Kind, value: &Value) -> String {
         Kind::Pod if matches!(at("/status/phase"), "Succeeded" | "Failed" | "Unknown") => {
             format!("its phase is {}", at("/status/phase"))
         }
-        Kind::Pod => "status.podIP is empty".into(),
+        Kind::Pod | Kind::NodePod => "status.podIP is empty".into(),
         Kind::EndpointSlice | Kind::ImportedSlice if at("/addressType") == "FQDN" => {
             "its addressType is FQDN".into()
         }
@@ -311,7 +328,7 @@ mod tests {
     use super::*;
 
     fn yaml(text: &str) -> Result<Contents, Complaint> {
-        read(Path::new("objects.yaml"), text, &Interner::default())
+        read(Path::new("objects.yaml"), text, None, &Interner::default())
     }
 
     const TWO: &str = "# two objects\n\
@@ -331,7 +348,8 @@ mod tests {
         assert_eq!(contents.complaints, []);
         let list = "kind: List\nitems:\n- {kind: Namespace, metadata: {name: a}}\n- {kind: Namespace, metadata: {name: b}}\n";
         assert_eq!(yaml(list).unwrap().objects.len(), 2);
-        let json = |text: &str| read(Path::new("a.json"), text, &Interner::default()).unwrap();
+        let json =
+            |text: &str| read(Path::new("a.json"), text, None, &Interner::default()).unwrap();
         let list =
             r#"{"items": [{"kind": "Namespace", "metadata": {"name": "a"}}], "kind": "List"}"#;
         assert_eq!(json(list).objects.len(), 1);
@@ -339,7 +357,7 @@ mod tests {
         let nested = format!(r#"{{"kind": "List", "items": [{list}, {list}]}}"#);
         assert_eq!(json(&nested).objects.len(), 2);
         let list = r#"{"kind": "NamespaceList", "items": [{"metadata": {"name": "a"}}]}"#;
-        assert_eq!(read(Path::new("a.json"), list, &Interner::default()).unwrap().objects.len(), 1);
+        assert_eq!(json(list).objects.len(), 1);
     }
 
     #[test]
@@ -358,7 +376,8 @@ mod tests {
         let complaint =
             yaml("kind: Service\n---\nkind: Service\nmetadata: {name: [}\n").unwrap_err();
         assert_eq!(complaint.line, 4, "{complaint:?}");
-        let complaint = read(Path::new("a.json"), "{\n\"a\": }", &Interner::default()).unwrap_err();
+        let broken = "{\n\"a\": }";
+        let complaint = read(Path::new("a.json"), broken, None, &Interner::default()).unwrap_err();
         assert_eq!(complaint.line, 2);
     }
 

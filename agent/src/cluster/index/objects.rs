@@ -1,12 +1,14 @@
 //! The objects read back from the index, for the snapshot: whoever applies them to an empty index gets the same answers.
 
 use std::net::IpAddr;
+use std::sync::{Arc, PoisonError};
 
 use super::Index;
-use super::group::{Group, Kind, addresses_in, text};
+use super::address::Reason;
+use super::group::{Group, Key, Kind, addresses_in, text};
 use super::slice::Slice;
 use crate::cluster::object::{
-    Endpoint, EndpointSlice, Namespace, Object, ObjectId, Pod, Service, ServiceKind,
+    Endpoint, EndpointSlice, Namespace, NodePod, Object, ObjectId, Pod, Service, ServiceKind,
 };
 
 impl Index {
@@ -24,7 +26,10 @@ impl Index {
             let id = ObjectId { namespace: pod.namespace.clone(), name: (&*pod.name).into() };
             Object::Pod(Pod { id, addresses: [pod.address].into_iter().collect() })
         });
-        namespaces.chain(groups).chain(pods)
+        // Few, and held only by the writer.
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let clients: Vec<NodePod> = writer.clients.all().cloned().collect();
+        namespaces.chain(groups).chain(pods).chain(clients.into_iter().map(Object::NodePod))
     }
 }
 
@@ -39,17 +44,47 @@ impl Index {
         self.namespaces.all().for_each(|name| visit(&name));
     }
 
+    /// Calls `visit` with the addresses of a namespace's Services and of their endpoints; some several times.
+    pub(super) fn addresses_of(
+        &self,
+        namespace: &str,
+        mut visit: impl FnMut(IpAddr, Reason, &Arc<Key>),
+    ) {
+        for group in self.groups.all() {
+            if group.key.namespace() != namespace.as_bytes() {
+                continue;
+            }
+            for address in group.cluster_ips() {
+                visit(address, Reason::ClusterIp, &group.key);
+            }
+            for slice in &group.slices {
+                for address in (0..slice.len()).filter_map(|row| slice.address(row)) {
+                    visit(address, Reason::Endpoint, &group.key);
+                }
+            }
+        }
+    }
+
     /// The address of a Pod, as far as Pods are known.
     pub fn pod_address(&self, namespace: &str, name: &str) -> Option<IpAddr> {
         let mut pods = self.pods.all();
-        let pod = pods.find(|pod| &*pod.namespace == namespace && &*pod.name == name)?;
-        Some(pod.address)
+        let pod = pods.find(|pod| &*pod.namespace == namespace && &*pod.name == name);
+        pod.map(|pod| pod.address).or_else(|| {
+            let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut clients = writer.clients.all();
+            let is = |pod: &&NodePod| *pod.id.namespace == *namespace && *pod.id.name == *name;
+            clients.find(is)?.addresses.first().copied()
+        })
     }
 
     /// Namespace and name of the Pod with this address, as far as Pods are known.
     pub fn pod_at(&self, address: IpAddr) -> Option<String> {
-        let read = |pod: &std::sync::Arc<super::Pod>| format!("{}/{}", &*pod.namespace, pod.name);
-        self.pods.read(self.hash(address), |pod| pod.address == address, read)
+        let read = |pod: &Arc<super::Pod>| format!("{}/{}", &*pod.namespace, pod.name);
+        let known = self.pods.read(self.hash(address), |pod| pod.address == address, read);
+        let client = |pod: &NodePod| {
+            (!pod.host_network).then(|| format!("{}/{}", pod.id.namespace, pod.id.name))
+        };
+        known.or_else(|| self.client(address, client).flatten())
     }
 }
 

@@ -1,6 +1,5 @@
 //! What only the writer knows: every object by its id, which list last held it, and port lists that many share.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,12 +8,13 @@ use smallvec::SmallVec;
 
 use super::address::{Counts, Reason};
 use super::change::Difference;
+use super::clients::ClientWriter;
 use super::group::{Group, Key, Service as Shape};
 use super::slice::{Ports, Slice};
 use super::{Index, Pod, bit};
 use crate::clock::CoarseInstant;
 use crate::cluster::object::{
-    EndpointSlice, Event, Kind, Object, ObjectId, Pod as PodObject, Port, Service, Text,
+    EndpointSlice, Event, Kind, NodePod, Object, ObjectId, Pod as PodObject, Port, Service, Text,
 };
 
 /// The writer's state.
@@ -24,6 +24,7 @@ pub(super) struct Writer {
     slices: HashTable<Known<(Arc<Slice>, Arc<Key>)>>,
     namespaces: HashMap<Text, u32>,
     pods: HashTable<Known<Arc<Pod>>>,
+    pub(super) clients: ClientWriter,
     ports: HashSet<Ports>,
     shapes: HashSet<Arc<Shape>>,
     sweep_at: usize,
@@ -72,13 +73,20 @@ impl Writer {
             Event::Apply(Object::EndpointSlice(slice)) => self.put_slice(index, &slice),
             Event::Apply(Object::Namespace(namespace)) => self.put_namespace(index, namespace.name),
             Event::Apply(Object::Pod(pod)) => self.put_pod(index, &pod),
+            Event::Apply(Object::NodePod(pod)) => self.put_client(index, pod),
             Event::Delete(kind, id) => self.delete(index, kind, &id),
             Event::Init(kind) => {
                 *self.list_of(kind) += 1;
+                if kind == Kind::NodePod {
+                    self.clients.set_listing(true);
+                }
                 false
             }
             Event::InitDone(kind) => {
                 let swept = self.sweep(index, kind);
+                if kind == Kind::NodePod {
+                    self.clients.set_listing(false);
+                }
                 let before = index.synced.fetch_or(bit(kind), Ordering::AcqRel);
                 swept || before & bit(kind) == 0
             }
@@ -102,7 +110,7 @@ impl Writer {
     }
 
     fn list_of(&mut self, kind: Kind) -> &mut u32 {
-        let [service, slice, namespace, pod, import, imported] = &mut self.lists;
+        let [service, slice, namespace, pod, import, imported, client] = &mut self.lists;
         match kind {
             Kind::Service => service,
             Kind::EndpointSlice => slice,
@@ -110,6 +118,7 @@ impl Writer {
             Kind::Pod => pod,
             Kind::ServiceImport => import,
             Kind::ImportedSlice => imported,
+            Kind::NodePod => client,
         }
     }
 
@@ -202,7 +211,7 @@ impl Writer {
         count(index, Kind::Namespace, 1);
         if index.settings.known_namespaces {
             let counts = &mut self.counts;
-            addresses_of(index, &name, |address, reason, key| {
+            index.addresses_of(&name, |address, reason, key| {
                 index.addresses.add(counts, address, reason, key);
             });
         }
@@ -242,6 +251,15 @@ impl Writer {
         true
     }
 
+    /// Clients are no part of any answer: false.
+    fn put_client(&mut self, index: &Index, pod: NodePod) -> bool {
+        let list = *self.list_of(Kind::NodePod);
+        if self.clients.put(&index.clients, pod, list) {
+            count(index, Kind::NodePod, 1);
+        }
+        false
+    }
+
     fn delete(&mut self, index: &Index, kind: Kind, id: &ObjectId) -> bool {
         match kind {
             Kind::Service | Kind::ServiceImport => {
@@ -275,6 +293,12 @@ impl Writer {
                 };
                 let (known, _) = entry.remove();
                 forget_pod(index, &known.object);
+            }
+            Kind::NodePod => {
+                if self.clients.delete(&index.clients, id) {
+                    count(index, Kind::NodePod, -1);
+                }
+                return false;
             }
         }
         true
@@ -320,6 +344,10 @@ impl Writer {
                 }
                 stays
             }),
+            Kind::NodePod => {
+                let gone = self.clients.sweep(&index.clients, list);
+                count(index, kind, -(gone as isize));
+            }
         }
         self.sweep_shared();
         swept > 0
@@ -451,26 +479,9 @@ fn forget_namespace(index: &Index, counts: &mut Counts, name: &Text) {
     count(index, Kind::Namespace, -1);
     index.namespaces.remove(index.hash(name.as_bytes()), |known| known == name);
     if index.settings.known_namespaces {
-        addresses_of(index, name, |address, reason, key| {
+        index.addresses_of(name, |address, reason, key| {
             index.addresses.remove(counts, address, reason, key);
         });
-    }
-}
-
-/// Calls `visit` with the addresses of a namespace's Services and of their endpoints; some several times.
-fn addresses_of(index: &Index, namespace: &str, mut visit: impl FnMut(IpAddr, Reason, &Arc<Key>)) {
-    for group in index.groups.all() {
-        if group.key.namespace() != namespace.as_bytes() {
-            continue;
-        }
-        for address in group.cluster_ips() {
-            visit(address, Reason::ClusterIp, &group.key);
-        }
-        for slice in &group.slices {
-            for address in (0..slice.len()).filter_map(|row| slice.address(row)) {
-                visit(address, Reason::Endpoint, &group.key);
-            }
-        }
     }
 }
 

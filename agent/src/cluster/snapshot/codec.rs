@@ -10,7 +10,7 @@ use super::SnapshotError;
 use crate::cluster::decode::{MAX_ADDRESSES, MAX_ENDPOINTS, MAX_PORTS, is_label, is_object_name};
 use crate::cluster::interner::Interner;
 use crate::cluster::object::{
-    Endpoint, EndpointSlice, Namespace, Object, ObjectId, Pod, Port, Protocol, Service,
+    Endpoint, EndpointSlice, Namespace, NodePod, Object, ObjectId, Pod, Port, Protocol, Service,
     ServiceKind, Text,
 };
 use crate::wire::{Name, NameRef};
@@ -27,6 +27,9 @@ const SLICE: u8 = 2;
 const NAMESPACE: u8 = 3;
 const POD: u8 = 4;
 const IMPORT: u8 = 5;
+const NODE_POD: u8 = 6;
+/// No object: the version of this node's Pods, before everything else.
+const NODE_VERSION: u8 = 7;
 
 /// Writes objects, and sums up what it wrote.
 pub(super) struct Encoder<W> {
@@ -86,7 +89,21 @@ impl<W: Write> Encoder<W> {
                 self.once(&pod.id.name);
                 self.addresses(&pod.addresses);
             }
+            Object::NodePod(pod) => {
+                self.out.push(NODE_POD);
+                self.shared(&pod.id.namespace);
+                self.once(&pod.id.name);
+                self.addresses(&pod.addresses);
+                self.out.push(u8::from(pod.host_network));
+                self.number(pod.created);
+            }
         }
+    }
+
+    /// The version of this node's Pods; to be written first, if they are watched.
+    pub(super) fn node_version(&mut self, version: u64) {
+        self.out.push(NODE_VERSION);
+        self.raw(&version.to_be_bytes());
     }
 
     /// Ends the objects and adds the sum. Returns the octets written.
@@ -281,6 +298,15 @@ impl<'a, 'i> Decoder<'a, 'i> {
         }
     }
 
+    /// The version of this node's Pods, if one is written.
+    pub(super) fn node_version(&mut self) -> Result<Option<u64>> {
+        if self.rest.first() != Some(&NODE_VERSION) {
+            return Ok(None);
+        }
+        self.octet()?;
+        self.array().map(|version| Some(u64::from_be_bytes(version)))
+    }
+
     fn object(&mut self) -> Result<Option<Object>> {
         Ok(Some(match self.octet()? {
             END => return Ok(None),
@@ -292,6 +318,12 @@ impl<'a, 'i> Decoder<'a, 'i> {
                 let id = ObjectId { namespace: self.label()?, name: self.object_name()? };
                 Object::Pod(Pod { id, addresses: self.addresses()? })
             }
+            NODE_POD => Object::NodePod(NodePod {
+                id: ObjectId { namespace: self.label()?, name: self.object_name()? },
+                addresses: self.addresses()?,
+                host_network: self.flag()?,
+                created: self.number()?,
+            }),
             _ => return Err(SnapshotError::Malformed("kind of object")),
         }))
     }

@@ -62,6 +62,9 @@ pub enum SnapshotError {
     Identity(String),
 }
 
+/// How many kinds have their versions in the head: those that every release knows.
+const HEAD_KINDS: usize = 6;
+
 /// The resource version of each kind from which a watch continues, in the order of [`Kind::ALL`]; 0 for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Versions([u64; Kind::ALL.len()]);
@@ -131,8 +134,11 @@ impl<'a> Snapshot<'a> {
             .map_err(|_| SnapshotError::Malformed("identity"))?;
         let written = u64::from_be_bytes(decoder.array()?);
         let mut versions = Versions::default();
-        for version in &mut versions.0 {
+        for version in versions.0.iter_mut().take(HEAD_KINDS) {
             *version = u64::from_be_bytes(decoder.array()?);
+        }
+        if let Some(version) = decoder.node_version()? {
+            versions.0[Kind::NodePod as usize] = version;
         }
         Ok(Self { identity, written, versions, objects: decoder.rest() })
     }
@@ -174,7 +180,11 @@ pub(super) fn encode<W: Write>(
     encoder.raw(&VERSION.to_be_bytes());
     encoder.bytes(head.identity.as_bytes());
     encoder.raw(&head.written.to_be_bytes());
-    head.versions.0.iter().for_each(|version| encoder.raw(&version.to_be_bytes()));
+    let in_head = head.versions.0.iter().take(HEAD_KINDS);
+    in_head.for_each(|version| encoder.raw(&version.to_be_bytes()));
+    if let Some(version) = head.versions.of(Kind::NodePod) {
+        encoder.node_version(version);
+    }
     walk(&mut |object| encoder.object(&object));
     encoder.finish()
 }

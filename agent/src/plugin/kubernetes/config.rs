@@ -6,9 +6,8 @@ use std::time::Duration;
 use super::ask::is_reverse;
 use super::{Exposed, Pods, View, unwatched};
 use crate::cluster::index::Settings;
-use crate::cluster::object::Text;
 use crate::cluster::{self, Endpoints, SnapshotSpec, Source, Spec, Tls};
-use crate::config::value::ValueError;
+use crate::config::value::{ValueError, namespace};
 use crate::config::{Args, zone_names};
 use crate::corefile::{Diagnostics, Directive};
 use crate::plugin::forward::{self, config::To};
@@ -179,10 +178,7 @@ impl Config {
             }
             "namespace_labels" => wanted.namespace_labels = selector(args),
             "labels" => wanted.labels = selector(args),
-            "pods" => {
-                self.view.pods =
-                    args.value("disabled, insecure or verified", pods).unwrap_or_default();
-            }
+            "pods" => self.pods(args),
             "endpoint_pod_names" => {
                 wanted.endpoint_pods = true;
             }
@@ -337,27 +333,6 @@ fn url(text: &str) -> Result<String, ValueError> {
     }
 }
 
-fn namespace(text: &str) -> Result<Text, ValueError> {
-    let lower = text.to_ascii_lowercase();
-    let good = lower.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-');
-    if good && (1..=63).contains(&lower.len()) {
-        return Ok(lower.into());
-    }
-    Err(ValueError::new(
-        format!("{text:?} is not a namespace"),
-        "letters, digits and dashes, at most 63",
-    ))
-}
-
-fn pods(text: &str) -> Result<Pods, ValueError> {
-    match text {
-        "disabled" => Ok(Pods::Disabled),
-        "insecure" => Ok(Pods::Insecure),
-        "verified" => Ok(Pods::Verified),
-        _ => Err(ValueError::new(format!("{text:?} is no mode"), "disabled, insecure or verified")),
-    }
-}
-
 fn endpoints(text: &str) -> Result<Endpoints, ValueError> {
     match text {
         "all" => Ok(Endpoints::All),
@@ -389,6 +364,7 @@ fn selector(args: &mut Args<'_, '_>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::object::Text;
     use crate::plugin::testing::read;
 
     fn config(text: &str) -> (Config, String) {
@@ -422,6 +398,7 @@ mod tests {
             namespaces b A a
             labels app in (a, b)
             pods verified
+            pods node Worker-1.example
             endpoint_pod_names
             endpoints all
             ignore empty_service
@@ -442,6 +419,7 @@ mod tests {
         let wanted = &config.spec.wanted;
         assert_eq!(wanted.namespaces, [Text::from("a"), Text::from("b")]);
         assert_eq!(wanted.labels.as_deref(), Some("app in (a, b)"));
+        assert_eq!(wanted.node.as_deref(), Some("worker-1.example"));
         assert!(wanted.endpoint_pods && wanted.imports && wanted.pods == cluster::Pods::All);
         assert_eq!(config.view.fallthrough, Fallthrough::All);
         assert_eq!(config.fallback.len(), 2);

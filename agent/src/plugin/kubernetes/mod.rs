@@ -25,6 +25,7 @@ mod directive;
 mod endpoints;
 mod explain;
 mod external;
+mod node;
 mod pod;
 mod ports;
 mod reverse;
@@ -138,7 +139,9 @@ impl Content {
         match (self, kind) {
             (_, Kind::Namespace) | (Self::Services, Kind::Service) => true,
             (Self::Imports, Kind::ServiceImport) => true,
-            (Self::Services | Self::Imports, _) | (Self::Addresses, Kind::Pod) => false,
+            (Self::Services | Self::Imports, _) | (Self::Addresses, Kind::Pod | Kind::NodePod) => {
+                false
+            }
             (Self::Addresses, _) => true,
         }
     }

@@ -204,6 +204,7 @@ fn plural(kind: Kind) -> &'static str {
         Kind::Pod => "Pods",
         Kind::ServiceImport => "ServiceImports",
         Kind::ImportedSlice => "imported EndpointSlices",
+        Kind::NodePod => "this node's Pods",
     }
 }
 

@@ -3,6 +3,8 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
+use crate::cluster::object::Text;
+use crate::config::value::namespace;
 use crate::config::{Args, ServerBlock, value};
 use crate::corefile::{Diagnostics, Directive};
 use crate::plugin::directive::{ReadContext, ReadDirective};
@@ -13,7 +15,7 @@ use super::buckets::Rate;
 
 /// The most queries a second, and the most at once, that can be written.
 const MAX: u32 = 1_000_000;
-const OPTIONS: [&str; 5] = ["drop", "refuse", "prefix4", "prefix6", "except"];
+const OPTIONS: [&str; 6] = ["drop", "refuse", "prefix4", "prefix6", "except", "namespace"];
 
 /// One `limit` line.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub struct Config {
     prefix6: u8,
     /// Clients without a limit.
     except: Networks,
+    /// What each Pod of a namespace may ask instead.
+    namespaces: Vec<(Text, Rate)>,
 }
 
 /// What becomes of a query beyond the rate.
@@ -49,7 +53,8 @@ impl Config {
         let qps = args.integer("queries a second", 1..=MAX).unwrap_or(MAX);
         let burst = args.optional(|word| value::integer(word, 1..=MAX)).unwrap_or(qps);
         args.end();
-        let (mut action, mut prefix4, mut prefix6, mut except) = (None, 32, 128, Vec::new());
+        let (mut action, mut prefix4, mut prefix6) = (None, 32, 128);
+        let (mut except, mut namespaces) = (Vec::new(), Vec::<(Text, Rate)>::new());
         for option in directive.options() {
             let mut args = Args::of_option(directive, option, diagnostics);
             match option.name.as_str() {
@@ -71,6 +76,15 @@ impl Config {
                         except.extend(args.read(word, value::network));
                     }
                 }
+                "namespace" => {
+                    let name = args.value("a namespace", namespace);
+                    let qps = args.integer("queries a second", 1..=MAX).unwrap_or(MAX);
+                    let burst = args.optional(|word| value::integer(word, 1..=MAX)).unwrap_or(qps);
+                    if name.as_ref().is_some_and(|name| namespaces.iter().any(|n| n.0 == *name)) {
+                        args.error("the namespace has a rate already", "one line for each");
+                    }
+                    namespaces.extend(name.map(|name| (name, Rate::new(qps, burst))));
+                }
                 _ => args.unknown_option(&OPTIONS),
             }
             args.end();
@@ -82,18 +96,32 @@ impl Config {
             prefix4,
             prefix6,
             except: Networks::new(except),
+            namespaces,
         }
     }
 
-    /// The client that an address belongs to, and whether it is IPv4; `None`: it has no limit.
-    pub fn client(&self, address: IpAddr) -> Option<(bool, u128)> {
-        if self.except.contain(address) {
-            return None;
-        }
-        Some(match address.to_canonical() {
+    /// What a client may ask: a Pod of this namespace, or one that is unknown.
+    pub fn rate_of(&self, namespace: Option<&str>) -> Rate {
+        let of = |namespace: &str| self.namespaces.iter().find(|(name, _)| **name == *namespace);
+        namespace.and_then(of).map_or(self.rate, |(_, rate)| *rate)
+    }
+
+    /// Whether it depends on who the client is.
+    pub fn names_clients(&self) -> bool {
+        !self.namespaces.is_empty()
+    }
+
+    /// Whether clients with this address have no limit.
+    pub fn excepts(&self, address: IpAddr) -> bool {
+        self.except.contain(address)
+    }
+
+    /// The client that an address belongs to, and whether it is IPv4.
+    pub fn client(&self, address: IpAddr) -> (bool, u128) {
+        match address.to_canonical() {
             IpAddr::V4(ip) => (true, u128::from(ip.to_bits() >> (32 - self.prefix4))),
             IpAddr::V6(ip) => (false, ip.to_bits() >> (128 - self.prefix6)),
-        })
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! `limit QPS [BURST]`: how many queries a second each client may ask. A directive of our own.
 //!
-//! Every query of a client counts, whatever answers it; what is looked up for it on the way, such as the target of an alias,
+//! A client is a Pod of this node with all its addresses, where its Pods are known, else an address. Every query of a client
+//! counts, whatever answers it; what is looked up for it on the way, such as the target of an alias,
 //! does not. The buckets are the process's: all workers share them, and they outlive a reload.
 
 mod buckets;
 mod config;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -13,6 +15,8 @@ use self::buckets::Taken;
 pub use self::buckets::{Buckets, CAPACITY, Rate};
 pub use self::config::{Action, Config};
 use crate::chain::{Handler, Local};
+use crate::clients::{Clients, first_address};
+use crate::cluster::object::NodePod;
 use crate::metrics::{Scrape, names};
 use crate::plugin::directive::{BuildContext, BuildHandler};
 use crate::request::{Outcome, Plugin, Request, Step};
@@ -26,6 +30,7 @@ const TOO_MANY: &[u8] = b"\0\x0f\0\x12\0\0too many queries";
 pub struct Limit {
     lines: Vec<Config>,
     buckets: Arc<Buckets>,
+    clients: Arc<Clients>,
     /// Clients that were forgotten while their bucket was not full.
     evictions: AtomicU64,
 }
@@ -33,30 +38,46 @@ pub struct Limit {
 impl BuildHandler for Config {
     fn build(lines: Vec<Self>, cx: &mut BuildContext<'_>) -> anyhow::Result<()> {
         let buckets = Arc::clone(cx.shared.limits.get_or_init(Arc::default));
-        cx.push(Limit::new(lines, buckets));
+        cx.push(Limit::new(lines, buckets, Arc::clone(&cx.shared.clients)));
         Ok(())
     }
 }
 
 impl Limit {
     /// A handler for these lines.
-    pub fn new(lines: Vec<Config>, buckets: Arc<Buckets>) -> Self {
-        Self { lines, buckets, evictions: AtomicU64::new(0) }
+    pub fn new(lines: Vec<Config>, buckets: Arc<Buckets>, clients: Arc<Clients>) -> Self {
+        Self { lines, buckets, clients, evictions: AtomicU64::new(0) }
     }
 
     /// What the first line that the query exceeds says. A dry run takes no token.
     fn exceeded(&self, request: &Request<'_>, is_dry: bool) -> Option<Action> {
         let address = request.origin.client.ip();
-        for line in &self.lines {
-            let Some(client) = line.client(address) else { continue };
-            let (key, now) = ((line.id, client), request.origin.received);
+        let of_pod = |pod: &NodePod| {
+            let (first, namespace) = (first_address(pod, address), &*pod.id.namespace);
+            self.exceeded_by((address, first), Some(namespace), request, is_dry)
+        };
+        let found = self.clients.pod(address, of_pod);
+        found.unwrap_or_else(|| self.exceeded_by((address, address), None, request, is_dry))
+    }
+
+    /// The same for a client that asks from `address` and is known by another, of a namespace that is known.
+    fn exceeded_by(
+        &self,
+        (address, known_by): (IpAddr, IpAddr),
+        namespace: Option<&str>,
+        request: &Request<'_>,
+        is_dry: bool,
+    ) -> Option<Action> {
+        for line in self.lines.iter().filter(|line| !line.excepts(address)) {
+            let rate = line.rate_of(namespace);
+            let (key, now) = ((line.id, line.client(known_by)), request.origin.received);
             if is_dry {
-                if !self.buckets.has(key, line.rate, now) {
+                if !self.buckets.has(key, rate, now) {
                     return Some(line.action);
                 }
                 continue;
             }
-            match self.buckets.take(key, line.rate, now) {
+            match self.buckets.take(key, rate, now) {
                 Taken::Yes => {}
                 Taken::Evicting => drop(self.evictions.fetch_add(1, Relaxed)),
                 Taken::No => return Some(line.action),
@@ -102,7 +123,7 @@ mod tests {
         let mut lines: Vec<Config> =
             directives.iter().map(|text| parsed(text, Config::parse)).collect();
         lines.iter_mut().enumerate().for_each(|(number, line)| line.id = number as u64);
-        let limit = Limit::new(lines, Arc::default());
+        let limit = Limit::new(lines, Arc::default(), Arc::default());
         let mut client = Client::new(vec![Arc::new(limit), Fixed::new("a. 5 A 1.1.1.1")]);
         client.edns = Some((1232, false));
         client
@@ -174,6 +195,9 @@ mod tests {
             ("limit 10 {\n prefix6 0\n}", "prefix6: \"0\" is out of range"),
             ("limit 10 {\n except\n}", "except: a network is missing"),
             ("limit 10 {\n except pods\n}", "except: \"pods\" is not a network"),
+            ("limit 10 {\n namespace shop\n}", "namespace: an argument is missing"),
+            ("limit 10 {\n namespace a_b 5\n}", "\"a_b\" is not a namespace"),
+            ("limit 10 {\n namespace a 5\n namespace a 6\n}", "has a rate already"),
             ("limit 10 {\n block\n}", "there is no option \"block\""),
         ] {
             let (_, said) = complaints(text, Config::parse);

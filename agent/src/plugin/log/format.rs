@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
+use crate::clients::Clients;
+use crate::cluster::object::ObjectId;
 use crate::request::{Outcome, Request, Transport};
 use crate::wire::{flags, read_u16};
 
@@ -18,7 +20,7 @@ pub(super) struct Template(Vec<Part>);
 enum Part {
     Text(String),
     Field(Field),
-    /// `{/LABEL}`: metadata, of which there is none.
+    /// `{/LABEL}`: metadata that there is not.
     Nothing,
 }
 
@@ -40,6 +42,8 @@ enum Field {
     ReplySize,
     Duration,
     Rcode,
+    ClientNamespace,
+    ClientPod,
 }
 
 /// A finished query.
@@ -48,6 +52,7 @@ pub(super) struct Exchange<'a> {
     pub(super) outcome: &'a Outcome,
     pub(super) reply: &'a [u8],
     pub(super) micros: u64,
+    pub(super) clients: &'a Clients,
 }
 
 impl Template {
@@ -77,6 +82,13 @@ impl Template {
         }
         push_text(&mut parts, rest);
         (Self(parts), unknown)
+    }
+
+    /// Whether a line names the Pod that asks.
+    pub(super) fn names_clients(&self) -> bool {
+        let names =
+            |part: &Part| matches!(part, Part::Field(Field::ClientNamespace | Field::ClientPod));
+        self.0.iter().any(names)
     }
 
     pub(super) fn filled(&self, exchange: &Exchange<'_>) -> String {
@@ -111,6 +123,8 @@ impl Field {
             ">id" => Self::Id,
             ">opcode" => Self::Opcode,
             ">rflags" => Self::ReplyFlags,
+            "/kubernetes/client-namespace" => Self::ClientNamespace,
+            "/kubernetes/client-pod-name" => Self::ClientPod,
             _ => return None,
         })
     }
@@ -138,8 +152,15 @@ impl Exchange<'_> {
             rflags = self.text(Field::ReplyFlags),
             rsize = self.reply.len(),
             plugin = self.outcome.plugin.name(),
+            namespace = self.pod(|id| id.namespace.to_string()),
+            pod = self.pod(|id| id.name.to_string()),
             duration = self.micros as f64 / 1e6,
         );
+    }
+
+    /// What the Pod that asks is called, if it is known.
+    fn pod(&self, read: impl FnOnce(&ObjectId) -> String) -> Option<String> {
+        self.clients.pod(self.request.origin.client.ip(), |pod| read(&pod.id))
     }
 
     fn text(&self, field: Field) -> String {
@@ -172,7 +193,19 @@ impl Exchange<'_> {
             Field::ReplySize => write!(line, "{}", self.reply.len()),
             Field::Duration => write!(line, "{}s", self.micros as f64 / 1e6),
             Field::Rcode => write!(line, "{}", self.outcome.rcode),
+            Field::ClientNamespace => self.write_pod(line, |id| id.namespace.to_string()),
+            Field::ClientPod => self.write_pod(line, |id| id.name.to_string()),
         };
+    }
+
+    /// A dash stands for a client that is unknown, as in CoreDNS.
+    fn write_pod(
+        &self,
+        line: &mut String,
+        read: impl FnOnce(&ObjectId) -> String,
+    ) -> std::fmt::Result {
+        line.push_str(self.pod(read).as_deref().unwrap_or("-"));
+        Ok(())
     }
 
     /// What the client takes: its EDNS size, else the transport's own, as in CoreDNS.

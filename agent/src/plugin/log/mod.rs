@@ -5,10 +5,12 @@
 
 mod format;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::format::{Exchange, Template};
 use crate::chain::QueryLog;
+use crate::clients::Clients;
 use crate::config::value::duration;
 use crate::config::{Args, ServerBlock, ValueError, zone_names};
 use crate::corefile::{Diagnostics, Directive, Token};
@@ -55,6 +57,11 @@ impl ReadDirective for Config {
 }
 
 impl Config {
+    /// Whether its lines name the Pods that ask.
+    pub fn names_clients(&self) -> bool {
+        self.template.names_clients()
+    }
+
     /// Whether no query is left for `later`: the first line whose names fit decides.
     pub fn shadows(&self, later: &Self) -> bool {
         later.names.iter().all(|name| covers(&self.names, name))
@@ -166,12 +173,13 @@ impl Class {
 pub struct Log {
     rules: Box<[Config]>,
     format: Format,
+    clients: Arc<Clients>,
 }
 
 impl Log {
     /// The log that these lines describe.
-    pub fn new(lines: Vec<Config>, format: Format) -> Self {
-        Self { rules: lines.into(), format }
+    pub fn new(lines: Vec<Config>, format: Format, clients: Arc<Clients>) -> Self {
+        Self { rules: lines.into(), format, clients }
     }
 
     fn rule(&self, request: &Request<'_>) -> Option<&Config> {
@@ -200,7 +208,8 @@ impl QueryLog for Log {
         if !slow && !rule.classes.has(Class::of(outcome, reply)) {
             return;
         }
-        let exchange = Exchange { request, outcome, reply, micros };
+        let clients = &*self.clients;
+        let exchange = Exchange { request, outcome, reply, micros, clients };
         match self.format {
             Format::Text => tracing::info!(target: TARGET, "{}", rule.template.filled(&exchange)),
             Format::Json => exchange.write_fields(),

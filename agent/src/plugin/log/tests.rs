@@ -23,7 +23,7 @@ fn logged(
     records: usize,
     micros: u64,
 ) -> String {
-    let log = Log::new(config(lines).0, format);
+    let log = Log::new(config(lines).0, format, Arc::default());
     let mut packet = Vec::new();
     let name = Name::from_text(name).unwrap();
     write_query(

@@ -1,0 +1,42 @@
+//! Who a client is: the Pod of this node that has its address (`pods node` of `kubernetes`).
+//!
+//! Nothing waits for it: an address is that of a Pod that is known, or unknown. While no configuration asks for it, nothing is
+//! watched and a look-up is one load of a pointer.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+
+use crate::cluster::index::Index;
+use crate::cluster::object::NodePod;
+
+/// The Pods of this node, of the configuration that runs. One for the process.
+#[derive(Default)]
+pub struct Clients(ArcSwapOption<Index>);
+
+impl Clients {
+    /// Looks Pods up in `index` from now on; `None`: all are unknown.
+    pub fn follow(&self, index: Option<Arc<Index>>) {
+        self.0.store(index);
+    }
+
+    /// Calls `read` with the Pod that has the address. `None` for an address that is unknown or the node's own, which Pods with
+    /// `hostNetwork` and the programs of the node share. Called for a query on a worker: without a lock or an allocation.
+    pub fn pod<R>(&self, address: IpAddr, read: impl FnOnce(&NodePod) -> R) -> Option<R> {
+        let index = self.0.load();
+        let of_pod = |pod: &NodePod| (!pod.host_network).then(|| read(pod));
+        index.as_ref()?.client(address.to_canonical(), of_pod).flatten()
+    }
+}
+
+impl std::fmt::Debug for Clients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Clients").field(&self.0.load().is_some()).finish()
+    }
+}
+
+/// The address by which a Pod is told from others: its first, so that both families are one client.
+pub fn first_address(pod: &NodePod, asked_from: IpAddr) -> IpAddr {
+    pod.addresses.first().copied().unwrap_or(asked_from)
+}

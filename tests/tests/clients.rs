@@ -1,0 +1,167 @@
+//! Who a client is: the Pods of the node, by the API server, in the log, in limits and in what `nodens top` shows.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hickory_proto::rr::RecordType;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tests::api::{Fault, Scope};
+use tests::client::Client;
+use tests::cluster::Cluster;
+use tests::poll::wait_for;
+use tests::process::{Nodens, Ready, run};
+
+const SOON: Duration = Duration::from_secs(20);
+const NAME: &str = "kubernetes.default.svc.cluster.local.";
+const LOG: &str = "log . \"asked {remote} {/kubernetes/client-namespace} {/kubernetes/client-pod-name} {name}\"\n";
+
+/// A Pod of a node with these addresses.
+fn pod(namespace: &str, name: &str, node: &str, addresses: &[&str]) -> Value {
+    let addresses: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"nodeName": node},
+        "status": {"phase": "Running", "podIP": addresses[0]["ip"], "podIPs": addresses},
+    })
+}
+
+/// The binary with these lines in the server block, and what `kubernetes` is to have.
+fn start(cluster: &Cluster, options: &str, lines: &str) -> Nodens {
+    let with = format!("bind 127.0.0.1\n{lines}");
+    let setup = cluster.setup(options);
+    let setup = setup.corefile(|corefile| corefile.replacen("bind 127.0.0.1\n", &with, 1));
+    setup.environment("NODE_NAME", "node-9").start()
+}
+
+fn ask(nodens: &Nodens, from: &str, name: &str) -> String {
+    let from: IpAddr = from.parse().unwrap();
+    let client = Client::new(nodens.dns()).within(Duration::from_secs(2)).from(from);
+    match client.ask(name, RecordType::A) {
+        Ok(answer) => answer.normal.rcode,
+        Err(_) => "silence".to_owned(),
+    }
+}
+
+/// Who asked from there, as the log calls it.
+fn who(nodens: &Nodens, from: &str) -> String {
+    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let name = format!("n{number}.default.svc.cluster.local.");
+    ask(nodens, from, &name);
+    let line = nodens.wait_for_log(&name, SOON);
+    let words: Vec<&str> = line.split("asked ").nth(1).unwrap().split(' ').collect();
+    assert_eq!(words[0], from);
+    format!("{}/{}", words[1], words[2])
+}
+
+#[track_caller]
+fn wait_for_client(nodens: &Nodens, from: &str, wanted: &str) {
+    wait_for(&format!("{from} to be {wanted}"), SOON, || who(nodens, from) == wanted);
+}
+
+#[test]
+fn the_pods_of_the_node_are_known_and_no_others() {
+    let cluster = Cluster::default();
+    cluster.server.put(pod("shop", "web-1", "node-9", &["127.0.1.5", "127.0.1.6"]));
+    cluster.server.put(pod("shop", "far", "node-2", &["127.0.1.7"]));
+    let mut own = pod("kube-system", "proxy", "node-9", &["127.0.1.8"]);
+    own["spec"]["hostNetwork"] = true.into();
+    cluster.server.put(own);
+    let nodens = start(&cluster, "pods node", LOG);
+    wait_for_client(&nodens, "127.0.1.5", "shop/web-1");
+    assert_eq!(who(&nodens, "127.0.1.6"), "shop/web-1");
+    for unknown in ["127.0.1.7", "127.0.1.8", "127.0.0.1"] {
+        assert_eq!(who(&nodens, unknown), "-/-", "{unknown}");
+    }
+    for verb in ["list", "watch"] {
+        let asked = cluster.server.requests_of(verb, "pods");
+        let is_of_node = |fields: &String| fields.contains("spec.nodeName=node-9");
+        let only_of_node = |query: &std::collections::BTreeMap<String, String>| {
+            query.get("fieldSelector").is_some_and(is_of_node)
+        };
+        assert!(!asked.is_empty() && asked.iter().all(|request| only_of_node(&request.query)));
+    }
+    // Its end, before and after its address is another's.
+    cluster.server.put(pod("shop", "web-2", "node-9", &["127.0.1.5"]));
+    wait_for_client(&nodens, "127.0.1.5", "shop/web-2");
+    let mut ended = pod("shop", "web-1", "node-9", &["127.0.1.5", "127.0.1.6"]);
+    ended["status"]["phase"] = "Succeeded".into();
+    cluster.server.put(ended);
+    wait_for_client(&nodens, "127.0.1.6", "-/-");
+    assert_eq!(who(&nodens, "127.0.1.5"), "shop/web-2");
+    let socket = nodens.folder().join("nodens.sock").to_string_lossy().into_owned();
+    let (_, top, _) = run(&["top", "--once", "-o", "json", "--socket", &socket]);
+    assert!(top.contains("shop/web-2"), "{top}");
+
+    // A crash while the API server is away: what was known is known.
+    cluster.server.refuse();
+    tests::poll::pause(Duration::from_millis(1_500));
+    let old = nodens.server();
+    nodens.signal_server(Signal::SIGKILL);
+    wait_for("another server", SOON, || ![old, nodens.pid()].contains(&nodens.server()));
+    wait_for_client(&nodens, "127.0.1.5", "shop/web-2");
+    assert_eq!(who(&nodens, "127.0.1.6"), "-/-");
+}
+
+#[test]
+fn a_pod_is_one_client_and_namespaces_have_rates_of_their_own() {
+    let cluster = Cluster::default();
+    cluster.server.put(pod("shop", "web-1", "node-9", &["127.0.1.5", "127.0.1.6"]));
+    cluster.server.put(pod("batch", "job-1", "node-9", &["127.0.1.7"]));
+    let limit = "limit 1 4 {\n refuse\n namespace batch 1 10\n}\n";
+    // The line asks for the Pods by itself.
+    let nodens = start(&cluster, "", &format!("{limit}{LOG}"));
+    nodens.wait_for_metrics("the Pods of the node", SOON, |metrics| {
+        metrics.sum("nodens_kubernetes_objects", &[("kind", "NodePod")]) == 2.0
+    });
+    let refused = |from: &[&str], count: usize| {
+        let codes = from.iter().cycle().take(count).map(|from| ask(&nodens, from, NAME));
+        codes.filter(|code| code == "REFUSED").count()
+    };
+    let begun = std::time::Instant::now();
+    let found = [
+        refused(&["127.0.1.5", "127.0.1.6"], 8),
+        refused(&["127.0.1.7"], 12),
+        refused(&["127.0.1.9"], 8),
+    ];
+    // A token a second comes back meanwhile.
+    let spared = 1 + begun.elapsed().as_secs() as usize;
+    for (got, most) in found.iter().zip([4, 2, 4]) {
+        assert!(*got <= most && got + spared >= most, "{found:?} after {:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn without_the_role_clients_are_unknown_and_names_are_served() {
+    let cluster = Cluster::default();
+    cluster.server.put(pod("shop", "web-1", "node-9", &["127.0.1.5"]));
+    for scope in [Scope::lists(), Scope::watches()] {
+        cluster.server.inject_for(scope.of("pods"), Fault::Forbidden);
+    }
+    let nodens = start(&cluster, "pods node", LOG);
+    assert_eq!(who(&nodens, "127.0.1.5"), "-/-");
+    assert_eq!(ask(&nodens, "127.0.1.5", NAME), "NOERROR");
+    let socket = nodens.folder().join("nodens.sock").to_string_lossy().into_owned();
+    let status = || run(&["status", "--socket", &socket]).1;
+    wait_for("the status to say so", SOON, || status().contains("this node's Pods: "));
+    cluster.server.heal();
+    wait_for_client(&nodens, "127.0.1.5", "shop/web-1");
+}
+
+#[test]
+fn a_folder_has_pods_of_the_node_too() {
+    let pods = "kind: Pod\nmetadata: {name: web-1, namespace: shop}\nspec: {nodeName: node-9}\n\
+                status: {podIP: 127.0.1.5}\n---\nkind: Pod\nmetadata: {name: far, namespace: shop}\n\
+                spec: {nodeName: node-2}\nstatus: {podIP: 127.0.1.6}\n";
+    let corefile = format!(
+        "cluster.local:@dns@ {{\n bind 127.0.0.1\n {LOG} kubernetes {{\n objects @folder@/objects\n pods node node-9\n }}\n}}\n"
+    );
+    let nodens = tests::process::Setup::new(&corefile)
+        .file("objects/pods.yaml", pods)
+        .ready(Ready::Answer)
+        .start();
+    wait_for_client(&nodens, "127.0.1.5", "shop/web-1");
+    assert_eq!(who(&nodens, "127.0.1.6"), "-/-");
+}
