@@ -58,7 +58,9 @@ alias IN CNAME www.test.
 
 const COREFILE: &str = ".:53 {
     bind 127.0.0.1
-    limit 1000000
+    limit 1 {
+        namespace client 1000000
+    }
     errors
     prometheus 127.0.0.1:1
     hosts {
@@ -70,6 +72,7 @@ const COREFILE: &str = ".:53 {
     kubernetes cluster.local in-addr.arpa ip6.arpa {
         objects @objects@
         pods insecure
+        pods node n1
         fallthrough in-addr.arpa ip6.arpa
     }
     cache 300
@@ -84,6 +87,13 @@ example.org:53 {
     }
     file @zone@
 }
+";
+
+/// The Pod that asks: the limit of others would be reached at once.
+const CLIENT: &str = "kind: Pod
+metadata: {name: asks, namespace: client}
+spec: {nodeName: n1}
+status: {podIP: 10.0.0.9}
 ";
 
 const ZONE_FILE: &str = "$ORIGIN example.org.
@@ -175,11 +185,15 @@ impl Server {
         });
         let objects = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/demo/objects");
         let folder = tempfile::tempdir().unwrap();
+        let own_objects = folder.path().join("objects");
+        std::fs::create_dir(&own_objects).unwrap();
+        std::os::unix::fs::symlink(objects, own_objects.join("demo")).unwrap();
+        std::fs::write(own_objects.join("client.yaml"), CLIENT).unwrap();
         let zone = folder.path().join("db.example.org");
         std::fs::write(&zone, ZONE_FILE).unwrap();
         let text = COREFILE
             .replace("@zone@", &zone.display().to_string())
-            .replace("@objects@", objects)
+            .replace("@objects@", &own_objects.display().to_string())
             .replace("@upstream@", &upstream.address().to_string());
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -282,6 +296,7 @@ fn assemble_text(text: &str) -> (Assembled, Arc<Observed>) {
         loops: Arc::default(),
         clusters: Clusters::default(),
         watching: WatchThread::default(),
+        clients: Arc::default(),
         conditions: Arc::default(),
         history: Arc::default(),
     });

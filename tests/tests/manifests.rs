@@ -174,7 +174,7 @@ fn the_units_score_is_what_the_page_says() {
 fn components_change_what_they_say() {
     let folder = manifests::folder();
     let mut all = manifests::overlay("link-local");
-    for name in ["pods-verified", "node-resolv-conf", "multicluster"] {
+    for name in ["pods-verified", "pods-node", "node-resolv-conf", "multicluster"] {
         kustomize::add_component(&folder.join("components").join(name), &mut all).unwrap();
     }
     all.iter().for_each(|document| strict::parse(document).unwrap());

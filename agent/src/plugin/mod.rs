@@ -129,10 +129,11 @@ fn imply_clients(blocks: &mut [Block], diagnostics: &mut Diagnostics) {
     let is_logged = blocks.iter().flat_map(|b| &b.log).any(log::Config::names_clients);
     let mut clusters = blocks.iter_mut().flat_map(|block| &mut block.kubernetes);
     match (clusters.next(), limited) {
-        (Some(first), by_limit) if is_logged || by_limit.is_some() => {
-            if clusters.all(|other| other.spec.wanted.node.is_none()) {
-                first.imply_node();
-            }
+        (Some(first), by_limit)
+            if (is_logged || by_limit.is_some())
+                && clusters.all(|other| other.spec.wanted.node.is_none()) =>
+        {
+            first.imply_node();
         }
         (None, Some(at)) => diagnostics.push(
             Diagnostic::warning(at, "no Pod is known, since there is no kubernetes directive")

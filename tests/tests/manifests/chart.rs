@@ -47,6 +47,15 @@ fn the_chart_renders_what_the_overlays_render() {
     let mut chart = helm::render(&helm::values(&wanted).unwrap()).unwrap();
     rules(&mut chart).sort_by_key(Value::to_string);
     same(&chart, &more, "components");
+    let wanted = json!({ "kubernetes": { "podsOfNode": true } });
+    let chart = helm::render(&helm::values(&wanted).unwrap()).unwrap();
+    let mut component = manifests::overlay("link-local");
+    let folder = manifests::folder().join("components/pods-node");
+    kustomize::add_component(&folder, &mut component).unwrap();
+    let with = "pods insecure\n        # Who a client is: in the log, in limits and in `nodens top`.\n        pods node";
+    let text = manifests::corefile(&component).replace("pods insecure", with);
+    set_corefile(&mut component, text);
+    same(&chart, &component, "pods of the node");
 }
 
 #[test]

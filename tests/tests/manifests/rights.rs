@@ -131,6 +131,16 @@ fn the_right_to_watch_pods_is_needed_for_verified_pods_only() {
 }
 
 #[test]
+fn the_right_to_watch_pods_suffices_for_those_of_the_node() {
+    let mut all = manifests::overlay("link-local");
+    kustomize::add_component(&manifests::folder().join("components/pods-node"), &mut all).unwrap();
+    let text =
+        manifests::corefile(&all).replace("pods insecure", "pods insecure\n    pods node n1");
+    set_corefile(&mut all, text);
+    rights_suffice("pods of the node", &all);
+}
+
+#[test]
 fn the_right_to_watch_imports_is_needed_for_multicluster_only() {
     let all = multicluster();
     assert!(words(&all).iter().any(|word| word.1 == "serviceimports"));

@@ -58,7 +58,7 @@ fn everything_can_be_added_to_the_pods() {
     assert_eq!(words[words.len() - 2..], [json!("--log-format=json"), json!("--workers=2")]);
     let names: Vec<_> =
         container["env"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
-    assert_eq!(names, ["POD_IP", "CORP_DNS", "NODE"]);
+    assert_eq!(names, ["POD_IP", "NODE_NAME", "CORP_DNS", "NODE"]);
     let last = |list: &Value| list.as_array().unwrap().last().unwrap()["name"].clone();
     assert_eq!(
         (last(&container["volumeMounts"]), last(&pod["spec"]["volumes"])),

@@ -74,15 +74,19 @@ impl Versions {
     pub fn of(&self, kind: Kind) -> Option<u64> {
         self.0.get(kind as usize).copied().filter(|&version| version > 0)
     }
+
+    fn set(&mut self, kind: Kind, version: u64) {
+        if let Some(place) = self.0.get_mut(kind as usize) {
+            *place = version;
+        }
+    }
 }
 
 impl FromIterator<(Kind, u64)> for Versions {
     fn from_iter<I: IntoIterator<Item = (Kind, u64)>>(versions: I) -> Self {
         let mut all = Self::default();
         for (kind, version) in versions {
-            if let Some(place) = all.0.get_mut(kind as usize) {
-                *place = version;
-            }
+            all.set(kind, version);
         }
         all
     }
@@ -138,7 +142,7 @@ impl<'a> Snapshot<'a> {
             *version = u64::from_be_bytes(decoder.array()?);
         }
         if let Some(version) = decoder.node_version()? {
-            versions.0[Kind::NodePod as usize] = version;
+            versions.set(Kind::NodePod, version);
         }
         Ok(Self { identity, written, versions, objects: decoder.rest() })
     }

@@ -51,6 +51,10 @@
         # Names of pods' addresses (10-244-1-7.default.pod.{{ .Values.clusterDomain }}) exist in every existing namespace. `verified`
         # checks that the pod exists: that needs the right to watch pods (components/pods-verified) and memory for them.
         pods {{ .Values.kubernetes.pods }}
+        {{- if .Values.kubernetes.podsOfNode }}
+        # Who a client is: in the log, in limits and in `nodens top`.
+        pods node
+        {{- end }}
 {{- if eq .Values.kubernetes.endpoints "headless" }}
         # Only EndpointSlices with the label service.kubernetes.io/headless are watched: half the memory, and a small part of
         # the changes. Names of single endpoints of Services that have a ClusterIP are asked of `fallback`, if it is given, and
