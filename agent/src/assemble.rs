@@ -189,6 +189,7 @@ impl Assembly {
         };
         let addresses = listen_addresses(&block)?;
         self.done.outline.add(&block, &addresses);
+        let cluster = block.kubernetes.first().and_then(|line| line.view.zones.first()).cloned();
         block.build(&mut cx)?;
         let Built { handlers, cache, store, forwards, sources, details } = cx.built;
         self.add_forwards(forwards, &block, &addresses);
@@ -217,6 +218,10 @@ impl Assembly {
                 chain.dnstap =
                     taps.iter().map(|tap| Arc::clone(tap) as Arc<dyn QueryLog>).collect();
                 chain.errors = logs.errors.clone();
+                if let Some(line) = block.autopath.last() {
+                    let autopath = line.build(cluster.clone(), &shared.clients)?;
+                    chain.autopath = Some(Arc::new(autopath));
+                }
                 let chain = Arc::new(chain);
                 if let Some(cache) = &cache {
                     self.caches.push((Arc::clone(&chain.server_label), cache.clone()));

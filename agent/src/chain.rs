@@ -6,6 +6,8 @@
 //! A query is first served in the receive loop, by [`Chain::serve`]: each handler answers, passes it on, or says that it
 //! has to wait. Only then does it become a task, which goes on at the same handler by [`Chain::resolve`].
 
+mod identity;
+
 use std::cell::RefCell;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -14,11 +16,13 @@ use crate::clock::CoarseInstant;
 use crate::metrics::Scrape;
 use crate::metrics::cells::{Cells, Tally};
 use crate::observe::ring::Taps;
+use crate::plugin::autopath::Autopath;
 use crate::plugin::cache::WorkerCache;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
 use crate::suspects::Refused;
 use crate::trace::{self, Did, Notes, Trace};
 
+pub use self::identity::Identity;
 pub use crate::request::Resolving;
 use crate::upstream::event::Event;
 use crate::upstream::{Question, Send as SendQuery};
@@ -147,6 +151,19 @@ pub struct Local {
     pub refused: Option<Arc<Refused>>,
     /// Nothing is to be changed: no counter, no token, no entry.
     pub is_dry: bool,
+    /// For names of search lists.
+    pub search: SearchBuffers,
+}
+
+/// Buffers for a query that is asked on behalf of another one, and for its reply; used again and again.
+#[derive(Default)]
+pub struct SearchBuffers {
+    /// The query.
+    pub packet: Vec<u8>,
+    /// The reply.
+    pub reply: Vec<u8>,
+    /// The data of one record.
+    pub rdata: Vec<u8>,
 }
 
 thread_local! {
@@ -164,6 +181,7 @@ impl Local {
             tally: Arc::default(),
             refused: None,
             is_dry: false,
+            search: SearchBuffers::default(),
         }
     }
 
@@ -250,6 +268,8 @@ pub struct Chain {
     pub max_udp: Option<usize>,
     /// Where finished queries are written down for those who look; `None` outside of a server.
     pub taps: Option<Arc<Taps>>,
+    /// Goes through search lists, where `autopath` is set.
+    pub autopath: Option<Arc<Autopath>>,
     /// Writes finished queries to the log, where `log` is set.
     pub log: Option<Arc<dyn QueryLog>>,
     /// Sends finished queries to collectors, where `dnstap` is set.
@@ -263,28 +283,6 @@ pub struct Chain {
     amending: Box<[usize]>,
     recursive: bool,
     flags_are_set: bool,
-}
-
-/// What the server says of itself in class CHAOS (RFC 4892).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// `version.bind` and `version.server`.
-    pub version: Box<str>,
-    /// `hostname.bind` and `id.server`.
-    pub hostname: Box<str>,
-    /// `authors.bind`; empty: not answered.
-    pub authors: Vec<Box<str>>,
-}
-
-impl Default for Identity {
-    fn default() -> Self {
-        let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-        Self {
-            version: concat!("Nodens-", env!("CARGO_PKG_VERSION")).into(),
-            hostname: hostname.unwrap_or_else(|| "localhost".to_owned()).into(),
-            authors: Vec::new(),
-        }
-    }
 }
 
 /// What `log` does with a finished query.
@@ -320,6 +318,7 @@ impl Chain {
             identity: Identity::default(),
             max_udp: None,
             taps: None,
+            autopath: None,
             log: None,
             dnstap: Box::default(),
             errors: None,
@@ -359,8 +358,23 @@ impl Chain {
         reply: &mut Reply<'_>,
         local: &mut Local,
     ) -> Result<Outcome, usize> {
+        self.serve_as(request, reply, local, false)
+    }
+
+    /// The same; one that `is_inner` is asked on behalf of a client that has been judged.
+    #[inline]
+    pub fn serve_as(
+        &self,
+        request: &Request<'_>,
+        reply: &mut Reply<'_>,
+        local: &mut Local,
+        is_inner: bool,
+    ) -> Result<Outcome, usize> {
         reply.set_flags(flags::RA, self.recursive);
         for (number, handler) in self.handlers.iter().enumerate() {
+            if is_inner && handler.is_for_clients_only() {
+                continue;
+            }
             let step = handler.serve(request, reply, local);
             debug_assert!(matches!(step, Step::Next) || !handler.bypasses(request));
             match step {

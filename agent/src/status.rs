@@ -153,16 +153,17 @@ impl Status {
         shown
     }
 
-    /// A filter for a Pod, with the Pod's address in its place.
+    /// A filter for a Pod, with the Pod's addresses in its place.
     fn of_pod(&self, filter: &Filter) -> Result<Filter, String> {
         let mut filter = filter.clone();
         let Some((namespace, name)) = filter.pod() else { return Ok(filter) };
         let stores = self.running().stores.clone();
-        let address = stores.iter().find_map(|store| store.sink().pod_address(namespace, name));
-        let address = address.ok_or_else(|| {
+        let mut all = stores.iter().map(|store| store.sink().pod_addresses(namespace, name));
+        let addresses = all.find(|addresses| !addresses.is_empty()).ok_or_else(|| {
             format!("Pod `{namespace}/{name}` is not known here (`pods node` and `pods verified` watch Pods); give its address")
         })?;
-        filter.client = Some(address.to_string());
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        filter.client = Some(addresses.join(","));
         Ok(filter)
     }
 

@@ -61,6 +61,7 @@ const COREFILE: &str = ".:53 {
     limit 1 {
         namespace client 1000000
     }
+    autopath @kubernetes
     errors
     prometheus 127.0.0.1:1
     hosts {
@@ -362,6 +363,28 @@ fn cached_answers_allocate_nothing() {
     ] {
         assert_eq!(server.check(name, qtype, rcode, records), 0, "{name} {qtype}");
     }
+}
+
+/// Four names of the cluster that do not exist, and one that is cached; a name of another namespace.
+#[test]
+fn search_lists_allocate_nothing() {
+    let mut server = Server::start();
+    for (name, qtype, records) in [
+        ("www.test", RecordType::A, 3),
+        ("www.test", RecordType::MX, 0),
+        ("alias.test", RecordType::A, 4),
+        ("web.shop", RecordType::A, 1),
+        ("_postgres._tcp.db.shop", RecordType::SRV, 2),
+    ] {
+        if name.ends_with(".test") {
+            server.check(name, qtype, Rcode::NOERROR, records);
+        }
+        let first = format!("{name}.client.svc.cluster.local");
+        assert_eq!(server.check(&first, qtype, Rcode::NOERROR, records + 1), 0, "{first} {qtype}");
+    }
+    let nothing = "none.test.client.svc.cluster.local";
+    server.check("none.test", RecordType::A, Rcode::NXDOMAIN, 0);
+    assert_eq!(server.check(nothing, RecordType::A, Rcode::NXDOMAIN, 0), 0);
 }
 
 /// The ring that a worker writes into is there from the start.

@@ -76,12 +76,13 @@ fn the_pods_of_the_node_are_known_and_no_others() {
         assert_eq!(who(&nodens, unknown), "-/-", "{unknown}");
     }
     for verb in ["list", "watch"] {
+        wait_for(verb, SOON, || !cluster.server.requests_of(verb, "pods").is_empty());
         let asked = cluster.server.requests_of(verb, "pods");
         let is_of_node = |fields: &String| fields.contains("spec.nodeName=node-9");
         let only_of_node = |query: &std::collections::BTreeMap<String, String>| {
             query.get("fieldSelector").is_some_and(is_of_node)
         };
-        assert!(!asked.is_empty() && asked.iter().all(|request| only_of_node(&request.query)));
+        assert!(asked.iter().all(|request| only_of_node(&request.query)), "{asked:?}");
     }
     // Its end, before and after its address is another's.
     cluster.server.put(pod("shop", "web-2", "node-9", &["127.0.1.5"]));
@@ -148,6 +149,40 @@ fn without_the_role_clients_are_unknown_and_names_are_served() {
     wait_for("the status to say so", SOON, || status().contains("this node's Pods: "));
     cluster.server.heal();
     wait_for_client(&nodens, "127.0.1.5", "shop/web-1");
+}
+
+/// A minute later, since API servers that start refuse what they will allow.
+#[test]
+fn a_right_that_is_taken_away_ends_what_is_known() {
+    let cluster = Cluster::default();
+    cluster.server.put(pod("shop", "web-1", "node-9", &["127.0.1.5"]));
+    let nodens = start(&cluster, "pods node", LOG);
+    wait_for_client(&nodens, "127.0.1.5", "shop/web-1");
+    for scope in [Scope::lists(), Scope::watches()] {
+        cluster.server.inject_for(scope.of("pods"), Fault::Forbidden);
+    }
+    cluster.server.cut();
+    wait_for("nobody to be known", Duration::from_secs(150), || {
+        tests::poll::pause(Duration::from_millis(500));
+        who(&nodens, "127.0.1.5") == "-/-"
+    });
+    assert_eq!(ask(&nodens, "127.0.1.5", NAME), "NOERROR");
+    cluster.server.heal();
+    wait_for_client(&nodens, "127.0.1.5", "shop/web-1");
+}
+
+#[test]
+fn a_list_after_a_gap_knows_who_has_an_address_now() {
+    let cluster = Cluster::default();
+    cluster.server.put(pod("shop", "web-1", "node-9", &["127.0.1.5"]));
+    let nodens = start(&cluster, "pods node", LOG);
+    wait_for_client(&nodens, "127.0.1.5", "shop/web-1");
+    // The watch misses that the first one is about to end and the next one has its address.
+    cluster.server.inject_for(Scope::watches().of("pods"), Fault::Gone);
+    let mut next = pod("shop", "web-2", "node-9", &["127.0.1.5"]);
+    next["metadata"]["creationTimestamp"] = "2026-01-01T00:01:00Z".into();
+    cluster.server.put(next);
+    wait_for_client(&nodens, "127.0.1.5", "shop/web-2");
 }
 
 #[test]

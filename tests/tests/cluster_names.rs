@@ -350,6 +350,7 @@ fn labels_choose_services_and_slices() {
     assert_eq!(ask(&nodens, "chosen.default.svc.cluster.local.", A), data(&["10.96.200.1"]));
     assert_eq!(ask(&nodens, "other.default.svc.cluster.local.", A), denied());
     assert_eq!(ask(&nodens, "2.200.96.10.in-addr.arpa.", PTR), denied());
-    let asked = &cluster.server.requests_of("watch", "endpointslices")[0];
-    assert_eq!(asked.parameter("labelSelector"), "serve in (yes, maybe)");
+    let watches = || cluster.server.requests_of("watch", "endpointslices");
+    wait_for("the watch", SOON, || !watches().is_empty());
+    assert_eq!(watches()[0].parameter("labelSelector"), "serve in (yes, maybe)");
 }

@@ -59,6 +59,12 @@ impl Applier {
         self.synced();
     }
 
+    /// Nothing is known any more.
+    pub(super) fn forget(&mut self) {
+        self.sink.apply(Event::Init(self.kind));
+        self.sink.apply(Event::InitDone(self.kind));
+    }
+
     /// What the sink knows is complete: by a list, or by a snapshot that the server continues.
     pub(super) fn synced(&mut self) {
         let (before, from_snapshot) = (self.status.is_synced(), self.status.is_snapshot_in_use());

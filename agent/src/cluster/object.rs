@@ -190,6 +190,31 @@ pub struct NodePod {
     pub host_network: bool,
     /// `creationTimestamp`, seconds since 1970; 0 if it has none.
     pub created: u64,
+    /// How its names are looked up.
+    pub dns: PodDns,
+}
+
+/// What a Pod says of its resolver, as far as it decides which names are tried.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PodDns {
+    /// `dnsPolicy`.
+    pub policy: DnsPolicy,
+    /// `dnsConfig.searches`.
+    pub searches: Box<[Name]>,
+    /// `ndots` of `dnsConfig.options`.
+    pub ndots: Option<u8>,
+}
+
+/// `dnsPolicy`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DnsPolicy {
+    /// `ClusterFirst`, and `ClusterFirstWithHostNet`: the cluster's domains, and the node's behind them.
+    #[default]
+    Cluster,
+    /// `Default`: the node's.
+    Node,
+    /// `None`: only what `dnsConfig` says.
+    Own,
 }
 
 /// A lean object.

@@ -39,7 +39,8 @@ impl Report {
     fn collect_kind(&self, kind: Kind, out: &mut Scrape) {
         let state = self.status.kind(kind);
         let labels = [kind.name()];
-        if let Some(age) = self.status.kind_age(kind) {
+        // Who a client is makes no answer stale.
+        if let Some(age) = self.status.kind_age(kind).filter(|_| kind != Kind::NodePod) {
             out.gauge_greatest(&names::KUBERNETES_STORE_AGE, &labels, age.as_secs_f64());
         }
         out.gauge(&names::KUBERNETES_OBJECTS, &labels, self.objects(kind) as f64);

@@ -1,7 +1,7 @@
 //! Reads the snapshot at the start, and writes it now and then.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,6 +21,8 @@ pub(super) struct Saver {
     view: String,
     /// Without it there is no file.
     path: Option<PathBuf>,
+    /// What was written before `pods node` was, or by a release that does not know it.
+    plain: Option<Plain>,
     every: Duration,
     source: Source,
     wanted: Wanted,
@@ -32,6 +34,13 @@ pub(super) struct Saver {
     saved: Mutex<Saved>,
     /// Only one writes at a time.
     writing: Mutex<()>,
+}
+
+/// The same cluster without the Pods of the node, which is as good for every name.
+struct Plain {
+    view: String,
+    path: Option<PathBuf>,
+    identity: String,
 }
 
 /// What tells whether a file is still the latest.
@@ -59,11 +68,23 @@ impl Saver {
         sink: Arc<dyn Sink>,
         status: Arc<Status>,
     ) -> Self {
-        let view = format!("{} {:?}", spec.source, spec.wanted);
-        let view = format!("cluster-{:08x}", crc32fast::hash(view.as_bytes()));
-        let path = settings.map(|settings| settings.dir.join(format!("{view}.snapshot")));
+        let view_of = |wanted: &Wanted| {
+            let view = format!("{} {wanted:?}", spec.source);
+            format!("cluster-{:08x}", crc32fast::hash(view.as_bytes()))
+        };
+        let file = |view: &str| Some(settings?.dir.join(format!("{view}.snapshot")));
+        let view = view_of(&spec.wanted);
+        let path = file(&view);
+        let mut plain = None;
         let identity = match credentials::identity(&spec.source) {
-            Ok(cluster) => identity(&cluster, &spec.wanted),
+            Ok(cluster) => {
+                if spec.wanted.node.is_some() {
+                    let wanted = Wanted { node: None, ..spec.wanted.clone() };
+                    let (view, identity) = (view_of(&wanted), identity(&cluster, &wanted));
+                    plain = Some(Plain { path: file(&view), view, identity });
+                }
+                identity(&cluster, &spec.wanted)
+            }
             Err(error) => {
                 if path.is_some() {
                     warn!(
@@ -76,7 +97,7 @@ impl Saver {
         let (saved, writing) = Default::default();
         let (source, wanted) = (spec.source.clone(), spec.wanted.clone());
         let every = settings.map_or(Duration::MAX, |settings| settings.every);
-        Self { view, path, every, source, wanted, identity, sink, status, saved, writing }
+        Self { view, path, plain, every, source, wanted, identity, sink, status, saved, writing }
     }
 
     /// The identity now: a cluster's authority is replaced now and then, and the next start will know the new one only.
@@ -92,6 +113,12 @@ impl Saver {
     /// The name of its memory.
     pub(super) fn name(&self) -> &str {
         &self.view
+    }
+
+    /// The names of memory that it can begin with, the best first.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let plain = self.plain.as_ref().map(|plain| plain.view.as_str());
+        std::iter::once(self.name()).chain(plain)
     }
 
     /// Fills the sink with what `memory` of the process before holds, or else the file, if it is of this cluster. Returns the
@@ -110,8 +137,15 @@ impl Saver {
             }
         }
         let Some(path) = &self.path else { return Versions::default() };
-        let loaded = snapshot::read(path)
-            .and_then(|bytes| bytes.map(|bytes| self.fill(&bytes, interner)).transpose());
+        let read = |path: &Path| {
+            let bytes = snapshot::read(path)?;
+            bytes.map(|bytes| self.fill(&bytes, interner)).transpose()
+        };
+        let plain = self.plain.as_ref().and_then(|plain| plain.path.as_deref());
+        let loaded = match (read(path), plain) {
+            (Ok(None), Some(plain)) => read(plain),
+            (loaded, _) => loaded,
+        };
         match loaded {
             Ok(None) => {
                 let others = snapshot::others(path);
@@ -133,7 +167,9 @@ impl Saver {
 
     fn fill(&self, bytes: &[u8], interner: &Interner) -> Result<(usize, Versions), SnapshotError> {
         let snapshot = Snapshot::decode(bytes)?;
-        snapshot.check_identity(&self.identity)?;
+        if self.plain.as_ref().is_none_or(|plain| plain.identity != snapshot.identity) {
+            snapshot.check_identity(&self.identity)?;
+        }
         for kind in self.status.wanted() {
             self.sink.apply(Event::Init(kind));
         }
@@ -287,6 +323,14 @@ mod tests {
         assert_eq!(versions.of(Kind::Pod), None, "it was not watched");
         assert_eq!(next.names(), sink.names());
         assert!(status.is_known() && !status.is_synced());
+
+        // With the Pods of the node beside it.
+        let wanted = Wanted { node: Some("n1".into()), ..Wanted::default() };
+        let (loading, status) =
+            saver(&Spec { wanted, ..endpoint() }, dir.path(), Arc::new(Recorder::default()));
+        let versions = loading.load(None, &Interner::default());
+        assert_eq!((versions.of(Kind::Service), versions.of(Kind::NodePod)), (Some(7), None));
+        assert!(status.is_known());
 
         let other = Spec { wanted: Wanted { imports: true, ..Wanted::default() }, ..endpoint() };
         let empty = Arc::new(Recorder::default());

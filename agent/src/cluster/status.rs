@@ -133,7 +133,7 @@ impl Status {
     }
 
     /// Those without which answers may be wrong. Who a client is changes none.
-    fn needed(&self) -> impl Iterator<Item = Kind> + '_ {
+    pub fn needed(&self) -> impl Iterator<Item = Kind> + '_ {
         self.wanted().filter(|&kind| kind != Kind::NodePod)
     }
 

@@ -73,7 +73,7 @@ impl<S: Sink> Store<S> {
         } else {
             let settings = spec.snapshot.as_ref();
             let made = Arc::new(Saver::new(settings, &spec, dynamic.clone(), status.clone()));
-            let memory = inherited.take_memory(made.name());
+            let memory = made.names().find_map(|name| inherited.take_memory(name));
             let versions = made.load(memory.as_deref(), &interner);
             if settings.is_some() {
                 tasks.push(runtime.spawn(made.clone().run()).abort_handle());

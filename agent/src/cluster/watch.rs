@@ -119,7 +119,7 @@ impl Watcher {
         next
     }
 
-    fn report(&self, failure: &Failure, pause: Duration) {
+    fn report(&mut self, failure: &Failure, pause: Duration) {
         let (kind, source) = (self.kind.name(), self.applier.status.source());
         let pause_ms = pause.as_millis() as u64;
         let status = self.applier.kind_status();
@@ -143,6 +143,12 @@ impl Watcher {
             );
         }
         status.note_error(text, failure.is_refused());
+        let is_refused = failure.is_forbidden() && !self.pace.recovery.is_passing(self.known > 0);
+        if self.kind == Kind::NodePod && is_refused {
+            // Nobody tells the end of a Pod any more, while addresses go on to others: an unknown client is better than a wrong one.
+            self.applier.forget();
+            self.known = 0;
+        }
     }
 
     /// The server does not know the kind. A ServiceImport is a custom resource: if it was never installed there are none,

@@ -29,6 +29,7 @@ macro_rules! directives {
                 whoami       "whoami"       Whoami       Many Answers     (whoami::Config)
             }
             settings {
+                autopath     "autopath"     Once EditsReply  (autopath::Config)
                 bind         "bind"         Many Operations  (bind::Config)
                 bufsize      "bufsize"      Many Setting     (settings::BufSize)
                 chaos        "chaos"        Many Answers     (settings::Chaos)
@@ -109,7 +110,7 @@ macro_rules! emit {
             Server,
             /// Class CHAOS, which the server itself answers.
             Chaos,
-            /// A series of CoreDNS that dashboards expect.
+            /// Who answers for a name of a search list that fails.
             Autopath,
             $($plugin,)*
         }

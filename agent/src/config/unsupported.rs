@@ -33,7 +33,6 @@ const NO_TRANSFERS: &str = "use a server made for zone transfers";
 
 const TABLE: &[(&str, Unsupported)] = &[
     ("auto", Missing("use a `file` line for each zone")),
-    ("autopath", Missing("remove the line: searches through cluster names stay on the node")),
     ("azure", Missing(FORWARD_ZONE)),
     ("cancel", Missing("remove the line: each query has a deadline")),
     ("clouddns", Missing(FORWARD_ZONE)),

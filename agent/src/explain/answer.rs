@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 
 use super::dry_run::{self, Place, Told};
 use super::question::Question;
-use super::search::{CLUSTER_NDOTS, Search, Try, domains_of};
+use super::search::{CLUSTER_NDOTS, Search, Try};
 use crate::cluster::Store;
 use crate::cluster::index::Index;
 use crate::server::Dispatch;
+use crate::upstream::resolv_conf::search_domains;
 use crate::wire::name::Labels;
 use crate::wire::{Name, NameRef, Rcode, RecordType};
 
@@ -182,7 +183,9 @@ fn client(world: &World, question: &Question) -> Result<Client, String> {
     if let (Some(namespace), Some(pod)) = (namespace, pod)
         && address.is_none()
     {
-        let known = world.stores.iter().find_map(|store| store.sink().pod_address(namespace, pod));
+        let first = |addresses: Vec<IpAddr>| addresses.first().copied();
+        let mut stores = world.stores.iter();
+        let known = stores.find_map(|store| first(store.sink().pod_addresses(namespace, pod)));
         match known {
             Some(known) => address = Some(known),
             None => notes.push(format!(
@@ -223,7 +226,7 @@ fn of_node() -> Vec<String> {
     let mut text = String::new();
     let file = std::fs::File::open(Path::new(RESOLV_CONF));
     match file.and_then(|file| file.take(MAX_RESOLV_CONF).read_to_string(&mut text)) {
-        Ok(_) => domains_of(&text),
+        Ok(_) => search_domains(&text),
         Err(_) => Vec::new(),
     }
 }

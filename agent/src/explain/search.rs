@@ -73,22 +73,6 @@ impl Search {
     }
 }
 
-/// The domains of a resolv.conf: those of its last `search` or `domain` line.
-pub fn domains_of(resolv_conf: &str) -> Vec<String> {
-    let mut domains = Vec::new();
-    for line in resolv_conf.lines() {
-        let mut words = line.split_whitespace();
-        if matches!(words.next(), Some("search" | "domain")) {
-            domains = words
-                .map(|word| word.trim_end_matches('.').to_ascii_lowercase())
-                .filter(|word| !word.is_empty() && Name::from_text(word).is_ok())
-                .take(MAX_DOMAINS)
-                .collect();
-        }
-    }
-    domains
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,12 +96,5 @@ mod tests {
         // With the first domain it is too long.
         let long = vec!["x".repeat(60); 4].join(".");
         assert_eq!(tried(&pod, &long).last().unwrap(), &format!("{long}."));
-    }
-
-    #[test]
-    fn the_last_line_of_a_resolv_conf_counts() {
-        let text = "search a.org b.org\nnameserver 192.0.2.1\ndomain C.org.\n# search d.org\n";
-        assert_eq!(domains_of(text), ["c.org"]);
-        assert!(domains_of("nameserver 192.0.2.1\n").is_empty());
     }
 }

@@ -168,6 +168,8 @@ families! {
     ACL_ALLOWED = Counter "coredns_acl_allowed_requests_total" ["server", "view"];
     /// Queries of clients that have exceeded limit, by what they got: drop or refuse.
     LIMIT_REQUESTS = Counter "nodens_limit_requests_total" ["server", "zone", "view", "action"];
+    /// Queries that were answered with a later name of the client's search list.
+    AUTOPATH_SUCCESS = Counter "coredns_autopath_success_total" ["server"];
     /// Clients whose rate was forgotten while it still counted, since the table of limit was full.
     LIMIT_EVICTIONS = Counter "nodens_limit_evictions_total" ["server"];
     /// Queries that a template matched.

@@ -15,7 +15,7 @@ use crate::wire::Rcode;
 pub struct Filter {
     /// Names that match this pattern; `*` stands for any text, dots included, and `?` for one character.
     pub name: Option<String>,
-    /// Queries of this address, network or Pod (`namespace/name`).
+    /// Queries of this address, network or Pod (`namespace/name`), or of any of several addresses and networks between commas.
     pub client: Option<String>,
     /// Answers with this code.
     pub rcode: Option<String>,
@@ -40,7 +40,8 @@ impl Filter {
 #[derive(Clone, Debug, Default)]
 pub struct Matcher {
     name: Option<String>,
-    client: Option<IpNet>,
+    /// Any of these; of all clients if there is none.
+    clients: Vec<IpNet>,
     rcode: Option<Rcode>,
     slower_than_micros: u64,
     source: Option<&'static str>,
@@ -52,7 +53,8 @@ impl Matcher {
     /// # Errors
     /// What is wrong with it, and what was wanted.
     pub fn new(filter: &Filter) -> Result<Self, String> {
-        let client = filter.client.as_deref().map(network).transpose()?;
+        let clients = filter.client.iter().flat_map(|text| text.split(','));
+        let clients = clients.map(network).collect::<Result<Vec<_>, _>>()?;
         let rcode = filter.rcode.as_deref().map(code).transpose()?;
         let source = filter.source.as_deref().map(source).transpose()?;
         let name = filter.name.as_deref().map(|name| match name {
@@ -62,7 +64,7 @@ impl Matcher {
         });
         Ok(Self {
             name,
-            client,
+            clients,
             rcode,
             slower_than_micros: filter.slower_than_micros.unwrap_or(0),
             source,
@@ -74,7 +76,8 @@ impl Matcher {
         self.rcode.is_none_or(|rcode| !record.is_silent && record.rcode == rcode)
             && (self.slower_than_micros == 0 || u64::from(record.micros) > self.slower_than_micros)
             && self.source.is_none_or(|source| record.source() == source)
-            && self.client.is_none_or(|client| client.contains(&record.client.ip()))
+            && (self.clients.is_empty()
+                || self.clients.iter().any(|client| client.contains(&record.client.ip())))
             && self.name.as_deref().is_none_or(|pattern| {
                 let text = record.name().to_string();
                 let text = text.strip_suffix('.').filter(|text| !text.is_empty()).unwrap_or(&text);
@@ -184,6 +187,8 @@ mod tests {
         assert!(wants(|filter| filter.client = Some("192.0.2.0/24".to_owned())));
         assert!(wants(|filter| filter.client = Some("192.0.2.7".to_owned())));
         assert!(!wants(|filter| filter.client = Some("2001:db8::/32".to_owned())));
+        assert!(wants(|filter| filter.client = Some("2001:db8::7,192.0.2.7".to_owned())));
+        assert!(!wants(|filter| filter.client = Some("2001:db8::7,192.0.2.8".to_owned())));
         assert!(wants(|filter| filter.rcode = Some("nxdomain".to_owned())));
         assert!(!wants(|filter| filter.rcode = Some("0".to_owned())));
         assert!(wants(|filter| filter.slower_than_micros = Some(10_000)));

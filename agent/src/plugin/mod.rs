@@ -5,6 +5,7 @@
 
 pub mod acl;
 pub mod any;
+pub mod autopath;
 pub mod bind;
 pub mod cache;
 pub mod directive;
@@ -44,6 +45,7 @@ use std::mem;
 use std::path::Path;
 
 use self::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
+use crate::cluster::Source;
 use crate::config::{self, Effect, ServerBlock};
 use crate::corefile::{Diagnostic, Diagnostics, Directive, File};
 use crate::wire::Name;
@@ -118,28 +120,51 @@ pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<Bl
     let mut blocks: Vec<Block> =
         blocks.into_iter().map(|written| parse(written, diagnostics)).collect();
     imply_clients(&mut blocks, diagnostics);
+    share_clients(&mut blocks);
     blocks
 }
 
-/// Who clients are is known from the first `kubernetes` of all blocks, if a directive of any asks for it.
+/// If a directive of any block asks who clients are and no line says whose Pods to watch, they are those of the cluster that this
+/// process is a pod of, else of the first one.
 fn imply_clients(blocks: &mut [Block], diagnostics: &mut Diagnostics) {
-    let by_limit = |block: &&Block| block.limit.iter().any(limit::Config::names_clients);
-    let limited = blocks.iter().find(by_limit).and_then(|b| b.written.named("limit").next());
-    let limited = limited.map(|line| line.at().clone());
+    let limited = blocks.iter().find_map(|block| {
+        let nth = block.limit.iter().position(limit::Config::names_clients)?;
+        block.written.named("limit").nth(nth).map(|line| line.at().clone())
+    });
     let is_logged = blocks.iter().flat_map(|b| &b.log).any(log::Config::names_clients);
-    let mut clusters = blocks.iter_mut().flat_map(|block| &mut block.kubernetes);
-    match (clusters.next(), limited) {
-        (Some(first), by_limit)
-            if (is_logged || by_limit.is_some())
-                && clusters.all(|other| other.spec.wanted.node.is_none()) =>
-        {
-            first.imply_node();
+    let searches = blocks.iter().flat_map(|b| &b.autopath).any(autopath::Config::names_clients);
+    let mut clusters = blocks.iter().flat_map(|block| &block.kubernetes);
+    let is_written = clusters.any(|cluster| cluster.spec.wanted.node.is_some());
+    let clusters = blocks.iter_mut().flat_map(|block| &mut block.kubernetes);
+    let own = clusters.min_by_key(|cluster| cluster.spec.source != Source::InCluster);
+    match (own, limited) {
+        (Some(own), by_limit) if !is_written && (is_logged || searches || by_limit.is_some()) => {
+            own.imply_node();
         }
         (None, Some(at)) => diagnostics.push(
             Diagnostic::warning(at, "no Pod is known, since there is no kubernetes directive")
                 .help("add one, or leave out the lines with namespaces"),
         ),
         _ => {}
+    }
+}
+
+/// Directives that differ only in `pods node` go on to share a store: the cluster is not to be watched twice.
+fn share_clients(blocks: &mut [Block]) {
+    let specs = blocks.iter().flat_map(|block| &block.kubernetes).map(|cluster| &cluster.spec);
+    let watched: Vec<_> = specs.filter(|spec| spec.wanted.node.is_some()).cloned().collect();
+    for cluster in blocks.iter_mut().flat_map(|block| &mut block.kubernetes) {
+        if cluster.spec.wanted.node.is_some() {
+            continue;
+        }
+        let mut with = cluster.spec.clone();
+        let is_same = watched.iter().any(|spec| {
+            with.wanted.node.clone_from(&spec.wanted.node);
+            with == *spec
+        });
+        if is_same {
+            cluster.spec = with;
+        }
     }
 }
 

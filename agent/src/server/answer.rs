@@ -10,7 +10,8 @@ use crate::request::{
     Answer, OVERFLOW, Origin, Outcome, OwnedRequest, Plugin, Request, Transport, ede,
 };
 use crate::server::Dispatch;
-use crate::wire::reply::write_rejection;
+use crate::server::search;
+use crate::wire::query::write_rejection;
 use crate::wire::{Class, Owner, Query, Rcode, RecordType, Reject, Reply, Section, flags};
 
 /// The opcode of the questions of `server::liveness` (RFC 1035 section 4.1.1).
@@ -100,7 +101,15 @@ fn judge<'p>(
     }
     let served = match by_the_server(chain, &request, &mut reply) {
         Some(outcome) => Ok(outcome),
-        None => chain.serve(&request, &mut reply, local),
+        None => {
+            let served = chain.serve(&request, &mut reply, local);
+            match &chain.autopath {
+                None => served,
+                Some(autopath) => {
+                    search::go_on(autopath, dispatch, &request, served, &mut reply, local)
+                }
+            }
+        }
     };
     match served {
         Ok(outcome) => {
@@ -142,7 +151,10 @@ impl PendingReply {
 
     /// Awaits the answer.
     pub async fn resolve(&self) -> Answer {
-        self.chain.resume(&self.request, self.number).await
+        match self.number {
+            search::SEARCH => search::resolve(&self.chain, &self.request).await,
+            number => self.chain.resume(&self.request, number).await,
+        }
     }
 
     /// The parts of the miss, if it can be resolved in place. `request` is the view of [`PendingReply::request`].

@@ -238,7 +238,7 @@ mod tests {
             crate::wire::Reject::Answer(crate::wire::Rcode::NOTIMP)
         );
         let mut reply = Vec::new();
-        crate::wire::reply::write_rejection(&mut reply, packet, crate::wire::Rcode::NOTIMP);
+        crate::wire::query::write_rejection(&mut reply, packet, crate::wire::Rcode::NOTIMP);
         server.send_to(&reply, peer).await.unwrap();
         assert!(asked.await.unwrap().is_ok());
         drop(server);

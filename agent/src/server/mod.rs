@@ -14,6 +14,7 @@
 //! | [`liveness`] | whether the workers still do their work |
 //! | [`answer`] | one packet to one reply, now or later |
 //! | `pending`, `miss` | misses that are resolved in place, without a task |
+//! | `search` | goes through search lists (`autopath`) |
 //! | `places` | what clients can fill, under the memory budget |
 //! | `send_queue` | replies that were not written in the receive loop |
 
@@ -27,6 +28,7 @@ mod miss;
 mod pending;
 mod places;
 pub mod pool;
+mod search;
 mod send_queue;
 pub mod sockets;
 pub mod source;

@@ -3,11 +3,15 @@
 use std::net::SocketAddr;
 
 use crate::upstream::address::with_zone;
+use crate::wire::Name;
 
 /// Octets read of a file; what stands behind is not looked at.
 pub const MAX_FILE: usize = 64 * 1_024;
 /// Servers taken from one file. glibc takes 3; CoreDNS and systemd-resolved take more.
 pub const MAX_SERVERS: usize = 32;
+
+/// Domains taken from one file, as musl and the kubelet limit them.
+pub const MAX_DOMAINS: usize = 32;
 
 /// What a resolv.conf says of servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +52,29 @@ impl ResolvConf {
     }
 }
 
+/// The domains of its last `search` or `domain` line, in lower case and without the last dot.
+pub fn search_domains(text: &str) -> Vec<String> {
+    let mut domains = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        if matches!(words.next(), Some("search" | "domain")) {
+            domains = words
+                .map(|word| word.trim_end_matches('.').to_ascii_lowercase())
+                .filter(|word| !word.is_empty() && Name::from_text(word).is_ok())
+                .take(MAX_DOMAINS)
+                .collect();
+        }
+    }
+    domains
+}
+
+/// `options ndots:N`, the last one.
+pub fn ndots(text: &str) -> Option<u8> {
+    let options = text.lines().filter_map(|line| line.trim_start().strip_prefix("options"));
+    let words = options.flat_map(str::split_whitespace);
+    words.filter_map(|word| word.strip_prefix("ndots:")?.parse().ok()).next_back()
+}
+
 /// An address with or without an interface: `fe80::1%eth0`. Brackets and a port, as in `[::1]:53`, are taken too.
 fn server(word: &str) -> Option<SocketAddr> {
     if let Ok(address) = word.parse::<SocketAddr>() {
@@ -73,6 +100,15 @@ mod tests {
         let servers: Vec<String> = conf.servers.iter().map(ToString::to_string).collect();
         assert_eq!(servers, ["10.0.0.1:53", "[2001:db8::1]:53", "[fe80::1%1]:53", "10.0.0.2:53"]);
         assert_eq!(conf.unreadable, ["dns.example".into()]);
+    }
+
+    #[test]
+    fn the_last_search_list_and_the_last_ndots_count() {
+        let text = "search a.org b.org\nnameserver 192.0.2.1\ndomain C.org.\n# search d.org\n\
+                    options ndots:2 rotate\n options timeout:1 ndots:3\n#options ndots:9\n";
+        assert_eq!(search_domains(text), ["c.org"]);
+        assert!(search_domains("nameserver 192.0.2.1\n").is_empty());
+        assert_eq!((ndots(text), ndots("options ndots:x\n")), (Some(3), None));
     }
 
     proptest::proptest! {

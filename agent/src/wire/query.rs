@@ -193,6 +193,17 @@ pub fn write_query(
     }
 }
 
+/// Writes the reply to what is no query: the header's id, opcode and RD with `rcode`, and no sections.
+pub fn write_rejection(buf: &mut Vec<u8>, packet: &[u8], rcode: Rcode) {
+    let id = read_u16(packet, 0).unwrap_or(0);
+    let word = read_u16(packet, 2).unwrap_or(0);
+    buf.extend_from_slice(&id.to_be_bytes());
+    buf.extend_from_slice(
+        &(flags::QR | word & (flags::OPCODE | flags::RD) | rcode.0 & flags::RCODE).to_be_bytes(),
+    );
+    buf.extend_from_slice(&[0; 8]);
+}
+
 /// Walks the records after the question and reads the one OPT. `None`: malformed; `Some(None)`: sound, and without EDNS.
 #[allow(
     clippy::option_option,

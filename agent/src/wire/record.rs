@@ -27,8 +27,8 @@ impl Record {
     /// Takes the record at `at` out of `message`. Pointers in the data are followed for the types of RFC 1035 and for
     /// those whose names some servers compress all the same (RFC 3597 section 4).
     pub fn of(message: &[u8], at: &RecordAt) -> Result<Self, NameError> {
-        let rdata = usize::from(at.ttl_at) + 6..usize::from(at.end);
-        let rdata = walk(message, rdata, at.rtype, &mut |_| None)?;
+        let mut rdata = Vec::with_capacity(at.rdata(message).len() + 64);
+        Self::expand_rdata(message, at, &mut rdata)?;
         Ok(Self {
             owner: at.owner(message)?.as_name().to_name(),
             rtype: at.rtype,
@@ -36,6 +36,12 @@ impl Record {
             ttl: at.ttl,
             rdata: rdata.into_boxed_slice(),
         })
+    }
+
+    /// Appends the data of the record at `at`, names written out.
+    pub fn expand_rdata(message: &[u8], at: &RecordAt, to: &mut Vec<u8>) -> Result<(), NameError> {
+        let rdata = usize::from(at.ttl_at) + 6..usize::from(at.end);
+        walk(message, rdata, at.rtype, &mut |_| None, to)
     }
 
     /// Every record of a message in order, with its section.
@@ -52,7 +58,8 @@ impl Record {
     /// Replaces the names in the data for which `change` has another one.
     pub fn change_names(&mut self, change: &mut dyn FnMut(NameRef<'_>) -> Option<NameBuf>) {
         // What this record holds was walked before; data that are odd for their type stay as they are.
-        if let Ok(rdata) = walk(&self.rdata, 0..self.rdata.len(), self.rtype, change) {
+        let mut rdata = Vec::with_capacity(self.rdata.len() + 64);
+        if walk(&self.rdata, 0..self.rdata.len(), self.rtype, change, &mut rdata).is_ok() {
             self.rdata = rdata.into_boxed_slice();
         }
     }
@@ -73,16 +80,16 @@ pub fn owner_in<'a>(question: NameRef<'_>, name: NameRef<'a>) -> Owner<'a> {
     }
 }
 
-/// Copies the data at `range` of `bytes`, names expanded and changed.
+/// Appends the data at `range` of `bytes` to `out`, names expanded and changed.
 fn walk(
     bytes: &[u8],
     range: Range<usize>,
     rtype: RecordType,
     change: &mut dyn FnMut(NameRef<'_>) -> Option<NameBuf>,
-) -> Result<Vec<u8>, NameError> {
+    out: &mut Vec<u8>,
+) -> Result<(), NameError> {
     let data = bytes.get(..range.end).ok_or(NameError::Short)?;
     let mut at = range.start;
-    let mut out = Vec::with_capacity(range.len() + 64);
     for part in parts(rtype) {
         let next = at + rdata::length(*part, data, at)?;
         let written = data.get(at..next).ok_or(NameError::Short)?;
@@ -98,7 +105,7 @@ fn walk(
         at = next;
     }
     out.extend_from_slice(data.get(at..).ok_or(NameError::Short)?);
-    Ok(out)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -127,6 +127,11 @@ impl<'b> Reply<'b> {
         self.flags = if on { self.flags | mask } else { self.flags & !mask };
     }
 
+    /// The header flags set so far.
+    pub fn flags(&self) -> u16 {
+        self.flags
+    }
+
     /// True for a reply over TCP, which may be as long as a message can be.
     pub fn is_over_tcp(&self) -> bool {
         self.over_tcp
@@ -366,6 +371,11 @@ impl<'b> Reply<'b> {
         self.options.extend_from_slice(options);
     }
 
+    /// The options so far, in wire form.
+    pub fn options(&self) -> &[u8] {
+        &self.options
+    }
+
     /// Octets written so far, without the OPT record.
     pub fn len(&self) -> usize {
         self.buf.len() - self.base
@@ -483,17 +493,6 @@ impl<'b> Reply<'b> {
             self.patch_ttl(usize::from(record.ttl_at), ttl);
         }
     }
-}
-
-/// Writes the reply to what is no query: the header's id, opcode and RD with `rcode`, and no sections.
-pub fn write_rejection(buf: &mut Vec<u8>, packet: &[u8], rcode: Rcode) {
-    let id = super::read_u16(packet, 0).unwrap_or(0);
-    let word = super::read_u16(packet, 2).unwrap_or(0);
-    buf.extend_from_slice(&id.to_be_bytes());
-    buf.extend_from_slice(
-        &(flags::QR | word & (flags::OPCODE | flags::RD) | rcode.0 & flags::RCODE).to_be_bytes(),
-    );
-    buf.extend_from_slice(&[0; 8]);
 }
 
 #[cfg(test)]

@@ -152,8 +152,17 @@ const POD: Message = &[
     Field("spec", 2, One(POD_SPEC, Always)),
     Field("status", 3, One(POD_STATUS, Always)),
 ];
-const POD_SPEC: Message =
-    &[Field("nodeName", 10, Text(Always)), Field("hostNetwork", 11, Bool(Always))];
+const POD_SPEC: Message = &[
+    Field("dnsPolicy", 6, Text(Always)),
+    Field("nodeName", 10, Text(Always)),
+    Field("hostNetwork", 11, Bool(Always)),
+    Field("dnsConfig", 26, One(DNS_CONFIG, Optional)),
+];
+const DNS_CONFIG: Message = &[
+    Field("nameservers", 1, Texts),
+    Field("searches", 2, Texts),
+    Field("options", 3, Many(&[Field("name", 1, Text(Always)), Field("value", 2, Text(Optional))])),
+];
 const POD_STATUS: Message = &[
     Field("phase", 1, Text(Always)),
     Field("message", 3, Text(Always)),

@@ -138,6 +138,12 @@ fn the_right_to_watch_pods_suffices_for_those_of_the_node() {
         manifests::corefile(&all).replace("pods insecure", "pods insecure\n    pods node n1");
     set_corefile(&mut all, text);
     rights_suffice("pods of the node", &all);
+    let api = cluster(policy(&words(&all)), StreamingLists::Refused);
+    let _nodens = start(manifests::corefile(&all), &api);
+    poll::wait_for("the watch", DEADLINE, || {
+        let watches = api.requests_of("watch", "pods");
+        watches.iter().any(|watch| watch.status == 200)
+    });
 }
 
 #[test]

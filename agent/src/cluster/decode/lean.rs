@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use smallvec::SmallVec;
 
 use super::check::{address, excerpt, label, millis, object_name};
-use super::{InvalidObject, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_PORTS, raw};
+use super::{InvalidObject, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_PORTS, MAX_SEARCHES, raw};
 use crate::cluster::interner::Interner;
 use crate::cluster::object::{
-    Endpoint, EndpointSlice, Namespace, NodePod, Object, ObjectId, Pod, Port, Protocol, Service,
-    ServiceKind, Text,
+    DnsPolicy, Endpoint, EndpointSlice, Namespace, NodePod, Object, ObjectId, Pod, PodDns, Port,
+    Protocol, Service, ServiceKind, Text,
 };
 use crate::wire::Name;
 
@@ -196,7 +196,27 @@ impl<'a> Raw<'a> for raw::NodePod<'a> {
             addresses: pod_addresses(status)?,
             host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
             created: created.map_or(0, |created| created.0),
+            dns: spec.map(pod_dns).unwrap_or_default(),
         })))
+    }
+}
+
+/// What decides which names a Pod tries. A domain that is no name is one that no resolver can try.
+fn pod_dns(spec: &raw::PodSpec<'_>) -> PodDns {
+    let policy = match spec.dns_policy.as_deref() {
+        Some("Default") => DnsPolicy::Node,
+        Some("None") => DnsPolicy::Own,
+        _ => DnsPolicy::Cluster,
+    };
+    let Some(config) = &spec.dns_config else { return PodDns { policy, ..PodDns::default() } };
+    let searches = config.searches.as_deref().unwrap_or_default().iter().take(MAX_SEARCHES);
+    let searches = searches.filter_map(|text| Name::from_text(text.trim_end_matches('.')).ok());
+    let options = config.options.as_deref().unwrap_or_default();
+    let ndots = options.iter().rev().find(|option| option.name.as_deref() == Some("ndots"));
+    PodDns {
+        policy,
+        searches: searches.filter(|name| !name.as_ref().is_root()).collect(),
+        ndots: ndots.and_then(|option| option.value.as_deref()?.parse().ok()),
     }
 }
 

@@ -31,6 +31,9 @@ pub const MAX_ADDRESSES: usize = 100;
 /// Ports of a Service or slice. The API server allows 20,000 to a slice; 1,024 SRV records do not fit into any message.
 pub const MAX_PORTS: usize = 1_024;
 
+/// Domains of a Pod's `dnsConfig.searches` that are read, as the API server's own validation limits them.
+pub const MAX_SEARCHES: usize = 32;
+
 /// Why an object cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidObject {

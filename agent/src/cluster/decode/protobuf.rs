@@ -10,6 +10,8 @@
 //! input. Messages do not nest in themselves, so that the depth is bounded by construction. An empty string means that the
 //! field is absent, since Go writes strings that JSON leaves out.
 
+mod pod;
+
 use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
@@ -427,63 +429,6 @@ impl<'a> Message<'a> for raw::TargetRef<'a> {
             1 => self.kind = field.text()?,
             3 => self.name = field.text()?,
             _ => {}
-        }
-        Ok(())
-    }
-}
-
-/// `Time`.
-impl<'a> Message<'a> for raw::Seconds {
-    fn take(&mut self, field: Field<'a>) -> Result {
-        if field.number == 1 {
-            self.0 = field.number()?;
-        }
-        Ok(())
-    }
-}
-
-impl<'a> Message<'a> for raw::NodePod<'a> {
-    fn take(&mut self, field: Field<'a>) -> Result {
-        self.0.take(field)
-    }
-}
-
-impl<'a> Message<'a> for raw::PodSpec {
-    fn take(&mut self, field: Field<'a>) -> Result {
-        if field.number == 11 {
-            self.host_network = Some(field.number()? != 0);
-        }
-        Ok(())
-    }
-}
-
-impl<'a> Message<'a> for raw::Pod<'a> {
-    fn take(&mut self, field: Field<'a>) -> Result {
-        match field.number {
-            1 => field.into(&mut self.metadata),
-            2 => field.into(&mut self.spec),
-            3 => field.into(&mut self.status),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl<'a> Message<'a> for raw::PodStatus<'a> {
-    fn take(&mut self, field: Field<'a>) -> Result {
-        match field.number {
-            1 => self.phase = field.text()?,
-            6 => self.pod_ip = field.text()?,
-            12 => self.pod_ips.get_or_insert_default().push(field.message()?),
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-impl<'a> Message<'a> for raw::PodIp<'a> {
-    fn take(&mut self, field: Field<'a>) -> Result {
-        if field.number == 1 {
-            self.ip = field.text()?;
         }
         Ok(())
     }

@@ -330,7 +330,8 @@ pub(super) struct Conditions {
 pub(super) struct Pod<'a> {
     #[serde(borrow)]
     pub metadata: Option<Meta<'a>>,
-    pub spec: Option<PodSpec>,
+    #[serde(borrow)]
+    pub spec: Option<PodSpec<'a>>,
     #[serde(borrow)]
     pub status: Option<PodStatus<'a>>,
 }
@@ -342,8 +343,30 @@ pub(super) struct NodePod<'a>(#[serde(borrow)] pub Pod<'a>);
 
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
-pub(super) struct PodSpec {
+pub(super) struct PodSpec<'a> {
     pub host_network: Option<bool>,
+    #[serde(borrow)]
+    pub dns_policy: Option<Str<'a>>,
+    #[serde(borrow)]
+    pub dns_config: Option<PodDnsConfig<'a>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct PodDnsConfig<'a> {
+    #[serde(borrow)]
+    pub searches: Option<List<Str<'a>, 1, 4>>,
+    #[serde(borrow)]
+    pub options: Option<List<DnsOption<'a>, 1, 4>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct DnsOption<'a> {
+    #[serde(borrow)]
+    pub name: Option<Str<'a>>,
+    #[serde(borrow)]
+    pub value: Option<Str<'a>>,
 }
 
 #[derive(Deserialize, Default)]

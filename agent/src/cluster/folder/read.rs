@@ -238,7 +238,9 @@ impl Taker<'_> {
 
     fn take_one(&mut self, kind: &str, value: &Value) {
         let Self { line, node, interner, ref mut contents } = *self;
-        let Some(kind) = Kind::ALL.into_iter().find(|known| known.name() == kind) else {
+        // There is no such kind in YAML: it is a Pod's, of this node.
+        let is_it = |known: &Kind| known.name() == kind && *known != Kind::NodePod;
+        let Some(kind) = Kind::ALL.into_iter().find(is_it) else {
             // Deployments and the like stand beside Services in most people's files.
             if kind.is_empty() {
                 let text = "no object: it has no kind".to_owned();

@@ -31,7 +31,7 @@ struct Owner {
 #[derive(Default)]
 pub(super) struct ClientWriter {
     pods: HashMap<ObjectId, Known>,
-    /// Counts what is heard outside of lists.
+    /// Counts what is heard: each change by a watch, and each list as one.
     heard: u64,
     is_listing: bool,
 }
@@ -40,7 +40,7 @@ struct Known {
     pod: Arc<NodePod>,
     /// The list that last held it.
     list: u32,
-    /// For each address, when it was first heard of: [`ClientWriter::heard`], or 0 by a list.
+    /// For each address, when it was first heard of: [`ClientWriter::heard`].
     since: SmallVec<[u64; 2]>,
 }
 
@@ -64,6 +64,8 @@ impl ClientWriter {
     /// A list begins, or is complete.
     pub(super) fn set_listing(&mut self, is_listing: bool) {
         self.is_listing = is_listing;
+        // What a list brings is news beside all that was known, and is heard of at once.
+        self.heard += u64::from(is_listing);
     }
 
     /// Takes in a Pod; true if it was not known.
@@ -79,9 +81,11 @@ impl ClientWriter {
             gone.extend(known.pod.addresses.iter().copied());
         }
         self.heard += u64::from(!self.is_listing);
+        // One that was created at another time is another Pod of that name.
+        let same = self.pods.get(&pod.id).filter(|known| known.pod.created == pod.created);
         for address in &pod.addresses {
-            let before = self.pods.get(&pod.id).and_then(|known| known.since_of(*address));
-            since.push(before.unwrap_or(if self.is_listing { 0 } else { self.heard }));
+            let before = same.and_then(|known| known.since_of(*address));
+            since.push(before.unwrap_or(self.heard));
         }
         let pod = Arc::new(pod);
         self.pods.insert(pod.id.clone(), Known { pod: Arc::clone(&pod), list, since });
@@ -149,6 +153,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::object::PodDns;
 
     struct Rig(Clients, ClientWriter);
 
@@ -173,7 +178,7 @@ mod tests {
 
     fn pod(name: &str, addresses: &[&str], created: u64) -> NodePod {
         let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-        NodePod { id: id(name), addresses, host_network: false, created }
+        NodePod { id: id(name), addresses, host_network: false, created, dns: PodDns::default() }
     }
 
     #[test]
@@ -209,6 +214,21 @@ mod tests {
         rig.1.put(&rig.0, pod("y", &["10.0.0.2"], 3), 2);
         assert_eq!(rig.1.sweep(&rig.0, 2), 2);
         assert_eq!((rig.who("10.0.0.1"), rig.who("10.0.0.2")), (String::new(), "y".into()));
+    }
+
+    #[test]
+    fn what_a_later_list_brings_has_the_address() {
+        let mut rig = Rig::new();
+        rig.put("ends", &["10.0.0.1"], 1);
+        rig.put("web-0", &["10.0.0.2"], 1);
+        rig.1.set_listing(true);
+        // Still there, and their addresses are others' by now: the second is another Pod of that name.
+        rig.put("ends", &["10.0.0.1"], 1);
+        rig.put("next", &["10.0.0.1"], 2);
+        rig.put("ends-too", &["10.0.0.2"], 2);
+        rig.put("web-0", &["10.0.0.2"], 3);
+        rig.1.set_listing(false);
+        assert_eq!((rig.who("10.0.0.1"), rig.who("10.0.0.2")), ("next".into(), "web-0".into()));
     }
 
     #[test]

@@ -65,26 +65,31 @@ impl Index {
         }
     }
 
-    /// The address of a Pod, as far as Pods are known.
-    pub fn pod_address(&self, namespace: &str, name: &str) -> Option<IpAddr> {
-        let mut pods = self.pods.all();
-        let pod = pods.find(|pod| &*pod.namespace == namespace && &*pod.name == name);
-        pod.map(|pod| pod.address).or_else(|| {
+    /// The addresses of a Pod, as far as Pods are known: all of one of this node, else its first.
+    pub fn pod_addresses(&self, namespace: &str, name: &str) -> Vec<IpAddr> {
+        {
             let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
             let mut clients = writer.clients.all();
             let is = |pod: &&NodePod| *pod.id.namespace == *namespace && *pod.id.name == *name;
-            clients.find(is)?.addresses.first().copied()
-        })
+            if let Some(pod) = clients.find(is).filter(|pod| !pod.addresses.is_empty()) {
+                return pod.addresses.to_vec();
+            }
+        }
+        let mut pods = self.pods.all();
+        let pod = pods.find(|pod| &*pod.namespace == namespace && &*pod.name == name);
+        pod.map(|pod| pod.address).into_iter().collect()
     }
 
     /// Namespace and name of the Pod with this address, as far as Pods are known.
     pub fn pod_at(&self, address: IpAddr) -> Option<String> {
-        let read = |pod: &Arc<super::Pod>| format!("{}/{}", &*pod.namespace, pod.name);
-        let known = self.pods.read(self.hash(address), |pod| pod.address == address, read);
         let client = |pod: &NodePod| {
             (!pod.host_network).then(|| format!("{}/{}", pod.id.namespace, pod.id.name))
         };
-        known.or_else(|| self.client(address, client).flatten())
+        // Of this node's Pods it is known who has an address now, and that none has the node's own.
+        self.client(address, client).unwrap_or_else(|| {
+            let read = |pod: &Arc<super::Pod>| format!("{}/{}", &*pod.namespace, pod.name);
+            self.pods.read(self.hash(address), |pod| pod.address == address, read)
+        })
     }
 }
 

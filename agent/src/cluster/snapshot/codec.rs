@@ -7,11 +7,13 @@ use hashbrown::HashMap;
 use smallvec::{Array, SmallVec};
 
 use super::SnapshotError;
-use crate::cluster::decode::{MAX_ADDRESSES, MAX_ENDPOINTS, MAX_PORTS, is_label, is_object_name};
+use crate::cluster::decode::{
+    MAX_ADDRESSES, MAX_ENDPOINTS, MAX_PORTS, MAX_SEARCHES, is_label, is_object_name,
+};
 use crate::cluster::interner::Interner;
 use crate::cluster::object::{
-    Endpoint, EndpointSlice, Namespace, NodePod, Object, ObjectId, Pod, Port, Protocol, Service,
-    ServiceKind, Text,
+    DnsPolicy, Endpoint, EndpointSlice, Namespace, NodePod, Object, ObjectId, Pod, PodDns, Port,
+    Protocol, Service, ServiceKind, Text,
 };
 use crate::wire::{Name, NameRef};
 
@@ -96,6 +98,10 @@ impl<W: Write> Encoder<W> {
                 self.addresses(&pod.addresses);
                 self.out.push(u8::from(pod.host_network));
                 self.number(pod.created);
+                self.out.push(pod.dns.policy as u8);
+                self.number(pod.dns.searches.len() as u64);
+                pod.dns.searches.iter().for_each(|name| self.raw(name.as_bytes()));
+                self.raw(&[u8::from(pod.dns.ndots.is_some()), pod.dns.ndots.unwrap_or(0)]);
             }
         }
     }
@@ -323,6 +329,7 @@ impl<'a, 'i> Decoder<'a, 'i> {
                 addresses: self.addresses()?,
                 host_network: self.flag()?,
                 created: self.number()?,
+                dns: self.dns()?,
             }),
             _ => return Err(SnapshotError::Malformed("kind of object")),
         }))
@@ -385,6 +392,19 @@ impl<'a, 'i> Decoder<'a, 'i> {
             _ => return Err(SnapshotError::Malformed("kind of Service")),
         };
         Ok(Service { id, kind, ports: self.ports()?, publish_not_ready: self.flag()?, version: 0 })
+    }
+
+    fn dns(&mut self) -> Result<PodDns> {
+        let policy = match self.octet()? {
+            0 => DnsPolicy::Cluster,
+            1 => DnsPolicy::Node,
+            2 => DnsPolicy::Own,
+            _ => return Err(SnapshotError::Malformed("policy")),
+        };
+        let count = self.count(MAX_SEARCHES, "number of domains")?;
+        let searches = (0..count).map(|_| self.name()).collect::<Result<_>>()?;
+        let (is_set, ndots) = (self.flag()?, self.octet()?);
+        Ok(PodDns { policy, searches, ndots: is_set.then_some(ndots) })
     }
 
     fn name(&mut self) -> Result<Name> {

@@ -2,9 +2,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cluster::decode::tests::conformance_cluster;
+use crate::cluster::object::{DnsPolicy, NodePod, ObjectId, PodDns};
+use crate::wire::Name;
 
 fn head(written: u64) -> Head<'static> {
-    let versions = [(Kind::Service, 12), (Kind::Pod, u64::MAX)].into_iter().collect();
+    let versions = [(Kind::Service, 12), (Kind::Pod, u64::MAX), (Kind::NodePod, 9)];
+    let versions = versions.into_iter().collect();
     Head { identity: "test", written, versions }
 }
 
@@ -16,6 +19,21 @@ fn snapshot() -> (Vec<Object>, Vec<u8>) {
         if let Object::EndpointSlice(slice) = object {
             slice.triggered_at = None;
         }
+    }
+    let id = ObjectId { namespace: "shop".into(), name: "web-0".into() };
+    let own = [Name::from_text("corp.test").unwrap()];
+    for (policy, searches, ndots) in [
+        (DnsPolicy::Cluster, &own[..0], None),
+        (DnsPolicy::Node, &own[..], Some(2)),
+        (DnsPolicy::Own, &own[..], Some(0)),
+    ] {
+        objects.push(Object::NodePod(NodePod {
+            id: id.clone(),
+            addresses: ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()].into(),
+            host_network: policy == DnsPolicy::Node,
+            created: 1_767_225_600,
+            dns: PodDns { policy, searches: searches.into(), ndots },
+        }));
     }
     let walk = |visit: &mut dyn FnMut(Object)| objects.iter().cloned().for_each(visit);
     let (bytes, len) = encode(Vec::new(), &head(7), walk).unwrap();

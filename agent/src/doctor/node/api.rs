@@ -40,9 +40,13 @@ pub async fn rights(facts: Arc<Facts>) -> Finding {
         });
         let missing = futures_util::future::join_all(asked).await;
         let mut found = Vec::new();
-        for kind in missing {
-            match kind {
+        for (kind, missing) in spec.wanted.kinds().zip(missing) {
+            match missing {
                 Ok(verbs) if verbs.is_empty() => {}
+                Ok(verbs) if kind == Kind::NodePod => found.push(Finding::warning(
+                    format!("403 for {}: no client is known as a Pod", verbs.join(" and ")),
+                    "add components/pods-node (chart: kubernetes.podsOfNode), or remove what asks for Pods",
+                )),
                 Ok(verbs) => found.push(Finding::problem(
                     format!("403 for {}", verbs.join(" and ")),
                     "give the account the ClusterRole of manifests/base, and bind it (ClusterRoleBinding)",

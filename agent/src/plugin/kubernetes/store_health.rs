@@ -56,7 +56,7 @@ impl StoreHealth {
             return stale;
         }
         let unsynced: Vec<Kind> =
-            status.wanted().filter(|&kind| !status.kind(kind).is_synced()).collect();
+            status.needed().filter(|&kind| !status.kind(kind).is_synced()).collect();
         if let Some(written) = status.snapshot_time().filter(|_| !unsynced.is_empty()) {
             let age = SystemTime::now().duration_since(written).unwrap_or_default();
             return format!(

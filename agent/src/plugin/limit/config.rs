@@ -100,10 +100,10 @@ impl Config {
         }
     }
 
-    /// What a client may ask: a Pod of this namespace, or one that is unknown.
-    pub fn rate_of(&self, namespace: Option<&str>) -> Rate {
-        let of = |namespace: &str| self.namespaces.iter().find(|(name, _)| **name == *namespace);
-        namespace.and_then(of).map_or(self.rate, |(_, rate)| *rate)
+    /// What each Pod of this namespace may ask, if that is a rate of its own.
+    pub fn rate_of(&self, namespace: &str) -> Option<Rate> {
+        let found = self.namespaces.iter().find(|(name, _)| **name == *namespace);
+        found.map(|(_, rate)| *rate)
     }
 
     /// Whether it depends on who the client is.
@@ -116,11 +116,13 @@ impl Config {
         self.except.contain(address)
     }
 
-    /// The client that an address belongs to, and whether it is IPv4.
-    pub fn client(&self, address: IpAddr) -> (bool, u128) {
+    /// The client that an address belongs to, and whether it is IPv4. One with a rate of its own shares it with no other, since
+    /// a bucket fills at one rate.
+    pub fn client(&self, address: IpAddr, is_alone: bool) -> (bool, u128) {
+        let (prefix4, prefix6) = if is_alone { (32, 128) } else { (self.prefix4, self.prefix6) };
         match address.to_canonical() {
-            IpAddr::V4(ip) => (true, u128::from(ip.to_bits() >> (32 - self.prefix4))),
-            IpAddr::V6(ip) => (false, ip.to_bits() >> (128 - self.prefix6)),
+            IpAddr::V4(ip) => (true, u128::from(ip.to_bits() >> (32 - prefix4))),
+            IpAddr::V6(ip) => (false, ip.to_bits() >> (128 - prefix6)),
         }
     }
 }

@@ -69,8 +69,10 @@ impl Limit {
         is_dry: bool,
     ) -> Option<Action> {
         for line in self.lines.iter().filter(|line| !line.excepts(address)) {
-            let rate = line.rate_of(namespace);
-            let (key, now) = ((line.id, line.client(known_by)), request.origin.received);
+            let own = namespace.and_then(|namespace| line.rate_of(namespace));
+            let rate = own.unwrap_or(line.rate);
+            let client = line.client(known_by, own.is_some());
+            let (key, now) = ((line.id, client), request.origin.received);
             if is_dry {
                 if !self.buckets.has(key, rate, now) {
                     return Some(line.action);

@@ -1,0 +1,192 @@
+//! `autopath`: the first query of a search list is answered with what the list comes to, and with nothing else.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+use serde_json::{Value, json};
+use tests::client::{Answer, Client};
+use tests::cluster::Cluster;
+use tests::poll::wait_for;
+use tests::process::{Nodens, Ready, Setup};
+use tests::upstream::{Act, Upstream};
+use tests::zone::Zone;
+
+const SOON: Duration = Duration::from_secs(20);
+const POD: &str = "127.0.1.5";
+const ZONE: &str = "$ORIGIN .\n$TTL 60\n. IN SOA ns.test. admin.test. 1 3600 600 86400 60\n\
+    www.example.org. IN A 192.0.2.7\nwww.example.org. IN AAAA 2001:db8::7\nmail.example.org. IN MX 10 www.example.org.\n\
+    alias.example.org. IN CNAME www.example.org.\nv4.example.org. IN A 192.0.2.8\n";
+
+fn pod(spec: Value) -> Value {
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web-1", "namespace": "default", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"nodeName": "node-9"},
+        "status": {"phase": "Running", "podIP": POD, "podIPs": [{"ip": POD}]},
+    });
+    pod["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    pod
+}
+
+/// A cluster with a Pod, and the binary with `autopath` in one block for everything, or in that of the cluster.
+fn start(spec: Value, one_block: bool) -> (Cluster, Nodens) {
+    let cluster = Cluster::default();
+    cluster.upstream.change(|zone| *zone = Zone::parse(ZONE).unwrap());
+    cluster.server.put(pod(spec));
+    let setup = cluster.setup("").environment("NODE_NAME", "node-9").corefile(|corefile| {
+        let with = "autopath @kubernetes\n    cache 30\n    kubernetes cluster.local";
+        let corefile = corefile.replacen("kubernetes cluster.local", with, 1);
+        match one_block {
+            true => corefile,
+            false => {
+                corefile.replacen(
+                    ".:@dns@",
+                    "cluster.local:@dns@ in-addr.arpa:@dns@ ip6.arpa:@dns@",
+                    1,
+                ) + &format!(
+                    ".:@dns@ {{\n bind 127.0.0.1\n cache 30\n forward . {}\n}}\n",
+                    cluster.upstream.address()
+                )
+            }
+        }
+    });
+    let nodens = setup.start();
+    nodens.wait_for_metrics("the Pod", SOON, |metrics| {
+        metrics.sum("nodens_kubernetes_objects", &[("kind", "NodePod")]) == 1.0
+    });
+    (cluster, nodens)
+}
+
+fn ask_from(nodens: &Nodens, from: &str, name: &str, kind: RecordType) -> Answer {
+    let from: IpAddr = from.parse().unwrap();
+    Client::new(nodens.dns()).from(from).ask(name, kind).unwrap()
+}
+
+fn ask(nodens: &Nodens, name: &str, kind: RecordType) -> Answer {
+    ask_from(nodens, POD, &format!("{name}.default.svc.cluster.local."), kind)
+}
+
+/// Response code and answer section without times to live.
+fn said(answer: &Answer) -> String {
+    let mut records: Vec<String> = answer
+        .normal
+        .answer
+        .iter()
+        .map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            format!("; {} {}", words[0], words[2..].join(" "))
+        })
+        .collect();
+    records.reverse();
+    format!("{}{}", answer.normal.rcode, records.concat())
+}
+
+#[test]
+fn one_query_finds_what_the_search_list_leads_to() {
+    for one_block in [true, false] {
+        let (cluster, nodens) = start(json!({}), one_block);
+        let first = "www.example.org.default.svc.cluster.local.";
+        for _ in 0..3 {
+            assert_eq!(
+                said(&ask(&nodens, "www.example.org", RecordType::A)),
+                format!("NOERROR; {first} CNAME www.example.org.; www.example.org. A 192.0.2.7")
+            );
+            let aaaa = ask(&nodens, "www.example.org", RecordType::AAAA);
+            assert_eq!(aaaa.data(RecordType::AAAA), ["2001:db8::7"]);
+        }
+        // Each type was asked for once, and no name of the list left the node.
+        assert_eq!(cluster.upstream.count("www.example.org.", RecordType::A), 1);
+        assert_eq!(cluster.upstream.count("www.example.org.", RecordType::AAAA), 1);
+        assert!(cluster.upstream.seen().iter().all(|seen| !seen.name.ends_with("cluster.local.")));
+        // A type that the name lacks is no denial of the name, the first time and from the cache.
+        for _ in 0..2 {
+            let aaaa = ask(&nodens, "v4.example.org", RecordType::AAAA);
+            assert_eq!(
+                said(&aaaa),
+                "NOERROR; v4.example.org.default.svc.cluster.local. CNAME v4.example.org."
+            );
+            assert!(aaaa.normal.authority[0].contains(" SOA "), "{:?}", aaaa.normal);
+        }
+        for _ in 0..2 {
+            let mx = ask(&nodens, "mail.example.org", RecordType::MX);
+            assert_eq!(mx.data(RecordType::MX), ["10 www.example.org."]);
+            let alias = ask(&nodens, "alias.example.org", RecordType::A);
+            assert_eq!(alias.data(RecordType::CNAME), ["www.example.org.", "alias.example.org."]);
+            assert_eq!(alias.data(RecordType::A), ["192.0.2.7"]);
+        }
+        // A Service of another namespace, by the second domain of the list.
+        let other = ask(&nodens, "api.prod", RecordType::A);
+        assert_eq!(other.data(RecordType::CNAME), ["api.prod.svc.cluster.local."]);
+        assert_eq!(other.data(RecordType::A), ["10.111.6.141"]);
+        // What is there by the first name is as ever, and so are other clients, and names that are no first ones.
+        assert_eq!(ask(&nodens, "kubernetes", RecordType::A).data(RecordType::A), ["10.96.0.1"]);
+        assert_eq!(said(&ask_from(&nodens, "127.0.0.1", first, RecordType::A)), "NXDOMAIN");
+        let second = "www.example.org.prod.svc.cluster.local.";
+        assert_eq!(said(&ask_from(&nodens, POD, second, RecordType::A)), "NXDOMAIN");
+        // Nothing is found: the denial of the name that was asked for.
+        for _ in 0..2 {
+            let nothing = ask(&nodens, "nobody.example.org", RecordType::A);
+            assert_eq!(said(&nothing), "NXDOMAIN");
+            assert!(
+                nothing.normal.authority[0].starts_with("cluster.local."),
+                "{:?}",
+                nothing.normal
+            );
+        }
+        let found = nodens.metrics().sum("coredns_autopath_success_total", &[]);
+        assert_eq!(found, 13.0, "one block: {one_block}");
+    }
+}
+
+#[test]
+fn what_cannot_be_said_now_is_no_denial() {
+    let (cluster, nodens) = start(json!({}), true);
+    cluster.upstream.always(Act::Rcode(ResponseCode::ServFail));
+    for kind in [RecordType::A, RecordType::AAAA] {
+        assert_eq!(said(&ask(&nodens, "www.example.org", kind)), "SERVFAIL");
+    }
+    // The failure was kept for some seconds; the next one is an answer.
+    cluster.upstream.always(Act::Answer);
+    wait_for("an answer", SOON, || {
+        ask(&nodens, "www.example.org", RecordType::A).normal.rcode == "NOERROR"
+    });
+}
+
+#[test]
+fn each_pod_has_its_own_list() {
+    let config = json!({"dnsConfig": {
+        "searches": ["example.org"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}],
+    }});
+    let (cluster, nodens) = start(config, true);
+    let www = ask(&nodens, "www", RecordType::A);
+    assert_eq!(www.data(RecordType::CNAME), ["www.example.org."]);
+    // Two dots are tried as they are before: the first query that comes here is none of a list.
+    assert_eq!(said(&ask(&nodens, "www.example.org", RecordType::A)), "NXDOMAIN");
+    let own =
+        json!({"dnsPolicy": "None", "dnsConfig": {"searches": ["nowhere.test", "example.org"]}});
+    cluster.server.put(pod(own));
+    wait_for("the new list", SOON, || {
+        let answer = ask_from(&nodens, POD, "www.nowhere.test.", RecordType::A);
+        answer.data(RecordType::CNAME) == ["www.example.org."]
+    });
+    assert_eq!(said(&ask(&nodens, "www", RecordType::A)), "NXDOMAIN");
+}
+
+#[test]
+fn a_resolv_conf_is_the_list_of_all_clients() {
+    let upstream = Upstream::with_zone(ZONE);
+    let corefile = ".:@dns@ {\n bind 127.0.0.1\n autopath lists/resolv.conf\n root @folder@\n cache 30\n forward . @upstream@\n}\n";
+    let nodens = Setup::new(corefile)
+        .word("upstream", upstream.address())
+        .file("lists/resolv.conf", "search corp.test example.org\n")
+        .ready(Ready::Answer)
+        .start();
+    for _ in 0..2 {
+        let www = ask_from(&nodens, "127.0.0.1", "www.corp.test.", RecordType::A);
+        assert_eq!(www.data(RecordType::CNAME), ["www.example.org."]);
+        assert_eq!(www.data(RecordType::A), ["192.0.2.7"]);
+    }
+    assert_eq!(upstream.count("www.corp.test.", RecordType::A), 1);
+}
