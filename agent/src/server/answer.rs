@@ -106,7 +106,8 @@ fn judge<'p>(
             match &chain.autopath {
                 None => served,
                 Some(autopath) => {
-                    search::go_on(autopath, dispatch, &request, served, &mut reply, local)
+                    let by = (&**chain, &**autopath);
+                    search::go_on(by, dispatch, &request, served, &mut reply, local)
                 }
             }
         }

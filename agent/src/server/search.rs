@@ -7,12 +7,15 @@ use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, ede};
 use crate::server::Dispatch;
 use crate::wire::reply::RecordRef;
 use crate::wire::{
-    Class, Compressor, HEADER_LEN, NameBuf, NameRef, Query, Rcode, Record, RecordType, Reply,
-    Section, flags,
+    Class, Compressor, HEADER_LEN, NameBuf, NameRef, Owner, Query, Rcode, Record, RecordType,
+    Reply, Section, flags,
 };
 
 /// Stands for a handler's number where a query waits for a later name of its list.
 pub(super) const SEARCH: usize = usize::MAX;
+
+/// Names of a list that are looked up in the receive loop; with more, the query waits, and its client's share of places pays.
+const MAX_IN_PLACE: usize = 8;
 
 /// What a name of the list comes to.
 enum Found {
@@ -20,8 +23,10 @@ enum Found {
     Nothing,
     /// It stands in the reply.
     Answer(Outcome),
-    /// Nobody can say now: that is no denial.
+    /// Nobody can say now: that is no denial. It stands in the reply.
     Failure,
+    /// No server block serves the name. The client finds that out itself, where the denial of the first name leads it.
+    Unserved,
     /// It has to be waited for.
     Wait,
 }
@@ -29,7 +34,7 @@ enum Found {
 /// Goes on after `served`, what has become of the first query of a list; any other stays as it is. Where names are known, the
 /// reply is the answer; else the query waits for handler [`SEARCH`].
 pub(super) fn go_on(
-    autopath: &Autopath,
+    (chain, autopath): (&Chain, &Autopath),
     dispatch: &Dispatch,
     request: &Request<'_>,
     served: Result<Outcome, usize>,
@@ -45,27 +50,40 @@ pub(super) fn go_on(
         }
     };
     let mut buffers = std::mem::take(&mut local.search);
-    let mut found = Found::Nothing;
+    let (mut found, mut tried) = (Found::Nothing, 0);
     autopath.each_after(request, &mut |name| {
-        found = try_name(dispatch, request, name, reply, local, &mut buffers);
+        tried += 1;
+        found = match tried {
+            ..=MAX_IN_PLACE => try_name(dispatch, request, name, reply, local, &mut buffers),
+            _ => Found::Wait,
+        };
         matches!(found, Found::Nothing)
     });
     local.search = buffers;
     match found {
-        Found::Nothing => Ok(first),
+        Found::Nothing | Found::Unserved => Ok(first),
         Found::Wait => Err(SEARCH),
         Found::Answer(outcome) => {
             autopath.count();
+            // As `PendingReply::write` does where something had to be waited for.
+            chain.amend(0, SEARCH, request, reply);
             Ok(outcome)
         }
         Found::Failure => {
-            let available = reply.flags() & flags::RA;
-            reply.reset();
-            reply.set_flags(available, true);
-            reply.set_rcode(Rcode::SERVFAIL);
-            Ok(Outcome { rcode: Rcode::SERVFAIL, ..first })
+            chain.amend(0, SEARCH, request, reply);
+            Ok(Outcome::new(Plugin::Autopath, Rcode::SERVFAIL))
         }
     }
+}
+
+/// Makes a failure of the reply, with extended errors in wire form.
+fn fail(reply: &mut Reply<'_>, options: &[u8]) -> Found {
+    let available = reply.flags() & flags::RA;
+    reply.reset();
+    reply.set_flags(available, true);
+    reply.push_options(options);
+    reply.set_rcode(Rcode::SERVFAIL);
+    Found::Failure
 }
 
 /// Looks one name up in place.
@@ -88,20 +106,27 @@ fn try_name(
     packet.extend_from_slice(&query.qtype().0.to_be_bytes());
     packet.extend_from_slice(&query.qclass().0.to_be_bytes());
     packet.extend_from_slice(rest.unwrap_or_default());
-    let Ok(inner) = Query::parse(packet) else { return Found::Failure };
-    let Some(chain) = dispatch.find(inner.name(), inner.qtype()) else { return Found::Failure };
+    let Ok(inner) = Query::parse(packet) else { return fail(reply, &[]) };
+    let Some(chain) = dispatch.find(inner.name(), inner.qtype()) else { return Found::Unserved };
     let inner = Request { query: inner, origin: request.origin };
     out.clear();
-    let mut other = Reply::begin(out, &inner.query, true);
+    let over_tcp = reply.is_over_tcp();
+    let mut other = Reply::begin(out, &inner.query, over_tcp);
     match chain.serve_as(&inner, &mut other, local, true) {
         Err(_) => Found::Wait,
-        Ok(outcome) if outcome.silent || other.truncated() || other.overflowed() => Found::Failure,
+        Ok(outcome) if outcome.silent || other.overflowed() => fail(reply, other.options()),
+        Ok(outcome) if other.truncated() => {
+            // It comes again over TCP, and does the same there.
+            reply.reset();
+            reply.set_flags(flags::TC, true);
+            Found::Answer(outcome)
+        }
         Ok(outcome) => match outcome.rcode {
             Rcode::NXDOMAIN => Found::Nothing,
             Rcode::NOERROR if write(request, name, &other, reply, rdata).is_some() => {
                 Found::Answer(outcome)
             }
-            _ => Found::Failure,
+            _ => fail(reply, other.options()),
         },
     }
 }
@@ -115,12 +140,17 @@ fn write(
     rdata: &mut Vec<u8>,
 ) -> Option<()> {
     let message = other.as_bytes();
-    let ttl = other.written().flatten().map(|record| record.ttl).min().unwrap_or(0);
+    // Who keeps the alias keeps the denial that it stands for.
+    let denied = reply.written().flatten().map(|record| record.ttl).min().unwrap_or(u32::MAX);
+    let ttl = other.written().flatten().map(|record| record.ttl).min().unwrap_or(0).min(denied);
     let available = reply.flags() & flags::RA;
     reply.reset();
     // What is made here is not signed: no AD.
     reply.set_flags(available | other.flags() & flags::AA, true);
     reply.push_options(other.options());
+    if write_addresses(name, ttl, other, reply) {
+        return Some(());
+    }
     let mut names = Compressor::new();
     let alias = RecordRef {
         owner: request.query.name(),
@@ -131,6 +161,10 @@ fn write(
     };
     let mut fits = reply.compressed(&mut names, Section::Answer, &alias);
     for at in other.written() {
+        // Nothing behind what does not fit is looked at: there may be thousands.
+        if !fits {
+            break;
+        }
         let at = at.ok()?;
         rdata.clear();
         Record::expand_rdata(message, &at, rdata).ok()?;
@@ -142,9 +176,31 @@ fn write(
             ttl: at.ttl,
             rdata,
         };
-        fits = fits && reply.compressed(&mut names, at.section, &record);
+        fits = reply.compressed(&mut names, at.section, &record);
     }
     Some(())
+}
+
+/// The fast way for an answer of addresses alone, all of the name itself: they bear the name that stands in the alias. False: there
+/// is something else in it, and nothing is written.
+fn write_addresses(name: NameRef<'_>, ttl: u32, other: &Reply<'_>, reply: &mut Reply<'_>) -> bool {
+    const OF_QUESTION: &[u8] = &[0xc0, HEADER_LEN as u8];
+    let message = other.as_bytes();
+    let is_plain = other.written().all(|at| {
+        at.is_ok_and(|at| {
+            let owner = message.get(at.start.into()..usize::from(at.start) + 2);
+            matches!(at.rtype, RecordType::A | RecordType::AAAA) && owner == Some(OF_QUESTION)
+        })
+    });
+    let alias = (Owner::Question, RecordType::CNAME);
+    if !is_plain || !reply.record(Section::Answer, alias.0, alias.1, ttl, name.as_bytes()) {
+        return false;
+    }
+    let owner = Owner::Suffix(reply.len() - name.len() - HEADER_LEN);
+    let mut records = other.written().flatten();
+    // What does not fit has set TC.
+    records.all(|at| reply.record(at.section, owner, at.rtype, at.ttl, at.rdata(message)));
+    true
 }
 
 /// The same where something has to be waited for.
@@ -163,12 +219,16 @@ pub(super) async fn resolve(chain: &Chain, request: &OwnedRequest) -> Answer {
     });
     for name in following {
         let found = lookup(request, first.outcome.plugin, name.as_ref(), view.query.qtype()).await;
-        let Some(found) = found else { return failure(&view, "no server block serves the name") };
+        // No server block serves it: see `Found::Unserved`.
+        let Some(found) = found else { return first };
+        if found.outcome.silent {
+            return failure(&view, "a name of the list is to get no answer");
+        }
         match found.message.rcode() {
             Rcode::NXDOMAIN => {}
             Rcode::NOERROR => {
                 autopath.count();
-                return with_alias(&view, name.as_ref(), found);
+                return with_alias(&view, name.as_ref(), found, &first);
             }
             _ => {
                 return failure(
@@ -181,8 +241,10 @@ pub(super) async fn resolve(chain: &Chain, request: &OwnedRequest) -> Answer {
     first
 }
 
-fn with_alias(view: &Request<'_>, name: NameRef<'_>, found: Answer) -> Answer {
-    let ttl = found.message.layout().records.iter().map(|record| record.ttl).min().unwrap_or(0);
+fn with_alias(view: &Request<'_>, name: NameRef<'_>, found: Answer, first: &Answer) -> Answer {
+    let least =
+        |answer: &Answer| answer.message.layout().records.iter().map(|record| record.ttl).min();
+    let ttl = least(&found).unwrap_or(0).min(least(first).unwrap_or(u32::MAX));
     let alias = Record {
         owner: view.query.name().to_name(),
         rtype: RecordType::CNAME,
@@ -191,7 +253,8 @@ fn with_alias(view: &Request<'_>, name: NameRef<'_>, found: Answer) -> Answer {
         rdata: name.as_bytes().into(),
     };
     let mut parts = Parts::of_alias(found.outcome.plugin, alias);
-    parts.flags = found.message.layout().flags & flags::AA;
+    let available = first.message.layout().flags & flags::RA;
+    parts.flags = available | found.message.layout().flags & flags::AA;
     parts.append_target(view.query.qtype(), Some(found));
     parts.into_answer(view)
 }

@@ -50,6 +50,10 @@ impl Questions {
                 let zipf = Zipf::new(EXTERNAL);
                 (0..50_000).for_each(|_| out.search(&hot(zipf.pick(&mut random))));
             }
+            "a1" => {
+                let zipf = Zipf::new(EXTERNAL);
+                (0..50_000).for_each(|_| out.first(&hot(zipf.pick(&mut random))));
+            }
             "w4" => {
                 out.push("m00000000.miss.bench", A);
                 out.fresh = Some(random.draw() as u32);
@@ -92,6 +96,7 @@ impl Questions {
                 }
             }
             "w3" => (0..EXTERNAL).for_each(|i| out.search(&hot(i))),
+            "a1" => (0..EXTERNAL).for_each(|i| out.first(&hot(i))),
             // Names of 35 octets whose answers are about 120 long.
             _ => {
                 if let Some(entries) = workload.strip_prefix("fill-").and_then(|n| n.parse().ok()) {
@@ -141,6 +146,11 @@ impl Questions {
     fn push(&mut self, name: &str, qtype: u16) {
         self.starts.push(self.wire.len());
         self.wire.extend_from_slice(&question(name, qtype));
+    }
+
+    /// The first query of a look-up of an external name in a pod.
+    fn first(&mut self, name: &str) {
+        self.push(&format!("{name}.{}", SEARCH[0]), A);
     }
 
     /// What a resolver asks for one look-up of an external name in a pod.

@@ -22,7 +22,7 @@ const USAGE: &str =
     "usage: bench [-r REPETITIONS] [-t SECONDS] [-w WORKLOAD,...] [-o FILE] [-c FOLDER] [NAME...]
   -r N    rounds; in each everybody is asked in turn (default 3)
   -t S    seconds of each turn (default 2)
-  -w ...  of w1 w2 w3 w4 w5 l5k l20k k1 k1-a k1-aaaa k1-srv k1-headless k1-nx mem (default: w1 to k1)
+  -w ...  of w1 w2 w3 w4 w5 l5k l20k k1 k1-a k1-aaaa k1-srv k1-headless k1-nx a1 mem (default: w1 to k1)
   -o F    appends the measurements as JSON lines to F (default target/bench/results.jsonl)
   -c DIR  the contestants (default tests/bench/contestants)
   NAME    who takes part, floors aside (default: all that are installed)";

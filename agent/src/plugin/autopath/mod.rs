@@ -75,20 +75,25 @@ impl Autopath {
         visit: &mut dyn FnMut(NameRef<'_>) -> bool,
     ) -> bool {
         let query = &request.query;
-        // An alias is an answer to these.
-        let is_final = matches!(query.qtype(), RecordType::CNAME | RecordType::ANY);
-        if is_final || query.qclass() != Class::IN || !self.is_within_zones(query.name()) {
+        // Names that are looked up by other types are seldom searched for, and then by the client.
+        let is_address = matches!(query.qtype(), RecordType::A | RecordType::AAAA);
+        if !is_address || query.qclass() != Class::IN || !self.is_within_zones(query.name()) {
             return false;
         }
         match &self.source {
             Source::Fixed(list) => {
-                let mut walk = Walk::new(query.name(), list.ndots);
+                let mut walk = Walk::new(query.name(), list.ndots, list.domains.iter());
                 list.domains.iter().for_each(|domain| walk.domain(domain.as_ref(), visit));
                 walk.end(visit)
             }
             Source::Pods { clients, cluster, of_node } => {
                 let address = request.origin.client.ip();
-                let of_pod = |pod: &NodePod| of_pod(pod, cluster, of_node, query.name(), visit);
+                let is_service =
+                    |name: &[u8], namespace: &[u8]| clients.has_service(name, namespace);
+                let of_pod = |pod: &NodePod| {
+                    let lists = (cluster, of_node);
+                    of_pod(pod, lists, query.name(), &is_service, visit)
+                };
                 clients.pod(address, of_pod).unwrap_or(false)
             }
         }
@@ -102,9 +107,9 @@ impl Autopath {
 /// As [`Autopath::each_after`], for a Pod: its list is made as the kubelet makes it.
 fn of_pod(
     pod: &NodePod,
-    cluster: &Name,
-    of_node: &SearchList,
+    (cluster, of_node): (&Name, &SearchList),
     name: NameRef<'_>,
+    is_service: &dyn Fn(&[u8], &[u8]) -> bool,
     visit: &mut dyn FnMut(NameRef<'_>) -> bool,
 ) -> bool {
     let ndots = match pod.dns.policy {
@@ -112,7 +117,12 @@ fn of_pod(
         DnsPolicy::Node => of_node.ndots.unwrap_or(1),
         DnsPolicy::Own => 1,
     };
-    let mut walk = Walk::new(name, Some(pod.dns.ndots.unwrap_or(ndots)));
+    let inherited: &[Name] = match pod.dns.policy {
+        DnsPolicy::Own => &[],
+        DnsPolicy::Cluster | DnsPolicy::Node => &of_node.domains,
+    };
+    let others = || inherited.iter().chain(&*pod.dns.searches);
+    let mut walk = Walk::new(name, Some(pod.dns.ndots.unwrap_or(ndots)), others());
     if pod.dns.policy == DnsPolicy::Cluster {
         let mut services = NameBuf::new();
         let mut own = NameBuf::new();
@@ -124,13 +134,11 @@ fn of_pod(
             return false;
         }
         walk.domain(own.as_name(), visit);
+        walk.leave_own_names(|label| is_service(label, pod.id.namespace.as_bytes()));
         walk.domain(services.as_name(), visit);
         walk.domain(cluster.as_ref(), visit);
     }
-    if pod.dns.policy != DnsPolicy::Own {
-        of_node.domains.iter().for_each(|domain| walk.domain(domain.as_ref(), visit));
-    }
-    pod.dns.searches.iter().for_each(|domain| walk.domain(domain.as_ref(), visit));
+    others().for_each(|domain| walk.domain(domain.as_ref(), visit));
     walk.end(visit)
 }
 
@@ -138,6 +146,8 @@ fn of_pod(
 struct Walk<'a> {
     name: NameRef<'a>,
     ndots: Option<u8>,
+    /// Labels of the longest domain of the list that the name is below.
+    longest: usize,
     /// Labels of the name as it was written, once the first domain is known to be appended to it.
     written: Option<usize>,
     domains: usize,
@@ -146,8 +156,17 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(name: NameRef<'a>, ndots: Option<u8>) -> Self {
-        Self { name, ndots, written: None, domains: 0, goes_on: true }
+    /// `domains`: those that may be below the first.
+    fn new<'d>(
+        name: NameRef<'a>,
+        ndots: Option<u8>,
+        domains: impl Iterator<Item = &'d Name>,
+    ) -> Self {
+        let labels = name.label_count();
+        let of = domains.filter(|domain| name.is_within(domain.as_ref()));
+        let counts = of.map(|domain| domain.as_ref().label_count());
+        let longest = counts.filter(|count| *count < labels).max().unwrap_or(0);
+        Self { name, ndots, longest, written: None, domains: 0, goes_on: true }
     }
 
     /// The next domain of the list. One that was there before changes nothing: its name does not exist, as is known by then.
@@ -163,13 +182,24 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The name is the first of the list if it ends in the first domain, and what stands before was not tried as it is.
+    /// The name is the first of the list if it ends in the first domain, and what stands before was not tried as it is. One that
+    /// ends in a later domain, below the first, is that one's.
     fn begin(&mut self, domain: NameRef<'_>) {
         let labels = self.name.label_count().saturating_sub(domain.label_count());
-        let is_first = labels > 0 && self.name.is_within(domain);
+        let is_later = self.longest > domain.label_count();
+        let is_first = labels > 0 && self.name.is_within(domain) && !is_later;
         let is_tried = self.ndots.is_some_and(|ndots| labels > usize::from(ndots));
         self.goes_on = is_first && !is_tried;
         self.written = self.goes_on.then_some(labels);
+    }
+
+    /// A name below a Service of the namespace is asked for as it is, too: its denial is to be no other name's answer.
+    fn leave_own_names(&mut self, is_service: impl FnOnce(&[u8]) -> bool) {
+        let Some(labels) = self.written else { return };
+        let last = self.name.labels().nth(labels - 1).unwrap_or_default();
+        if labels > 1 && is_service(last) {
+            (self.goes_on, self.written) = (false, None);
+        }
     }
 
     fn visit(&mut self, domain: NameRef<'_>, visit: &mut dyn FnMut(NameRef<'_>) -> bool) {
@@ -182,9 +212,10 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The name as it was written, which comes last.
+    /// The name as it was written, which comes last. One label is a Service that does not exist, as a rule, and no host of the
+    /// world: the denial of the first name says so at once.
     fn end(mut self, visit: &mut dyn FnMut(NameRef<'_>) -> bool) -> bool {
-        if self.goes_on {
+        if self.goes_on && self.written.is_some_and(|labels| labels > 1) {
             self.visit(NameRef::ROOT, visit);
         }
         self.written.is_some()

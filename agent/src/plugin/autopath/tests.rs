@@ -25,7 +25,10 @@ fn after(pod: &NodePod, asked: &str) -> Option<String> {
         all.push(name.to_string());
         true
     };
-    let is_first = of_pod(pod, &name("cluster.local"), &of_node, name(asked).as_ref(), &mut visit);
+    let cluster = name("cluster.local");
+    let is_service = |name: &[u8], namespace: &[u8]| (name, namespace) == (b"db", b"shop");
+    let lists = (&cluster, &of_node);
+    let is_first = of_pod(pod, lists, name(asked).as_ref(), &is_service, &mut visit);
     is_first.then(|| all.join(" "))
 }
 
@@ -47,13 +50,38 @@ fn a_pod_has_the_list_that_the_kubelet_gives_it() {
     assert!(after(&two, "a.b.c.shop.svc.cluster.local").is_none());
     assert!(after(&two, "a.b.shop.svc.cluster.local").unwrap().ends_with(" a.b.x.test. a.b."));
     let of_node = pod(PodDns { policy: DnsPolicy::Node, ..PodDns::default() });
-    assert_eq!(after(&of_node, "a.corp.test").unwrap(), "a.svc.cluster.local. a.");
+    assert_eq!(after(&of_node, "a.corp.test").unwrap(), "a.svc.cluster.local.");
     assert!(after(&of_node, "a.b.corp.test").is_none());
     let own = PodDns { policy: DnsPolicy::Own, searches: names(&["x.test"]), ndots: None };
-    assert_eq!(after(&pod(own), "a.x.test").unwrap(), "a.");
+    assert_eq!(after(&pod(own), "a.x.test").unwrap(), "");
     assert!(
         after(&pod(PodDns { policy: DnsPolicy::Own, ..PodDns::default() }), "a.x.test").is_none()
     );
+}
+
+#[test]
+fn a_name_of_a_later_domain_below_the_first_is_no_first_one() {
+    let below = PodDns { searches: names(&["db.shop.svc.cluster.local"]), ..PodDns::default() };
+    let with = pod(below);
+    assert!(after(&with, "db-0.prod.shop.svc.cluster.local").is_some());
+    assert!(after(&with, "db-0.db.shop.svc.cluster.local").is_none());
+    let list = names(&["corp.test", "eu.corp.test"]);
+    let asked = name("www.eu.corp.test");
+    let mut walk = Walk::new(asked.as_ref(), None, list.iter());
+    let mut visit = |name: NameRef<'_>| -> bool { panic!("{name}") };
+    list.iter().for_each(|domain| walk.domain(domain.as_ref(), &mut visit));
+    assert!(!walk.end(&mut visit));
+}
+
+#[test]
+fn names_of_the_own_namespace_lead_nowhere_else() {
+    let plain = pod(PodDns::default());
+    for own in ["db-0.db", "_tcp.db", "a.b.db"] {
+        assert!(after(&plain, &format!("{own}.shop.svc.cluster.local")).is_none(), "{own}");
+    }
+    assert!(after(&plain, "db.prod.shop.svc.cluster.local").is_some());
+    let nobody = after(&plain, "nobody.shop.svc.cluster.local").unwrap();
+    assert!(nobody.contains("nobody.corp.test.") && !nobody.ends_with(" nobody."), "{nobody}");
 }
 
 #[test]
@@ -73,12 +101,7 @@ fn a_walk_ends_where_a_name_is_found_and_skips_what_is_too_long() {
     };
     let none = SearchList::default();
     let asked = name("a.shop.svc.cluster.local");
-    assert!(of_pod(
-        &pod(PodDns::default()),
-        &name("cluster.local"),
-        &none,
-        asked.as_ref(),
-        &mut visit
-    ));
+    let (pod, cluster) = (pod(PodDns::default()), name("cluster.local"));
+    assert!(of_pod(&pod, (&cluster, &none), asked.as_ref(), &|_, _| false, &mut visit));
     assert_eq!(seen, 2);
 }
