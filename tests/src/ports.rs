@@ -1,11 +1,17 @@
 //! Free ports for processes under test.
 //!
-//! A port that is released before the process binds it can be taken meanwhile. Two things make that rare, and a start
-//! that fails on a taken port is tried again: the ports lie below the kernel's ephemeral range, so no outgoing socket
-//! takes one, and they are chosen at random, so parallel tests seldom choose the same.
+//! A port that is released before the process binds it can be taken meanwhile. The ports lie below the kernel's ephemeral range, so
+//! that no outgoing socket takes one. Tests, of this process and of others, take none that one of them has been given: each port is
+//! a byte of a file, which is locked until the test's process ends. What else takes one makes a start fail, which is tried again.
 
+use std::collections::HashSet;
+use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 
 /// Below 32768, where Linux begins with ephemeral ports, and above what services use.
 const FIRST: u16 = 20_000;
@@ -41,12 +47,38 @@ pub fn one() -> u16 {
     hold().0
 }
 
+/// The ports of this process, and the file whose bytes are locked for them.
+static OWN: LazyLock<Mutex<(Option<File>, HashSet<u16>)>> = LazyLock::new(|| {
+    let path = std::env::temp_dir().join("nodens-test-ports");
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(path);
+    Mutex::new((file.ok(), HashSet::new()))
+});
+
+/// Takes a port for this process; false if another test has it. Where there can be no file, others are not known of.
+fn reserve(port: u16) -> bool {
+    let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let (file, ports) = &mut *own;
+    let is_free = file.as_ref().is_none_or(|file| {
+        let lock = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: port.into(),
+            l_len: 1,
+            l_pid: 0,
+        };
+        fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).is_ok()
+    });
+    is_free && ports.insert(port)
+}
+
 fn hold() -> (u16, UdpSocket, TcpListener) {
     for attempt in 0..10_000_u32 {
         let random = RandomState::new().hash_one(attempt);
         let port = FIRST + u16::try_from(random % COUNT).unwrap_or(0);
         let address = (Ipv4Addr::LOCALHOST, port);
-        if let (Ok(udp), Ok(tcp)) = (UdpSocket::bind(address), TcpListener::bind(address)) {
+        if let (Ok(udp), Ok(tcp)) = (UdpSocket::bind(address), TcpListener::bind(address))
+            && reserve(port)
+        {
             return (port, udp, tcp);
         }
     }
