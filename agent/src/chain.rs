@@ -361,7 +361,7 @@ impl Chain {
         self.serve_as(request, reply, local, false)
     }
 
-    /// The same; one that `is_inner` is asked on behalf of a client that has been judged.
+    /// The same. `is_inner`: the query is asked on behalf of another one, and passes handlers that are for clients only.
     #[inline]
     pub fn serve_as(
         &self,

@@ -370,7 +370,7 @@ impl Nodens {
     /// it does not answer.
     ///
     /// # Panics
-    /// When it goes on.
+    /// When a thread still runs after 20 s.
     #[track_caller]
     pub fn freeze_server(&self) {
         self.signal_server(Signal::SIGSTOP);

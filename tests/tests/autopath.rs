@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tests::client::{Answer, Client};
 use tests::cluster::Cluster;
 use tests::poll::wait_for;
-use tests::process::{Nodens, Ready, Setup};
+use tests::process::{Nodens, Ready, Setup, run};
 use tests::upstream::{Act, Upstream};
 use tests::zone::Zone;
 
@@ -127,7 +127,7 @@ fn one_query_finds_what_the_search_list_leads_to() {
         assert_eq!(said(&ask_from(&nodens, POD, second, RecordType::A)), "NXDOMAIN");
         // Nothing is found: the denial of the name that was asked for.
         for _ in 0..2 {
-            let nothing = ask(&nodens, "nobody.example.org", RecordType::A);
+            let nothing = ask(&nodens, "absent.example.org", RecordType::A);
             assert_eq!(said(&nothing), "NXDOMAIN");
             assert!(
                 nothing.normal.authority[0].starts_with("cluster.local."),
@@ -188,6 +188,10 @@ fn each_pod_has_its_own_list() {
     assert_eq!(www.data(RecordType::CNAME), ["www.example.org."]);
     // Two dots are tried as they are before: the first query that comes here is none of a list.
     assert_eq!(said(&ask(&nodens, "www.example.org", RecordType::A)), "NXDOMAIN");
+    let socket = nodens.folder().join("nodens.sock").to_string_lossy().into_owned();
+    let explain = ["explain", "www", "--pod", "default/web-1", "--ask", "--socket", &socket];
+    let (_, explained, error) = run(&explain);
+    assert!(explained.contains("www.example.org. (with example.org)"), "{explained}{error}");
     let own =
         json!({"dnsPolicy": "None", "dnsConfig": {"searches": ["nowhere.test", "example.org"]}});
     cluster.server.put(pod(own));

@@ -61,6 +61,13 @@ fn wait_for_client(nodens: &Nodens, from: &str, wanted: &str) {
     wait_for(&format!("{from} to be {wanted}"), SOON, || who(nodens, from) == wanted);
 }
 
+/// The account may not list and watch Pods any more.
+fn forbid_pods(cluster: &Cluster) {
+    for scope in [Scope::lists(), Scope::watches()] {
+        cluster.server.inject_for(scope.of("pods"), Fault::Forbidden);
+    }
+}
+
 #[test]
 fn the_pods_of_the_node_are_known_and_no_others() {
     let cluster = Cluster::default();
@@ -138,9 +145,7 @@ fn a_pod_is_one_client_and_namespaces_have_rates_of_their_own() {
 fn without_the_role_clients_are_unknown_and_names_are_served() {
     let cluster = Cluster::default();
     cluster.server.put(pod("shop", "web-1", "node-9", &["127.0.1.5"]));
-    for scope in [Scope::lists(), Scope::watches()] {
-        cluster.server.inject_for(scope.of("pods"), Fault::Forbidden);
-    }
+    forbid_pods(&cluster);
     let nodens = start(&cluster, "pods node", LOG);
     assert_eq!(who(&nodens, "127.0.1.5"), "-/-");
     assert_eq!(ask(&nodens, "127.0.1.5", NAME), "NOERROR");
@@ -158,11 +163,9 @@ fn a_right_that_is_taken_away_ends_what_is_known() {
     cluster.server.put(pod("shop", "web-1", "node-9", &["127.0.1.5"]));
     let nodens = start(&cluster, "pods node", LOG);
     wait_for_client(&nodens, "127.0.1.5", "shop/web-1");
-    for scope in [Scope::lists(), Scope::watches()] {
-        cluster.server.inject_for(scope.of("pods"), Fault::Forbidden);
-    }
+    forbid_pods(&cluster);
     cluster.server.cut();
-    wait_for("nobody to be known", Duration::from_secs(150), || {
+    wait_for("the Pod to be unknown", Duration::from_secs(150), || {
         tests::poll::pause(Duration::from_millis(500));
         who(&nodens, "127.0.1.5") == "-/-"
     });

@@ -172,7 +172,7 @@ impl Index {
         self.pods.read(self.hash(address), is, |_| ()).is_some()
     }
 
-    /// Calls `read` with the Pod of this node that has the address. Waits for nobody, and allocates nothing.
+    /// Calls `read` with the Pod of this node that has the address. Without a lock or an allocation.
     pub fn client<R>(&self, address: IpAddr, read: impl FnOnce(&NodePod) -> R) -> Option<R> {
         self.clients.read(address, read)
     }

@@ -145,7 +145,7 @@ impl Watcher {
         status.note_error(text, failure.is_refused());
         let is_refused = failure.is_forbidden() && !self.pace.recovery.is_passing(self.known > 0);
         if self.kind == Kind::NodePod && is_refused {
-            // Nobody tells the end of a Pod any more, while addresses go on to others: an unknown client is better than a wrong one.
+            // The ends of Pods are not heard of any more, while their addresses are given to others.
             self.applier.forget();
             self.known = 0;
         }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,18 +9,14 @@ use serde_json::{Value, json};
 
 use super::dry_run::{self, Place, Told};
 use super::question::Question;
-use super::search::{CLUSTER_NDOTS, Search, Try};
+use super::search::{Search, Try};
 use crate::cluster::Store;
 use crate::cluster::index::Index;
+use crate::search_list::{CLUSTER_NDOTS, SearchList};
 use crate::server::Dispatch;
-use crate::upstream::resolv_conf::search_domains;
 use crate::wire::name::Labels;
 use crate::wire::{Name, NameRef, Rcode, RecordType};
 
-/// Where the node's own search domains are.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// Octets of it that are read.
-const MAX_RESOLV_CONF: u64 = 64 << 10;
 /// After so long no further name is tried.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The port of DNS.
@@ -172,7 +167,7 @@ fn types(words: &[String]) -> Result<Vec<RecordType>, String> {
 
 fn client(world: &World, question: &Question) -> Result<Client, String> {
     let mut notes = Vec::new();
-    let mut address = question.client;
+    let (mut address, mut dns) = (question.client, None);
     let (mut namespace, mut pod) = (question.namespace.as_deref(), None);
     if let Some(text) = &question.pod {
         let Some((of, name)) = text.split_once('/') else {
@@ -183,6 +178,7 @@ fn client(world: &World, question: &Question) -> Result<Client, String> {
     if let (Some(namespace), Some(pod)) = (namespace, pod)
         && address.is_none()
     {
+        dns = world.stores.iter().find_map(|store| store.sink().pod_dns(namespace, pod));
         let first = |addresses: Vec<IpAddr>| addresses.first().copied();
         let mut stores = world.stores.iter();
         let known = stores.find_map(|store| first(store.sink().pod_addresses(namespace, pod)));
@@ -200,7 +196,11 @@ fn client(world: &World, question: &Question) -> Result<Client, String> {
             }
             Search::none()
         }
-        (Some(namespace), Some(zone)) => Search::of_pod(namespace, zone, of_node()),
+        (Some(namespace), Some(zone)) => {
+            let dns = dns.unwrap_or_default();
+            let zone = Name::from_text(zone).map_err(|error| format!("{zone}: {error}"))?;
+            Search::of_pod(namespace, &dns, &zone, &SearchList::of_node())
+        }
         (Some(_), None) => {
             return Err("no server block has `kubernetes`, so the cluster's zone is not known; give the list with --search and --ndots, without a namespace".to_owned());
         }
@@ -219,16 +219,6 @@ fn client(world: &World, question: &Question) -> Result<Client, String> {
 
 fn trimmed(domain: &str) -> String {
     domain.trim_end_matches('.').to_owned()
-}
-
-fn of_node() -> Vec<String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    let file = std::fs::File::open(Path::new(RESOLV_CONF));
-    match file.and_then(|file| file.take(MAX_RESOLV_CONF).read_to_string(&mut text)) {
-        Ok(_) => search_domains(&text),
-        Err(_) => Vec::new(),
-    }
 }
 
 fn verdict(

@@ -1,14 +1,11 @@
 //! The names that a stub resolver tries, as glibc does (resolv.conf(5)).
 
-use crate::wire::Name;
+use crate::cluster::object::PodDns;
+use crate::search_list::{
+    DEFAULT_NDOTS, MAX_DOMAINS, SearchList, each_domain_of_pod, ndots_of_pod,
+};
 use crate::wire::name::NameError;
-
-/// What the kubelet writes into a Pod's resolv.conf.
-pub const CLUSTER_NDOTS: u8 = 5;
-/// What holds without `options ndots`.
-pub const DEFAULT_NDOTS: u8 = 1;
-/// Domains that are searched; glibc has no bound since 2.26, the kubelet has 32.
-const MAX_DOMAINS: usize = 32;
+use crate::wire::{Name, NameRef};
 
 /// What a resolv.conf says of names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,18 +26,19 @@ pub struct Try {
 }
 
 impl Search {
-    /// Of a Pod in `namespace` with `dnsPolicy: ClusterFirst`: the kubelet puts the cluster's domains before the node's.
-    pub fn of_pod(namespace: &str, zone: &str, of_node: Vec<String>) -> Self {
-        let zone = zone.trim_end_matches('.');
-        let mut domains =
-            vec![format!("{namespace}.svc.{zone}"), format!("svc.{zone}"), zone.to_owned()];
-        for domain in of_node {
+    /// Of a Pod in `namespace`, as the kubelet makes it of what the Pod says and of the node's list.
+    pub fn of_pod(namespace: &str, dns: &PodDns, zone: &Name, of_node: &SearchList) -> Self {
+        let mut domains = Vec::new();
+        let add = |domain: NameRef<'_>| {
+            let domain = domain.to_string().trim_end_matches('.').to_owned();
             if !domains.contains(&domain) {
                 domains.push(domain);
             }
-        }
+        };
+        // Domains that are no names are none to search.
+        let _ = each_domain_of_pod(namespace, dns, zone.as_ref(), of_node, add);
         domains.truncate(MAX_DOMAINS);
-        Self { domains, ndots: CLUSTER_NDOTS }
+        Self { domains, ndots: ndots_of_pod(dns, of_node) }
     }
 
     /// Without domains: each name as it is.
@@ -83,7 +81,10 @@ mod tests {
 
     #[test]
     fn few_dots_are_searched_first_and_many_last() {
-        let pod = Search::of_pod("shop", "cluster.local.", vec!["example.org".to_owned()]);
+        let name = |text: &str| Name::from_text(text).unwrap();
+        let of_node = SearchList { domains: [name("example.org")].into(), ndots: Some(2) };
+        let zone = name("cluster.local");
+        let pod = Search::of_pod("shop", &PodDns::default(), &zone, &of_node);
         let all = ["shop.svc.cluster.local", "svc.cluster.local", "cluster.local", "example.org"];
         assert_eq!((pod.domains.clone(), pod.ndots), (all.map(str::to_owned).to_vec(), 5));
         let web = tried(&pod, "web");

@@ -164,6 +164,8 @@ pub struct Cells {
     pub silent: [Cell; Plugin::ALL.len()],
     /// Queries that waited and got no reply, since their client or the server was about to go, or by a bug: the second.
     pub lost: [Cell; 2],
+    /// `coredns_autopath_success_total`.
+    pub searched: Cell,
     /// `coredns_cache_hits_total{type="success"}`.
     pub cache_success: Cell,
     /// `coredns_cache_hits_total{type="denial"}`.

@@ -56,8 +56,9 @@ impl Source for Chain {
         responses(workers, labels, out);
         ends(workers, out);
         let has = |plugin| self.handlers().iter().any(|handler| handler.plugin() == plugin);
-        if let Some(autopath) = &self.autopath {
-            out.count(&names::AUTOPATH_SUCCESS, &[&*self.server_label], autopath.successes());
+        if self.autopath.is_some() {
+            let found = total(workers, |cells| &cells.searched);
+            out.count(&names::AUTOPATH_SUCCESS, &[&*self.server_label], found);
         }
         if has(Plugin::Cache) {
             cache(workers, labels, out);

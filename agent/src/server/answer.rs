@@ -107,7 +107,7 @@ fn judge<'p>(
                 None => served,
                 Some(autopath) => {
                     let by = (&**chain, &**autopath);
-                    search::go_on(by, dispatch, &request, served, &mut reply, local)
+                    search::in_place(by, dispatch, &request, served, &mut reply, local)
                 }
             }
         }
@@ -153,7 +153,7 @@ impl PendingReply {
     /// Awaits the answer.
     pub async fn resolve(&self) -> Answer {
         match self.number {
-            search::SEARCH => search::resolve(&self.chain, &self.request).await,
+            search::SEARCH => search::in_task(&self.chain, &self.request).await,
             number => self.chain.resume(&self.request, number).await,
         }
     }

@@ -23,17 +23,19 @@ enum Found {
     Nothing,
     /// It stands in the reply.
     Answer(Outcome),
-    /// Nobody can say now: that is no denial. It stands in the reply.
+    /// It cannot be resolved now, which is no denial. It stands in the reply.
     Failure,
     /// No server block serves the name. The client finds that out itself, where the denial of the first name leads it.
     Unserved,
+    /// The answer is too long for a datagram: it is truncated, and the client asks again over TCP.
+    Truncated(Outcome),
     /// It has to be waited for.
     Wait,
 }
 
-/// Goes on after `served`, what has become of the first query of a list; any other stays as it is. Where names are known, the
-/// reply is the answer; else the query waits for handler [`SEARCH`].
-pub(super) fn go_on(
+/// Looks up the names that follow the first of a list, if `served`, what has become of it, is a denial. Where they are known, the
+/// reply is the answer; else the query waits for handler [`SEARCH`]. A query that is no first one stays as it is.
+pub(super) fn in_place(
     (chain, autopath): (&Chain, &Autopath),
     dispatch: &Dispatch,
     request: &Request<'_>,
@@ -63,8 +65,9 @@ pub(super) fn go_on(
     match found {
         Found::Nothing | Found::Unserved => Ok(first),
         Found::Wait => Err(SEARCH),
+        Found::Truncated(outcome) => Ok(outcome),
         Found::Answer(outcome) => {
-            autopath.count();
+            count(chain, request);
             // As `PendingReply::write` does where something had to be waited for.
             chain.amend(0, SEARCH, request, reply);
             Ok(outcome)
@@ -76,11 +79,23 @@ pub(super) fn go_on(
     }
 }
 
-/// Makes a failure of the reply, with extended errors in wire form.
-fn fail(reply: &mut Reply<'_>, options: &[u8]) -> Found {
+/// Counts an answer with a later name than the first. Called on the worker's thread.
+fn count(chain: &Chain, request: &Request<'_>) {
+    if let Some(cells) = chain.cells.get(request.origin.worker) {
+        cells.searched.add(1);
+    }
+}
+
+/// Takes the denial of the first name back; RA stays.
+fn take_back(reply: &mut Reply<'_>) {
     let available = reply.flags() & flags::RA;
     reply.reset();
     reply.set_flags(available, true);
+}
+
+/// Makes a failure of the reply, with extended errors in wire form.
+fn fail(reply: &mut Reply<'_>, options: &[u8]) -> Found {
+    take_back(reply);
     reply.push_options(options);
     reply.set_rcode(Rcode::SERVFAIL);
     Found::Failure
@@ -116,10 +131,9 @@ fn try_name(
         Err(_) => Found::Wait,
         Ok(outcome) if outcome.silent || other.overflowed() => fail(reply, other.options()),
         Ok(outcome) if other.truncated() => {
-            // It comes again over TCP, and does the same there.
-            reply.reset();
+            take_back(reply);
             reply.set_flags(flags::TC, true);
-            Found::Answer(outcome)
+            Found::Truncated(outcome)
         }
         Ok(outcome) => match outcome.rcode {
             Rcode::NXDOMAIN => Found::Nothing,
@@ -143,10 +157,9 @@ fn write(
     // Who keeps the alias keeps the denial that it stands for.
     let denied = reply.written().flatten().map(|record| record.ttl).min().unwrap_or(u32::MAX);
     let ttl = other.written().flatten().map(|record| record.ttl).min().unwrap_or(0).min(denied);
-    let available = reply.flags() & flags::RA;
-    reply.reset();
+    take_back(reply);
     // What is made here is not signed: no AD.
-    reply.set_flags(available | other.flags() & flags::AA, true);
+    reply.set_flags(other.flags() & flags::AA, true);
     reply.push_options(other.options());
     if write_addresses(name, ttl, other, reply) {
         return Some(());
@@ -192,8 +205,10 @@ fn write_addresses(name: NameRef<'_>, ttl: u32, other: &Reply<'_>, reply: &mut R
             matches!(at.rtype, RecordType::A | RecordType::AAAA) && owner == Some(OF_QUESTION)
         })
     });
-    let alias = (Owner::Question, RecordType::CNAME);
-    if !is_plain || !reply.record(Section::Answer, alias.0, alias.1, ttl, name.as_bytes()) {
+    let alias = |reply: &mut Reply<'_>| {
+        reply.record(Section::Answer, Owner::Question, RecordType::CNAME, ttl, name.as_bytes())
+    };
+    if !is_plain || !alias(reply) {
         return false;
     }
     let owner = Owner::Suffix(reply.len() - name.len() - HEADER_LEN);
@@ -203,10 +218,10 @@ fn write_addresses(name: NameRef<'_>, ttl: u32, other: &Reply<'_>, reply: &mut R
     true
 }
 
-/// The same where something has to be waited for.
-pub(super) async fn resolve(chain: &Chain, request: &OwnedRequest) -> Answer {
+/// The same in a task, where a name has to be waited for. Runs on the worker's thread.
+pub(super) async fn in_task(chain: &Chain, request: &OwnedRequest) -> Answer {
     let Ok(view) = request.view() else { return Answer::unreadable() };
-    // The client has been judged: what judges clients is passed from here on.
+    // `limit` has counted the query: as one of another's, it passes that from here on.
     let first = chain.resolve(&request.inner(request.packet().to_vec())).await;
     let Some(autopath) = &chain.autopath else { return first };
     if first.message.rcode() != Rcode::NXDOMAIN {
@@ -227,7 +242,7 @@ pub(super) async fn resolve(chain: &Chain, request: &OwnedRequest) -> Answer {
         match found.message.rcode() {
             Rcode::NXDOMAIN => {}
             Rcode::NOERROR => {
-                autopath.count();
+                count(chain, &view);
                 return with_alias(&view, name.as_ref(), found, &first);
             }
             _ => {

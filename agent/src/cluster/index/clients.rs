@@ -2,7 +2,7 @@
 //!
 //! Addresses are used again, and what is heard of a Pod's end may come later than what is heard of the next Pod with its
 //! address. The Pod that was heard of last with an address has it. Where that cannot be told (two Pods that a list names
-//! with one address, created in the same second), nobody has it: an unknown client is better than a wrong one.
+//! with one address, created in the same second), it is unknown: that is better than the wrong Pod.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -8,7 +8,8 @@ use super::address::Reason;
 use super::group::{Group, Key, Kind, addresses_in, text};
 use super::slice::Slice;
 use crate::cluster::object::{
-    Endpoint, EndpointSlice, Namespace, NodePod, Object, ObjectId, Pod, Service, ServiceKind,
+    Endpoint, EndpointSlice, Namespace, NodePod, Object, ObjectId, Pod, PodDns, Service,
+    ServiceKind,
 };
 
 impl Index {
@@ -67,17 +68,24 @@ impl Index {
 
     /// The addresses of a Pod, as far as Pods are known: all of one of this node, else its first.
     pub fn pod_addresses(&self, namespace: &str, name: &str) -> Vec<IpAddr> {
-        {
-            let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut clients = writer.clients.all();
-            let is = |pod: &&NodePod| *pod.id.namespace == *namespace && *pod.id.name == *name;
-            if let Some(pod) = clients.find(is).filter(|pod| !pod.addresses.is_empty()) {
-                return pod.addresses.to_vec();
-            }
+        if let Some(pod) = self.node_pod(namespace, name) {
+            return pod.addresses.to_vec();
         }
         let mut pods = self.pods.all();
         let pod = pods.find(|pod| &*pod.namespace == namespace && &*pod.name == name);
         pod.map(|pod| pod.address).into_iter().collect()
+    }
+
+    /// How a Pod of this node looks names up; `None` for one that is unknown.
+    pub fn pod_dns(&self, namespace: &str, name: &str) -> Option<PodDns> {
+        self.node_pod(namespace, name).map(|pod| pod.dns)
+    }
+
+    /// A Pod of this node. Waits for the writer.
+    fn node_pod(&self, namespace: &str, name: &str) -> Option<NodePod> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pods = writer.clients.all();
+        pods.find(|pod| *pod.id.namespace == *namespace && *pod.id.name == *name).cloned()
     }
 
     /// Namespace and name of the Pod with this address, as far as Pods are known.

@@ -5,17 +5,13 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::{Autopath, SearchList, Source};
+use super::{Autopath, Source};
 use crate::clients::Clients;
 use crate::config::{Args, zone_names};
 use crate::corefile::Directive;
-use crate::file_watch;
 use crate::plugin::directive::{ReadContext, ReadDirective};
-use crate::upstream::resolv_conf::{self, MAX_FILE};
+use crate::search_list::SearchList;
 use crate::wire::Name;
-
-/// The node's resolv.conf, or the kubelet's copy of it.
-const OF_NODE: &str = "/etc/resolv.conf";
 
 /// One `autopath` line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,28 +73,17 @@ impl Config {
     pub fn build(&self, cluster: Option<Name>, clients: &Arc<Clients>) -> anyhow::Result<Autopath> {
         let source = match (&self.file, cluster) {
             (Some(file), _) => {
-                let read = file_watch::read(file, MAX_FILE as u64);
-                let text =
-                    read.with_context(|| format!("autopath: cannot read {}", file.display()))?;
-                Source::Fixed(list_of(&text, None))
+                let read = SearchList::of_file(file);
+                let list =
+                    read.with_context(|| format!("autopath: cannot read {}", file.display()));
+                Source::Fixed(list?)
             }
             (None, cluster) => Source::Pods {
                 clients: Arc::clone(clients),
                 cluster: cluster.context("autopath: there is no kubernetes")?,
-                of_node: list_of(
-                    &file_watch::read(OF_NODE.as_ref(), MAX_FILE as u64).unwrap_or_default(),
-                    Some(1),
-                ),
+                of_node: SearchList::of_node(),
             },
         };
-        Ok(Autopath { zones: self.zones.clone(), source, successes: Default::default() })
+        Ok(Autopath { zones: self.zones.clone(), source })
     }
-}
-
-/// The list of a resolv.conf; `ndots` where it has none.
-fn list_of(text: &[u8], ndots: Option<u8>) -> SearchList {
-    let text = String::from_utf8_lossy(text);
-    let domains = resolv_conf::search_domains(&text).into_iter();
-    let domains = domains.filter_map(|domain| Name::from_text(&domain).ok()).collect();
-    SearchList { domains, ndots: resolv_conf::ndots(&text).or(ndots) }
 }

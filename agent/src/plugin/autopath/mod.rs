@@ -11,34 +11,19 @@
 mod config;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use self::config::Config;
 use crate::clients::Clients;
 use crate::cluster::object::{DnsPolicy, NodePod};
 use crate::request::Request;
+use crate::search_list::{MAX_DOMAINS, SearchList, each_domain_of_pod, ndots_of_pod};
 use crate::wire::{Class, Name, NameBuf, NameRef, RecordType};
-
-/// Domains of a list that count, as the API server's validation and the kubelet limit them.
-const MAX_DOMAINS: usize = 32;
-/// `ndots` of a Pod whose policy is the cluster's.
-const CLUSTER_NDOTS: u8 = 5;
-
-/// What a resolver tries.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SearchList {
-    /// The domains in their order.
-    pub domains: Box<[Name]>,
-    /// A name with so many dots is tried as it is before the list; `None`: whatever its dots.
-    pub ndots: Option<u8>,
-}
 
 /// An `autopath` line, ready to be used.
 #[derive(Debug)]
 pub struct Autopath {
     zones: Vec<Name>,
     source: Source,
-    successes: AtomicU64,
 }
 
 /// Where the lists come from.
@@ -57,18 +42,8 @@ enum Source {
 }
 
 impl Autopath {
-    /// How often a later name than the first was found (`coredns_autopath_success_total`).
-    pub fn successes(&self) -> u64 {
-        self.successes.load(Relaxed)
-    }
-
-    /// Counts an answer with a later name than the first.
-    pub fn count(&self) {
-        self.successes.fetch_add(1, Relaxed);
-    }
-
     /// Calls `visit` with each name that the client would try after this one, in their order, until it returns false. True if the
-    /// query is the first of a search list; then `visit` was called at least once. Allocates nothing.
+    /// query is the first of a search list; then `visit` may have been called. Allocates nothing.
     pub fn each_after(
         &self,
         request: &Request<'_>,
@@ -82,7 +57,8 @@ impl Autopath {
         }
         match &self.source {
             Source::Fixed(list) => {
-                let mut walk = Walk::new(query.name(), list.ndots, list.domains.iter());
+                let mut walk = Walk::new(query.name(), list.ndots);
+                list.domains.iter().for_each(|domain| walk.look_at(domain.as_ref()));
                 list.domains.iter().for_each(|domain| walk.domain(domain.as_ref(), visit));
                 walk.end(visit)
             }
@@ -112,33 +88,20 @@ fn of_pod(
     is_service: &dyn Fn(&[u8], &[u8]) -> bool,
     visit: &mut dyn FnMut(NameRef<'_>) -> bool,
 ) -> bool {
-    let ndots = match pod.dns.policy {
-        DnsPolicy::Cluster => CLUSTER_NDOTS,
-        DnsPolicy::Node => of_node.ndots.unwrap_or(1),
-        DnsPolicy::Own => 1,
+    let namespace = &*pod.id.namespace;
+    let each = |visit: &mut dyn FnMut(NameRef<'_>)| {
+        each_domain_of_pod(namespace, &pod.dns, cluster.as_ref(), of_node, visit).is_ok()
     };
-    let inherited: &[Name] = match pod.dns.policy {
-        DnsPolicy::Own => &[],
-        DnsPolicy::Cluster | DnsPolicy::Node => &of_node.domains,
-    };
-    let others = || inherited.iter().chain(&*pod.dns.searches);
-    let mut walk = Walk::new(name, Some(pod.dns.ndots.unwrap_or(ndots)), others());
-    if pod.dns.policy == DnsPolicy::Cluster {
-        let mut services = NameBuf::new();
-        let mut own = NameBuf::new();
-        let made =
-            own.push_label(pod.id.namespace.as_bytes()).and_then(|()| own.push_label(b"svc"));
-        let made = made.and_then(|()| own.push_name(cluster.as_ref()));
-        let made = made.and_then(|()| services.push_label(b"svc"));
-        if made.and_then(|()| services.push_name(cluster.as_ref())).is_err() {
-            return false;
-        }
-        walk.domain(own.as_name(), visit);
-        walk.leave_own_names(|label| is_service(label, pod.id.namespace.as_bytes()));
-        walk.domain(services.as_name(), visit);
-        walk.domain(cluster.as_ref(), visit);
+    let mut walk = Walk::new(name, Some(ndots_of_pod(&pod.dns, of_node)));
+    if !each(&mut |domain| walk.look_at(domain)) {
+        return false;
     }
-    others().for_each(|domain| walk.domain(domain.as_ref(), visit));
+    each(&mut |domain| {
+        walk.domain(domain, visit);
+        if walk.domains == 1 && pod.dns.policy == DnsPolicy::Cluster {
+            walk.leave_own_names(|label| is_service(label, namespace.as_bytes()));
+        }
+    });
     walk.end(visit)
 }
 
@@ -151,28 +114,28 @@ struct Walk<'a> {
     /// Labels of the name as it was written, once the first domain is known to be appended to it.
     written: Option<usize>,
     domains: usize,
-    /// It is the first of a list, and somebody wants the next one.
-    goes_on: bool,
+    /// It is the first of a list, and the next one is wanted.
+    continues: bool,
 }
 
 impl<'a> Walk<'a> {
-    /// `domains`: those that may be below the first.
-    fn new<'d>(
-        name: NameRef<'a>,
-        ndots: Option<u8>,
-        domains: impl Iterator<Item = &'d Name>,
-    ) -> Self {
-        let labels = name.label_count();
-        let of = domains.filter(|domain| name.is_within(domain.as_ref()));
-        let counts = of.map(|domain| domain.as_ref().label_count());
-        let longest = counts.filter(|count| *count < labels).max().unwrap_or(0);
-        Self { name, ndots, longest, written: None, domains: 0, goes_on: true }
+    fn new(name: NameRef<'a>, ndots: Option<u8>) -> Self {
+        Self { name, ndots, longest: 0, written: None, domains: 0, continues: true }
+    }
+
+    /// To be called with every domain before [`Walk::domain`].
+    fn look_at(&mut self, domain: NameRef<'_>) {
+        let labels = domain.label_count();
+        if labels > self.longest && labels < self.name.label_count() && self.name.is_within(domain)
+        {
+            self.longest = labels;
+        }
     }
 
     /// The next domain of the list. One that was there before changes nothing: its name does not exist, as is known by then.
     fn domain(&mut self, domain: NameRef<'_>, visit: &mut dyn FnMut(NameRef<'_>) -> bool) {
         self.domains += 1;
-        if !self.goes_on || self.domains > MAX_DOMAINS {
+        if !self.continues || self.domains > MAX_DOMAINS {
             return;
         }
         if self.domains == 1 {
@@ -189,8 +152,8 @@ impl<'a> Walk<'a> {
         let is_later = self.longest > domain.label_count();
         let is_first = labels > 0 && self.name.is_within(domain) && !is_later;
         let is_tried = self.ndots.is_some_and(|ndots| labels > usize::from(ndots));
-        self.goes_on = is_first && !is_tried;
-        self.written = self.goes_on.then_some(labels);
+        self.continues = is_first && !is_tried;
+        self.written = self.continues.then_some(labels);
     }
 
     /// A name below a Service of the namespace is asked for as it is, too: its denial is to be no other name's answer.
@@ -198,7 +161,7 @@ impl<'a> Walk<'a> {
         let Some(labels) = self.written else { return };
         let last = self.name.labels().nth(labels - 1).unwrap_or_default();
         if labels > 1 && is_service(last) {
-            (self.goes_on, self.written) = (false, None);
+            (self.continues, self.written) = (false, None);
         }
     }
 
@@ -208,14 +171,14 @@ impl<'a> Walk<'a> {
         let written = self.name.labels().take(labels).try_for_each(|label| name.push_label(label));
         // One that is too long with its domain is skipped, as resolvers do.
         if written.and_then(|()| name.push_name(domain)).is_ok() {
-            self.goes_on = visit(name.as_name());
+            self.continues = visit(name.as_name());
         }
     }
 
     /// The name as it was written, which comes last. One label is a Service that does not exist, as a rule, and no host of the
     /// world: the denial of the first name says so at once.
     fn end(mut self, visit: &mut dyn FnMut(NameRef<'_>) -> bool) -> bool {
-        if self.goes_on && self.written.is_some_and(|labels| labels > 1) {
+        if self.continues && self.written.is_some_and(|labels| labels > 1) {
             self.visit(NameRef::ROOT, visit);
         }
         self.written.is_some()
