@@ -154,6 +154,28 @@ fn what_cannot_be_said_now_is_no_denial() {
     });
 }
 
+#[test]
+fn lists_that_cannot_be_had_are_complained_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    std::fs::write(path("empty.conf"), "nameserver 192.0.2.1\n").unwrap();
+    for (line, wanted) in [
+        ("autopath", "where the search lists come from is missing"),
+        ("autopath cluster.local", ":2: autopath: cannot read cluster.local: "),
+        ("autopath /nowhere/resolv.conf", ":2: autopath: cannot read /nowhere/resolv.conf: "),
+        ("autopath @kubernetes", "there is no kubernetes in this server block"),
+        ("autopath @kubernets", "\"@kubernets\" knows no search lists"),
+    ] {
+        std::fs::write(path("Corefile"), format!(". {{\n {line}\n whoami\n}}\n")).unwrap();
+        let (status, out, err) = run(&["check", &path("Corefile")]);
+        assert!(!status.success() && format!("{out}{err}").contains(wanted), "{line}: {out}{err}");
+    }
+    let empty = format!(". {{\n autopath {}\n whoami\n}}\n", path("empty.conf"));
+    std::fs::write(path("Corefile"), empty).unwrap();
+    let (status, out, err) = run(&["check", &path("Corefile")]);
+    assert!(status.success() && format!("{out}{err}").contains("has no search list"), "{out}{err}");
+}
+
 /// What a client may not ask for itself is not asked for on its behalf, the first time or from the cache.
 #[test]
 fn an_acl_of_another_block_holds() {
@@ -192,6 +214,8 @@ fn each_pod_has_its_own_list() {
     let explain = ["explain", "www", "--pod", "default/web-1", "--ask", "--socket", &socket];
     let (_, explained, error) = run(&explain);
     assert!(explained.contains("www.example.org. (with example.org)"), "{explained}{error}");
+    let explain = ["explain", "www", "--pod", "default/web-1", "--socket", &socket];
+    assert!(run(&explain).1.contains("`autopath` answers the first query"));
     let own =
         json!({"dnsPolicy": "None", "dnsConfig": {"searches": ["nowhere.test", "example.org"]}});
     cluster.server.put(pod(own));

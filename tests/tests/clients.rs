@@ -100,7 +100,8 @@ fn the_pods_of_the_node_are_known_and_no_others() {
     wait_for_client(&nodens, "127.0.1.6", "-/-");
     assert_eq!(who(&nodens, "127.0.1.5"), "shop/web-2");
     let socket = nodens.folder().join("nodens.sock").to_string_lossy().into_owned();
-    let (_, top, _) = run(&["top", "--once", "-o", "json", "--socket", &socket]);
+    // Without a terminal it is printed once.
+    let (_, top, _) = run(&["top", "--socket", &socket]);
     assert!(top.contains("shop/web-2"), "{top}");
 
     // A crash while the API server is away: what was known is known.
@@ -154,6 +155,14 @@ fn without_the_role_clients_are_unknown_and_names_are_served() {
     wait_for("the status to say so", SOON, || status().contains("this node's Pods: "));
     cluster.server.heal();
     wait_for_client(&nodens, "127.0.1.5", "shop/web-1");
+}
+
+#[test]
+fn a_node_without_pods_is_told() {
+    let cluster = Cluster::default();
+    let nodens = start(&cluster, "pods node elsewhere", LOG);
+    let body = || nodens.get(nodens.ports().ready, "/ready?verbose").unwrap().body;
+    wait_for("the state to say so", SOON, || body().contains("no Pod of the node `elsewhere`"));
 }
 
 /// A minute later, since API servers that start refuse what they will allow.

@@ -14,7 +14,7 @@ pub struct ObserveFlags {
     /// Names that match this pattern, such as `*.svc.cluster.local`; `*` stands for any text, dots included.
     #[arg(long, value_name = "GLOB")]
     pub name: Option<String>,
-    /// Queries of this client, of the clients of this network, or of this Pod, where Pods are watched (`pods verified`).
+    /// Queries of this client, of the clients of this network, or of this Pod, where Pods are watched (`pods node`, `pods verified`).
     #[arg(long, value_name = "IP|CIDR|NS/POD")]
     pub client: Option<String>,
     /// Answers with this response code, such as NXDOMAIN.

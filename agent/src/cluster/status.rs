@@ -44,6 +44,7 @@ pub struct Status {
     source: String,
     /// A folder, and not an API server.
     is_folder: bool,
+    node: Option<Arc<str>>,
     kinds: [KindStatus; Kind::ALL.len()],
     received: AtomicU64,
     host: OnceLock<String>,
@@ -88,6 +89,7 @@ impl Status {
         Self {
             source: source.to_string(),
             is_folder: matches!(source, Source::Folder(_)),
+            node: wanted.node.clone(),
             kinds,
             received: AtomicU64::new(0),
             host: OnceLock::new(),
@@ -100,6 +102,11 @@ impl Status {
             snapshot_error: Mutex::default(),
             synced: watch::Sender::new(0),
         }
+    }
+
+    /// The node whose Pods are watched, if they are.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
     }
 
     /// Where the objects come from, in the Corefile's words.

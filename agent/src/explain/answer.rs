@@ -84,6 +84,15 @@ pub async fn explain(world: &World, question: &Question) -> Result<Value, String
             break;
         }
     }
+    let is_searched = all
+        .first()
+        .is_some_and(|(_, told)| told.is_searched && told.rcode == Some(Rcode::NXDOMAIN));
+    if is_searched {
+        notes.push(format!(
+            "`autopath` answers the first query with what the list comes to, so that the client sends {} of these queries",
+            types.len()
+        ));
+    }
     let is_found = ended.is_some_and(|(_, has_records)| has_records);
     let is_open = ended.is_some_and(|(tried, has_records)| {
         !has_records && tried.domain.is_none() && question.name.trim_end_matches('.').contains('.')
@@ -93,7 +102,7 @@ pub async fn explain(world: &World, question: &Question) -> Result<Value, String
         false => reasons(&all, world.zone.as_deref(), is_open),
     };
     let as_it_is = ended.is_some_and(|(tried, has_records)| has_records && tried.domain.is_none());
-    let advice = if as_it_is {
+    let advice = if as_it_is && !is_searched {
         advice(&question.name, search.ndots, (shown.len() - 1) * types.len())
     } else {
         Vec::new()

@@ -47,6 +47,8 @@ pub struct Told {
     pub reasons: Vec<Reason>,
     /// An object that the name is of exists.
     pub found: bool,
+    /// The client's search list begins with it, and `autopath` goes through the list.
+    pub is_searched: bool,
     /// All of it.
     pub json: Value,
 }
@@ -67,8 +69,11 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
     let Some(chain) = place.dispatch.find(query.name(), qtype) else {
         return refused(name, qtype);
     };
+    let first = Request { query, origin };
+    let is_searched =
+        chain.autopath.as_ref().is_some_and(|autopath| autopath.each_after(&first, &mut |_| false));
     let trace = Arc::new(Trace::new(place.asks));
-    let mut request = OwnedRequest::new(&Request { query, origin }, Arc::clone(&place.dispatch));
+    let mut request = OwnedRequest::new(&first, Arc::clone(&place.dispatch));
     request.trace = Some(Arc::clone(&trace));
     let answer = tokio::time::timeout(PATIENCE, chain.resolve(&request)).await.ok();
     let steps = trace.take();
@@ -108,7 +113,7 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
         "records": records,
     });
     let rcode = (!outcome.silent).then_some(outcome.rcode);
-    Told { rcode, has_records, is_open, is_forwarded, reasons, found, json }
+    Told { rcode, has_records, is_open, is_forwarded, reasons, found, is_searched, json }
 }
 
 fn refused(name: &Name, qtype: RecordType) -> Told {
@@ -126,8 +131,9 @@ fn refused(name: &Name, qtype: RecordType) -> Told {
     });
     let rcode = Some(Rcode::REFUSED);
     let reasons = vec![Reason { text: why, is_hint: false }];
-    let (has_records, is_open, is_forwarded, found) = (false, false, false, false);
-    Told { rcode, has_records, is_open, is_forwarded, reasons, found, json }
+    let (has_records, is_open, is_forwarded) = (false, false, false);
+    let (found, is_searched) = (false, false);
+    Told { rcode, has_records, is_open, is_forwarded, reasons, found, is_searched, json }
 }
 
 /// The answer's records in presentation format, and whether one is of the type.

@@ -1,7 +1,7 @@
 //! `nodens observe` and `nodens top`: what the running server sends, printed.
 
 use std::fmt::Write as _;
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -63,7 +63,8 @@ pub fn observe(flags: &ObserveFlags, out: &mut impl Write) -> anyhow::Result<()>
 /// The server cannot be reached; or the output cannot be written.
 #[expect(clippy::disallowed_methods, reason = "nothing is to be done until the next print")]
 pub fn top(flags: &TopFlags, out: &mut impl Write) -> anyhow::Result<()> {
-    let is_once = flags.once || flags.output == Output::Json;
+    // A file or a pipe is no screen.
+    let is_once = flags.once || flags.output == Output::Json || !std::io::stdout().is_terminal();
     loop {
         let shown = ask_top(&flags.socket, flags.rows)?;
         match flags.output {

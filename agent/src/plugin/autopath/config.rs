@@ -1,6 +1,6 @@
 //! What an `autopath` line says.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -18,15 +18,15 @@ use crate::wire::Name;
 pub struct Config {
     /// Names within these; the server block's, if none are written.
     zones: Vec<Name>,
-    /// A resolv.conf; `None` for the Pods of this node.
-    file: Option<PathBuf>,
+    /// The list of a resolv.conf, as it is when the configuration is read; `None` for the Pods of this node.
+    list: Option<SearchList>,
 }
 
 impl ReadDirective for Config {
     fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
         let mut args = Args::of(directive, cx.diagnostics);
         let words = args.rest();
-        let mut config = Self { zones: cx.zones.to_vec(), file: None };
+        let mut config = Self { zones: cx.zones.to_vec(), list: None };
         let Some((last, zones)) = words.split_last() else {
             args.error(
                 "where the search lists come from is missing",
@@ -54,7 +54,7 @@ impl ReadDirective for Config {
                     "@kubernetes, or a resolv.conf",
                 );
             }
-            file => config.file = Some(cx.root.join(file)),
+            file => config.list = Some(list_of(&cx.root.join(file), &mut args)),
         }
         if let Some(option) = directive.options().first() {
             Args::of_option(directive, option, cx.diagnostics).unknown_option(&[]);
@@ -66,24 +66,37 @@ impl ReadDirective for Config {
 impl Config {
     /// Whether it asks who a client is.
     pub fn names_clients(&self) -> bool {
-        self.file.is_none()
+        self.list.is_none()
     }
 
     /// What serves it; `cluster` is the zone of the block's `kubernetes`.
     pub fn build(&self, cluster: Option<Name>, clients: &Arc<Clients>) -> anyhow::Result<Autopath> {
-        let source = match (&self.file, cluster) {
-            (Some(file), _) => {
-                let read = SearchList::of_file(file);
-                let list =
-                    read.with_context(|| format!("autopath: cannot read {}", file.display()));
-                Source::Fixed(list?)
-            }
-            (None, cluster) => Source::Pods {
+        let source = match &self.list {
+            Some(list) => Source::Fixed(list.clone()),
+            None => Source::Pods {
                 clients: Arc::clone(clients),
                 cluster: cluster.context("autopath: there is no kubernetes")?,
                 of_node: SearchList::of_node(),
             },
         };
         Ok(Autopath { zones: self.zones.clone(), source })
+    }
+}
+
+/// The list of a file; empty, with a complaint, if there is none.
+fn list_of(file: &Path, args: &mut Args<'_, '_>) -> SearchList {
+    match SearchList::of_file(file) {
+        Ok(list) => {
+            if list.domains.is_empty() {
+                let what = format!("{} has no search list", file.display());
+                args.warning(what, "write a line such as: search default.svc.cluster.local");
+            }
+            list
+        }
+        Err(error) => {
+            let what = format!("cannot read {}: {error}", file.display());
+            args.error(what, "@kubernetes, or a resolv.conf");
+            SearchList::default()
+        }
     }
 }

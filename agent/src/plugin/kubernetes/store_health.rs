@@ -71,7 +71,13 @@ impl StoreHealth {
         let away: Vec<&str> =
             status.wanted().filter(|&kind| !status.kind(kind).is_live()).map(plural).collect();
         if away.is_empty() {
-            return "up to date".to_owned();
+            let node = status.node().filter(|_| self.report.objects(Kind::NodePod) == 0);
+            return match node {
+                Some(node) => {
+                    format!("up to date; no Pod of the node `{node}` is known: is that its name?")
+                }
+                None => "up to date".to_owned(),
+            };
         }
         format!("watching again soon: {}; names are answered from what is known", away.join(", "))
     }
