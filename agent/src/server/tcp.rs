@@ -100,9 +100,12 @@ fn begin(
         }
         return;
     }
+    let Some(waiting) = shared.connections.may_wait(ip) else {
+        return shared.connections.count_refused();
+    };
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
-        let Some(place) = shared.connections.admit(ip).await else {
+        let Some(place) = shared.connections.admit(ip, waiting).await else {
             return shared.connections.count_refused();
         };
         if let Some(session) = Session::new(stream, client, place, kept, &shared) {

@@ -29,7 +29,7 @@ const MIN_BYTES: usize = 1 << 20;
 /// A new client waits so long for a place when all are held, as often as [`ADMIT_TRIES`] says.
 const ADMIT_PAUSE: Duration = Duration::from_millis(20);
 const ADMIT_TRIES: usize = 5;
-/// New clients that wait for a place.
+/// New clients that wait for a place; fewer under a small limit of descriptors.
 const MAX_ADMITTING: usize = 64;
 /// Idle connections are woken no more often than this.
 const SCARCE_MS: u64 = 20;
@@ -53,7 +53,7 @@ impl Connections {
         Self {
             places: Shares::new(MAX_CONNECTIONS.min(descriptors::for_clients())),
             bytes: Shares::new(MAX_BYTES),
-            admitting: Shares::new(MAX_ADMITTING),
+            admitting: Shares::new(MAX_ADMITTING.min(descriptors::for_clients() / 4)),
             scarce: Notify::new(),
             woken: Throttle::default(),
             refused: AtomicU64::new(0),
@@ -77,12 +77,17 @@ impl Connections {
         (place.held_by_key() <= MAX_PER_CLIENT).then_some(place)
     }
 
-    /// Waits a moment for a place for a client that has few, while idle connections of others are closed.
-    pub async fn admit(&self, client: IpAddr) -> Option<Permit> {
+    /// Lets a client that has few places wait for one; `None`: it has its share, or as many wait as may. To be asked before the
+    /// connection is given to a task: a descriptor that waits for nothing but that task's turn would be bounded by nothing.
+    pub fn may_wait(&self, client: IpAddr) -> Option<Permit> {
         if self.places.held(client) > ALPHA {
             return None;
         }
-        let _waiting = self.admitting.try_acquire(client, 1)?;
+        self.admitting.try_acquire(client, 1)
+    }
+
+    /// Waits a moment for a place, while idle connections of others are closed. `_waiting` is from [`may_wait`](Self::may_wait).
+    pub async fn admit(&self, client: IpAddr, _waiting: Permit) -> Option<Permit> {
         for _ in 0..ADMIT_TRIES {
             if self.woken.allows(CoarseInstant::now(), SCARCE_MS) {
                 self.scarce.notify_waiters();
@@ -170,7 +175,10 @@ mod tests {
         let newcomer = client(200_000);
         let admitted = match connections.open(newcomer) {
             Some(place) => Some(place),
-            None => connections.admit(newcomer).await,
+            None => {
+                let waiting = connections.may_wait(newcomer).unwrap();
+                connections.admit(newcomer, waiting).await
+            }
         };
         assert!(admitted.is_some());
         drop(admitted);
