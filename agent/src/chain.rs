@@ -11,7 +11,7 @@ mod identity;
 use std::cell::RefCell;
 use std::sync::{Arc, OnceLock, Weak};
 
-use crate::admission::Shares;
+use crate::clients::ClientShares;
 use crate::clock::CoarseInstant;
 use crate::metrics::Scrape;
 use crate::metrics::cells::{Cells, Tally};
@@ -144,7 +144,7 @@ pub struct Local {
     /// Answers of the cache that this worker has served recently.
     pub cache: WorkerCache,
     /// The places of all queries that wait, of all workers together. `None` outside of a server.
-    pub pending: Option<Arc<Shares>>,
+    pub pending: Option<ClientShares>,
     /// What it has received.
     pub tally: Arc<Tally>,
     /// Questions that are refused since the server has crashed over them.
@@ -193,7 +193,7 @@ impl Local {
     /// Makes this thread worker number `worker`'s, of a server with these places that refuses these questions.
     pub fn enter(
         worker: usize,
-        pending: Arc<Shares>,
+        pending: ClientShares,
         tally: Arc<Tally>,
         refused: Option<Arc<Refused>>,
     ) {

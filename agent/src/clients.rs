@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
+use crate::admission::{Permit, Shares};
 use crate::cluster::index::Index;
 use crate::cluster::object::NodePod;
 use crate::wire::NameBuf;
@@ -30,6 +31,11 @@ impl Clients {
         index.as_ref()?.client(address.to_canonical(), of_pod).flatten()
     }
 
+    /// The address that stands for the client where places are shared: of a Pod its first, so that both families are one client.
+    pub fn key(&self, address: IpAddr) -> IpAddr {
+        self.pod(address, |pod| first_address(pod, address)).unwrap_or(address)
+    }
+
     /// Whether there is a Service of that name in the namespace; both in lower case.
     pub fn has_service(&self, name: &[u8], namespace: &[u8]) -> bool {
         let index = self.0.load();
@@ -39,6 +45,36 @@ impl Clients {
         // As the two labels stand in a question.
         let wire = labels.as_name().as_bytes().split_last().map_or(&[][..], |(_, wire)| wire);
         made.is_ok() && index.group(wire, false, |group| group.service.is_some()).unwrap_or(false)
+    }
+}
+
+/// Places that clients share: a Pod is one client, whichever of its addresses it uses. What a client holds counts for who it was when
+/// it took it.
+#[derive(Clone, Debug)]
+pub struct ClientShares {
+    shares: Arc<Shares>,
+    clients: Arc<Clients>,
+}
+
+impl ClientShares {
+    /// `limit` places, all of them free.
+    pub fn new(limit: usize, clients: &Arc<Clients>) -> Self {
+        Self { shares: Shares::new(limit), clients: Arc::clone(clients) }
+    }
+
+    /// Takes `amount` places for the client, as [`Shares::try_acquire`].
+    pub fn try_acquire(&self, client: IpAddr, amount: usize) -> Option<Permit> {
+        self.shares.try_acquire(self.clients.key(client), amount)
+    }
+
+    /// Places that the client holds.
+    pub fn held(&self, client: IpAddr) -> usize {
+        self.shares.held(self.clients.key(client))
+    }
+
+    /// The places of all clients.
+    pub fn all(&self) -> &Arc<Shares> {
+        &self.shares
     }
 }
 

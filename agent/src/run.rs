@@ -17,11 +17,9 @@ mod signals;
 mod takeover;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
 use netsetup::LinkName;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -30,7 +28,7 @@ use crate::admin::Admin;
 use crate::args::Serve;
 use crate::assemble::{Assembled, assemble};
 use crate::budget::Budget;
-use crate::cluster::{Clusters, WatchThread};
+use crate::cluster::Clusters;
 use crate::config_state::ConfigState;
 use crate::corefile::Diagnostics;
 use crate::descriptors;
@@ -39,14 +37,10 @@ use crate::logging::{self, Logs};
 use crate::memory;
 use crate::metrics::{Metrics, Source};
 use crate::node::{self, Node, Origin};
-use crate::observe::readers::Observed;
 use crate::plan::Plan;
-use crate::plugin::cache;
-use crate::plugin::forward::UpstreamPlaces;
 use crate::probe;
 use crate::server::pool::DRAIN;
 use crate::server::source::SocketSource;
-use crate::server::worker::MAX_FORWARDED;
 use crate::server::{Liveness, Pool};
 use crate::shared::Shared;
 use crate::status::{Parts, Status};
@@ -107,25 +101,13 @@ pub fn run(args: &Serve, start: Option<Start>) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     let logs = Logs::start(&metrics)?;
     metrics.register(node.counts());
-    let workers = workers(args);
     let shared = Arc::new(Shared {
-        workers,
-        observed: Observed::new(workers),
         stacktrace: logging::watch_panics(&metrics),
         metrics,
-        conditions: Arc::default(),
-        history: Arc::default(),
         log_format: args.log_format.into(),
         budget: Budget::of_this_process(),
-        cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
-        stale: AtomicU32::new(0),
         clusters: Clusters::new(Arc::clone(&before.inherited)),
-        health_registry: Arc::default(),
-        upstream_places: UpstreamPlaces::new(MAX_FORWARDED),
-        watching: WatchThread::default(),
-        limits: Default::default(),
-        loops: Arc::default(),
-        clients: Arc::default(),
+        ..Shared::new(workers(args))
     });
     watch_conditions(&shared, node.counts());
     if let Err(error) = descriptors::raise_limit() {
@@ -310,7 +292,7 @@ impl Server {
         running.show(shared, &hash);
         let (slots, refused) = before.crash_record(shared.workers);
         refused.iter().for_each(|known| shared.conditions.register(Arc::clone(known) as _));
-        let pool = Pool::start(shared.workers, Arc::clone(source), slots, refused);
+        let pool = Pool::start(shared.workers, &shared.clients, Arc::clone(source), slots, refused);
         let pool = Arc::new(pool.context("cannot start the worker threads")?);
         shared.metrics.register(pool.metrics());
         shared.metrics.register(Arc::clone(&shared.budget) as Arc<dyn Source>);

@@ -14,11 +14,12 @@ use crate::history::History;
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::observe::readers::Observed;
-use crate::plugin::cache::config::Size;
 use crate::plugin::cache::store::Store;
+use crate::plugin::cache::{self, config::Size};
 use crate::plugin::forward::UpstreamPlaces;
 use crate::plugin::limit::Buckets;
 use crate::plugin::loop_::guard::LoopGuard;
+use crate::server::worker::MAX_FORWARDED;
 use crate::upstream::registry::HealthRegistry;
 
 /// One for the process.
@@ -60,6 +61,30 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// What a process with so many workers begins with: nothing is cached, watched or governed yet.
+    pub fn new(workers: usize) -> Self {
+        let clients = Arc::<Clients>::default();
+        Self {
+            workers,
+            metrics: Metrics::new(),
+            conditions: Arc::default(),
+            history: Arc::default(),
+            log_format: logging::Format::Text,
+            stacktrace: Arc::default(),
+            budget: Arc::default(),
+            cache: ArcSwap::from_pointee(Store::new(cache::Config::budget([]))),
+            stale: AtomicU32::new(0),
+            health_registry: Arc::default(),
+            upstream_places: UpstreamPlaces::new(MAX_FORWARDED, Arc::clone(&clients)),
+            limits: OnceLock::new(),
+            loops: Arc::default(),
+            observed: Observed::new(workers),
+            clusters: Clusters::default(),
+            watching: WatchThread::default(),
+            clients,
+        }
+    }
+
     /// The cache's store of this size, with the entries of the present one.
     pub fn cache_of(&self, size: Size) -> Arc<Store> {
         let store = self.cache.load_full();

@@ -2,23 +2,19 @@
 //!
 //! The fuzz targets call them, and `tests/tests/fuzz_regression.rs` runs them over `seeds/` with any compiler.
 
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use nodens::assemble::{Assembled, assemble};
 use nodens::chain::Local;
 use nodens::clock::CoarseInstant;
 use nodens::cluster::decode::{Decoded, Encoding, Item, WatchEvent};
 use nodens::cluster::index::{Index, Settings};
 use nodens::cluster::object::{Event, Kind};
-use nodens::cluster::{Clusters, Interner, Snapshot, WatchThread};
+use nodens::cluster::{Interner, Snapshot};
 use nodens::control::Request;
-use nodens::metrics::Metrics;
-use nodens::observe::readers::Observed;
-use nodens::plugin::forward::UpstreamPlaces;
-use nodens::plugin::{self, cache};
+use nodens::corefile as syntax;
+use nodens::plugin;
 use nodens::request::{Origin, Transport};
 use nodens::server::answer::{Disposition, answer};
 use nodens::shared::Shared;
@@ -29,7 +25,6 @@ use nodens::wire::query::write_query;
 use nodens::wire::{
     Class, MAX_UDP_PAYLOAD, Message, Name, Query, Record, RecordType, Reject, Reply, flags, text,
 };
-use nodens::{corefile as syntax, logging};
 use tokio::runtime::Runtime;
 
 /// A target's name, and the target.
@@ -93,25 +88,7 @@ impl Server {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
-        let shared = Arc::new(Shared {
-            workers: 1,
-            metrics: Metrics::new(),
-            conditions: Arc::default(),
-            history: Arc::default(),
-            observed: Observed::new(1),
-            log_format: logging::Format::Text,
-            stacktrace: Arc::default(),
-            budget: Default::default(),
-            cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
-            stale: AtomicU32::new(0),
-            health_registry: Arc::default(),
-            upstream_places: UpstreamPlaces::new(8_192),
-            limits: Default::default(),
-            loops: Arc::default(),
-            clusters: Clusters::default(),
-            watching: WatchThread::default(),
-            clients: Arc::default(),
-        });
+        let shared = Arc::new(Shared::new(1));
         let assembled = runtime.block_on(async { assemble(blocks, &shared) }).expect("a server");
         let end = Instant::now() + Duration::from_secs(10);
         while !assembled.waiting_for().is_empty() {

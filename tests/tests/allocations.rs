@@ -6,27 +6,21 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
-
-use arc_swap::ArcSwap;
 
 use nodens::assemble::{Assembled, assemble};
 use nodens::chain::Local;
 use nodens::clock::CoarseInstant;
-use nodens::cluster::{Clusters, WatchThread};
-use nodens::metrics::Metrics;
+use nodens::corefile;
 use nodens::observe::filter::{Filter, Matcher};
 use nodens::observe::readers::Observed;
-use nodens::plugin::forward::UpstreamPlaces;
-use nodens::plugin::{self, cache};
+use nodens::plugin;
 use nodens::request::{Origin, Transport};
 use nodens::server::Dispatch;
 use nodens::server::answer::{Disposition, answer};
 use nodens::shared::Shared;
 use nodens::wire::query::write_query;
 use nodens::wire::{Class, Message, Name, Rcode, RecordType, Section, flags};
-use nodens::{corefile, logging};
 use tests::poll;
 use tests::upstream::{Act, Upstream};
 use tokio::runtime::Runtime;
@@ -281,26 +275,7 @@ fn assemble_text(text: &str) -> (Assembled, Arc<Observed>) {
     let (file, mut diagnostics) = corefile::parse("Corefile", text, &|_| None);
     let blocks = plugin::read(&file, 53, &mut diagnostics);
     assert!(!diagnostics.has_errors(), "{diagnostics}");
-    let metrics = Metrics::new();
-    let shared = Arc::new(Shared {
-        workers: 1,
-        observed: Observed::new(1),
-        metrics,
-        log_format: logging::Format::Text,
-        stacktrace: Arc::default(),
-        budget: Default::default(),
-        cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
-        stale: AtomicU32::new(0),
-        health_registry: Arc::default(),
-        upstream_places: UpstreamPlaces::new(8_192),
-        limits: Default::default(),
-        loops: Arc::default(),
-        clusters: Clusters::default(),
-        watching: WatchThread::default(),
-        clients: Arc::default(),
-        conditions: Arc::default(),
-        history: Arc::default(),
-    });
+    let shared = Arc::new(Shared::new(1));
     let assembled = assemble(blocks, &shared).unwrap();
     assembled.show(&shared, "");
     (assembled, Arc::clone(&shared.observed))

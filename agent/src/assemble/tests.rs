@@ -2,17 +2,12 @@
 
 use proptest::prelude::*;
 
-use arc_swap::ArcSwap;
-
 use super::*;
 use crate::chain::Local;
 use crate::clock::CoarseInstant;
 use crate::config::table;
 use crate::corefile;
-use crate::logging;
-use crate::observe::readers::Observed;
 use crate::plugin;
-use crate::plugin::forward::UpstreamPlaces;
 use crate::request::{Origin, Request, Step, Transport};
 use crate::wire::query::write_query;
 use crate::wire::{Class, Name, Query, RecordType, Reply};
@@ -69,25 +64,7 @@ fn assembled(dir: &std::path::Path) -> Assembled {
     let (file, mut diagnostics) = corefile::parse("Corefile", &text, &|_| None);
     let blocks = plugin::read(&file, 53, &mut diagnostics);
     assert!(!diagnostics.has_errors(), "{diagnostics}");
-    let shared = Arc::new(Shared {
-        workers: 1,
-        observed: Observed::new(1),
-        metrics: crate::metrics::Metrics::new(),
-        conditions: Arc::default(),
-        history: Arc::default(),
-        log_format: logging::Format::Text,
-        stacktrace: Arc::default(),
-        cache: ArcSwap::from_pointee(cache::Store::new(cache::Config::budget([]))),
-        budget: crate::budget::Budget::of_this_process(),
-        limits: Default::default(),
-        stale: 0.into(),
-        health_registry: Arc::default(),
-        upstream_places: UpstreamPlaces::new(8_192),
-        loops: Arc::default(),
-        clusters: Default::default(),
-        watching: Default::default(),
-        clients: Arc::default(),
-    });
+    let shared = Arc::new(Shared::new(1));
     assemble(blocks, &shared).unwrap()
 }
 

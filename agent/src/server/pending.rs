@@ -196,8 +196,8 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::admission::Shares;
     use crate::chain::{self, Chain, Handler, JoinMiss, Local, MissQuery};
+    use crate::clients::ClientShares;
     use crate::request::{Answer, Origin, Outcome, Plugin, Step, Transport};
     use crate::server::Dispatch;
     use crate::server::answer::{Disposition, answer};
@@ -286,7 +286,7 @@ mod tests {
             let handlers: Vec<Arc<dyn Handler>> = vec![Arc::new(Waits)];
             let chain = Chain::new(Name::root(), "dns://:53".into(), handlers, 1);
             Self {
-                worker: Arc::new(Worker::new(0, Shares::new(8))),
+                worker: Arc::new(Worker::new(0, ClientShares::new(8, &Arc::default()))),
                 dispatch: Arc::new(Dispatch::new(vec![Arc::new(chain)])),
                 replies: Arc::default(),
             }

@@ -28,6 +28,7 @@ use super::worker::{MAX_PENDING, PassOn, Phase, Worker};
 use super::{Dispatch, pending, udp};
 use crate::admission::Shares;
 use crate::chain::Local;
+use crate::clients::{ClientShares, Clients};
 use crate::handover::SocketKind;
 use crate::in_hand::{self, Slot};
 use crate::suspects::Refused;
@@ -72,7 +73,7 @@ struct Open {
 pub struct Pool {
     threads: Mutex<Vec<Thread>>,
     workers: Vec<Arc<Worker>>,
-    places: Arc<Shares>,
+    places: ClientShares,
     connections: Arc<Connections>,
     source: Arc<SocketSource>,
     /// Counts connections of other processes, so that workers get them in turns.
@@ -83,18 +84,20 @@ pub struct Pool {
 impl Pool {
     /// Starts `workers` threads that have nothing to do yet. Their sockets come from `source`; what they have in hand is recorded in
     /// `slots`, one for each, as far as there are some; they refuse `refused`.
+    /// What `clients` takes for one client has one client's share of all places.
     pub fn start(
         workers: usize,
+        clients: &Arc<Clients>,
         source: Arc<SocketSource>,
         slots: Vec<Slot>,
         refused: Option<Arc<Refused>>,
     ) -> io::Result<Self> {
-        let connections = Arc::new(Connections::new(source.keeper()));
-        let places = Shares::new(MAX_PENDING);
+        let connections = Arc::new(Connections::new(source.keeper(), clients));
+        let places = ClientShares::new(MAX_PENDING, clients);
         let mut slots = slots.into_iter();
         let threads = (0..workers)
             .map(|number| {
-                let (connections, places) = (Arc::clone(&connections), Arc::clone(&places));
+                let (connections, places) = (Arc::clone(&connections), places.clone());
                 spawn_thread(number, connections, places, (slots.next(), refused.clone()))
             })
             .collect::<io::Result<Vec<_>>>()?;
@@ -117,7 +120,7 @@ impl Pool {
 
     /// What clients can fill, for the memory budget; `forwarded` are the places of queries for groups of upstreams.
     pub fn places(&self, forwarded: Arc<Shares>) -> Arc<Places> {
-        let (pending, connections) = (Arc::clone(&self.places), Arc::clone(&self.connections));
+        let (pending, connections) = (self.places.clone(), Arc::clone(&self.connections));
         Arc::new(Places { pending, forwarded, connections })
     }
 
@@ -246,10 +249,10 @@ impl Pool {
 fn spawn_thread(
     number: usize,
     connections: Arc<Connections>,
-    places: Arc<Shares>,
+    places: ClientShares,
     (slot, refused): (Option<Slot>, Option<Arc<Refused>>),
 ) -> io::Result<Thread> {
-    let worker = Arc::new(Worker::new(number, Arc::clone(&places)));
+    let worker = Arc::new(Worker::new(number, places.clone()));
     let (tasks, inbox) = mpsc::unbounded_channel();
     let (shared, tally) = (Arc::clone(&worker), Arc::clone(&worker.tally));
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -358,7 +361,7 @@ mod tests {
         socket.set_read_timeout(Some(DRAIN)).unwrap();
         let address = socket.local_addr().unwrap();
         socket.send_to(b"queued", address).unwrap();
-        let worker = Arc::new(Worker::new(0, Shares::new(1)));
+        let worker = Arc::new(Worker::new(0, ClientShares::new(1, &Arc::default())));
         let (begun, received) = (&AtomicUsize::new(0), &AtomicUsize::new(0));
         let serve = |socket: OwnedFd| async move {
             assert!(begun.fetch_add(1, Relaxed) > 0, "a bug");

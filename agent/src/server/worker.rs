@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::{Notify, watch};
 
-use crate::admission::{Permit, Shares};
+use crate::admission::Permit;
+use crate::clients::ClientShares;
 use crate::metrics::cells::Tally;
 use crate::request::Origin;
 
@@ -31,7 +32,7 @@ pub struct Worker {
     pub tally: Arc<Tally>,
     waiting: AtomicUsize,
     /// The places of all workers.
-    pending: Arc<Shares>,
+    pending: ClientShares,
     overflowed: AtomicU64,
     unsent: AtomicU64,
     panics: AtomicU64,
@@ -44,7 +45,7 @@ pub struct Worker {
 
 impl Worker {
     /// Worker `number`, with the places of all workers.
-    pub fn new(number: usize, pending: Arc<Shares>) -> Self {
+    pub fn new(number: usize, pending: ClientShares) -> Self {
         Self {
             number,
             tally: Arc::default(),

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use super::config::{Config, To};
 use super::failure::Failure;
 use crate::admission::{ALPHA, Permit, Shares};
+use crate::clients::{ClientShares, Clients};
 use crate::metrics::Counter;
 
 /// Of a hundred queries, so many may be sent to a second upstream because the first is late...
@@ -21,13 +22,14 @@ pub(super) const HEDGES_SAVED: i32 = 5;
 pub struct UpstreamPlaces {
     groups: Arc<Shares>,
     /// Those of each group that some forward uses.
-    by_client: Mutex<HashMap<u64, Weak<Shares>>>,
+    by_client: Mutex<HashMap<u64, Weak<ClientShares>>>,
+    clients: Arc<Clients>,
 }
 
 impl UpstreamPlaces {
     /// So many places.
-    pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { groups: Shares::new(limit), by_client: Mutex::default() })
+    pub fn new(limit: usize, clients: Arc<Clients>) -> Arc<Self> {
+        Arc::new(Self { groups: Shares::new(limit), by_client: Mutex::default(), clients })
     }
 
     /// All places, by group.
@@ -36,12 +38,12 @@ impl UpstreamPlaces {
     }
 
     /// The places of a group, by client: the same for all forwards to these upstreams.
-    fn by_client(&self, group: u64) -> Arc<Shares> {
+    fn by_client(&self, group: u64) -> Arc<ClientShares> {
         let mut known = self.by_client.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shares) = known.get(&group).and_then(Weak::upgrade) {
             return shares;
         }
-        let shares = Shares::new(self.of_one_group());
+        let shares = Arc::new(ClientShares::new(self.of_one_group(), &self.clients));
         known.retain(|_, shares| shares.strong_count() > 0);
         known.insert(group, Arc::downgrade(&shares));
         shares
@@ -58,7 +60,7 @@ struct Group {
     places: Arc<UpstreamPlaces>,
     /// Its key: forwards to the same upstreams share it, before and after a reload too.
     key: u64,
-    by_client: Arc<Shares>,
+    by_client: Arc<ClientShares>,
 }
 
 impl Group {
@@ -66,8 +68,8 @@ impl Group {
     fn admit(&self, client: IpAddr) -> Result<(Permit, Permit), Failure> {
         // It follows the limit of all groups, which the budget of memory sets.
         let most = self.places.of_one_group();
-        if self.by_client.limit() != most {
-            self.by_client.set_limit(most);
+        if self.by_client.all().limit() != most {
+            self.by_client.all().set_limit(most);
         }
         let permits = || {
             let of_client = self.by_client.try_acquire(client, 1)?;
@@ -82,7 +84,7 @@ pub(super) struct Limits {
     /// `None` in tests.
     group: Option<Group>,
     /// `max_concurrent`, shared by client, and an eighth of it that only several clients together can use.
-    max_concurrent: Option<Arc<Shares>>,
+    max_concurrent: Option<ClientShares>,
     /// `coredns_forward_max_concurrent_rejects_total`.
     pub rejected: Counter,
     /// `nodens_forward_share_rejects_total`.
@@ -111,13 +113,16 @@ impl Limits {
                 To::File(path) => path.hash(&mut hasher),
             }
         }
+        let clients = places.as_ref().map(|places| Arc::clone(&places.clients)).unwrap_or_default();
         Self {
             group: places.map(|places| {
                 let key = hasher.finish();
                 Group { by_client: places.by_client(key), key, places }
             }),
             // One client gets as many as are configured; what one key cannot hold is kept for the others.
-            max_concurrent: config.max_concurrent.map(|limit| Shares::new(limit + limit / 8)),
+            max_concurrent: config
+                .max_concurrent
+                .map(|limit| ClientShares::new(limit + limit / 8, &clients)),
             rejected: Counter::new(),
             share_rejected: Counter::new(),
             hedges: (0..workers).map(|_| AtomicI32::new(HEDGES_SAVED * 100)).collect(),
@@ -173,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_client_leaves_room_to_the_others_of_its_upstreams_and_of_other_ones() {
-        let places = UpstreamPlaces::new(1_000);
+        let places = UpstreamPlaces::new(1_000, Arc::default());
         // Two forwards to the same upstreams.
         let (one, same, other) = (group(&places, 1), group(&places, 1), group(&places, 2));
         let greedy = flood(&one, [10, 0, 0, 1]);

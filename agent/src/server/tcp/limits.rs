@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::kept::Keeping;
-use crate::admission::{ALPHA, Permit, Shares};
+use crate::admission::{ALPHA, Permit};
 use crate::budget::{Allowance, Pressure};
+use crate::clients::{ClientShares, Clients};
 use crate::clock::CoarseInstant;
 use crate::descriptors;
 use crate::handover::Keeper;
@@ -36,9 +37,9 @@ const SCARCE_MS: u64 = 20;
 
 /// The connections of all workers. Made after the limit of descriptors was raised, which bounds them too.
 pub struct Connections {
-    places: Arc<Shares>,
-    bytes: Arc<Shares>,
-    admitting: Arc<Shares>,
+    places: ClientShares,
+    bytes: ClientShares,
+    admitting: ClientShares,
     /// Wakes idle connections when a new client finds no place.
     scarce: Notify,
     woken: Throttle,
@@ -49,11 +50,13 @@ pub struct Connections {
 
 impl Connections {
     /// None yet; `keeper` is to keep those that last.
-    pub fn new(keeper: Option<Arc<dyn Keeper>>) -> Self {
+    pub fn new(keeper: Option<Arc<dyn Keeper>>, clients: &Arc<Clients>) -> Self {
+        let shares = |limit| ClientShares::new(limit, clients);
+        let most = descriptors::for_clients();
         Self {
-            places: Shares::new(MAX_CONNECTIONS.min(descriptors::for_clients())),
-            bytes: Shares::new(MAX_BYTES),
-            admitting: Shares::new(MAX_ADMITTING.min(descriptors::for_clients() / 4)),
+            places: shares(MAX_CONNECTIONS.min(most)),
+            bytes: shares(MAX_BYTES),
+            admitting: shares(MAX_ADMITTING.min(most / 4)),
             scarce: Notify::new(),
             woken: Throttle::default(),
             refused: AtomicU64::new(0),
@@ -64,8 +67,8 @@ impl Connections {
     /// Keeps to an allowance from now on. While memory is short, connections that are idle end.
     pub fn keep_to(&self, allowance: &Allowance) {
         let most = MAX_CONNECTIONS.min(descriptors::for_clients());
-        self.places.set_limit(allowance.tcp_places(most, MIN_CONNECTIONS));
-        self.bytes.set_limit(allowance.tcp_bytes(MAX_BYTES, MIN_BYTES));
+        self.places.all().set_limit(allowance.tcp_places(most, MIN_CONNECTIONS));
+        self.bytes.all().set_limit(allowance.tcp_bytes(MAX_BYTES, MIN_BYTES));
         if allowance.pressure() >= Pressure::Tcp {
             self.scarce.notify_waiters();
         }
@@ -112,12 +115,12 @@ impl Connections {
 
     /// Open connections.
     pub fn count(&self) -> usize {
-        self.places.used()
+        self.places.all().used()
     }
 
     /// Bytes that connections buffer.
     pub fn buffered(&self) -> usize {
-        self.bytes.used()
+        self.bytes.all().used()
     }
 
     /// Connections that were refused or closed because their client had its share.
@@ -145,13 +148,13 @@ mod tests {
 
     #[test]
     fn one_client_has_its_limit_and_many_leave_places_free() {
-        let connections = Connections::new(None);
+        let connections = Connections::new(None, &Arc::default());
         let mut held: Vec<Permit> = flood(&connections, client(0));
         assert_eq!((held.len(), connections.count()), (MAX_PER_CLIENT, MAX_PER_CLIENT));
         for n in 1..16 {
             held.extend(flood(&connections, client(n)));
         }
-        assert!(connections.count() < connections.places.limit());
+        assert!(connections.count() < connections.places.all().limit());
         // One of them may share a counter with a client of before.
         assert!((1_000..1_004).any(|n| connections.open(client(n)).is_some()));
         drop(held);
@@ -160,10 +163,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_new_client_waits_while_an_idle_connection_is_closed() {
-        let connections = Arc::new(Connections::new(None));
+        let connections = Arc::new(Connections::new(None, &Arc::default()));
         let mut held: Vec<Permit> =
             (0..100_000).filter_map(|n| connections.open(client(n))).collect();
-        assert!(connections.count() > connections.places.limit() - 8);
+        assert!(connections.count() > connections.places.all().limit() - 8);
         let held_by = held.len();
         let waiting = Arc::clone(&connections);
         let idle = tokio::spawn(async move {
