@@ -1,6 +1,7 @@
 //! What the index costs: nanoseconds a query, microseconds an event, octets an endpoint.
 //!
-//! `cargo bench -p nodens --bench index`. The cluster is the one of the targets: 10,000 Services, a fifth of them headless, and
+//! `cargo bench -p nodens --bench index`; with `-- near` it keeps where endpoints are, in three zones, and answers with those of
+//! one (`topology require`, `zonal`). The cluster is the one of the targets: 10,000 Services, a fifth of them headless, and
 //! 150,000 endpoints; beside it two large headless Services.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -14,10 +15,10 @@ use nodens::chain::{Handler, Local};
 use nodens::clock::CoarseInstant;
 use nodens::cluster::index::{Index, Settings};
 use nodens::cluster::object::{
-    Endpoint, EndpointSlice, Event, Kind, Namespace, Object, ObjectId, Port, Protocol, Service,
-    ServiceKind, Text,
+    Distribution, Endpoint, EndpointSlice, Event, Kind, Namespace, Node, Object, ObjectId, Place,
+    Port, Protocol, Service, ServiceKind, Text,
 };
-use nodens::plugin::kubernetes::{Kubernetes, Pods, View};
+use nodens::plugin::kubernetes::{Kubernetes, Pods, Topology, View};
 use nodens::plugin::scope::{Fallthrough, Zones};
 use nodens::request::{Origin, Request, Transport};
 use nodens::wire::query::write_query;
@@ -69,6 +70,8 @@ fn service(namespace: &Text, name: String, kind: ServiceKind) -> Event {
         kind,
         ports,
         publish_not_ready: false,
+        // Without the setting it has no effect.
+        distribution: Distribution::SameZone,
         version: 0,
     }))
 }
@@ -82,11 +85,13 @@ fn slice(
     count: usize,
     hostnames: bool,
 ) -> Event {
+    let zones = ["eu-1a", "eu-1b", "eu-1c"].map(Text::from);
     let endpoint = |n: usize| Endpoint {
         addresses: [IpAddr::from((first + n as u32).to_be_bytes())].into_iter().collect(),
         hostname: hostnames.then(|| format!("{service}-{}", number * 100 + n).into()),
         pod: Some(format!("{service}-5d4f8c7b9-{n:05}").into()),
         ready: true,
+        place: Place { zone: Some(zones[n % zones.len()].clone()), node: None },
     };
     Event::Apply(Object::EndpointSlice(EndpointSlice {
         id: id(namespace, format!("{service}-{number:05}")),
@@ -231,8 +236,9 @@ fn events(what: &str, rounds: u32, mut event: impl FnMut(u32) -> Event, index: &
 }
 
 fn main() {
+    let near = std::env::args().any(|argument| argument == "near");
     let before = OCTETS.load(Relaxed);
-    let index = Arc::new(Index::new(Settings::default()));
+    let index = Arc::new(Index::new(Settings { places: near, ..Settings::default() }));
     let empty = OCTETS.load(Relaxed) - before;
     let start = Instant::now();
     relist(&index);
@@ -269,6 +275,10 @@ fn main() {
         fallthrough: Fallthrough::Within(Zones::new(vec![name("in-addr.arpa"), name("ip6.arpa")])),
         ..View::default()
     };
+    let (zone, node) = (Some("eu-1a".into()), Text::from("node"));
+    index.apply(Event::Apply(Object::Node(Node { name: node, zone })));
+    let view =
+        View { zonal: near, topology: near.then_some(Topology { only: true, all: false }), ..view };
     let local = "127.0.0.1:53".parse().unwrap();
     let origin = Origin {
         client: local,
@@ -300,6 +310,8 @@ fn main() {
         udp,
         300_000,
     );
+    let zonal = "eu-1a.pin._zone.service-5.team-0.svc.cluster.local";
+    bench.query(if near { "A, zonal" } else { "NXDOMAIN, too long" }, zonal, T::A, udp, 300_000);
     bench.query(
         "SRV, ClusterIP",
         "_http._tcp.service-1.team-0.svc.cluster.local",

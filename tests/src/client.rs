@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
+use socket2::{Domain, Socket, Type};
 use thiserror::Error;
 
 use crate::normal::Normal;
@@ -172,7 +173,7 @@ impl Client {
         Self { deadline, retry: deadline, ..self }
     }
 
-    /// The same from this address, over UDP.
+    /// The same from this address.
     #[must_use]
     pub fn from(self, address: IpAddr) -> Self {
         Self { from: Some(address), ..self }
@@ -235,7 +236,8 @@ impl Client {
     /// # Errors
     /// No connection.
     pub fn connect(&self) -> Result<Connection, AskError> {
-        let stream = TcpStream::connect_timeout(&self.server, self.deadline)
+        let stream = self
+            .stream()
             .and_then(|stream| {
                 stream.set_nodelay(true)?;
                 stream.set_read_timeout(Some(self.deadline))?;
@@ -251,6 +253,16 @@ impl Client {
         let socket = self.socket().ok()?;
         socket.send(bytes).ok()?;
         receive(&socket, Instant::now() + self.deadline)
+    }
+
+    fn stream(&self) -> io::Result<TcpStream> {
+        let Some(from) = self.from else {
+            return TcpStream::connect_timeout(&self.server, self.deadline);
+        };
+        let socket = Socket::new(Domain::for_address(self.server), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+        socket.connect_timeout(&self.server.into(), self.deadline)?;
+        Ok(socket.into())
     }
 
     fn socket(&self) -> Result<UdpSocket, AskError> {

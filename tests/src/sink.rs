@@ -115,6 +115,7 @@ pub fn objects_of(server: &ApiServer, kinds: &[Kind]) -> BTreeMap<Id, Object> {
             Kind::Namespace => "namespaces",
             Kind::Pod | Kind::NodePod => "pods",
             Kind::ServiceImport => "serviceimports",
+            Kind::Node => "nodes",
         };
         for value in server.store().values(Resource::named(plural)) {
             let json = value.to_string();

@@ -1,12 +1,11 @@
 //! Who a client is: the Pods of the node, by the API server, in the log, in limits and in what `nodens top` shows.
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
 use tests::api::{Fault, Scope};
 use tests::client::{Client, Question};
 use tests::cluster::Cluster;
@@ -221,20 +220,14 @@ fn the_addresses_of_a_pod_have_one_share_of_the_connections() {
     let nodens = start(&cluster, "pods node", LOG);
     wait_for_client(&nodens, "127.0.1.6", "shop/web-1");
     // What one client may have, as docs/security.md says.
-    let held: Vec<TcpStream> = (0..256).map(|_| connect(&nodens, "127.0.1.5").unwrap()).collect();
+    let client = Client::new(nodens.dns()).from("127.0.1.5".parse().unwrap());
+    let held: Vec<_> = (0..256).map(|_| client.connect().unwrap()).collect();
     let open = || nodens.metrics().sum("nodens_tcp_connections", &[]);
     wait_for("connections", SOON, || open() == held.len() as f64);
     assert!(!is_served(&nodens, "127.0.1.6"), "it has the share of a Pod that it is not");
     assert!(is_served(&nodens, "127.0.1.7"));
     drop(held);
     wait_for("its connections to end", SOON, || is_served(&nodens, "127.0.1.6"));
-}
-
-fn connect(nodens: &Nodens, from: &str) -> std::io::Result<TcpStream> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.bind(&SocketAddr::new(from.parse().unwrap(), 0).into())?;
-    socket.connect_timeout(&nodens.dns().into(), SOON)?;
-    Ok(socket.into())
 }
 
 /// Whether a connection from there gets an answer.

@@ -174,12 +174,12 @@ fn the_units_score_is_what_the_page_says() {
 fn components_change_what_they_say() {
     let folder = manifests::folder();
     let mut all = manifests::overlay("link-local");
-    for name in ["pods-verified", "pods-node", "node-resolv-conf", "multicluster"] {
+    for name in ["pods-verified", "pods-node", "topology", "node-resolv-conf", "multicluster"] {
         kustomize::add_component(&folder.join("components").join(name), &mut all).unwrap();
     }
     all.iter().for_each(|document| strict::parse(document).unwrap());
     let rules = manifests::find(&all, "ClusterRole", "nodens")["rules"].to_string();
-    assert!(rules.contains("\"pods\""), "{rules}");
+    assert!(rules.contains("\"pods\"") && rules.contains("\"nodes\""), "{rules}");
     assert!(words(&all).iter().any(|word| word.0 == "multicluster.x-k8s.io"), "{rules}");
     let mounts = manifests::container(&all)["volumeMounts"].to_string();
     assert!(mounts.contains("/host/etc"), "{mounts}");

@@ -142,8 +142,8 @@ impl Applier {
             }
             Object::EndpointSlice(slice) => self.wanted.exposes(&slice.id.namespace),
             Object::Pod(pod) => self.wanted.exposes(&pod.id.namespace),
-            // Clients, of whatever namespace.
-            Object::NodePod(_) => true,
+            // Clients, of whatever namespace, and this node.
+            Object::NodePod(_) | Object::Node(_) => true,
         }
     }
 

@@ -9,6 +9,8 @@
 //! | [`table`] | the hash table that is read without waiting |
 //! | [`slice`] | an EndpointSlice, packed: four octets for an endpoint without a name |
 //! | [`group`] | a Service, its slices, and its addresses as they are answered |
+//! | [`records`] | sets of address records, changed at the cost of what changes |
+//! | [`nearby`] | a headless Service's endpoints by where they are |
 //! | [`targets`] | endpoints merged over slices that may repeat each other |
 //! | [`change`] | what the change of one slice means for its Service |
 //! | [`sharded`] | a set that is copied at the cost of what changes in it |
@@ -16,18 +18,23 @@
 //! | [`address`] | from addresses back to names |
 //! | [`clients`] | from addresses to the Pods of this node |
 //! | [`writer`] | what only the writer knows: who every object is, mark and sweep |
+//! | [`shared`] | what many objects have in common, once |
 //! | [`objects`] | the objects read back, for the snapshot |
 
 pub mod address;
 mod clients;
 pub mod group;
 pub mod label;
+pub mod nearby;
+pub mod records;
 pub mod sharded;
 pub mod slice;
 pub mod targets;
 
 mod change;
 mod objects;
+mod settings;
+mod shared;
 mod table;
 mod writer;
 
@@ -36,26 +43,20 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwapOption;
+
 use self::address::{Addresses, Prefix, Reason};
 use self::clients::Clients;
 use self::group::{Group, Key};
 use self::label::Label;
+pub use self::settings::Settings;
 use self::slice::Slice;
 use self::table::Table;
 use self::targets::{Hasher, Target, Targets};
 pub use self::writer::Seen;
 use self::writer::Writer;
-use super::object::{Event, Kind, NodePod, Text};
+use super::object::{Distribution, Event, Kind, NodePod, Text};
 use crate::clock::CoarseInstant;
-
-/// What an index is to keep beyond what every answer needs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
-    /// The names of the Pods behind endpoints (`endpoint_pod_names`): about 40 octets each.
-    pub endpoint_pods: bool,
-    /// Addresses only of namespaces that are known (`namespace_labels`): no others have names.
-    pub known_namespaces: bool,
-}
 
 /// How much is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub struct Index {
     namespaces: Table<Text>,
     pods: Table<Arc<Pod>>,
     clients: Clients,
+    /// That of this node.
+    zone: ArcSwapOption<Text>,
     synced: AtomicU8,
     changed: AtomicU32,
     changes: AtomicU64,
@@ -106,6 +109,7 @@ impl Index {
             namespaces: Table::new(8),
             pods: Table::new(12),
             clients: Clients::new(),
+            zone: ArcSwapOption::empty(),
             synced: AtomicU8::new(0),
             changed: AtomicU32::new(now as u32),
             changes: AtomicU64::new(0),
@@ -117,8 +121,8 @@ impl Index {
     }
 
     /// What it was told to keep.
-    pub fn settings(&self) -> Settings {
-        self.settings
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Takes in one event. Readers see the change when this returns. Events come from one task at a time; should two
@@ -175,6 +179,27 @@ impl Index {
     /// Calls `read` with the Pod of this node that has the address. Without a lock or an allocation.
     pub fn client<R>(&self, address: IpAddr, read: impl FnOnce(&NodePod) -> R) -> Option<R> {
         self.clients.read(address, read)
+    }
+
+    /// The zone of this node, where it is known.
+    pub fn zone(&self) -> Option<Text> {
+        self.zone.load().as_deref().cloned()
+    }
+
+    /// The endpoints of a headless Service to which clients of this node are to be led; `None`: all, since none is near or
+    /// nothing is known.
+    pub fn nearest<'g>(&self, group: &'g Group, of: Distribution) -> Option<&'g Group> {
+        let nearby = group.nearby()?;
+        let zone = || {
+            let zone = self.zone.load();
+            let zone = zone.as_ref()?;
+            nearby.zone(|other| other == &***zone)
+        };
+        match of {
+            Distribution::All => None,
+            Distribution::SameZone => zone().map(|group| &**group),
+            Distribution::SameNode => nearby.here().or_else(zone).map(|group| &**group),
+        }
     }
 
     /// Calls `visit` with every Service that has the address, as its own or by a ready endpoint, until it returns false.

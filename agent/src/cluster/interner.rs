@@ -12,6 +12,7 @@ use super::object::Text;
 pub struct Interner {
     table: Mutex<Table>,
     drops_pods: bool,
+    drops_places: bool,
 }
 
 #[derive(Default)]
@@ -21,10 +22,15 @@ struct Table {
 }
 
 impl Interner {
-    /// One for objects of which the names of the Pods behind endpoints are kept or not: most endpoints have one, and it is
-    /// longer than all else of them.
-    pub fn new(keeps_pods: bool) -> Self {
-        Self { table: Mutex::default(), drops_pods: !keeps_pods }
+    /// One for objects of which the names of the Pods behind endpoints, and where endpoints are, are kept or not: most
+    /// endpoints have both, and they are longer than all else of them.
+    pub fn new(keeps_pods: bool, keeps_places: bool) -> Self {
+        Self { table: Mutex::default(), drops_pods: !keeps_pods, drops_places: !keeps_places }
+    }
+
+    /// Whether it is kept where endpoints are.
+    pub(super) fn keeps_places(&self) -> bool {
+        !self.drops_places
     }
 
     /// The name of the Pod behind an endpoint, unless those are not kept.

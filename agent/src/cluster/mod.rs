@@ -46,7 +46,7 @@ pub use self::ask::{Answer, Api};
 pub use self::client::RequestError;
 pub use self::credentials::ClientError;
 pub use self::interner::Interner;
-use self::object::{Event, Kind, Object};
+use self::object::{Event, Kind, Object, Text};
 pub use self::report::Report;
 pub use self::snapshot::{Snapshot, SnapshotError};
 pub use self::spec::{Endpoints, Limits, Pods, SnapshotSpec, Source, Spec, Timing, Tls, Wanted};
@@ -66,6 +66,11 @@ pub trait Sink: Send + Sync + 'static {
     /// How many objects of `kind` are known: `nodens_kubernetes_objects{kind}`.
     fn count(&self, kind: Kind) -> usize;
 
+    /// The zone of this node, where it is known.
+    fn zone(&self) -> Option<Text> {
+        None
+    }
+
     /// Gives every object that is known to `visit`, in any order: for snapshots and for a hand-over. `visit` is quick and
     /// does not call back.
     fn walk(&self, visit: &mut dyn FnMut(Object));
@@ -83,6 +88,10 @@ impl Sink for index::Index {
             .zip(objects)
             .find_map(|(&of, count)| (of == kind).then_some(count))
             .unwrap_or_default()
+    }
+
+    fn zone(&self) -> Option<Text> {
+        Self::zone(self)
     }
 
     fn walk(&self, visit: &mut dyn FnMut(Object)) {

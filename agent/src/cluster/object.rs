@@ -28,11 +28,13 @@ pub enum Kind {
     ImportedSlice,
     /// v1 Pod, of the node that this process runs on: a client.
     NodePod,
+    /// v1 Node, the one that this process runs on: where it is.
+    Node,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Service,
         Self::EndpointSlice,
         Self::Namespace,
@@ -40,9 +42,11 @@ impl Kind {
         Self::ServiceImport,
         Self::ImportedSlice,
         Self::NodePod,
+        Self::Node,
     ];
 
-    /// The kind as it is written in YAML and in metrics; in YAML the last two are an EndpointSlice and a Pod.
+    /// The kind as it is written in YAML and in metrics; in YAML an imported slice is an EndpointSlice, and a
+    /// node's Pod a Pod.
     pub fn name(self) -> &'static str {
         match self {
             Self::Service => "Service",
@@ -52,14 +56,67 @@ impl Kind {
             Self::ServiceImport => "ServiceImport",
             Self::ImportedSlice => "ImportedEndpointSlice",
             Self::NodePod => "NodePod",
+            Self::Node => "Node",
         }
+    }
+
+    /// Whether it tells of this node: no name depends on it, and it is watched in all namespaces.
+    pub fn is_of_node(self) -> bool {
+        matches!(self, Self::NodePod | Self::Node)
+    }
+}
+
+/// One of something for each kind.
+#[derive(Debug)]
+pub struct PerKind<T>([T; Kind::ALL.len()]);
+
+impl<T> PerKind<T> {
+    /// What `of` gives for each kind.
+    pub fn new(of: impl FnMut(Kind) -> T) -> Self {
+        Self(Kind::ALL.map(of))
+    }
+
+    /// That of one kind.
+    pub fn of(&self, kind: Kind) -> &T {
+        let [service, slice, namespace, pod, import, imported, client, node] = &self.0;
+        match kind {
+            Kind::Service => service,
+            Kind::EndpointSlice => slice,
+            Kind::Namespace => namespace,
+            Kind::Pod => pod,
+            Kind::ServiceImport => import,
+            Kind::ImportedSlice => imported,
+            Kind::NodePod => client,
+            Kind::Node => node,
+        }
+    }
+
+    /// That of one kind, to be changed.
+    pub fn of_mut(&mut self, kind: Kind) -> &mut T {
+        let [service, slice, namespace, pod, import, imported, client, node] = &mut self.0;
+        match kind {
+            Kind::Service => service,
+            Kind::EndpointSlice => slice,
+            Kind::Namespace => namespace,
+            Kind::Pod => pod,
+            Kind::ServiceImport => import,
+            Kind::ImportedSlice => imported,
+            Kind::NodePod => client,
+            Kind::Node => node,
+        }
+    }
+}
+
+impl<T: Default> Default for PerKind<T> {
+    fn default() -> Self {
+        Self::new(|_| T::default())
     }
 }
 
 /// A lower-case DNS label or object name, shared: the same namespace is kept once.
 pub type Text = Arc<str>;
 
-/// Who an object is. `namespace` is empty for a Namespace.
+/// Who an object is. `namespace` is empty for a Namespace and a Node.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct ObjectId {
     /// The namespace that it lives in.
@@ -123,8 +180,31 @@ pub struct Service {
     pub ports: SmallVec<[Port; 2]>,
     /// `publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// `trafficDistribution`, where it is kept where endpoints are.
+    pub distribution: Distribution,
     /// Its `resourceVersion`; 0 if it is not known, as in a snapshot and in a folder.
     pub version: u64,
+}
+
+/// `trafficDistribution`: which endpoints clients are to be led to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Distribution {
+    /// All.
+    #[default]
+    All,
+    /// Those of the client's zone: `PreferSameZone`, and `PreferClose`, as it was called first.
+    SameZone,
+    /// Those of the client's node, or else of its zone: `PreferSameNode`.
+    SameNode,
+}
+
+/// Where an endpoint is, as far as that is kept.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Place {
+    /// `zone`, in lower case.
+    pub zone: Option<Text>,
+    /// `nodeName`.
+    pub node: Option<Text>,
 }
 
 /// One endpoint of a slice. It counts if it is ready, as the DNS specification says; one that is `serving` while it
@@ -139,6 +219,8 @@ pub struct Endpoint {
     pub pod: Option<Text>,
     /// `conditions.ready`; absent means true.
     pub ready: bool,
+    /// Where it is.
+    pub place: Place,
 }
 
 /// An EndpointSlice of address type IPv4 or IPv6.
@@ -194,6 +276,15 @@ pub struct NodePod {
     pub dns: PodDns,
 }
 
+/// The node that this process runs on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// Its name.
+    pub name: Text,
+    /// Its label `topology.kubernetes.io/zone`, in lower case.
+    pub zone: Option<Text>,
+}
+
 /// What a Pod says of its resolver, as far as it decides which names are tried.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PodDns {
@@ -227,6 +318,7 @@ pub enum Object {
     Pod(Pod),
     ServiceImport(Service),
     NodePod(NodePod),
+    Node(Node),
 }
 
 impl Object {
@@ -236,7 +328,7 @@ impl Object {
         match &mut self {
             Self::Service(service) | Self::ServiceImport(service) => service.version = version,
             Self::EndpointSlice(slice) => slice.version = version,
-            Self::Namespace(_) | Self::Pod(_) | Self::NodePod(_) => {}
+            Self::Namespace(_) | Self::Pod(_) | Self::NodePod(_) | Self::Node(_) => {}
         }
         self
     }
@@ -251,6 +343,7 @@ impl Object {
             Self::Pod(_) => Kind::Pod,
             Self::ServiceImport(_) => Kind::ServiceImport,
             Self::NodePod(_) => Kind::NodePod,
+            Self::Node(_) => Kind::Node,
         }
     }
 
@@ -264,6 +357,7 @@ impl Object {
             }
             Self::Pod(pod) => pod.id.clone(),
             Self::NodePod(pod) => pod.id.clone(),
+            Self::Node(node) => ObjectId { namespace: Text::from(""), name: node.name.clone() },
         }
     }
 }

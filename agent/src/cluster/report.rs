@@ -39,8 +39,8 @@ impl Report {
     fn collect_kind(&self, kind: Kind, out: &mut Scrape) {
         let state = self.status.kind(kind);
         let labels = [kind.name()];
-        // Who a client is makes no answer stale.
-        if let Some(age) = self.status.kind_age(kind).filter(|_| kind != Kind::NodePod) {
+        // Who a client is, and where this node is, makes no answer stale.
+        if let Some(age) = self.status.kind_age(kind).filter(|_| !kind.is_of_node()) {
             out.gauge_greatest(&names::KUBERNETES_STORE_AGE, &labels, age.as_secs_f64());
         }
         out.gauge(&names::KUBERNETES_OBJECTS, &labels, self.objects(kind) as f64);
@@ -83,6 +83,9 @@ impl Source for Report {
     fn collect(&self, out: &mut Scrape) {
         for kind in self.status.wanted() {
             self.collect_kind(kind, out);
+        }
+        if let Some(zone) = self.sink.upgrade().and_then(|sink| sink.zone()) {
+            out.gauge_greatest(&names::KUBERNETES_NODE_ZONE, &[&*zone], 1.0);
         }
         out.count(&names::KUBERNETES_RECEIVED_BYTES, &[], self.status.received_bytes());
         let from_snapshot = u8::from(self.status.is_snapshot_in_use());

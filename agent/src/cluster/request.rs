@@ -95,6 +95,10 @@ impl Requests {
                     "spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed"
                 ));
             }
+            Kind::Node => {
+                let node = wanted.topology.as_deref().unwrap_or_default();
+                fields.push(format!("metadata.name={node}"));
+            }
             Kind::ServiceImport => {}
         }
         let mut selectors = String::new();
@@ -168,7 +172,7 @@ impl Requests {
 
 /// Whether objects of that kind are asked for in all namespaces, whichever are served.
 fn is_of_all(kind: Kind) -> bool {
-    matches!(kind, Kind::Namespace | Kind::NodePod)
+    kind == Kind::Namespace || kind.is_of_node()
 }
 
 /// Group with version, and the plural.
@@ -178,6 +182,7 @@ fn resource(kind: Kind) -> (&'static str, &'static str) {
         Kind::EndpointSlice | Kind::ImportedSlice => ("discovery.k8s.io/v1", "endpointslices"),
         Kind::Namespace => ("v1", "namespaces"),
         Kind::Pod | Kind::NodePod => ("v1", "pods"),
+        Kind::Node => ("v1", "nodes"),
         Kind::ServiceImport => ("multicluster.x-k8s.io/v1alpha1", "serviceimports"),
     }
 }

@@ -105,10 +105,14 @@ pub struct Wanted {
     pub namespaces: Vec<Text>,
     /// `pods node`: the Pods of the node of this name are watched, as clients.
     pub node: Option<Text>,
+    /// `zonal`: the zones of endpoints are kept.
+    pub zones: bool,
+    /// `topology`: the Node of this name is watched, and it is kept which endpoints are on it, and in which zones all are.
+    pub topology: Option<Text>,
 }
 
-/// As it would be derived, but for a node that is not there: the text names memory and snapshots, and releases that know no
-/// nodes have to find them.
+/// As it would be derived, but for what is not there of the last ones: the text names memory and snapshots, and releases that
+/// do not know these have to find them.
 impl fmt::Debug for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut all = f.debug_struct("Wanted");
@@ -121,6 +125,12 @@ impl fmt::Debug for Wanted {
             .field("namespaces", &self.namespaces);
         if let Some(node) = &self.node {
             all.field("node", node);
+        }
+        if self.zones {
+            all.field("zones", &true);
+        }
+        if let Some(node) = &self.topology {
+            all.field("topology", node);
         }
         all.finish()
     }
@@ -136,7 +146,13 @@ impl Wanted {
             Kind::ServiceImport => self.imports,
             Kind::ImportedSlice => self.imports && self.endpoints != Endpoints::None,
             Kind::NodePod => self.node.is_some(),
+            Kind::Node => self.topology.is_some(),
         }
+    }
+
+    /// Whether it is kept where endpoints are.
+    pub fn keeps_places(&self) -> bool {
+        self.zones || self.topology.is_some()
     }
 
     /// The kinds that are watched.

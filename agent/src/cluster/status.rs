@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
-use super::object::Kind;
+use super::object::{Kind, PerKind};
 use super::spec::{Source, Wanted};
 use crate::clock::CoarseInstant;
 
@@ -45,7 +45,7 @@ pub struct Status {
     /// A folder, and not an API server.
     is_folder: bool,
     node: Option<Arc<str>>,
-    kinds: [KindStatus; Kind::ALL.len()],
+    kinds: PerKind<KindStatus>,
     received: AtomicU64,
     host: OnceLock<String>,
     requests: Mutex<BTreeMap<Code, u64>>,
@@ -84,8 +84,10 @@ pub const READ_DELAY_BUCKETS: [f64; 10] =
 impl Status {
     /// Nothing is known yet of what is `wanted` of `source`.
     pub fn new(source: &Source, wanted: &Wanted) -> Self {
-        let kinds = Kind::ALL
-            .map(|kind| KindStatus { wanted: wanted.includes(kind), ..KindStatus::default() });
+        let kinds = PerKind::new(|kind| {
+            let wanted = wanted.includes(kind);
+            KindStatus { wanted, ..KindStatus::default() }
+        });
         Self {
             source: source.to_string(),
             is_folder: matches!(source, Source::Folder(_)),
@@ -121,17 +123,7 @@ impl Status {
 
     /// The state of one kind.
     pub fn kind(&self, kind: Kind) -> &KindStatus {
-        // One slot for each kind, by construction.
-        let [service, slice, namespace, pod, import, imported, client] = &self.kinds;
-        match kind {
-            Kind::Service => service,
-            Kind::EndpointSlice => slice,
-            Kind::Namespace => namespace,
-            Kind::Pod => pod,
-            Kind::ServiceImport => import,
-            Kind::ImportedSlice => imported,
-            Kind::NodePod => client,
-        }
+        self.kinds.of(kind)
     }
 
     /// The kinds that are watched.
@@ -139,9 +131,9 @@ impl Status {
         Kind::ALL.into_iter().filter(|&kind| self.kind(kind).wanted)
     }
 
-    /// Those without which answers may be wrong. Who a client is changes none.
+    /// Those without which answers may be wrong. Who a client is, and where this node is, makes none wrong.
     pub fn needed(&self) -> impl Iterator<Item = Kind> + '_ {
-        self.wanted().filter(|&kind| kind != Kind::NodePod)
+        self.wanted().filter(|&kind| !kind.is_of_node())
     }
 
     /// True once every kind has been listed completely, or a watch continues from the version of a snapshot.

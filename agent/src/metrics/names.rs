@@ -143,6 +143,8 @@ families! {
     KUBERNETES_OBJECTS = Gauge "nodens_kubernetes_objects" ["kind"];
     /// 1 once all objects were listed since the start, else 0.
     KUBERNETES_SYNCED = Gauge "nodens_kubernetes_synced" ["kind"];
+    /// 1 for the zone of this node, if it is known; only with topology.
+    KUBERNETES_NODE_ZONE = Gauge "nodens_kubernetes_node_zone" ["zone"];
     /// 1 while answers come from the snapshot of the last run, else 0.
     KUBERNETES_SNAPSHOT_IN_USE = Gauge "nodens_kubernetes_snapshot_in_use" [];
     /// Events received from watches.

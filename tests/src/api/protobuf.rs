@@ -98,6 +98,7 @@ const SERVICE_SPEC: Message = &[
     Field("ipFamilies", 19, Texts),
     Field("allocateLoadBalancerNodePorts", 20, Bool(Optional)),
     Field("internalTrafficPolicy", 22, Text(Optional)),
+    Field("trafficDistribution", 23, Text(Optional)),
 ];
 const SERVICE_PORT: Message = &[
     Field("name", 1, Text(Always)),

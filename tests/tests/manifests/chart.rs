@@ -56,6 +56,15 @@ fn the_chart_renders_what_the_overlays_render() {
     let text = manifests::corefile(&component).replace("pods insecure", with);
     set_corefile(&mut component, text);
     same(&chart, &component, "pods of the node");
+    let wanted = json!({ "kubernetes": { "topology": "require", "zonal": true } });
+    let chart = helm::render(&helm::values(&wanted).unwrap()).unwrap();
+    let mut component = manifests::overlay("link-local");
+    kustomize::add_component(&manifests::folder().join("components/topology"), &mut component)
+        .unwrap();
+    let with = "pods insecure\n        # Endpoints of headless Services with a trafficDistribution that are in this node's zone, or on it.\n        topology require\n        # ZONE.pin._zone.SERVICE.NAMESPACE.svc and ZONE.prefer._zone.SERVICE.NAMESPACE.svc.\n        zonal";
+    let text = manifests::corefile(&component).replace("pods insecure", with);
+    set_corefile(&mut component, text);
+    same(&chart, &component, "topology");
 }
 
 #[test]

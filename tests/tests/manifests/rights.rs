@@ -147,6 +147,22 @@ fn the_right_to_watch_pods_suffices_for_those_of_the_node() {
 }
 
 #[test]
+fn the_right_to_watch_nodes_suffices_for_topology() {
+    let mut all = manifests::overlay("link-local");
+    kustomize::add_component(&manifests::folder().join("components/topology"), &mut all).unwrap();
+    let text = manifests::corefile(&all)
+        .replace("pods insecure", "pods insecure\n    topology require\n    zonal");
+    set_corefile(&mut all, text);
+    rights_suffice("topology", &all);
+    let api = cluster(policy(&words(&all)), StreamingLists::Refused);
+    let _nodens = start(manifests::corefile(&all), &api);
+    poll::wait_for("the watch", DEADLINE, || {
+        let watches = api.requests_of("watch", "nodes");
+        watches.iter().any(|watch| watch.status == 200)
+    });
+}
+
+#[test]
 fn the_right_to_watch_imports_is_needed_for_multicluster_only() {
     let all = multicluster();
     assert!(words(&all).iter().any(|word| word.1 == "serviceimports"));

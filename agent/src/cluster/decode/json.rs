@@ -23,6 +23,7 @@ pub(super) fn object(kind: Kind, json: &[u8], interner: &Interner) -> Item {
         Kind::ServiceImport => read::<raw::ServiceImport<'_>>(json, interner),
         Kind::ImportedSlice => read::<raw::ImportedSlice<'_>>(json, interner),
         Kind::NodePod => read::<raw::NodePod<'_>>(json, interner),
+        Kind::Node => read::<raw::Node<'_>>(json, interner),
     }
 }
 
@@ -36,6 +37,7 @@ pub(super) fn event(kind: Kind, json: &[u8], interner: &Interner) -> WatchEvent 
         Kind::ServiceImport => read_event::<raw::ServiceImport<'_>>(json, interner),
         Kind::ImportedSlice => read_event::<raw::ImportedSlice<'_>>(json, interner),
         Kind::NodePod => read_event::<raw::NodePod<'_>>(json, interner),
+        Kind::Node => read_event::<raw::Node<'_>>(json, interner),
     }
 }
 

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use smallvec::SmallVec;
 
 use super::check::{address, excerpt, label, millis, object_name};
-use super::{InvalidObject, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_PORTS, MAX_SEARCHES, raw};
+use super::{InvalidObject, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_PLACE, MAX_PORTS, MAX_SEARCHES, raw};
 use crate::cluster::interner::Interner;
 use crate::cluster::object::{
-    DnsPolicy, Endpoint, EndpointSlice, Namespace, NodePod, Object, ObjectId, Pod, PodDns, Port,
-    Protocol, Service, ServiceKind, Text,
+    Distribution, DnsPolicy, Endpoint, EndpointSlice, Namespace, Node, NodePod, Object, ObjectId,
+    Place, Pod, PodDns, Port, Protocol, Service, ServiceKind, Text,
 };
 use crate::wire::Name;
 
@@ -88,7 +88,21 @@ impl<'a> Raw<'a> for raw::Service<'a> {
         };
         let ports = ports(self.spec.as_ref().and_then(|spec| spec.ports.as_deref()), interner)?;
         let publish_not_ready = spec.publish_not_ready_addresses.unwrap_or(false);
-        Ok(Some(Object::Service(Service { id, kind, ports, publish_not_ready, version: 0 })))
+        let distribution = match spec.traffic_distribution.as_deref() {
+            Some("PreferSameZone" | "PreferClose") if interner.keeps_places() => {
+                Distribution::SameZone
+            }
+            Some("PreferSameNode") if interner.keeps_places() => Distribution::SameNode,
+            _ => Distribution::All,
+        };
+        Ok(Some(Object::Service(Service {
+            id,
+            kind,
+            ports,
+            publish_not_ready,
+            distribution,
+            version: 0,
+        })))
     }
 }
 
@@ -115,6 +129,7 @@ impl<'a> Raw<'a> for raw::ServiceImport<'a> {
             kind,
             ports,
             publish_not_ready: false,
+            distribution: Distribution::All,
             version: 0,
         })))
     }
@@ -199,6 +214,25 @@ impl<'a> Raw<'a> for raw::NodePod<'a> {
             dns: spec.map(pod_dns).unwrap_or_default(),
         })))
     }
+}
+
+impl<'a> Raw<'a> for raw::Node<'a> {
+    fn metadata(&self) -> Option<&raw::Meta<'a>> {
+        self.0.metadata.as_ref()
+    }
+
+    fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, InvalidObject> {
+        let labels = self.metadata().and_then(|meta| meta.labels.as_ref());
+        let zone = labels.and_then(|labels| labels.zone.as_deref());
+        let zone = zone.and_then(|zone| place(zone, interner));
+        Ok(Some(Object::Node(Node { name: id.name, zone })))
+    }
+}
+
+/// A zone or a node, in lower case; `None` for a text that is none, of which no more is said: it changes no other name.
+fn place(text: &str, interner: &Interner) -> Option<Text> {
+    let fits = (1..=MAX_PLACE).contains(&text.len());
+    (fits && interner.keeps_places()).then(|| interner.intern(&text.to_ascii_lowercase()))
 }
 
 /// What decides which names a Pod tries. A domain that is no name is one that no resolver can try.
@@ -379,5 +413,9 @@ fn endpoint(
         // The DNS specification publishes ready endpoints. One that still serves while it terminates is not ready
         // (KEP-1672). CoreDNS does the same.
         ready: raw.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true),
+        place: Place {
+            zone: raw.zone.as_deref().and_then(|zone| place(zone, interner)),
+            node: raw.node_name.as_deref().and_then(|node| place(node, interner)),
+        },
     })
 }

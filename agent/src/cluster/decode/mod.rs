@@ -33,6 +33,8 @@ pub const MAX_PORTS: usize = 1_024;
 
 /// Domains of a Pod's `dnsConfig.searches` that are read, as the API server's own validation limits them.
 pub const MAX_SEARCHES: usize = 32;
+/// Octets of the name of a zone or a node: a Node is named like a host, and a zone is the value of a label, of 63.
+pub const MAX_PLACE: usize = 253;
 
 /// Why an object cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -42,6 +42,7 @@ pub(super) fn object(kind: Kind, bytes: &[u8], interner: &Interner) -> Item {
         Kind::Pod => read::<raw::Pod<'_>>(bytes, interner),
         Kind::ImportedSlice => read::<raw::ImportedSlice<'_>>(bytes, interner),
         Kind::NodePod => read::<raw::NodePod<'_>>(bytes, interner),
+        Kind::Node => read::<raw::Node<'_>>(bytes, interner),
         Kind::ServiceImport => {
             let bare = message::<raw::Bare<'_>>(bytes).unwrap_or_default();
             malformed(&bare, "custom resources have no protobuf form".into(), interner)
@@ -343,6 +344,12 @@ impl<'a> Message<'a> for raw::Bare<'a> {
     }
 }
 
+impl<'a> Message<'a> for raw::Node<'a> {
+    fn take(&mut self, field: Field<'a>) -> Result {
+        self.0.take(field)
+    }
+}
+
 impl<'a> Message<'a> for raw::Service<'a> {
     fn take(&mut self, field: Field<'a>) -> Result {
         match field.number {
@@ -362,6 +369,7 @@ impl<'a> Message<'a> for raw::ServiceSpec<'a> {
             10 => self.external_name = field.text()?,
             13 => self.publish_not_ready_addresses = Some(field.number()? != 0),
             18 => self.cluster_ips.get_or_insert_default().push(field.string()?),
+            23 => self.traffic_distribution = field.text()?,
             _ => {}
         }
         Ok(())
@@ -408,6 +416,8 @@ impl<'a> Message<'a> for raw::Endpoint<'a> {
             2 => field.into(&mut self.conditions)?,
             3 => self.hostname = field.text()?,
             4 => field.into(&mut self.target_ref)?,
+            6 => self.node_name = field.text()?,
+            7 => self.zone = field.text()?,
             _ => {}
         }
         Ok(())

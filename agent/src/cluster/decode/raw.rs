@@ -157,6 +157,8 @@ pub(super) struct Labels<'a> {
     pub cluster: Option<Str<'a>>,
     #[serde(rename = "service.kubernetes.io/headless")]
     pub headless: Option<IgnoredAny>,
+    #[serde(borrow, rename = "topology.kubernetes.io/zone")]
+    pub zone: Option<Str<'a>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -174,6 +176,7 @@ impl<'a> Labels<'a> {
             "multicluster.kubernetes.io/service-name" => self.import = Some(value),
             "multicluster.kubernetes.io/source-cluster" => self.cluster = Some(value),
             "service.kubernetes.io/headless" => self.headless = Some(IgnoredAny),
+            "topology.kubernetes.io/zone" => self.zone = Some(value),
             _ => {}
         }
     }
@@ -268,6 +271,8 @@ pub(super) struct ServiceSpec<'a> {
     #[serde(borrow)]
     pub ports: Option<List<Port<'a>, 2, 2>>,
     pub publish_not_ready_addresses: Option<bool>,
+    #[serde(borrow)]
+    pub traffic_distribution: Option<Str<'a>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -308,6 +313,10 @@ pub(super) struct Endpoint<'a> {
     #[serde(borrow)]
     pub target_ref: Option<TargetRef<'a>>,
     pub conditions: Option<Conditions>,
+    #[serde(borrow)]
+    pub node_name: Option<Str<'a>>,
+    #[serde(borrow)]
+    pub zone: Option<Str<'a>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -335,6 +344,11 @@ pub(super) struct Pod<'a> {
     #[serde(borrow)]
     pub status: Option<PodStatus<'a>>,
 }
+
+/// A Node.
+#[derive(Deserialize, Default)]
+#[serde(transparent)]
+pub(super) struct Node<'a>(#[serde(borrow)] pub Bare<'a>);
 
 /// A Pod that is read as a client.
 #[derive(Deserialize, Default)]

@@ -229,9 +229,11 @@ impl Folder {
         for object in self.files.values().flat_map(|file| &file.objects) {
             let (kind, id) = (object.kind(), object.id());
             let namespace = if kind == Kind::Namespace { &id.name } else { &id.namespace };
-            if kind == Kind::NodePod {
-                // A client, of whatever namespace.
-                all.entry((kind, id)).or_insert_with(|| Arc::clone(object));
+            if kind.is_of_node() {
+                // A client, of whatever namespace, or this node.
+                if kind == Kind::NodePod || self.wanted.topology.as_ref() == Some(&id.name) {
+                    all.entry((kind, id)).or_insert_with(|| Arc::clone(object));
+                }
                 continue;
             }
             if !self.wanted.exposes(namespace) {

@@ -307,14 +307,14 @@ fn why_unnamed(kind: Kind, value: &Value) -> String {
             "it has no label kubernetes.io/service-name".into()
         }
         Kind::ServiceImport => "spec.ips is empty".into(),
-        Kind::Namespace => "it is empty".into(),
+        Kind::Namespace | Kind::Node => "it is empty".into(),
     }
 }
 
 /// Objects without a namespace are in `default`, as they are to kubectl.
 fn with_default_namespace(kind: Kind, value: &Value) -> Value {
     let mut value = value.clone();
-    if kind != Kind::Namespace
+    if !matches!(kind, Kind::Namespace | Kind::Node)
         && let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut)
         && meta.get("namespace").and_then(Value::as_str).is_none_or(str::is_empty)
     {

@@ -8,20 +8,15 @@ use smallvec::SmallVec;
 
 use super::change::{Change, Difference, are_alike, rows_of, step};
 use super::label::Label;
+use super::nearby::{Nearby, Step};
+use super::records::{
+    A_LEN, AAAA_LEN, Records, address_at, addresses_in, octets, of_family, patch,
+};
 use super::sharded::{Counted, Sharded};
 use super::slice::{Ports, Slice, octets_v4, octets_v6};
 use super::targets::{Hasher, Targets};
-use crate::cluster::object::{self, Text};
+use crate::cluster::object::{self, Distribution, Text};
 use crate::wire::{Name, name::Labels};
-
-/// Octets of an A record whose owner is a pointer.
-pub const A_LEN: usize = 16;
-/// Octets of an AAAA record whose owner is a pointer.
-pub const AAAA_LEN: usize = 28;
-
-/// Records in wire form, each owned by a pointer to the question, with a time to live of zero for the reply to set.
-/// One A record stands within.
-pub type Records = SmallVec<[u8; A_LEN]>;
 
 /// The name of a Service within the zone's `svc`, kept once and pointed to.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,6 +75,8 @@ pub struct Service {
     pub ports: Ports,
     /// `publishNotReadyAddresses`; kept for whoever reads the objects back, the slices say already who is ready.
     pub publish_not_ready: bool,
+    /// Which endpoints clients are to be led to, where the index keeps places.
+    pub distribution: Distribution,
 }
 
 /// A Service with what belongs to it. Immutable: a change makes a new one.
@@ -99,6 +96,8 @@ pub struct Group {
     pub a: Records,
     /// AAAA records of the Service's own name, [`AAAA_LEN`] octets each.
     pub aaaa: Records,
+    /// Its endpoints by where they are, of a headless Service where the index keeps places.
+    nearby: Option<Box<Nearby<Self>>>,
 }
 
 /// What the slices of a Service have together, so that no reader compares them.
@@ -115,7 +114,8 @@ enum Merged {
 
 impl Service {
     pub(super) fn new(service: &object::Service, ports: Ports) -> Self {
-        Self { kind: kind(service), ports, publish_not_ready: service.publish_not_ready }
+        let object::Service { publish_not_ready, distribution, .. } = *service;
+        Self { kind: kind(service), ports, publish_not_ready, distribution }
     }
 }
 
@@ -129,6 +129,7 @@ impl Group {
             rows: 0,
             a: Records::new(),
             aaaa: Records::new(),
+            nearby: None,
         }
     }
 
@@ -159,11 +160,17 @@ impl Group {
             && known.kind == kind(service)
             && *known.ports == *service.ports
             && known.publish_not_ready == service.publish_not_ready
+            && known.distribution == service.distribution
     }
 
     /// Ready addresses over all slices, those that several slices have counted each time.
     pub fn ready(&self) -> usize {
         self.rows as usize
+    }
+
+    /// Its endpoints by where they are; `None` where nothing is known of that.
+    pub fn nearby(&self) -> Option<&Nearby<Self>> {
+        self.nearby.as_deref()
     }
 
     /// The merged endpoints; `None` if no slice can repeat another: then [`Group::plain_ports`] are the ports of all.
@@ -183,6 +190,18 @@ impl Group {
 
     fn plain_slice(&self) -> Option<&Arc<Slice>> {
         self.slices.iter().find(|slice| !slice.is_empty())
+    }
+
+    /// Whether a headless Service has a ready endpoint with this address.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        fn has<const LEN: usize, const N: usize>(records: &[u8], address: [u8; N]) -> bool {
+            let (rows, _) = records.as_chunks::<LEN>();
+            rows.binary_search_by(|row| row.last_chunk().cmp(&Some(&address))).is_ok()
+        }
+        match address {
+            IpAddr::V4(v4) => has::<A_LEN, 4>(&self.a, v4.octets()),
+            IpAddr::V6(v6) => has::<AAAA_LEN, 16>(&self.aaaa, v6.octets()),
+        }
     }
 
     /// The endpoints of a headless Service without [`Group::targets`], each once, from some of them on.
@@ -223,6 +242,7 @@ impl Group {
     /// The same with another Service, and its record sets.
     pub(super) fn with_service(
         &self,
+        hasher: &Hasher,
         service: Option<&object::Service>,
         shared: Option<Arc<Service>>,
     ) -> Self {
@@ -244,6 +264,9 @@ impl Group {
         };
         new.a = patch(&[], &[], &of_family(&addresses, octets_v4));
         new.aaaa = patch(&[], &[], &of_family(&addresses, octets_v6));
+        for slice in &self.slices {
+            new.nearby = new.nearby_after(Step { hasher, name: &slice.name, new: Some(slice) });
+        }
         new
     }
 
@@ -262,6 +285,7 @@ impl Group {
         group.rows = (self.ready() + rows(&new)).saturating_sub(rows(&old)) as u32;
         let difference;
         (group.merged, difference) = merged;
+        group.nearby = self.nearby_after(Step { hasher, name, new: new.as_deref() });
         if let Some(new) = new {
             group.slices.insert(at.unwrap_or(group.slices.len()), new);
         }
@@ -277,6 +301,37 @@ impl Group {
             (group.a, group.aaaa) = (self.a.clone(), self.aaaa.clone());
         }
         (group, difference)
+    }
+
+    /// Its endpoints by where they are, after a slice has changed.
+    fn nearby_after(&self, step: Step<'_>) -> Option<Box<Nearby<Self>>> {
+        let is_headless =
+            self.service.as_ref().is_some_and(|service| service.kind == Kind::Headless);
+        if !is_headless || self.key.imported {
+            return None;
+        }
+        Nearby::after(self.nearby(), step, |part, slice| self.part_after(part, slice, step))
+    }
+
+    /// A part of it with `slice` in the place of the one of that name; `None`: nothing is left of it. What has not changed is
+    /// not made again.
+    fn part_after(
+        &self,
+        part: Option<&Arc<Self>>,
+        slice: Option<Slice>,
+        step: Step<'_>,
+    ) -> Option<Arc<Self>> {
+        let old = part.and_then(|part| part.slices.iter().find(|slice| &*slice.name == step.name));
+        if old.map(|old| &**old) == slice.as_ref() {
+            return part.map(Arc::clone);
+        }
+        let empty = || {
+            let service = self.service.clone();
+            Arc::new(Self { service, ..Self::new(Arc::clone(&self.key)) })
+        };
+        let part = part.map_or_else(empty, Arc::clone);
+        let (part, _) = part.with_slice(step.hasher, step.name, slice.map(Arc::new));
+        (!part.slices.is_empty()).then(|| Arc::new(part))
     }
 
     /// What the slices have together once `new` is in the place of `old`, which has been taken out of them.
@@ -333,14 +388,9 @@ impl Group {
             rows: self.rows,
             a: Records::new(),
             aaaa: Records::new(),
+            nearby: None,
         }
     }
-}
-
-/// The addresses in record sets.
-pub fn addresses_in<'r>(a: &'r [u8], aaaa: &'r [u8]) -> impl Iterator<Item = IpAddr> + 'r {
-    let v4 = octets::<4>(a).map(IpAddr::from);
-    v4.chain(octets::<16>(aaaa).map(IpAddr::from))
 }
 
 /// The Service's lower-cased text as an interned string would have it.
@@ -373,72 +423,4 @@ fn each_once(addresses: &[IpAddr]) -> Vec<IpAddr> {
         }
     }
     once
-}
-
-fn address_at<const N: usize>(records: &[u8], row: usize) -> Option<IpAddr>
-where
-    IpAddr: From<[u8; N]>,
-{
-    let record = records.get(row * (12 + N)..(row + 1) * (12 + N))?;
-    record.last_chunk::<N>().copied().map(IpAddr::from)
-}
-
-fn octets<const N: usize>(records: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
-    records.chunks_exact(12 + N).filter_map(|record| record.last_chunk::<N>().copied())
-}
-
-fn of_family<const N: usize>(
-    addresses: &[IpAddr],
-    octets: fn(IpAddr) -> Option<[u8; N]>,
-) -> Vec<[u8; N]> {
-    addresses.iter().filter_map(|&address| octets(address)).collect()
-}
-
-/// The set without `gone` and with `come`, both in ascending order if `records` is. Everything between two changes is
-/// copied at once, so that a change in a set of 5,000 costs two searches and one copy.
-fn patch<const N: usize>(records: &[u8], gone: &[[u8; N]], come: &[[u8; N]]) -> Records {
-    let stride = 12 + N;
-    if gone.is_empty() && come.is_empty() {
-        return records.into();
-    }
-    let at = |row: usize| records.get(row * stride + 12..(row + 1) * stride).unwrap_or(&[]);
-    let rows = records.len() / stride;
-    // The first row from `from` on that is not below `address`.
-    let search = |from: usize, address: &[u8; N]| {
-        let (mut low, mut high) = (from, rows);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if at(middle) < address.as_slice() { low = middle + 1 } else { high = middle }
-        }
-        low
-    };
-    let mut new = Records::new();
-    new.reserve_exact((rows + come.len()).saturating_sub(gone.len()) * stride);
-    let (mut gone, mut come) = (gone.iter().peekable(), come.iter().peekable());
-    let mut row = 0;
-    loop {
-        let removal = match (gone.peek(), come.peek()) {
-            (Some(old), Some(new)) => old <= new,
-            (old, new) => match (old, new) {
-                (None, None) => break,
-                (old, _) => old.is_some(),
-            },
-        };
-        let Some(address) = (if removal { gone.next() } else { come.next() }) else { break };
-        let next = search(row, address);
-        new.extend_from_slice(records.get(row * stride..next * stride).unwrap_or(&[]));
-        let there = at(next) == address.as_slice();
-        row = if removal && there { next + 1 } else { next };
-        if !removal && !there {
-            new.extend_from_slice(&head::<N>());
-            new.extend_from_slice(address);
-        }
-    }
-    new.extend_from_slice(records.get(row * stride..).unwrap_or(&[]));
-    new
-}
-
-/// A record up to its address: pointer to the question, type by the family, class IN, TTL 0, length.
-fn head<const N: usize>() -> [u8; 12] {
-    [0xc0, 12, 0, if N == 4 { 1 } else { 28 }, 0, 1, 0, 0, 0, 0, 0, N as u8]
 }

@@ -5,11 +5,12 @@ use std::sync::{Arc, PoisonError};
 
 use super::Index;
 use super::address::Reason;
-use super::group::{Group, Key, Kind, addresses_in, text};
+use super::group::{Group, Key, Kind, text};
+use super::records::addresses_in;
 use super::slice::Slice;
 use crate::cluster::object::{
-    Endpoint, EndpointSlice, Namespace, NodePod, Object, ObjectId, Pod, PodDns, Service,
-    ServiceKind,
+    Endpoint, EndpointSlice, Namespace, Node, NodePod, Object, ObjectId, Place, Pod, PodDns,
+    Service, ServiceKind, Text,
 };
 
 impl Index {
@@ -18,8 +19,12 @@ impl Index {
     pub fn objects(&self) -> impl Iterator<Item = Object> + '_ {
         let namespaces = self.namespaces.all().map(|name| Object::Namespace(Namespace { name }));
         let groups = self.groups.all().flat_map(|group| {
-            let slices =
-                group.slices.iter().map(|slice| Object::EndpointSlice(slice_object(&group, slice)));
+            let node = self.settings.node.as_ref();
+            let slices = {
+                let object =
+                    |slice: &Arc<Slice>| Object::EndpointSlice(slice_object(&group, slice, node));
+                group.slices.iter().map(object)
+            };
             let objects: Vec<Object> = service_object(&group).into_iter().chain(slices).collect();
             objects
         });
@@ -30,7 +35,10 @@ impl Index {
         // Few, and held only by the writer.
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let clients: Vec<NodePod> = writer.clients.all().cloned().collect();
-        namespaces.chain(groups).chain(pods).chain(clients.into_iter().map(Object::NodePod))
+        let clients = clients.into_iter().map(Object::NodePod);
+        let node = self.settings.node.clone().filter(|_| writer.knows_node());
+        let node = node.map(|name| Object::Node(Node { name, zone: self.zone() }));
+        namespaces.chain(groups).chain(pods).chain(clients).chain(node)
     }
 }
 
@@ -113,12 +121,18 @@ fn service_object(group: &Group) -> Option<Object> {
         kind,
         ports: service.ports.iter().cloned().collect(),
         publish_not_ready: service.publish_not_ready,
+        distribution: service.distribution,
         version: 0,
     };
     Some(if group.key.imported { Object::ServiceImport(object) } else { Object::Service(object) })
 }
 
-fn slice_object(group: &Group, slice: &Slice) -> EndpointSlice {
+fn place(node: Option<&Text>, slice: &Slice, row: usize) -> Place {
+    let place = slice.places.get(row);
+    Place { zone: place.zone.cloned(), node: node.filter(|_| place.here).cloned() }
+}
+
+fn slice_object(group: &Group, slice: &Slice, node: Option<&Text>) -> EndpointSlice {
     let optional = |label: &[u8]| (!label.is_empty()).then(|| text(label));
     let endpoints = (0..slice.len()).filter_map(|row| {
         Some(Endpoint {
@@ -126,6 +140,7 @@ fn slice_object(group: &Group, slice: &Slice) -> EndpointSlice {
             hostname: optional(slice.hostnames.get(row)),
             pod: optional(slice.pods.get(row)),
             ready: true,
+            place: place(node, slice, row),
         })
     });
     EndpointSlice {

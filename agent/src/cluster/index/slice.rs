@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::label::{Label, LabelBuf};
-use crate::cluster::object::{self, Port};
+use super::settings::Settings;
+use crate::cluster::object::{self, Port, Text};
 use crate::wire::name::MAX_LABEL;
 
 /// The ports of a Service or slice; equal lists are kept once.
@@ -28,6 +29,8 @@ pub struct Slice {
     pub hostnames: Column,
     /// The endpoints' Pods, where the index keeps them.
     pub pods: Column,
+    /// Where the endpoints are, where the index keeps that.
+    pub places: Places,
 }
 
 /// Addresses of one family, in ascending order.
@@ -40,15 +43,22 @@ pub enum Addresses {
 }
 
 impl Slice {
-    /// Packs the ready endpoints of `slice`. Pods are kept only where `keep_pods` says so, and only those whose names are
-    /// labels.
-    pub(super) fn pack(slice: &object::EndpointSlice, ports: Ports, keep_pods: bool) -> Self {
+    /// Packs the ready endpoints of `slice`. Pods and places are kept only where `settings` say so, and only Pods whose names
+    /// are labels.
+    pub(super) fn pack(slice: &object::EndpointSlice, ports: Ports, settings: &Settings) -> Self {
         let ready = || slice.endpoints.iter().filter(|endpoint| endpoint.ready);
         let mut rows: Vec<Row<'_>> = Vec::with_capacity(slice.endpoints.len());
         for endpoint in ready() {
             let hostname = label(endpoint.hostname.as_deref());
-            let pod = if keep_pods { label(endpoint.pod.as_deref()) } else { "" };
-            rows.extend(endpoint.addresses.iter().map(|&address| Row { address, hostname, pod }));
+            let pod = if settings.endpoint_pods { label(endpoint.pod.as_deref()) } else { "" };
+            let place = if settings.places {
+                let here = settings.node.is_some() && endpoint.place.node == settings.node;
+                Place { zone: endpoint.place.zone.as_ref(), here }
+            } else {
+                Place::default()
+            };
+            let row = |&address: &IpAddr| Row { address, hostname, pod, place };
+            rows.extend(endpoint.addresses.iter().map(row));
         }
         // The API server refuses a slice of mixed families; of one that came otherwise, the first family counts.
         let v6 = rows.first().is_some_and(|row| row.address.is_ipv6());
@@ -64,9 +74,34 @@ impl Slice {
             ports,
             cluster: slice.cluster.as_deref().map(|label| Box::new(label.into())),
             addresses,
-            hostnames: Column::pack(rows.iter().map(|row| row.hostname)),
-            pods: Column::pack(rows.iter().map(|row| row.pod)),
+            hostnames: Column::pack(rows.iter().map(|row| row.hostname.as_bytes())),
+            pods: Column::pack(rows.iter().map(|row| row.pod.as_bytes())),
+            places: Places::pack(rows.iter().map(|row| row.place)),
         }
+    }
+
+    /// The endpoints whose place is one of these, as a slice that knows no places; `None` if there are none.
+    pub(super) fn part(&self, is_in: impl Fn(Place<'_>) -> bool) -> Option<Self> {
+        self.places.0.as_ref()?;
+        let rows: Vec<usize> = (0..self.len()).filter(|&row| is_in(self.places.get(row))).collect();
+        if rows.is_empty() {
+            return None;
+        }
+        fn some<const N: usize>(all: &[[u8; N]], rows: &[usize]) -> Box<[[u8; N]]> {
+            rows.iter().filter_map(|&row| all.get(row).copied()).collect()
+        }
+        Some(Self {
+            name: self.name.clone(),
+            ports: Arc::clone(&self.ports),
+            cluster: self.cluster.clone(),
+            addresses: match &self.addresses {
+                Addresses::V4(all) => Addresses::V4(some(all, &rows)),
+                Addresses::V6(all) => Addresses::V6(some(all, &rows)),
+            },
+            hostnames: Column::pack(rows.iter().map(|&row| self.hostnames.get(row))),
+            pods: Column::pack(rows.iter().map(|&row| self.pods.get(row))),
+            places: Places::default(),
+        })
     }
 
     /// The label of the cluster that it comes from, of an import.
@@ -162,18 +197,18 @@ struct Texts {
 }
 
 impl Column {
-    fn pack<'a>(texts: impl Iterator<Item = &'a str> + Clone) -> Self {
-        if texts.clone().all(str::is_empty) {
+    fn pack<'a>(texts: impl Iterator<Item = &'a [u8]> + Clone) -> Self {
+        if texts.clone().all(<[u8]>::is_empty) {
             return Self::default();
         }
         let mut text = Vec::new();
         let mut ends = Vec::new();
         let mut by_hash = Vec::new();
         for (row, label) in texts.enumerate() {
-            text.extend_from_slice(label.as_bytes());
+            text.extend_from_slice(label);
             ends.push(text.len() as u32);
             if !label.is_empty() {
-                by_hash.push((hash(label.as_bytes()), row as u32));
+                by_hash.push((hash(label), row as u32));
             }
         }
         by_hash.sort_unstable();
@@ -212,11 +247,70 @@ impl Texts {
     }
 }
 
+/// Where an endpoint is, as far as that is known.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place<'a> {
+    pub(super) zone: Option<&'a Text>,
+    /// On the node that this process runs on.
+    pub(super) here: bool,
+}
+
+/// A place for each row, most often none at all: then it is one empty pointer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Places(Option<Box<PlaceRows>>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct PlaceRows {
+    // Few: a Service runs in some zones of one cluster.
+    zones: Box<[Text]>,
+    // The number of the zone, from 1 on, and [`HERE`].
+    rows: Box<[u16]>,
+}
+
+/// In a row's place: on this node. A zone of a higher number is not kept.
+const HERE: u16 = 1 << 15;
+
+impl Places {
+    fn pack<'a>(places: impl Iterator<Item = Place<'a>> + Clone) -> Self {
+        if places.clone().all(|place| place == Place::default()) {
+            return Self::default();
+        }
+        let mut zones: Vec<Text> = Vec::new();
+        let rows = places.map(|place| {
+            let number = place.zone.map(|zone| {
+                zones.iter().position(|known| known == zone).unwrap_or_else(|| {
+                    zones.push(zone.clone());
+                    zones.len() - 1
+                })
+            });
+            let number = number.and_then(|number| u16::try_from(number + 1).ok());
+            let here = if place.here { HERE } else { 0 };
+            number.filter(|&number| number < HERE).unwrap_or(0) | here
+        });
+        let rows = rows.collect();
+        Self(Some(Box::new(PlaceRows { zones: zones.into(), rows })))
+    }
+
+    /// Where the endpoint at `row` is.
+    pub(super) fn get(&self, row: usize) -> Place<'_> {
+        let Some(places) = &self.0 else { return Place::default() };
+        let place = places.rows.get(row).copied().unwrap_or(0);
+        let zone = usize::from(place & !HERE).checked_sub(1);
+        Place { zone: zone.and_then(|zone| places.zones.get(zone)), here: place & HERE != 0 }
+    }
+
+    /// The zones of all rows, each once.
+    pub(super) fn zones(&self) -> &[Text] {
+        self.0.as_ref().map_or(&[], |places| &places.zones)
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Row<'a> {
     address: IpAddr,
     hostname: &'a str,
     pod: &'a str,
+    place: Place<'a>,
 }
 
 /// The text, where it can be one label.

@@ -1,5 +1,7 @@
 //! The index beside a model that keeps whole objects and looks at all of them for every question.
 
+mod places;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -8,7 +10,8 @@ use proptest::prelude::*;
 use super::address::{Prefix, Reason};
 use super::*;
 use crate::cluster::object::{
-    Endpoint, EndpointSlice, Namespace, Object, ObjectId, Pod, Port, Protocol, Service, ServiceKind,
+    Endpoint, EndpointSlice, Namespace, Node, Object, ObjectId, Place, Pod, Port, Protocol,
+    Service, ServiceKind,
 };
 
 fn id(namespace: &str, name: &str) -> ObjectId {
@@ -35,10 +38,16 @@ fn service() -> impl Strategy<Value = Object> {
         1 => Just(ServiceKind::ExternalName("example.com".parse().unwrap())),
         1 => Just(ServiceKind::ExternalName("192.0.2.1".parse().unwrap())),
     ];
-    (0..3u8, 0..2u8, kind, any::<bool>(), ports(), imported()).prop_map(
-        |(name, space, kind, publish_not_ready, ports, imported)| {
+    let distribution = prop_oneof![
+        Just(Distribution::All),
+        Just(Distribution::SameZone),
+        Just(Distribution::SameNode)
+    ];
+    (0..3u8, 0..2u8, kind, any::<bool>(), distribution, ports(), imported()).prop_map(
+        |(name, space, kind, publish_not_ready, distribution, ports, imported)| {
             let id = id(&format!("n{space}"), &format!("s{name}"));
-            let service = Service { id, kind, ports: ports.into(), publish_not_ready, version: 0 };
+            let ports = ports.into();
+            let service = Service { id, kind, ports, publish_not_ready, distribution, version: 0 };
             if imported { Object::ServiceImport(service) } else { Object::Service(service) }
         },
     )
@@ -65,11 +74,11 @@ fn address() -> impl Strategy<Value = IpAddr> {
 }
 
 fn slice() -> impl Strategy<Value = Object> {
-    let endpoint = (0..8u8, 0..4u8, 0..4u8, 0..5u8);
+    let endpoint = (0..8u8, 0..4u8, 0..4u8, 0..5u8, 0..6u8);
     let endpoints = prop::collection::vec(endpoint, 0..6);
     (0..4u8, 0..3u8, 0..2u8, any::<bool>(), endpoints, ports(), imported()).prop_map(
         |(name, service, space, v6, rows, ports, imported)| {
-            let endpoint = |(last, hostname, pod, ready): (u8, u8, u8, u8)| Endpoint {
+            let endpoint = |(last, hostname, pod, ready, place): (u8, u8, u8, u8, u8)| Endpoint {
                 addresses: [if v6 {
                     IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(last)])
                 } else {
@@ -80,6 +89,10 @@ fn slice() -> impl Strategy<Value = Object> {
                 hostname: (hostname > 1).then(|| format!("h{hostname}").into()),
                 pod: (pod > 0).then(|| format!("p{pod}").into()),
                 ready: ready > 0,
+                place: Place {
+                    zone: (place > 1).then(|| format!("z{}", place / 2).into()),
+                    node: Some(["here", "there"][usize::from(place % 2)].into()),
+                },
             };
             Object::EndpointSlice(EndpointSlice {
                 id: id(&format!("n{space}"), &format!("e{name}")),
@@ -102,7 +115,11 @@ fn object() -> impl Strategy<Value = Object> {
         let id = id(&format!("n{space}"), &format!("p{name}"));
         Object::Pod(Pod { id, addresses: [address].into_iter().collect() })
     });
-    prop_oneof![3 => service(), 4 => slice(), 1 => namespace, 1 => pod]
+    let node = (0..3u8).prop_map(|zone| {
+        let zone = (zone > 0).then(|| format!("z{zone}").into());
+        Object::Node(Node { name: "here".into(), zone })
+    });
+    prop_oneof![6 => service(), 8 => slice(), 2 => namespace, 2 => pod, 1 => node]
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -119,7 +136,7 @@ fn event() -> impl Strategy<Value = Event> {
 struct Model {
     objects: BTreeMap<(Kind, ObjectId), (Object, u32)>,
     lists: [u32; Kind::ALL.len()],
-    known_namespaces: bool,
+    settings: Settings,
 }
 
 impl Model {
@@ -164,7 +181,7 @@ impl Model {
         let mut owners = BTreeSet::new();
         for (imported, namespace, name) in every_group() {
             let known = self.objects.contains_key(&(Kind::Namespace, id("", namespace)));
-            if self.known_namespaces && !known {
+            if self.settings.known_namespaces && !known {
                 continue;
             }
             let own = self.service(imported, namespace, name).is_some_and(
@@ -286,6 +303,11 @@ fn compare(index: &Index, model: &Model) {
     for group in index.groups.all() {
         compare_endpoints(index, &group);
     }
+    let node = model.objects.values().find_map(|(object, _)| match object {
+        Object::Node(node) => node.zone.clone(),
+        _ => None,
+    });
+    assert_eq!(index.zone(), node);
     for (imported, namespace, name) in every_group() {
         let service = model.service(imported, namespace, name);
         let expected: BTreeSet<IpAddr> = match service.map(|service| &service.kind) {
@@ -295,7 +317,7 @@ fn compare(index: &Index, model: &Model) {
         };
         let found = index.group(&wire(name, namespace), imported, |group| {
             assert_eq!(group.service.is_some(), service.is_some());
-            let all: Vec<IpAddr> = group::addresses_in(&group.a, &group.aaaa).collect();
+            let all: Vec<IpAddr> = records::addresses_in(&group.a, &group.aaaa).collect();
             let set: BTreeSet<IpAddr> = all.iter().copied().collect();
             let headless =
                 group.service.as_ref().is_some_and(|service| service.kind == group::Kind::Headless);
@@ -303,6 +325,7 @@ fn compare(index: &Index, model: &Model) {
             set
         });
         assert_eq!(found.unwrap_or_default(), expected, "{name}.{namespace}");
+        places::compare(index, model, (imported, namespace, name));
     }
     for address in every_address() {
         let mut owners = BTreeSet::new();
@@ -351,17 +374,22 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn any_events_leave_what_the_model_has(events in prop::collection::vec(event(), 0..60), known in any::<bool>()) {
-        let settings = Settings { endpoint_pods: true, known_namespaces: known };
-        let index = Index::new(settings);
-        let mut model = Model { known_namespaces: known, ..Model::default() };
+    fn any_events_leave_what_the_model_has(
+        events in prop::collection::vec(event(), 0..60),
+        known_namespaces in any::<bool>(),
+        places in any::<bool>(),
+    ) {
+        let node = Some("here".into());
+        let settings = Settings { endpoint_pods: true, known_namespaces, places, node };
+        let index = Index::new(settings.clone());
+        let mut model = Model { settings: settings.clone(), ..Model::default() };
         for event in events {
             index.apply(event.clone());
             model.apply(event);
         }
         compare(&index, &model);
         // What is read back makes the same index again.
-        let again = Index::new(settings);
+        let again = Index::new(settings.clone());
         index.objects().for_each(|object| again.apply(Event::Apply(object)));
         compare(&again, &model);
     }
@@ -377,6 +405,7 @@ fn a_relist_never_empties_the_index() {
             kind,
             ports: [].into_iter().collect(),
             publish_not_ready: false,
+            distribution: Distribution::All,
             version: 0,
         }))
     };
@@ -414,6 +443,7 @@ fn readers_see_whole_sets_while_a_writer_writes() {
         kind: ServiceKind::Headless,
         ports: [].into_iter().collect(),
         publish_not_ready: false,
+        distribution: Distribution::All,
         version: 0,
     })));
     // Every state has all of 64 addresses below one of two networks.
@@ -423,6 +453,7 @@ fn readers_see_whole_sets_while_a_writer_writes() {
             hostname: None,
             pod: None,
             ready: true,
+            place: Place::default(),
         };
         Event::Apply(Object::EndpointSlice(EndpointSlice {
             id: id("n", "e"),
@@ -445,8 +476,8 @@ fn readers_see_whole_sets_while_a_writer_writes() {
             while !done.load(Ordering::Relaxed) || reads == 0 {
                 let nets = index.group(&key, false, |group| {
                     let nets: BTreeSet<u8> =
-                        group.a.chunks(group::A_LEN).map(|record| record[13]).collect();
-                    (group.a.len() / group::A_LEN, nets.len())
+                        group.a.chunks(records::A_LEN).map(|record| record[13]).collect();
+                    (group.a.len() / records::A_LEN, nets.len())
                 });
                 assert_eq!(nets, Some((64, 1)));
                 reads += 1;

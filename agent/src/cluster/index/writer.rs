@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use hashbrown::{HashMap, HashSet, HashTable};
-use smallvec::SmallVec;
+use hashbrown::{HashMap, HashTable};
 
 use super::address::{Counts, Reason};
 use super::change::Difference;
 use super::clients::ClientWriter;
-use super::group::{Group, Key, Service as Shape};
-use super::slice::{Ports, Slice};
+use super::group::{Group, Key};
+use super::shared::Shared;
+use super::slice::Slice;
 use super::{Index, Pod, bit};
 use crate::clock::CoarseInstant;
 use crate::cluster::object::{
-    EndpointSlice, Event, Kind, NodePod, Object, ObjectId, Pod as PodObject, Port, Service, Text,
+    EndpointSlice, Event, Kind, NodePod, Object, ObjectId, PerKind, Pod as PodObject, Service, Text,
 };
 
 /// The writer's state.
@@ -25,12 +25,12 @@ pub(super) struct Writer {
     namespaces: HashMap<Text, u32>,
     pods: HashTable<Known<Arc<Pod>>>,
     pub(super) clients: ClientWriter,
-    ports: HashSet<Ports>,
-    shapes: HashSet<Arc<Shape>>,
-    sweep_at: usize,
+    shared: Shared,
     counts: Counts,
     // The list that is going on, or was last; objects that an older one held last are gone when it is done.
-    lists: [u32; Kind::ALL.len()],
+    lists: PerKind<u32>,
+    // Which one last held the Node, while it is known.
+    node_list: Option<u32>,
 }
 
 /// An object, and the list that last held it.
@@ -74,6 +74,7 @@ impl Writer {
             Event::Apply(Object::Namespace(namespace)) => self.put_namespace(index, namespace.name),
             Event::Apply(Object::Pod(pod)) => self.put_pod(index, &pod),
             Event::Apply(Object::NodePod(pod)) => self.put_client(index, pod),
+            Event::Apply(Object::Node(node)) => self.put_node(index, node.zone),
             Event::Delete(kind, id) => self.delete(index, kind, &id),
             Event::Init(kind) => {
                 *self.list_of(kind) += 1;
@@ -110,16 +111,12 @@ impl Writer {
     }
 
     fn list_of(&mut self, kind: Kind) -> &mut u32 {
-        let [service, slice, namespace, pod, import, imported, client] = &mut self.lists;
-        match kind {
-            Kind::Service => service,
-            Kind::EndpointSlice => slice,
-            Kind::Namespace => namespace,
-            Kind::Pod => pod,
-            Kind::ServiceImport => import,
-            Kind::ImportedSlice => imported,
-            Kind::NodePod => client,
-        }
+        self.lists.of_mut(kind)
+    }
+
+    /// Whether the Node is known.
+    pub(super) fn knows_node(&self) -> bool {
+        self.node_list.is_some()
     }
 
     fn put_service(&mut self, index: &Index, service: &Service, imported: bool) -> bool {
@@ -150,8 +147,8 @@ impl Writer {
                 count(index, kind, 1);
             }
         }
-        let shape = self.shared_shape(service);
-        let new = group.with_service(Some(service), Some(shape));
+        let shape = self.shared.shape(service);
+        let new = group.with_service(&index.hasher, Some(service), Some(shape));
         self.publish(index, &group, new, None);
         true
     }
@@ -159,8 +156,8 @@ impl Writer {
     fn put_slice(&mut self, index: &Index, slice: &EndpointSlice) -> bool {
         let kind = if slice.imported { Kind::ImportedSlice } else { Kind::EndpointSlice };
         let list = *self.list_of(kind);
-        let ports = self.shared_ports(&slice.ports);
-        let packed = Arc::new(Slice::pack(slice, ports, index.settings.endpoint_pods));
+        let ports = self.shared.ports(&slice.ports);
+        let packed = Arc::new(Slice::pack(slice, ports, &index.settings));
         let hash = slice_hash(index, slice.id.namespace.as_bytes(), &slice.id.name);
         let is = |known: &Known<(Arc<Slice>, Arc<Key>)>| {
             is_slice(&known.object, &slice.id, slice.imported)
@@ -260,6 +257,25 @@ impl Writer {
         false
     }
 
+    fn put_node(&mut self, index: &Index, zone: Option<Text>) -> bool {
+        let list = *self.list_of(Kind::Node);
+        if self.node_list.replace(list).is_none() {
+            count(index, Kind::Node, 1);
+        }
+        let is_new = index.zone() != zone;
+        index.zone.store(zone.map(Arc::new));
+        is_new
+    }
+
+    fn forget_node(&mut self, index: &Index) -> bool {
+        let is_known = self.node_list.take().is_some();
+        if is_known {
+            count(index, Kind::Node, -1);
+            index.zone.store(None);
+        }
+        is_known
+    }
+
     fn delete(&mut self, index: &Index, kind: Kind, id: &ObjectId) -> bool {
         match kind {
             Kind::Service | Kind::ServiceImport => {
@@ -300,6 +316,7 @@ impl Writer {
                 }
                 return false;
             }
+            Kind::Node => return self.forget_node(index),
         }
         true
     }
@@ -348,15 +365,19 @@ impl Writer {
                 let gone = self.clients.sweep(&index.clients, list);
                 count(index, kind, -(gone as isize));
             }
+            Kind::Node if self.node_list.is_some_and(|held| held != list) => {
+                swept += usize::from(self.forget_node(index));
+            }
+            Kind::Node => {}
         }
-        self.sweep_shared();
+        self.shared.sweep();
         swept > 0
     }
 
     fn forget_service(&mut self, index: &Index, key: &Arc<Key>) {
         count(index, if key.imported { Kind::ServiceImport } else { Kind::Service }, -1);
         if let Some(group) = group_of(index, key) {
-            let new = group.with_service(None, None);
+            let new = group.with_service(&index.hasher, None, None);
             self.publish(index, &group, new, None);
         }
     }
@@ -406,34 +427,7 @@ impl Writer {
             index.addresses.add(counts, come, Reason::Endpoint, &key);
         }
     }
-
-    /// Forgets what no object shares any more.
-    fn sweep_shared(&mut self) {
-        self.shapes.retain(|shape| Arc::strong_count(shape) > 1);
-        self.ports.retain(|ports| Arc::strong_count(ports) > 1);
-        self.sweep_at = ((self.shapes.len() + self.ports.len()) * 2).max(LEAST_SWEEP);
-    }
-
-    fn shared_shape(&mut self, service: &Service) -> Arc<Shape> {
-        if self.shapes.len() + self.ports.len() >= self.sweep_at {
-            self.sweep_shared();
-        }
-        let shape = Shape::new(service, self.shared_ports(&service.ports));
-        if let Some(known) = self.shapes.get(&shape) {
-            return Arc::clone(known);
-        }
-        let shape = Arc::new(shape);
-        self.shapes.insert(Arc::clone(&shape));
-        shape
-    }
-
-    fn shared_ports(&mut self, ports: &SmallVec<[Port; 2]>) -> Ports {
-        self.ports.get_or_insert_with(ports.as_slice(), |ports| ports.into()).clone()
-    }
 }
-
-/// Below so many shared things a sweep is not worth its time.
-const LEAST_SWEEP: usize = 1_024;
 
 fn count(index: &Index, kind: Kind, by: isize) {
     if let Some(count) = index.objects.get(kind as usize) {

@@ -1,37 +1,35 @@
-//! Lean objects as octets, and back. A string that many objects name is written once and then by number.
+//! Lean objects as octets. A string that many objects name is written once and then by number.
 
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use hashbrown::HashMap;
-use smallvec::{Array, SmallVec};
 
-use super::SnapshotError;
-use crate::cluster::decode::{
-    MAX_ADDRESSES, MAX_ENDPOINTS, MAX_PORTS, MAX_SEARCHES, is_label, is_object_name,
-};
-use crate::cluster::interner::Interner;
 use crate::cluster::object::{
-    DnsPolicy, Endpoint, EndpointSlice, Namespace, NodePod, Object, ObjectId, Pod, PodDns, Port,
-    Protocol, Service, ServiceKind, Text,
+    Distribution, Endpoint, EndpointSlice, Kind, Object, Place, Port, Service, ServiceKind, Text,
 };
-use crate::wire::{Name, NameRef};
 
 /// A string that is not in the table and does not enter it, a new entry, or (from 2 on) an entry.
-const ONCE: u64 = 0;
-const NEW: u64 = 1;
-const FIRST: u64 = 2;
+pub(super) const ONCE: u64 = 0;
+pub(super) const NEW: u64 = 1;
+pub(super) const FIRST: u64 = 2;
 
 /// The object tags; 0 ends the objects.
-const END: u8 = 0;
-const SERVICE: u8 = 1;
-const SLICE: u8 = 2;
-const NAMESPACE: u8 = 3;
-const POD: u8 = 4;
-const IMPORT: u8 = 5;
-const NODE_POD: u8 = 6;
+pub(super) const END: u8 = 0;
+pub(super) const SERVICE: u8 = 1;
+pub(super) const SLICE: u8 = 2;
+pub(super) const NAMESPACE: u8 = 3;
+pub(super) const POD: u8 = 4;
+pub(super) const IMPORT: u8 = 5;
+pub(super) const NODE_POD: u8 = 6;
 /// No object: the version of this node's Pods, before everything else.
-const NODE_VERSION: u8 = 7;
+pub(super) const NODE_VERSION: u8 = 7;
+/// As [`SLICE`] and [`SERVICE`], of a store that keeps where endpoints are; no other has these and what follows.
+pub(super) const PLACED_SLICE: u8 = 8;
+pub(super) const NEAR_SERVICE: u8 = 9;
+pub(super) const NODE: u8 = 10;
+/// As [`NODE_VERSION`], of the Node itself.
+pub(super) const OWN_VERSION: u8 = 11;
 
 /// Writes objects, and sums up what it wrote.
 pub(super) struct Encoder<W> {
@@ -78,6 +76,10 @@ impl<W: Write> Encoder<W> {
 
     pub(super) fn object(&mut self, object: &Object) {
         match object {
+            Object::Service(service) if service.distribution != Distribution::All => {
+                self.service(NEAR_SERVICE, service);
+                self.out.push(service.distribution as u8);
+            }
             Object::Service(service) => self.service(SERVICE, service),
             Object::ServiceImport(service) => self.service(IMPORT, service),
             Object::EndpointSlice(slice) => self.slice(slice),
@@ -103,12 +105,17 @@ impl<W: Write> Encoder<W> {
                 pod.dns.searches.iter().for_each(|name| self.raw(name.as_bytes()));
                 self.raw(&[u8::from(pod.dns.ndots.is_some()), pod.dns.ndots.unwrap_or(0)]);
             }
+            Object::Node(node) => {
+                self.out.push(NODE);
+                self.once(&node.name);
+                self.optional(node.zone.as_ref());
+            }
         }
     }
 
-    /// The version of this node's Pods; to be written first, if they are watched.
-    pub(super) fn node_version(&mut self, version: u64) {
-        self.out.push(NODE_VERSION);
+    /// The version of this node's Pods, or of the Node; to be written first, if they are watched.
+    pub(super) fn version(&mut self, kind: Kind, version: u64) {
+        self.out.push(if kind == Kind::Node { OWN_VERSION } else { NODE_VERSION });
         self.raw(&version.to_be_bytes());
     }
 
@@ -176,7 +183,9 @@ impl<W: Write> Encoder<W> {
     }
 
     fn slice(&mut self, slice: &EndpointSlice) {
-        self.out.push(SLICE);
+        let is_placed = |endpoint: &Endpoint| endpoint.place != Place::default();
+        let has_places = slice.endpoints.iter().any(is_placed);
+        self.out.push(if has_places { PLACED_SLICE } else { SLICE });
         self.shared(&slice.id.namespace);
         self.once(&slice.id.name);
         self.shared(&slice.service);
@@ -190,6 +199,12 @@ impl<W: Write> Encoder<W> {
         };
         let bares: Option<Vec<_>> = slice.endpoints.iter().map(bare).collect();
         self.out.push(u8::from(bares.is_some()));
+        if has_places {
+            for Endpoint { place, .. } in &slice.endpoints {
+                self.optional(place.zone.as_ref());
+                self.optional(place.node.as_ref());
+            }
+        }
         if let Some(addresses) = bares {
             return self.raw(addresses.as_flattened());
         }
@@ -235,247 +250,4 @@ const FLUSH: usize = 64 << 10;
 /// True for an endpoint of which only its addresses are to be known: almost every one.
 fn is_bare(endpoint: &Endpoint) -> bool {
     endpoint.ready && endpoint.hostname.is_none() && endpoint.pod.is_none()
-}
-
-fn bare_endpoint(octets: [u8; 4]) -> Endpoint {
-    let addresses = SmallVec::from_buf([IpAddr::from(octets)]);
-    Endpoint { addresses, hostname: None, pod: None, ready: true }
-}
-
-/// The index gives an endpoint of several addresses back as several.
-const MAX_SINGLE_ENDPOINTS: usize = MAX_ENDPOINTS * MAX_ADDRESSES;
-
-/// Reads objects. Total: any octets give objects or an error.
-pub(super) struct Decoder<'a, 'i> {
-    rest: &'a [u8],
-    interner: &'i Interner,
-    table: Vec<Text>,
-}
-
-type Result<T> = std::result::Result<T, SnapshotError>;
-
-impl<'a, 'i> Decoder<'a, 'i> {
-    pub(super) fn new(rest: &'a [u8], interner: &'i Interner) -> Self {
-        Self { rest, interner, table: Vec::new() }
-    }
-
-    pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8]> {
-        let (taken, rest) = self.rest.split_at_checked(len).ok_or(SnapshotError::Truncated)?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    pub(super) fn octet(&mut self) -> Result<u8> {
-        self.take(1)?.first().copied().ok_or(SnapshotError::Truncated)
-    }
-
-    pub(super) fn number(&mut self) -> Result<u64> {
-        let mut n = 0u64;
-        for shift in (0..64).step_by(7) {
-            let octet = self.octet()?;
-            n |= u64::from(octet & 0x7f) << shift;
-            if octet < 0x80 {
-                return Ok(n);
-            }
-        }
-        Err(SnapshotError::Malformed("number"))
-    }
-
-    pub(super) fn bytes(&mut self) -> Result<&'a [u8]> {
-        let len = self.number()?;
-        self.take(usize::try_from(len).map_err(|_| SnapshotError::Truncated)?)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.rest.is_empty()
-    }
-
-    pub(super) fn rest(&self) -> &'a [u8] {
-        self.rest
-    }
-
-    /// The next object; `None` after the last, which has to be the end of it all.
-    pub(super) fn next(&mut self) -> Option<Result<Object>> {
-        match self.object() {
-            Ok(Some(object)) => Some(Ok(object)),
-            Ok(None) if self.is_empty() => None,
-            Ok(None) => Some(Err(SnapshotError::Malformed("end"))),
-            Err(error) => Some(Err(error)),
-        }
-    }
-
-    /// The version of this node's Pods, if one is written.
-    pub(super) fn node_version(&mut self) -> Result<Option<u64>> {
-        if self.rest.first() != Some(&NODE_VERSION) {
-            return Ok(None);
-        }
-        self.octet()?;
-        self.array().map(|version| Some(u64::from_be_bytes(version)))
-    }
-
-    fn object(&mut self) -> Result<Option<Object>> {
-        Ok(Some(match self.octet()? {
-            END => return Ok(None),
-            SERVICE => Object::Service(self.service()?),
-            IMPORT => Object::ServiceImport(self.service()?),
-            SLICE => Object::EndpointSlice(self.slice()?),
-            NAMESPACE => Object::Namespace(Namespace { name: self.label()? }),
-            POD => {
-                let id = ObjectId { namespace: self.label()?, name: self.object_name()? };
-                Object::Pod(Pod { id, addresses: self.addresses()? })
-            }
-            NODE_POD => Object::NodePod(NodePod {
-                id: ObjectId { namespace: self.label()?, name: self.object_name()? },
-                addresses: self.addresses()?,
-                host_network: self.flag()?,
-                created: self.number()?,
-                dns: self.dns()?,
-            }),
-            _ => return Err(SnapshotError::Malformed("kind of object")),
-        }))
-    }
-
-    fn text(&mut self, fits: fn(&str) -> bool, what: &'static str) -> Result<Text> {
-        let text = match self.number()? {
-            kind @ (ONCE | NEW) => {
-                let text = std::str::from_utf8(self.bytes()?)
-                    .map_err(|_| SnapshotError::Malformed(what))?;
-                // The table is the file's own; the interner is shared with what comes from the API server.
-                let text = if kind == ONCE { Text::from(text) } else { self.interner.intern(text) };
-                if kind == NEW {
-                    self.table.push(text.clone());
-                }
-                text
-            }
-            index => {
-                let index =
-                    usize::try_from(index - FIRST).map_err(|_| SnapshotError::Malformed(what))?;
-                self.table.get(index).cloned().ok_or(SnapshotError::Malformed(what))?
-            }
-        };
-        if fits(&text) { Ok(text) } else { Err(SnapshotError::Malformed(what)) }
-    }
-
-    fn label(&mut self) -> Result<Text> {
-        self.text(is_label, "label")
-    }
-
-    fn object_name(&mut self) -> Result<Text> {
-        self.text(is_object_name, "object name")
-    }
-
-    fn flag(&mut self) -> Result<bool> {
-        match self.octet()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(SnapshotError::Malformed("flag")),
-        }
-    }
-
-    fn optional(&mut self, read: fn(&mut Self) -> Result<Text>) -> Result<Option<Text>> {
-        if self.flag()? { read(self).map(Some) } else { Ok(None) }
-    }
-
-    fn count(&mut self, most: usize, what: &'static str) -> Result<usize> {
-        usize::try_from(self.number()?)
-            .ok()
-            .filter(|&n| n <= most)
-            .ok_or(SnapshotError::Malformed(what))
-    }
-
-    fn service(&mut self) -> Result<Service> {
-        let id = ObjectId { namespace: self.label()?, name: self.label()? };
-        let kind = match self.octet()? {
-            0 => ServiceKind::ClusterIp(self.addresses()?),
-            1 => ServiceKind::Headless,
-            2 => ServiceKind::ExternalName(self.name()?),
-            _ => return Err(SnapshotError::Malformed("kind of Service")),
-        };
-        Ok(Service { id, kind, ports: self.ports()?, publish_not_ready: self.flag()?, version: 0 })
-    }
-
-    fn dns(&mut self) -> Result<PodDns> {
-        let policy = match self.octet()? {
-            0 => DnsPolicy::Cluster,
-            1 => DnsPolicy::Node,
-            2 => DnsPolicy::Own,
-            _ => return Err(SnapshotError::Malformed("policy")),
-        };
-        let count = self.count(MAX_SEARCHES, "number of domains")?;
-        let searches = (0..count).map(|_| self.name()).collect::<Result<_>>()?;
-        let (is_set, ndots) = (self.flag()?, self.octet()?);
-        Ok(PodDns { policy, searches, ndots: is_set.then_some(ndots) })
-    }
-
-    fn name(&mut self) -> Result<Name> {
-        let name = NameRef::parse(self.rest).map_err(|_| SnapshotError::Malformed("name"))?;
-        self.take(name.len())?;
-        Ok(name.to_name())
-    }
-
-    fn slice(&mut self) -> Result<EndpointSlice> {
-        let id = ObjectId { namespace: self.label()?, name: self.object_name()? };
-        let service = self.label()?;
-        let imported = self.flag()?;
-        let cluster = self.optional(Self::label)?;
-        let ports = self.ports()?;
-        let count = self.count(MAX_SINGLE_ENDPOINTS, "number of endpoints")?;
-        let endpoints = if self.flag()? {
-            let (addresses, _) = self.take(count * 4)?.as_chunks::<4>();
-            addresses.iter().map(|&octets| bare_endpoint(octets)).collect()
-        } else {
-            (0..count).map(|_| self.endpoint()).collect::<Result<_>>()?
-        };
-        Ok(EndpointSlice {
-            id,
-            service,
-            imported,
-            cluster,
-            ports,
-            endpoints,
-            triggered_at: None,
-            version: 0,
-        })
-    }
-
-    fn endpoint(&mut self) -> Result<Endpoint> {
-        Ok(Endpoint {
-            addresses: self.addresses()?,
-            hostname: self.optional(Self::label)?,
-            pod: self.optional(Self::object_name)?,
-            ready: self.flag()?,
-        })
-    }
-
-    fn ports(&mut self) -> Result<SmallVec<[Port; 2]>> {
-        let count = self.count(MAX_PORTS, "number of ports")?;
-        (0..count)
-            .map(|_| {
-                let name = self.text(|text| text.is_empty() || is_label(text), "port name")?;
-                let protocol = match self.octet()? {
-                    0 => Protocol::Tcp,
-                    1 => Protocol::Udp,
-                    2 => Protocol::Sctp,
-                    _ => return Err(SnapshotError::Malformed("protocol")),
-                };
-                let number = u16::from_be_bytes(self.array()?);
-                Ok(Port { name, protocol, number })
-            })
-            .collect()
-    }
-
-    fn addresses<A: Array<Item = IpAddr>>(&mut self) -> Result<SmallVec<A>> {
-        let count = self.count(MAX_ADDRESSES, "number of addresses")?;
-        (0..count)
-            .map(|_| match self.octet()? {
-                4 => Ok(Ipv4Addr::from(self.array::<4>()?).into()),
-                6 => Ok(Ipv6Addr::from(self.array::<16>()?).into()),
-                _ => Err(SnapshotError::Malformed("address family")),
-            })
-            .collect()
-    }
-
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        self.take(N)?.try_into().map_err(|_| SnapshotError::Truncated)
-    }
 }

@@ -10,13 +10,15 @@
 //! cluster is refused as a whole: nothing is lost but the time until the first list.
 
 mod codec;
+mod decoder;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use self::codec::{Decoder, Encoder};
+use self::codec::Encoder;
+use self::decoder::Decoder;
 use super::interner::Interner;
 use super::object::{Kind, Object};
 
@@ -141,8 +143,8 @@ impl<'a> Snapshot<'a> {
         for version in versions.0.iter_mut().take(HEAD_KINDS) {
             *version = u64::from_be_bytes(decoder.array()?);
         }
-        if let Some(version) = decoder.node_version()? {
-            versions.set(Kind::NodePod, version);
+        while let Some((kind, version)) = decoder.version()? {
+            versions.set(kind, version);
         }
         Ok(Self { identity, written, versions, objects: decoder.rest() })
     }
@@ -186,8 +188,10 @@ pub(super) fn encode<W: Write>(
     encoder.raw(&head.written.to_be_bytes());
     let in_head = head.versions.0.iter().take(HEAD_KINDS);
     in_head.for_each(|version| encoder.raw(&version.to_be_bytes()));
-    if let Some(version) = head.versions.of(Kind::NodePod) {
-        encoder.node_version(version);
+    for kind in [Kind::NodePod, Kind::Node] {
+        if let Some(version) = head.versions.of(kind) {
+            encoder.version(kind, version);
+        }
     }
     walk(&mut |object| encoder.object(&object));
     encoder.finish()

@@ -47,6 +47,10 @@ pub async fn rights(facts: Arc<Facts>) -> Finding {
                     format!("403 for {}: no client is known as a Pod", verbs.join(" and ")),
                     "add components/pods-node (chart: kubernetes.podsOfNode), or remove what asks for Pods",
                 )),
+                Ok(verbs) if kind == Kind::Node => found.push(Finding::warning(
+                    format!("403 for {}: this node's zone is not known", verbs.join(" and ")),
+                    "add components/topology (chart: kubernetes.topology), or remove `topology`",
+                )),
                 Ok(verbs) => found.push(Finding::problem(
                     format!("403 for {}", verbs.join(" and ")),
                     "give the account the ClusterRole of manifests/base, and bind it (ClusterRoleBinding)",

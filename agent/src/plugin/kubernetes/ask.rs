@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::cluster::index::label::decimal;
 use crate::wire::{Class, HEADER_LEN, NameRef, Query, RecordType, name::Labels};
 
-/// The most labels that a name below a zone has: port, protocol, service, namespace, `svc`.
-const MAX_LABELS: usize = 5;
+/// So many labels next to the zone can be told apart; the longest names of which more than that is asked have six: one of a
+/// zone, directive, `_zone`, service, namespace, `svc`. A power of two.
+const MAX_LABELS: usize = 8;
 
 /// A question, and how much of its name stands before the zone.
 #[derive(Clone, Copy)]
@@ -19,6 +20,7 @@ pub(super) struct Ask<'q> {
     pub(super) cut: usize,
     /// The type asked for.
     pub(super) qtype: RecordType,
+    // Of the label of each number, modulo their number: the last ones stay.
     starts: [u8; MAX_LABELS],
     count: usize,
 }
@@ -37,7 +39,7 @@ impl<'q> Ask<'q> {
         };
         let mut at = 0;
         while at < cut {
-            if let Some(start) = ask.starts.get_mut(ask.count) {
+            if let Some(start) = ask.starts.get_mut(ask.count % MAX_LABELS) {
                 *start = at as u8;
             }
             ask.count += 1;
@@ -46,7 +48,7 @@ impl<'q> Ask<'q> {
         ask
     }
 
-    /// Labels before the zone. Of those beyond five only the number is known.
+    /// Labels before the zone. Of all but the last eight only the number is known.
     pub(super) fn count(&self) -> usize {
         self.count
     }
@@ -65,7 +67,16 @@ impl<'q> Ask<'q> {
 
     /// Where the label of this number from the left begins, its length octet included.
     pub(super) fn start(&self, number: usize) -> usize {
-        self.starts.get(number).map_or(self.cut, |&start| start.into())
+        if number >= self.count || number + MAX_LABELS < self.count {
+            return self.cut;
+        }
+        self.starts.get(number % MAX_LABELS).map_or(self.cut, |&start| start.into())
+    }
+
+    /// The labels before the last so many, in wire form.
+    pub(super) fn before(&self, last: usize) -> &'q [u8] {
+        let end = self.count.checked_sub(last).map_or(0, |number| self.start(number));
+        self.lower.get(..end).unwrap_or(&[])
     }
 
     /// Service and namespace, the labels before `svc`, in wire form: the key of the index.

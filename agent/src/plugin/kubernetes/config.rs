@@ -51,6 +51,8 @@ const OPTIONS: &[&str] = &[
     "fallback",
     "snapshot",
     "max_staleness",
+    "zonal",
+    "topology",
     "apiserver_qps",
     "apiserver_burst",
     "apiserver_max_inflight",
@@ -110,6 +112,7 @@ impl Config {
         let mut args = Args::of(directive, diagnostics);
         config.spec.source = written.source(&mut args);
         config.check(&mut args);
+        config.check_nearby(&mut args);
         let asked = !config.fallback.is_empty();
         unwatched::report(&config.spec.wanted, &config.view, asked, &mut args);
         config.view.headless_only = config.spec.wanted.endpoints == Endpoints::Headless;
@@ -122,6 +125,8 @@ impl Config {
         Settings {
             endpoint_pods: wanted.endpoint_pods,
             known_namespaces: wanted.namespace_labels.is_some(),
+            places: wanted.keeps_places(),
+            node: wanted.topology.clone(),
         }
     }
 
@@ -218,6 +223,8 @@ impl Config {
                 let dir = args.required("a folder");
                 self.spec.snapshot = dir.map(|dir| SnapshotSpec::new(dir.as_str().into()));
             }
+            "zonal" => self.view.zonal = true,
+            "topology" => self.topology(args),
             "max_staleness" => self.max_staleness = args.duration_in("a duration", STALENESS),
             "apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight" => {
                 self.limit(option, args);
@@ -363,6 +370,7 @@ fn selector(args: &mut Args<'_, '_>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Topology;
     use super::*;
     use crate::cluster::object::Text;
     use crate::plugin::testing::read;
@@ -408,6 +416,8 @@ mod tests {
             fallback 10.96.0.10 10.96.0.11:54
             snapshot /var/lib/nodens
             max_staleness 10m
+            zonal
+            topology require all
             apiserver_qps 5
             apiserver_burst 10
             apiserver_max_inflight 3
@@ -421,6 +431,9 @@ mod tests {
         assert_eq!(wanted.labels.as_deref(), Some("app in (a, b)"));
         assert_eq!(wanted.node.as_deref(), Some("worker-1.example"));
         assert!(wanted.endpoint_pods && wanted.imports && wanted.pods == cluster::Pods::All);
+        assert_eq!(wanted.topology, wanted.node);
+        assert!(wanted.zones && config.view.zonal);
+        assert_eq!(config.view.topology, Some(Topology { only: true, all: true }));
         assert_eq!(config.view.fallthrough, Fallthrough::All);
         assert_eq!(config.fallback.len(), 2);
         assert!(matches!(&config.spec.source, Source::Endpoint { tls: Some(_), .. }));
@@ -469,6 +482,10 @@ mod tests {
             ("endpoints headless\n ignore empty_service", "expected endpoints all"),
             ("objects x\n labels a=b", "has none"),
             ("objects x\n snapshot y", "on the disk already"),
+            ("noendpoints\n zonal", "expected endpoints headless, or all"),
+            ("noendpoints\n topology prefer", "expected endpoints headless, or all"),
+            ("topology nearest", "expected prefer or require"),
+            ("topology prefer some", "expected all, or nothing"),
         ] {
             let (_, errors) = config(&format!("kubernetes cluster.local {{\n {options}\n}}"));
             assert!(errors.contains(wanted), "{errors}");

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use super::apex::write_address;
 use super::ask::{Ask, NameWriter};
+use super::nearby::Chosen;
 use super::ports::{Ports, each_number, weight, write_srv};
 use super::{Kubernetes, Verdict};
 use crate::cluster::index::group::Group;
@@ -28,6 +29,15 @@ pub(super) struct Selected<'q> {
     pub(super) target: Which<'q>,
     /// Which one to begin at, modulo their number.
     pub(super) start: usize,
+    /// Which come before the others; only of all.
+    pub(super) first: Option<&'q Group>,
+}
+
+impl<'q> Selected<'q> {
+    /// All endpoints that answer which have one of these ports.
+    pub(super) fn every(ports: Ports<'q>, chosen: Chosen<'q>, start: usize) -> Self {
+        Self { ports, target: Which::Every, start, first: chosen.first }
+    }
 }
 
 /// All endpoints of a Service or one.
@@ -133,7 +143,14 @@ impl Kubernetes {
         reply: &mut Reply<'_>,
     ) -> Verdict {
         let mut verdict = Verdict::NoData;
+        if let Some(first) = selected.first {
+            let near = Selected { first: None, target: Which::Every, ..*selected };
+            verdict = self.composed_addresses(ask, first, &near, reply);
+        }
         let mut write = |reply: &mut Reply<'_>, address: IpAddr| {
+            if selected.first.is_some_and(|first| first.has_address(address)) {
+                return true;
+            }
             verdict = Verdict::Answered;
             write_address(reply, Section::Answer, Owner::Question, self.view.ttl, address)
         };
@@ -237,6 +254,22 @@ impl Kubernetes {
     }
 
     fn each_selected<'g>(
+        &self,
+        group: &'g Group,
+        selected: &Selected<'g>,
+        mut visit: impl FnMut(Endpoint<'g>) -> bool,
+    ) -> bool {
+        let Some(first) = selected.first else {
+            return self.each_alike(group, selected, visit);
+        };
+        self.each_alike(first, selected, &mut visit)
+            && self.each_alike(group, selected, |endpoint| {
+                let is_near = self.find_endpoint(first, endpoint.label, endpoint.cluster).is_some();
+                is_near || visit(endpoint)
+            })
+    }
+
+    fn each_alike<'g>(
         &self,
         group: &'g Group,
         selected: &Selected<'g>,

@@ -77,6 +77,7 @@ impl Kubernetes {
             for (name, seen) in slices.iter().take(MAX_TOLD) {
                 notes.describe(format!("EndpointSlice `{namespace}/{name}`{}", version(*seen)));
             }
+            self.on_nearby(ask, group, service, notes);
             if let Some(more) = slices.len().checked_sub(MAX_TOLD).filter(|more| *more > 0) {
                 notes.describe(format!("{more} more EndpointSlices"));
             }
@@ -98,6 +99,9 @@ impl Kubernetes {
             }
             (Kind::ExternalName(_), 4..) => {
                 notes.because("nothing is below the name of an ExternalName Service".to_owned());
+            }
+            (Kind::ClusterIp, 6..) if self.is_zonal(ask, group.key.imported) => {
+                notes.because("only headless Services have zonal names".to_owned());
             }
             (Kind::Headless, _) if !self.view.endpoints => {
                 notes.because("it is headless, and `noendpoints` leaves its endpoints out".to_owned());

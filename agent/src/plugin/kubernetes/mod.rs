@@ -12,6 +12,7 @@
 //! | [`reverse`] | names of addresses |
 //! | `explain` | why a name is answered or denied, for `nodens explain` |
 //! | [`external`] | ExternalName: the target resolved through the chain |
+//! | [`nearby`] | `zonal` and `topology`: endpoints by where they are |
 //! | [`store_health`] | how fresh it all is, for `/ready`, metrics and `nodens status` |
 //!
 //! A name exists if it has a record or if a name below it does; then it is never denied and never falls through
@@ -25,6 +26,7 @@ mod directive;
 mod endpoints;
 mod explain;
 mod external;
+mod nearby;
 mod node;
 mod pod;
 mod ports;
@@ -39,6 +41,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use self::ask::Ask;
 pub use self::config::Config;
+pub use self::nearby::Topology;
 pub use self::store_health::StoreHealth;
 use crate::chain::{Handler, Local, Next};
 use crate::cluster::index::Index;
@@ -75,6 +78,10 @@ pub struct View {
     pub fallthrough: Fallthrough,
     /// Our own addresses, which `ns.dns` has; loopback and unspecified ones do not count.
     pub own: Vec<IpAddr>,
+    /// `zonal`: headless Services have names that say which zone is wanted.
+    pub zonal: bool,
+    /// `topology`: which endpoints come first, or alone.
+    pub topology: Option<Topology>,
     /// `loadbalance`: addresses go round. Sets that do not fit a message go round in any case.
     pub rotate: bool,
 }
@@ -139,9 +146,9 @@ impl Content {
         match (self, kind) {
             (_, Kind::Namespace) | (Self::Services, Kind::Service) => true,
             (Self::Imports, Kind::ServiceImport) => true,
-            (Self::Services | Self::Imports, _) | (Self::Addresses, Kind::Pod | Kind::NodePod) => {
-                false
-            }
+            (Self::Services | Self::Imports, _)
+            | (_, Kind::NodePod | Kind::Node)
+            | (Self::Addresses, Kind::Pod) => false,
             (Self::Addresses, _) => true,
         }
     }

@@ -27,6 +27,11 @@ impl Config {
         }
     }
 
+    /// The name of this node, as `pods node` says, or else the environment.
+    pub(super) fn own_node(&self) -> Option<Text> {
+        self.spec.wanted.node.clone().or_else(own_name)
+    }
+
     /// Has the Pods of this node watched for directives that ask who a client is, unless that is written, or the name of the
     /// node is not known.
     pub fn imply_node(&mut self) {

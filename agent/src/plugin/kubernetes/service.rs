@@ -1,12 +1,17 @@
 //! Zones of Services: which name is whose.
 
+use std::net::IpAddr;
+
+use super::apex::write_address;
 use super::ask::{Ask, NameWriter};
 use super::endpoints::{Selected, Which};
+use super::nearby::Chosen;
 use super::ports::{Ports, each_number, weight, write_srv};
 use super::{Kubernetes, Verdict, stride};
 use crate::chain::Local;
-use crate::cluster::index::group::{A_LEN, AAAA_LEN, Group, Kind, Service, addresses_in};
+use crate::cluster::index::group::{Group, Kind, Service};
 use crate::cluster::index::label::Label;
+use crate::cluster::index::records::{A_LEN, AAAA_LEN, addresses_in};
 use crate::cluster::index::slice;
 use crate::cluster::object::{Port, Protocol};
 use crate::request::Request;
@@ -31,7 +36,7 @@ impl Kubernetes {
         }
         match (ask.count(), ask.above_zone(0)) {
             (3.., b"svc") => self.below_service(ask, imported, reply, local),
-            (2.., b"pod") if !imported => self.pod(ask, reply),
+            (2..=5, b"pod") if !imported => self.pod(ask, reply),
             (2, b"svc") => {
                 let namespace = ask.above_zone(1);
                 let exists = self.is_exposed(namespace) && self.index.has_namespace(namespace);
@@ -53,11 +58,15 @@ impl Kubernetes {
         reply: &mut Reply<'_>,
         local: &mut Local,
     ) -> Verdict {
-        if ask.count() > 5 || !self.is_exposed(ask.above_zone(1)) {
+        let is_zonal = self.is_zonal(ask, imported);
+        if ask.count() > 5 && !is_zonal || !self.is_exposed(ask.above_zone(1)) {
             return Verdict::NoName;
         }
         let verdict = self.index.group(ask.service_key(), imported, |group| {
             let Some(service) = &group.service else { return Verdict::NoName };
+            if is_zonal {
+                return self.zonal(ask, group, service, reply, local);
+            }
             self.service(ask, group, service, reply, local)
         });
         verdict.unwrap_or(Verdict::NoName)
@@ -95,7 +104,8 @@ impl Kubernetes {
             Kind::Headless if !self.endpoints_are_listed(group.key.imported) => Verdict::NotYet,
             Kind::Headless => match ask.count() {
                 3 if group.a.is_empty() && group.aaaa.is_empty() => Verdict::NoName,
-                3 => self.headless(ask, group, reply, local),
+                3 => self.headless(ask, self.chosen(group, service), reply, local),
+                4 | 5 if self.is_above_zonal(ask, group.key.imported) => Verdict::NoData,
                 4 if self.is_protocol(ask, group, &[]) || is_cluster(ask.label(0), group) => {
                     Verdict::NoData
                 }
@@ -104,7 +114,10 @@ impl Kubernetes {
                     self.endpoint(ask, Some(ask.label(1)), group, reply, local)
                 }
                 _ => match asked_port(ask) {
-                    Some(ports) => self.port_of_headless(ask, ports, group, reply, local),
+                    Some(ports) => {
+                        let chosen = self.chosen(group, service);
+                        self.port_of_headless(ask, ports, chosen, reply, local)
+                    }
                     None => Verdict::NoName,
                 },
             },
@@ -122,7 +135,9 @@ impl Kubernetes {
         local: &mut Local,
     ) -> Verdict {
         match ask.qtype {
-            RecordType::A | RecordType::AAAA => self.addresses(ask, group, reply, local),
+            RecordType::A | RecordType::AAAA => {
+                self.addresses(ask, Chosen { group, first: None }, reply, local)
+            }
             RecordType::SRV => self.cluster_srv(ask, ports, group, service, reply),
             _ => Verdict::NoData,
         }
@@ -164,19 +179,18 @@ impl Kubernetes {
     }
 
     /// A headless Service with ready endpoints.
-    fn headless(
+    pub(super) fn headless(
         &self,
         ask: &Ask<'_>,
-        group: &Group,
+        chosen: Chosen<'_>,
         reply: &mut Reply<'_>,
         local: &mut Local,
     ) -> Verdict {
         match ask.qtype {
-            RecordType::A | RecordType::AAAA => self.addresses(ask, group, reply, local),
+            RecordType::A | RecordType::AAAA => self.addresses(ask, chosen, reply, local),
             RecordType::SRV => {
-                let selected =
-                    Selected { ports: Ports::All, target: Which::Every, start: stride(local) };
-                self.composed_srv(ask, group, &selected, reply)
+                let selected = Selected::every(Ports::All, chosen, stride(local));
+                self.composed_srv(ask, chosen.group, &selected, reply)
             }
             _ => Verdict::NoData,
         }
@@ -187,10 +201,11 @@ impl Kubernetes {
         &self,
         ask: &Ask<'_>,
         ports: Ports<'_>,
-        group: &Group,
+        chosen: Chosen<'_>,
         reply: &mut Reply<'_>,
         local: &mut Local,
     ) -> Verdict {
+        let group = chosen.group;
         let rows_with_port = |(list, rows): (&slice::Ports, usize)| {
             if ports.are_in(list) { rows } else { 0 }
         };
@@ -200,16 +215,16 @@ impl Kubernetes {
         }
         match ask.qtype {
             RecordType::A | RecordType::AAAA if ready == group.ready() => {
-                self.addresses(ask, group, reply, local)
+                self.addresses(ask, chosen, reply, local)
             }
             RecordType::A | RecordType::AAAA => {
                 let octets = ready * if ask.qtype == RecordType::A { A_LEN } else { AAAA_LEN };
                 let start = self.rotation(octets, reply, local);
-                let selected = Selected { ports, target: Which::Every, start };
+                let selected = Selected::every(ports, chosen, start);
                 self.composed_addresses(ask, group, &selected, reply)
             }
             RecordType::SRV => {
-                let selected = Selected { ports, target: Which::Every, start: stride(local) };
+                let selected = Selected::every(ports, chosen, stride(local));
                 self.composed_srv(ask, group, &selected, reply)
             }
             _ => Verdict::NoData,
@@ -250,6 +265,7 @@ impl Kubernetes {
             ports: Ports::All,
             target: Which::One(label, cluster),
             start: self.rotation(0, reply, local),
+            first: None,
         };
         match ask.qtype {
             RecordType::A | RecordType::AAAA => {
@@ -264,16 +280,26 @@ impl Kubernetes {
     fn addresses(
         &self,
         ask: &Ask<'_>,
-        group: &Group,
+        chosen: Chosen<'_>,
         reply: &mut Reply<'_>,
         local: &mut Local,
     ) -> Verdict {
-        let (records, stride) = match ask.qtype {
-            RecordType::A => (&group.a, A_LEN),
-            _ => (&group.aaaa, AAAA_LEN),
-        };
+        let (records, stride) = records_of(chosen.group, ask.qtype);
         if records.is_empty() {
             return Verdict::NoData;
+        }
+        if let Some(first) = chosen.first.filter(|first| !records_of(first, ask.qtype).0.is_empty())
+        {
+            let start = self.rotation(records.len(), reply, local);
+            self.addresses(ask, Chosen { group: first, first: None }, reply, local);
+            let others = addresses_of(records, stride, start).filter(|ip| !first.has_address(*ip));
+            let ttl = self.view.ttl;
+            for address in others {
+                if !write_address(reply, Section::Answer, Owner::Question, ttl, address) {
+                    break;
+                }
+            }
+            return Verdict::Answered;
         }
         let start = self.rotation(records.len(), reply, local);
         reply.addresses_from(Section::Answer, stride, records, start, self.view.ttl);
@@ -282,6 +308,25 @@ impl Kubernetes {
 
     fn unless_listed(&self, imported: bool) -> Verdict {
         if self.endpoints_are_listed(imported) { Verdict::NoName } else { Verdict::NotYet }
+    }
+}
+
+/// The addresses in records of one type, from some of them on.
+fn addresses_of(records: &[u8], stride: usize, start: usize) -> impl Iterator<Item = IpAddr> {
+    let at = start.checked_rem(records.len() / stride).unwrap_or(0) * stride;
+    let (before, from) = records.split_at_checked(at).unwrap_or((&[], records));
+    let of = move |records| match stride {
+        A_LEN => addresses_in(records, &[]),
+        _ => addresses_in(&[], records),
+    };
+    of(from).chain(of(before))
+}
+
+/// The address records of a type, and the octets of each.
+fn records_of(group: &Group, qtype: RecordType) -> (&[u8], usize) {
+    match qtype {
+        RecordType::A => (&group.a, A_LEN),
+        _ => (&group.aaaa, AAAA_LEN),
     }
 }
 

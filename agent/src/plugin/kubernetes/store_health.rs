@@ -211,6 +211,7 @@ fn plural(kind: Kind) -> &'static str {
         Kind::ServiceImport => "ServiceImports",
         Kind::ImportedSlice => "imported EndpointSlices",
         Kind::NodePod => "this node's Pods",
+        Kind::Node => "this Node",
     }
 }
 

@@ -55,6 +55,14 @@
         # Who a client is: in the log, in limits and in `nodens top`.
         pods node
         {{- end }}
+        {{- with .Values.kubernetes.topology }}
+        # Endpoints of headless Services with a trafficDistribution that are in this node's zone, or on it.
+        topology {{ . }}
+        {{- end }}
+        {{- if .Values.kubernetes.zonal }}
+        # ZONE.pin._zone.SERVICE.NAMESPACE.svc and ZONE.prefer._zone.SERVICE.NAMESPACE.svc.
+        zonal
+        {{- end }}
 {{- if eq .Values.kubernetes.endpoints "headless" }}
         # Only EndpointSlices with the label service.kubernetes.io/headless are watched: half the memory, and a small part of
         # the changes. Names of single endpoints of Services that have a ClusterIP are asked of `fallback`, if it is given, and

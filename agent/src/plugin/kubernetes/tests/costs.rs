@@ -31,6 +31,7 @@ fn endpoint(address: IpAddr, hostname: &str) -> Endpoint {
         hostname: (!hostname.is_empty()).then(|| hostname.into()),
         pod: None,
         ready: true,
+        place: Place::default(),
     }
 }
 
@@ -69,6 +70,7 @@ impl Big {
             kind: self.kind.clone(),
             ports: (self.ports)(0).into(),
             publish_not_ready: false,
+            distribution: Distribution::All,
             version: 0,
         })));
         let slices: Vec<_> = (0..SLICES).map(|number| self.slice(number)).collect();

@@ -2,6 +2,7 @@
 //! the recorded zone.
 
 mod costs;
+mod nearby;
 mod recorded;
 
 use std::collections::BTreeSet;
@@ -15,8 +16,8 @@ use crate::chain::Chain;
 use crate::clock::CoarseInstant;
 use crate::cluster::index::Settings;
 use crate::cluster::object::{
-    self, Endpoint, EndpointSlice, Event, Namespace, Object, ObjectId, Pod, Port, Protocol,
-    Service, ServiceKind,
+    self, Distribution, Endpoint, EndpointSlice, Event, Namespace, Object, ObjectId, Place, Pod,
+    Port, Protocol, Service, ServiceKind,
 };
 use crate::plugin::scope::Zones;
 use crate::request::{Origin, Transport};
@@ -76,6 +77,7 @@ fn lean(item: &Value) -> Option<Object> {
                 kind,
                 ports: ports(&spec["ports"]).into(),
                 publish_not_ready: false,
+                distribution: Distribution::All,
                 version: 0,
             })
         }
@@ -86,6 +88,7 @@ fn lean(item: &Value) -> Option<Object> {
                 hostname: endpoint["hostname"].as_str().map(Into::into),
                 pod: endpoint["targetRef"]["name"].as_str().map(Into::into),
                 ready: endpoint["conditions"]["ready"].as_bool().unwrap_or(true),
+                place: Place::default(),
             };
             Object::EndpointSlice(EndpointSlice {
                 id,
@@ -318,6 +321,7 @@ fn large(count: usize) -> Index {
         kind: ServiceKind::Headless,
         ports: ports.iter().cloned().collect(),
         publish_not_ready: false,
+        distribution: Distribution::All,
         version: 0,
     })));
     for number in 0..count.div_ceil(100) {
@@ -326,6 +330,7 @@ fn large(count: usize) -> Index {
             hostname: None,
             pod: None,
             ready: true,
+            place: Place::default(),
         };
         index.apply(Event::Apply(Object::EndpointSlice(EndpointSlice {
             id: id("default", &format!("large-{number}")),
@@ -438,6 +443,7 @@ fn external_names_in_a_circle_end() {
             kind: ServiceKind::ExternalName(target),
             ports: [].into_iter().collect(),
             publish_not_ready: false,
+            distribution: Distribution::All,
             version: 0,
         })));
     }
