@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::RecordType;
+use hickory_proto::rr::{RData, RecordType};
 use serde_json::{Value, json};
-use tests::client::{Answer, Client};
+use tests::client::{Answer, Client, Question};
 use tests::cluster::Cluster;
 use tests::poll::wait_for;
 use tests::process::{Nodens, Ready, Setup, run};
@@ -100,14 +100,11 @@ fn one_query_finds_what_the_search_list_leads_to() {
         assert_eq!(cluster.upstream.count("www.example.org.", RecordType::A), 1);
         assert_eq!(cluster.upstream.count("www.example.org.", RecordType::AAAA), 1);
         assert!(cluster.upstream.seen().iter().all(|seen| !seen.name.ends_with("cluster.local.")));
-        // A type that the name lacks is no denial of the name, the first time and from the cache.
+        // A type that the name lacks is no denial of the name, and no alias, the first time and from the cache.
         for _ in 0..2 {
             let aaaa = ask(&nodens, "v4.example.org", RecordType::AAAA);
-            assert_eq!(
-                said(&aaaa),
-                "NOERROR; v4.example.org.default.svc.cluster.local. CNAME v4.example.org."
-            );
-            assert!(aaaa.normal.authority[0].contains(" SOA "), "{:?}", aaaa.normal);
+            assert_eq!(said(&aaaa), "NOERROR");
+            assert!(aaaa.normal.aa && aaaa.normal.authority[0].starts_with("cluster.local. "));
         }
         for _ in 0..2 {
             let alias = ask(&nodens, "alias.example.org", RecordType::A);
@@ -137,6 +134,35 @@ fn one_query_finds_what_the_search_list_leads_to() {
         }
         let found = nodens.metrics().sum("coredns_autopath_success_total", &[]);
         assert_eq!(found, 11.0, "one block: {one_block}");
+    }
+}
+
+/// Kept as a resolver's canonical name. Where nothing had to be waited for and where something had.
+#[test]
+fn aliases_keep_the_case_of_the_client() {
+    let (_cluster, nodens) = start(json!({}), true);
+    for (round, name) in ["V4.Example.Org", "V4.Example.Org", "Api.Prod"].iter().enumerate() {
+        let target =
+            if round < 2 { format!("{name}.") } else { format!("{name}.svc.cluster.local.") };
+        let answer = ask(&nodens, name, RecordType::A);
+        let first = answer.message.answers.first().map(|record| &record.data);
+        let Some(RData::CNAME(alias)) = first else { panic!("{:?}", answer.normal) };
+        assert_eq!(alias.0.to_ascii(), target);
+    }
+}
+
+/// Some resolvers have no TCP, and to others an empty part is no answer.
+#[test]
+fn what_does_not_fit_is_a_part() {
+    let (cluster, nodens) = start(json!({}), true);
+    let many: String = (1..=60).map(|n| format!("many.example.org. IN A 192.0.2.{n}\n")).collect();
+    cluster.upstream.change(|zone| *zone = Zone::parse(&format!("{ZONE}{many}")).unwrap());
+    let question = Question::new("many.example.org.default.svc.cluster.local.", RecordType::A);
+    let question = question.without_edns();
+    for _ in 0..2 {
+        let part = Client::new(nodens.dns()).from(POD.parse().unwrap()).udp(&question).unwrap();
+        let count = part.data(RecordType::A).len();
+        assert!(part.is_truncated() && count > 10, "{count} {:?}", part.message.metadata);
     }
 }
 

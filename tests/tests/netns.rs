@@ -6,6 +6,7 @@
 
 mod node;
 mod resolved;
+mod resolvers;
 
 #[test]
 fn netns_everybody_reaches_every_address() {
@@ -90,4 +91,14 @@ fn netns_a_loop_through_resolved_is_found_and_forgotten() {
 #[test]
 fn netns_a_mounted_resolv_conf_is_followed() {
     resolved::a_mounted_resolv_conf_is_followed();
+}
+
+#[test]
+fn netns_resolvers_find_the_same_in_fewer_queries() {
+    resolvers::every_resolver_finds_the_same_in_fewer_queries();
+}
+
+#[test]
+fn netns_resolvers_know_a_short_list_and_what_looks_like_one() {
+    resolvers::a_short_list_and_what_looks_like_one();
 }

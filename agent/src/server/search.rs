@@ -27,8 +27,6 @@ enum Found {
     Failure,
     /// No server block serves the name. The client finds that out itself, where the denial of the first name leads it.
     Unserved,
-    /// The answer is too long for a datagram: it is truncated, and the client asks again over TCP.
-    Truncated(Outcome),
     /// It has to be waited for.
     Wait,
 }
@@ -65,7 +63,6 @@ pub(super) fn in_place(
     match found {
         Found::Nothing | Found::Unserved => Ok(first),
         Found::Wait => Err(SEARCH),
-        Found::Truncated(outcome) => Ok(outcome),
         Found::Answer(outcome) => {
             count(chain, request);
             // As `PendingReply::write` does where something had to be waited for.
@@ -130,13 +127,12 @@ fn try_name(
     match chain.serve_as(&inner, &mut other, local, true) {
         Err(_) => Found::Wait,
         Ok(outcome) if outcome.silent || other.overflowed() => fail(reply, other.options()),
-        Ok(outcome) if other.truncated() => {
-            take_back(reply);
-            reply.set_flags(flags::TC, true);
-            Found::Truncated(outcome)
-        }
         Ok(outcome) => match outcome.rcode {
             Rcode::NXDOMAIN => Found::Nothing,
+            Rcode::NOERROR if lacks_type(&other) && lacks_records(reply) => {
+                deny_type(reply, other.options());
+                Found::Answer(outcome)
+            }
             Rcode::NOERROR if write(request, name, &other, reply, rdata).is_some() => {
                 Found::Answer(outcome)
             }
@@ -145,7 +141,26 @@ fn try_name(
     }
 }
 
-/// Writes the alias and what stands in `other`, the answer to `name`. `None`: a record cannot be read.
+/// Whether the answer section is empty.
+fn lacks_records(reply: &Reply<'_>) -> bool {
+    reply.written().flatten().all(|record| record.section != Section::Answer)
+}
+
+/// Whether a successful answer says that the name has no record of that type, and is no alias.
+fn lacks_type(reply: &Reply<'_>) -> bool {
+    !reply.truncated() && lacks_records(reply)
+}
+
+/// Makes a denial of the type of a denial of the first name, which says how long it holds.
+fn deny_type(reply: &mut Reply<'_>, options: &[u8]) {
+    reply.set_rcode(Rcode::NOERROR);
+    // What is made here is not signed.
+    reply.set_flags(flags::AD, false);
+    reply.push_options(options);
+}
+
+/// Writes the alias and what stands in `other`, the answer to `name`: all of it, or what fits and TC. `None`: a record cannot be
+/// read.
 fn write(
     request: &Request<'_>,
     name: NameRef<'_>,
@@ -158,8 +173,8 @@ fn write(
     let denied = reply.written().flatten().map(|record| record.ttl).min().unwrap_or(u32::MAX);
     let ttl = other.written().flatten().map(|record| record.ttl).min().unwrap_or(0).min(denied);
     take_back(reply);
-    // What is made here is not signed: no AD.
-    reply.set_flags(other.flags() & flags::AA, true);
+    // What is made here is not signed: no AD. TC stays: what `other` lacks is missing here, too.
+    reply.set_flags(other.flags() & (flags::AA | flags::RA | flags::TC), true);
     reply.push_options(other.options());
     if write_addresses(name, ttl, other, reply) {
         return Some(());
@@ -229,11 +244,12 @@ pub(super) async fn in_task(chain: &Chain, request: &OwnedRequest) -> Answer {
     }
     let mut following = Vec::new();
     autopath.each_after(&view, &mut |name| {
-        following.push(name.to_name());
+        let mut own = NameBuf::new();
+        following.extend(own.push_name(name).is_ok().then_some(own));
         true
     });
     for name in following {
-        let found = lookup(request, first.outcome.plugin, name.as_ref(), view.query.qtype()).await;
+        let found = lookup(request, first.outcome.plugin, name.as_name(), view.query.qtype()).await;
         // No server block serves it: see `Found::Unserved`.
         let Some(found) = found else { return first };
         if found.outcome.silent {
@@ -243,7 +259,10 @@ pub(super) async fn in_task(chain: &Chain, request: &OwnedRequest) -> Answer {
             Rcode::NXDOMAIN => {}
             Rcode::NOERROR => {
                 count(chain, &view);
-                return with_alias(&view, name.as_ref(), found, &first);
+                return match has_records(&found) || has_records(&first) {
+                    true => with_alias(&view, name.as_name(), found, &first),
+                    false => without_type(&view, found, first),
+                };
             }
             _ => {
                 return failure(
@@ -254,6 +273,16 @@ pub(super) async fn in_task(chain: &Chain, request: &OwnedRequest) -> Answer {
         }
     }
     first
+}
+
+fn has_records(answer: &Answer) -> bool {
+    answer.message.layout().records.iter().any(|record| record.section == Section::Answer)
+}
+
+/// The denial of the first name as one of the type alone.
+fn without_type(view: &Request<'_>, found: Answer, first: Answer) -> Answer {
+    let denied = first.edited(view, |reply| deny_type(reply, found.message.options()));
+    Answer { message: denied.message, ..found }
 }
 
 fn with_alias(view: &Request<'_>, name: NameRef<'_>, found: Answer, first: &Answer) -> Answer {
@@ -269,7 +298,7 @@ fn with_alias(view: &Request<'_>, name: NameRef<'_>, found: Answer, first: &Answ
     };
     let mut parts = Parts::of_alias(found.outcome.plugin, alias);
     let available = first.message.layout().flags & flags::RA;
-    parts.flags = available | found.message.layout().flags & flags::AA;
+    parts.flags = available | found.message.layout().flags & (flags::AA | flags::RA);
     parts.append_target(view.query.qtype(), Some(found));
     parts.into_answer(view)
 }

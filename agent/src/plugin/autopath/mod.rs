@@ -4,7 +4,8 @@
 //! A resolver appends the domains of its list to a name, one after the other, until a name exists. Here it is known which list a
 //! client has: where the first name does not exist, the names that would follow are looked up at once, and the answer is an alias
 //! from the name that was asked for to the one that was found. If none exists, the first denial stands, and the client goes through
-//! its list itself, to the same end.
+//! its list itself, to the same end. If one exists without addresses of that type, there is no alias: for glibc that would be the
+//! end of the list, and it goes on behind a name that has neither type.
 //!
 //! This module knows the lists; `server::search` looks the names up.
 
@@ -50,6 +51,7 @@ impl Autopath {
         visit: &mut dyn FnMut(NameRef<'_>) -> bool,
     ) -> bool {
         let query = &request.query;
+        let asked = Asked { name: query.name(), written: query.name_as_asked() };
         // Names that are looked up by other types are seldom searched for, and then by the client.
         let is_address = matches!(query.qtype(), RecordType::A | RecordType::AAAA);
         if !is_address || query.qclass() != Class::IN || !self.is_within_zones(query.name()) {
@@ -57,7 +59,7 @@ impl Autopath {
         }
         match &self.source {
             Source::Fixed(list) => {
-                let mut walk = Walk::new(query.name(), list.ndots);
+                let mut walk = Walk::new(asked, list.ndots);
                 list.domains.iter().for_each(|domain| walk.look_at(domain.as_ref()));
                 list.domains.iter().for_each(|domain| walk.domain(domain.as_ref(), visit));
                 walk.end(visit)
@@ -68,7 +70,7 @@ impl Autopath {
                     |name: &[u8], namespace: &[u8]| clients.has_service(name, namespace);
                 let of_pod = |pod: &NodePod| {
                     let lists = (cluster, of_node);
-                    of_pod(pod, lists, query.name(), &is_service, visit)
+                    of_pod(pod, lists, asked, &is_service, visit)
                 };
                 clients.pod(address, of_pod).unwrap_or(false)
             }
@@ -80,11 +82,20 @@ impl Autopath {
     }
 }
 
+/// The name of a query.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    /// Lower-cased.
+    name: NameRef<'a>,
+    /// In the client's case, which aliases keep: the resolver calls it the canonical name.
+    written: NameRef<'a>,
+}
+
 /// As [`Autopath::each_after`], for a Pod: its list is made as the kubelet makes it.
 fn of_pod(
     pod: &NodePod,
     (cluster, of_node): (&Name, &SearchList),
-    name: NameRef<'_>,
+    asked: Asked<'_>,
     is_service: &dyn Fn(&[u8], &[u8]) -> bool,
     visit: &mut dyn FnMut(NameRef<'_>) -> bool,
 ) -> bool {
@@ -92,7 +103,7 @@ fn of_pod(
     let each = |visit: &mut dyn FnMut(NameRef<'_>)| {
         each_domain_of_pod(namespace, &pod.dns, cluster.as_ref(), of_node, visit).is_ok()
     };
-    let mut walk = Walk::new(name, Some(ndots_of_pod(&pod.dns, of_node)));
+    let mut walk = Walk::new(asked, Some(ndots_of_pod(&pod.dns, of_node)));
     if !each(&mut |domain| walk.look_at(domain)) {
         return false;
     }
@@ -107,7 +118,7 @@ fn of_pod(
 
 /// One name on its way through a list.
 struct Walk<'a> {
-    name: NameRef<'a>,
+    asked: Asked<'a>,
     ndots: Option<u8>,
     /// Labels of the longest domain of the list that the name is below.
     longest: usize,
@@ -119,15 +130,14 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(name: NameRef<'a>, ndots: Option<u8>) -> Self {
-        Self { name, ndots, longest: 0, written: None, domains: 0, continues: true }
+    fn new(asked: Asked<'a>, ndots: Option<u8>) -> Self {
+        Self { asked, ndots, longest: 0, written: None, domains: 0, continues: true }
     }
 
     /// To be called with every domain before [`Walk::domain`].
     fn look_at(&mut self, domain: NameRef<'_>) {
-        let labels = domain.label_count();
-        if labels > self.longest && labels < self.name.label_count() && self.name.is_within(domain)
-        {
+        let (labels, name) = (domain.label_count(), self.asked.name);
+        if labels > self.longest && labels < name.label_count() && name.is_within(domain) {
             self.longest = labels;
         }
     }
@@ -148,9 +158,10 @@ impl<'a> Walk<'a> {
     /// The name is the first of the list if it ends in the first domain, and what stands before was not tried as it is. One that
     /// ends in a later domain, below the first, is that one's.
     fn begin(&mut self, domain: NameRef<'_>) {
-        let labels = self.name.label_count().saturating_sub(domain.label_count());
+        let name = self.asked.name;
+        let labels = name.label_count().saturating_sub(domain.label_count());
         let is_later = self.longest > domain.label_count();
-        let is_first = labels > 0 && self.name.is_within(domain) && !is_later;
+        let is_first = labels > 0 && name.is_within(domain) && !is_later;
         let is_tried = self.ndots.is_some_and(|ndots| labels > usize::from(ndots));
         self.continues = is_first && !is_tried;
         self.written = self.continues.then_some(labels);
@@ -159,7 +170,7 @@ impl<'a> Walk<'a> {
     /// A name below a Service of the namespace is asked for as it is, too: its denial is to be no other name's answer.
     fn leave_own_names(&mut self, is_service: impl FnOnce(&[u8]) -> bool) {
         let Some(labels) = self.written else { return };
-        let last = self.name.labels().nth(labels - 1).unwrap_or_default();
+        let last = self.asked.name.labels().nth(labels - 1).unwrap_or_default();
         if labels > 1 && is_service(last) {
             (self.continues, self.written) = (false, None);
         }
@@ -168,7 +179,8 @@ impl<'a> Walk<'a> {
     fn visit(&mut self, domain: NameRef<'_>, visit: &mut dyn FnMut(NameRef<'_>) -> bool) {
         let Some(labels) = self.written else { return };
         let mut name = NameBuf::new();
-        let written = self.name.labels().take(labels).try_for_each(|label| name.push_label(label));
+        let mut own = self.asked.written.labels().take(labels);
+        let written = own.try_for_each(|label| name.push_label(label));
         // One that is too long with its domain is skipped, as resolvers do.
         if written.and_then(|()| name.push_name(domain)).is_ok() {
             self.continues = visit(name.as_name());

@@ -11,13 +11,17 @@ fn names(texts: &[&str]) -> Box<[Name]> {
     texts.iter().map(|text| name(text)).collect()
 }
 
+fn asked(name: &Name) -> Asked<'_> {
+    Asked { name: name.as_ref(), written: name.as_ref() }
+}
+
 fn pod(dns: PodDns) -> NodePod {
     let id = ObjectId { namespace: "shop".into(), name: "web".into() };
     NodePod { id, addresses: Default::default(), host_network: false, created: 0, dns }
 }
 
 /// What follows; `None` if the name is no first one.
-fn after(pod: &NodePod, asked: &str) -> Option<String> {
+fn after(pod: &NodePod, text: &str) -> Option<String> {
     let of_node =
         SearchList { domains: names(&["corp.test", "svc.cluster.local"]), ndots: Some(1) };
     let mut all = Vec::new();
@@ -28,7 +32,7 @@ fn after(pod: &NodePod, asked: &str) -> Option<String> {
     let cluster = name("cluster.local");
     let is_service = |name: &[u8], namespace: &[u8]| (name, namespace) == (b"db", b"shop");
     let lists = (&cluster, &of_node);
-    let is_first = of_pod(pod, lists, name(asked).as_ref(), &is_service, &mut visit);
+    let is_first = of_pod(pod, lists, asked(&name(text)), &is_service, &mut visit);
     is_first.then(|| all.join(" "))
 }
 
@@ -66,8 +70,8 @@ fn a_name_of_a_later_domain_below_the_first_is_no_first_one() {
     assert!(after(&with, "db-0.prod.shop.svc.cluster.local").is_some());
     assert!(after(&with, "db-0.db.shop.svc.cluster.local").is_none());
     let list = names(&["corp.test", "eu.corp.test"]);
-    let asked = name("www.eu.corp.test");
-    let mut walk = Walk::new(asked.as_ref(), None);
+    let name = name("www.eu.corp.test");
+    let mut walk = Walk::new(asked(&name), None);
     list.iter().for_each(|domain| walk.look_at(domain.as_ref()));
     let mut visit = |name: NameRef<'_>| -> bool { panic!("{name}") };
     list.iter().for_each(|domain| walk.domain(domain.as_ref(), &mut visit));
@@ -101,8 +105,8 @@ fn a_walk_ends_where_a_name_is_found_and_skips_what_is_too_long() {
         seen < 2
     };
     let none = SearchList::default();
-    let asked = name("a.shop.svc.cluster.local");
+    let first = name("a.shop.svc.cluster.local");
     let (pod, cluster) = (pod(PodDns::default()), name("cluster.local"));
-    assert!(of_pod(&pod, (&cluster, &none), asked.as_ref(), &|_, _| false, &mut visit));
+    assert!(of_pod(&pod, (&cluster, &none), asked(&first), &|_, _| false, &mut visit));
     assert_eq!(seen, 2);
 }
