@@ -1,5 +1,7 @@
 //! The store under a big cluster: 10,000 Services, a fifth of them headless, 150,000 endpoints. Memory with relists, start with and
-//! without a snapshot, and what a thousand changes a second cost. `docs/benchmark.md` has the method.
+//! without a snapshot, and what a thousand changes a second cost; and the Pods of the node. `docs/benchmark.md` has the method.
+
+mod pods;
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -23,7 +25,7 @@ use tests::metrics::Metrics;
 use tests::poll::{pause, until};
 
 const USAGE: &str = "usage: bench-store [-p PART] [-t SECONDS] [-e EVENTS] [-o FILE]
-  -p P  one part only: memory, snapshot, bytes or changes
+  -p P  one part only: memory, snapshot, bytes, changes or pods
   -t S  seconds of each part that has changes (default 4)
   -e N  changes a second (default 1000)
   -o F  appends the figures as JSON lines to F (default target/bench/store.jsonl)";
@@ -88,6 +90,9 @@ fn main() -> anyhow::Result<()> {
     }
     if bench.has("changes") {
         bench.changes()?;
+    }
+    if bench.has("pods") {
+        bench.pods()?;
     }
     println!("| | target | Nodens |\n|---|---|---|");
     for Row { what, target, measured } in &bench.rows {
