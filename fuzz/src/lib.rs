@@ -18,7 +18,7 @@ use nodens::control::Request;
 use nodens::metrics::Metrics;
 use nodens::observe::readers::Observed;
 use nodens::plugin::forward::UpstreamPlaces;
-use nodens::plugin::{self, cache};
+use nodens::plugin::{self, cache, view as views};
 use nodens::request::{Origin, Transport};
 use nodens::server::answer::{Disposition, answer};
 use nodens::shared::Shared;
@@ -36,7 +36,7 @@ use tokio::runtime::Runtime;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by the names of their folders in `seeds`.
-pub const ALL: [Target; 10] = [
+pub const ALL: [Target; 11] = [
     ("wire", wire),
     ("message", message),
     ("upstream", upstream),
@@ -47,6 +47,7 @@ pub const ALL: [Target; 10] = [
     ("resolv_conf", resolv_conf),
     ("control", control),
     ("records", records),
+    ("view", view),
 ];
 
 /// A server with everything that answers without an upstream.
@@ -308,5 +309,13 @@ pub fn records(bytes: &[u8]) {
     if let Ok(record) = text::record(line) {
         assert!(record.rdata.len() <= usize::from(u16::MAX));
         record.target();
+    }
+}
+
+/// An expression of `view`: it is one, or its first mistake is at one of its characters.
+pub fn view(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Err((at, what)) = views::check(&text) {
+        assert!((1..=text.chars().count() + 1).contains(&at), "{what} at {at}");
     }
 }
