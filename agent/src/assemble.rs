@@ -135,8 +135,8 @@ struct Assembly {
     done: Assembled,
     by_address: BTreeMap<SocketAddr, Vec<Arc<Chain>>>,
     timeouts: BTreeMap<SocketAddr, Timeouts>,
-    /// The `server` label of each chain with a cache, for the cache's metrics.
-    caches: Vec<(Arc<str>, Cache)>,
+    /// The labels `server` and `view` of each chain with a cache, for the cache's metrics.
+    caches: Vec<([Arc<str>; 2], Cache)>,
 }
 
 impl Assembly {
@@ -192,6 +192,12 @@ impl Assembly {
         let cluster = block.kubernetes.first().and_then(|line| line.view.zones.first()).cloned();
         block.build(&mut cx)?;
         let Built { handlers, cache, store, forwards, sources, details } = cx.built;
+        let view = block.view.last().map(|line| Arc::new(line.build(&shared.clients)));
+        if let (Some(cache), Some(name)) = (&cache, block.written.view()) {
+            // Known by the same name since before the reload, if it was there: the name is a part of the block's identity.
+            let _ = cache.stats().view.set(name.into());
+        }
+        let view_label: Arc<str> = view.as_ref().map_or("", |view| view.name()).into();
         self.add_forwards(forwards, &block, &addresses);
         self.done.sources.extend(sources);
         self.done.taps.extend(taps.iter().map(Arc::clone));
@@ -202,7 +208,8 @@ impl Assembly {
         self.add_store(store);
         if let (Some(zone), Some(&ip)) = (block.written.zones.first(), addresses.first()) {
             let server = format!("{}://{}", zone.transport.scheme(), label(ip, zone.port)).into();
-            self.done.sources.push(Arc::new(Handlers { server, handlers: handlers.clone() }));
+            let (view, handlers) = (Arc::clone(&view_label), handlers.clone());
+            self.done.sources.push(Arc::new(Handlers { server, view, handlers }));
         }
         let logs = Logs::of(&block, shared);
         for zone in &block.written.zones {
@@ -210,6 +217,7 @@ impl Assembly {
                 let server = format!("{}://{}", zone.transport.scheme(), label(ip, zone.port));
                 let name = zone.name.clone();
                 let mut chain = Chain::new(name, server.into(), handlers.clone(), shared.workers);
+                chain.view = view.clone();
                 chain.nsid = block.nsid.last().map(|nsid| nsid.0.clone());
                 chain.max_udp = block.bufsize.last().map(|size| size.0);
                 chain.identity = block.chaos.last().map(|c| c.0.clone()).unwrap_or_default();
@@ -224,7 +232,8 @@ impl Assembly {
                 }
                 let chain = Arc::new(chain);
                 if let Some(cache) = &cache {
-                    self.caches.push((Arc::clone(&chain.server_label), cache.clone()));
+                    let labels = [&chain.server_label, &view_label].map(Arc::clone);
+                    self.caches.push((labels, cache.clone()));
                 }
                 self.done.sources.push(Arc::clone(&chain) as Arc<dyn Source>);
                 self.done.sources.push(Arc::new(enabled(&block, &chain)));
@@ -261,7 +270,7 @@ impl Assembly {
     }
 
     fn finish(mut self) -> Assembled {
-        self.caches.dedup_by_key(|(server, cache)| (Arc::clone(server), cache.stats().block));
+        self.caches.dedup_by_key(|(labels, cache)| (labels.clone(), cache.stats().block));
         let store = Arc::clone(&self.done.cache.0);
         self.done.sources.push(Arc::new(cache::CacheMetrics::new(store, self.caches)));
         for (address, chains) in self.by_address {
@@ -286,7 +295,8 @@ impl Logs {
         Self {
             queries: lines.map(|lines| {
                 let clients = Arc::clone(&shared.clients);
-                Arc::new(Log::new(lines, shared.log_format, clients)) as _
+                let log = Log::new(lines, shared.log_format, clients);
+                Arc::new(log.of_view(block.written.view())) as _
             }),
             errors: errors.map(|errors| Arc::new(errors.build()) as _),
         }
@@ -334,6 +344,7 @@ fn enabled(block: &Block, chain: &Chain) -> Enabled {
     Enabled {
         server: Arc::clone(&chain.server_label),
         zone: Arc::clone(&chain.zone_label),
+        view: chain.view_label().into(),
         names: directives.map(|directive| Arc::clone(&directive.name.text)).collect(),
     }
 }

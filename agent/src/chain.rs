@@ -18,6 +18,7 @@ use crate::metrics::cells::{Cells, Tally};
 use crate::observe::ring::Taps;
 use crate::plugin::autopath::Autopath;
 use crate::plugin::cache::WorkerCache;
+use crate::plugin::view::View;
 use crate::request::{Answer, Outcome, OwnedRequest, Plugin, Request, Step};
 use crate::suspects::Refused;
 use crate::trace::{self, Did, Notes, Trace};
@@ -57,9 +58,9 @@ pub trait Handler: Send + Sync {
         let _ = (request, reply);
     }
 
-    /// Hands in what it counts itself; `server` is the label of its server block.
-    fn collect(&self, server: &str, out: &mut Scrape) {
-        let _ = (server, out);
+    /// Hands in what it counts itself; `server` and `view` are the labels of its server block.
+    fn collect(&self, server: &str, view: &str, out: &mut Scrape) {
+        let _ = (server, view, out);
     }
 
     /// True only if [`Handler::serve`] returns [`Step::Next`] for this query and leaves the reply as it was.
@@ -254,6 +255,8 @@ impl Detached {
 pub struct Chain {
     /// The zone that it serves; a block with several zones has a chain for each.
     pub zone: Name,
+    /// The queries that it is for, where `view` is set; `None` for all.
+    pub view: Option<Arc<View>>,
     /// The `zone` label of metrics: the zone's text.
     pub zone_label: Arc<str>,
     /// The `server` label of metrics: `dns://ADDRESS:PORT`.
@@ -312,6 +315,7 @@ impl Chain {
         Self {
             zone_label: zone.to_string().into(),
             zone,
+            view: None,
             server_label,
             cells: (0..workers).map(|_| Cells::default()).collect(),
             nsid: None,

@@ -22,9 +22,13 @@ pub struct Outline {
 /// One server block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct BlockOutline {
-    /// Zones and ports, as people write them.
+    /// Zones and ports, as people write them, and the view.
     title: String,
+    /// Each zone with its port.
+    keys: Vec<String>,
     zones: Vec<Name>,
+    /// Its name, if the block is for one.
+    view: Option<String>,
     addresses: Vec<SocketAddr>,
     /// The lines of each directive, as they were written.
     directives: BTreeMap<String, String>,
@@ -66,7 +70,9 @@ impl Outline {
         let on_port = |port: u16| addresses.iter().map(move |&ip| SocketAddr::new(ip, port));
         self.blocks.push(BlockOutline {
             title: title(written),
+            keys: keys(written),
             zones: written.zone_names(),
+            view: written.view().map(str::to_owned),
             addresses: ports.into_iter().flat_map(on_port).collect(),
             upstreams: to.map(|word| word.as_str().to_owned()).collect(),
             cluster: cluster.cloned().collect(),
@@ -80,32 +86,39 @@ impl Outline {
     /// Each block with its zones, addresses and the names of its directives, for `nodens status` and the page.
     pub fn to_json(&self) -> Value {
         let block = |block: &BlockOutline| {
-            json!({
+            let mut shown = json!({
                 "zones": block.zones.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "addresses": block.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "directives": block.directives.keys().collect::<Vec<_>>(),
-            })
+            });
+            if let (Some(view), Some(shown)) = (&block.view, shown.as_object_mut()) {
+                shown.insert("view".to_owned(), view.as_str().into());
+            }
+            shown
         };
         self.blocks.iter().map(block).collect()
     }
 
-    /// Whether names of the whole of `zone`, asked at `address`, are answered by a `kubernetes` to which they belong.
+    /// Whether names of the whole of `zone`, asked at `address`, are answered by a `kubernetes` to which they belong, if only
+    /// for some views.
     pub fn has_cluster_zone(&self, address: SocketAddr, zone: &Name) -> bool {
         let owns = |block: &BlockOutline, zone: NameRef<'_>| {
             block.cluster.iter().any(|own| zone.is_within(own.as_ref()))
         };
         let Some(address) = self.heard_at(address) else { return false };
-        let Some(block) = self.block_of(address, zone.as_ref()) else { return false };
-        // A block for a part of it that holds Services or pods.
+        let mut asked = self.blocks_of(address, zone.as_ref());
+        // A block for a part of it that holds Services or pods, and for all queries.
         let takes = |other: &&BlockOutline| {
             let part = |name: &Name| {
                 let len = name.as_ref().prefix_len(zone.as_ref()).unwrap_or(0);
                 len > 0 && holds_services(name, len)
             };
             other.addresses.contains(&address)
+                && other.view.is_none()
                 && other.zones.iter().any(|name| part(name) && !owns(other, name.as_ref()))
         };
-        owns(block, zone.as_ref()) && !self.blocks.iter().any(|other| takes(&other))
+        asked.any(|block| owns(block, zone.as_ref()))
+            && !self.blocks.iter().any(|other| takes(&other))
     }
 
     /// The zones that are answered by `kubernetes` as a whole, and where.
@@ -125,7 +138,7 @@ impl Outline {
             };
             let addresses = before.blocks.iter().flat_map(|old| &old.addresses).filter(heard);
             let mut asked = addresses.flat_map(|address| {
-                block.zones.iter().filter_map(|zone| before.block_of(*address, zone.as_ref()))
+                block.zones.iter().flat_map(|zone| before.blocks_of(*address, zone.as_ref()))
             });
             asked.any(|old| old.answers)
         };
@@ -133,11 +146,11 @@ impl Outline {
         mute.map(|block| block.title.as_str())
     }
 
-    /// Whether a name that is in no zone of its own, asked at `address`, may get an answer.
+    /// Whether a name that is in no zone of its own, asked at `address`, may get an answer, if only for some views.
     pub fn answers_all(&self, address: SocketAddr) -> bool {
         let root = Name::root();
-        let block = self.heard_at(address).and_then(|at| self.block_of(at, root.as_ref()));
-        block.is_some_and(|block| block.answers_all)
+        let heard_at = self.heard_at(address);
+        heard_at.is_some_and(|at| self.blocks_of(at, root.as_ref()).any(|block| block.answers_all))
     }
 
     /// At which of its addresses what is sent to `address` arrives: at the same one, or at an unspecified one.
@@ -156,15 +169,15 @@ impl Outline {
         let words = |outline: &Self, of: fn(&BlockOutline) -> Vec<String>| -> BTreeSet<String> {
             outline.blocks.iter().flat_map(of).collect()
         };
-        let zones = |block: &BlockOutline| -> Vec<String> {
-            block.title.split(' ').map(str::to_owned).collect()
-        };
+        let zones = |block: &BlockOutline| -> Vec<String> { block.keys.clone() };
+        let views = |block: &BlockOutline| -> Vec<String> { block.view.iter().cloned().collect() };
         let listeners = |block: &BlockOutline| -> Vec<String> {
             block.addresses.iter().map(ToString::to_string).collect()
         };
         let upstreams =
             |block: &BlockOutline| -> Vec<String> { block.upstreams.iter().cloned().collect() };
         changes.add("zones", &words(self, zones), &words(new, zones));
+        changes.add("views", &words(self, views), &words(new, views));
         changes.add("listeners", &words(self, listeners), &words(new, listeners));
         changes.add("upstreams", &words(self, upstreams), &words(new, upstreams));
         let (old, new) = (self.by_title(), new.by_title());
@@ -186,11 +199,21 @@ impl Outline {
         changes
     }
 
-    fn block_of(&self, address: SocketAddr, name: NameRef<'_>) -> Option<&BlockOutline> {
+    /// The blocks that may answer for a name at an address: of the longest zone those with a view and the first without;
+    /// if all of them have one, those of the next zone as well, and so on.
+    fn blocks_of(
+        &self,
+        address: SocketAddr,
+        name: NameRef<'_>,
+    ) -> impl Iterator<Item = &BlockOutline> {
         let listening = self.blocks.iter().filter(|block| block.addresses.contains(&address));
         let zones = listening.flat_map(|block| block.zones.iter().map(move |zone| (zone, block)));
-        let within = zones.filter(|(zone, _)| name.is_within(zone.as_ref()));
-        within.max_by_key(|(zone, _)| zone.as_ref().len()).map(|(_, block)| block)
+        let mut within: Vec<_> = zones.filter(|(zone, _)| name.is_within(zone.as_ref())).collect();
+        // Stable: those of one zone stay in the order of the file.
+        within.sort_by_key(|(zone, _)| std::cmp::Reverse(zone.as_ref().len()));
+        let catching = within.iter().position(|(_, block)| block.view.is_none());
+        within.truncate(catching.map_or(within.len(), |at| at + 1));
+        within.into_iter().map(|(_, block)| block)
     }
 
     /// The lines of all blocks of one title.
@@ -237,11 +260,14 @@ impl fmt::Display for Changes {
     }
 }
 
-/// The zones and ports of a block, as people write them.
+/// The zones and ports of a block, as people write them, and its view.
 pub fn title(written: &ServerBlock) -> String {
-    let titles: Vec<String> =
-        written.zones.iter().map(|zone| format!("{}:{}", zone.name, zone.port)).collect();
-    titles.join(" ")
+    let view = written.view().map(|view| format!("(view {view})"));
+    keys(written).into_iter().chain(view).collect::<Vec<_>>().join(" ")
+}
+
+fn keys(written: &ServerBlock) -> Vec<String> {
+    written.zones.iter().map(|zone| format!("{}:{}", zone.name, zone.port)).collect()
 }
 
 /// Whether a socket at `wide` takes what is sent to `address`: it is the same, or unspecified with the same port. The
@@ -336,6 +362,37 @@ mod tests {
         }
         let split = CLUSTER.replace(" in-addr.arpa", "").replace(".:53", "cluster.local");
         assert!(has(&split), "a block of its own");
+    }
+
+    #[test]
+    fn views_are_named_and_count_as_blocks_that_may_answer() {
+        let view = |name: &str, lines: &str| {
+            format!(".:53 {{\n view {name} {{\n expr do()\n }}\n {lines}\n}}\n")
+        };
+        let old = outline(&format!("{}{CLUSTER}", view("office", "whoami")));
+        let new = outline(&format!("{}{CLUSTER}", view("home", "whoami")));
+        assert_eq!(old.changes(&new).to_string(), "views: +home -office");
+        assert_eq!(
+            old.changes(&outline(&format!("{}{CLUSTER}", view("office", "whoami\n log"))))
+                .to_string(),
+            "directives: +log (.:53 (view office))"
+        );
+        assert_eq!(old.to_json()[0]["view"], "office");
+        assert!(old.to_json()[1].get("view").is_none());
+        let address = ([127, 0, 0, 1], 53).into();
+        let zone = Name::from_text("cluster.local").unwrap();
+        assert!(old.has_cluster_zone(address, &zone) && old.answers_all(address));
+        let part = "svc.cluster.local {\n view v {\n expr do()\n }\n whoami\n}\n";
+        assert!(outline(&format!("{part}{CLUSTER}")).has_cluster_zone(address, &zone));
+        let without = CLUSTER.replace("cluster.local in", "other.local in");
+        let inside = CLUSTER.replace(".:53 {", ".:53 {\n view v {\n expr do()\n }");
+        assert!(outline(&format!("{inside}{without}")).has_cluster_zone(address, &zone));
+        let before = CLUSTER.replace(".:53", "local");
+        assert!(!outline(&format!("{before}{inside}")).has_cluster_zone(address, &Name::root()));
+        // All blocks of the longer zone are for views, so that the shorter one counts too.
+        let longer = view("v", "whoami").replace(".:53", "local");
+        assert!(outline(&format!("{longer}{CLUSTER}")).has_cluster_zone(address, &zone));
+        assert!(!outline(&format!("{without}{inside}")).has_cluster_zone(address, &zone));
     }
 
     #[test]

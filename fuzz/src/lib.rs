@@ -14,7 +14,7 @@ use nodens::cluster::object::{Event, Kind};
 use nodens::cluster::{Interner, Snapshot};
 use nodens::control::Request;
 use nodens::corefile as syntax;
-use nodens::plugin;
+use nodens::plugin::{self, view as views};
 use nodens::request::{Origin, Transport};
 use nodens::server::answer::{Disposition, answer};
 use nodens::shared::Shared;
@@ -31,7 +31,7 @@ use tokio::runtime::Runtime;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by the names of their folders in `seeds`.
-pub const ALL: [Target; 10] = [
+pub const ALL: [Target; 11] = [
     ("wire", wire),
     ("message", message),
     ("upstream", upstream),
@@ -42,6 +42,7 @@ pub const ALL: [Target; 10] = [
     ("resolv_conf", resolv_conf),
     ("control", control),
     ("records", records),
+    ("view", view),
 ];
 
 /// A server with everything that answers without an upstream.
@@ -285,5 +286,13 @@ pub fn records(bytes: &[u8]) {
     if let Ok(record) = text::record(line) {
         assert!(record.rdata.len() <= usize::from(u16::MAX));
         record.target();
+    }
+}
+
+/// An expression of `view`: it is one, or its first mistake is at one of its characters.
+pub fn view(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Err((at, what)) = views::check(&text) {
+        assert!((1..=text.chars().count() + 1).contains(&at), "{what} at {at}");
     }
 }

@@ -50,7 +50,17 @@ www IN AAAA 2001:db8::1
 alias IN CNAME www.test.
 ";
 
+/// Every query passes a view that it does not fit, after all of its conditions.
 const COREFILE: &str = ".:53 {
+    bind 127.0.0.1
+    view others {
+        expr not (do() and incidr(client_ip(), '192.0.2.0/24')) and client_ip() not in ['192.0.2.1', '::1']
+        expr client_ip() startsWith '10.' and port() != '1' and server_ip() endsWith '.1' and bufsize() > 500 and id() in [1, 4242]
+        expr type() in ['A', 'AAAA', 'CNAME', 'HTTPS', 'MX', 'NS', 'PTR', 'SOA', 'SRV', 'TXT'] and class() == 'IN'
+        expr name() matches '^([a-z0-9_*.-]+|)[.]$' and metadata('kubernetes/client-namespace') == 'others'
+    }
+}
+.:53 {
     bind 127.0.0.1
     limit 1 {
         namespace client 1000000

@@ -1,4 +1,4 @@
-//! Which server block listens for what: no zone may be served twice on one address and port.
+//! Which server block listens for what: no zone may be served twice on one address and port, but by blocks for views.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,27 +16,44 @@ enum Listens {
     Interface(String),
 }
 
+/// A zone that a block serves at a place.
+struct Claim<'b> {
+    listens: Listens,
+    /// Which block.
+    block: usize,
+    has_view: bool,
+    at: &'b Location,
+}
+
 /// Reports zones that two server blocks, or one block twice, claim for the same transport, address and port.
 ///
 /// Several blocks may share a port: the most specific zone answers. A block with `bind` and one without cannot share a
-/// zone and a port, since a query could be for either.
+/// zone and a port, since a query could be for either. Blocks with a `view` share a zone with each other and with one
+/// without; which of them a query reaches is the matter of `plugin::unreachable`.
 pub(super) fn check(blocks: &[ServerBlock], diagnostics: &mut Diagnostics) {
-    let mut claims: HashMap<_, Vec<(Listens, &Location)>> = HashMap::new();
-    for block in blocks {
+    let mut claims: HashMap<_, Vec<Claim<'_>>> = HashMap::new();
+    for (number, block) in blocks.iter().enumerate() {
         let listens = listens(block, diagnostics);
+        let has_view = block.view().is_some();
         for zone in &block.zones {
             let claimed = claims.entry((&zone.name, zone.transport, zone.port)).or_default();
             for listen in &listens {
-                let twice = claimed.iter().find(|(other, _)| other == listen);
-                let overlap =
-                    claimed.iter().find(|(other, _)| is_everywhere(other) || is_everywhere(listen));
+                let twice = claimed.iter().find(|claim| {
+                    let is_shared = (claim.has_view || has_view) && claim.block != number;
+                    claim.listens == *listen && !is_shared
+                });
+                let overlap = claimed.iter().find(|claim| {
+                    claim.listens != *listen
+                        && (is_everywhere(&claim.listens) || is_everywhere(listen))
+                });
                 let (what, at) = match (twice, overlap) {
-                    (Some((_, at)), _) => ("is served already", at),
-                    (None, Some((_, at))) => {
-                        ("is served already, by a block with other addresses,", at)
+                    (Some(claim), _) => ("is served already", claim.at),
+                    (None, Some(claim)) => {
+                        ("is served already, by a block with other addresses,", claim.at)
                     }
                     (None, None) => {
-                        claimed.push((listen.clone(), &zone.at));
+                        let (listens, at) = (listen.clone(), &zone.at);
+                        claimed.push(Claim { listens, block: number, has_view, at });
                         continue;
                     }
                 };

@@ -52,6 +52,11 @@ impl ServerBlock {
         names
     }
 
+    /// The name of the view that the block is for, if it has one.
+    pub fn view(&self) -> Option<&str> {
+        self.named("view").next()?.args.first().map(Token::as_str)
+    }
+
     /// The directives of one name, in order.
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Directive> {
         self.directives.iter().filter(move |directive| directive.name.as_str() == name)
@@ -64,7 +69,7 @@ impl ServerBlock {
 /// and are left out of the result.
 pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<ServerBlock> {
     let mut blocks = Vec::new();
-    let mut left = limits::ZONES;
+    let (mut left, mut views) = (limits::ZONES, 0);
     for block in &file.blocks {
         if is_outside(block, diagnostics) {
             continue;
@@ -84,6 +89,16 @@ pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<Se
         }
         let directives = directive::check(&block.directives, diagnostics);
         let is_complete = directives.len() == block.directives.len();
+        for view in directives.iter().filter(|directive| directive.name.as_str() == "view") {
+            views += 1;
+            if views == limits::VIEWS + 1 {
+                diagnostics.push(
+                    Diagnostic::error(view.at().clone(), "there are too many views")
+                        .expected(format!("at most {} in all", limits::VIEWS))
+                        .directive("view"),
+                );
+            }
+        }
         blocks.push(ServerBlock { zones, directives, at: block.at.clone(), is_complete });
     }
     listener::check(&blocks, diagnostics);

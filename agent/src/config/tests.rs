@@ -115,6 +115,31 @@ fn zones_are_served_once_for_each_address() {
 }
 
 #[test]
+fn views_share_a_zone_and_an_address() {
+    let view = " view v {\n  expr do()\n }\n";
+    good(&format!("a {{\n{view} log\n}}\na {{\n log\n}}\n"));
+    good(&format!("a {{\n bind ::1\n{view} log\n}}\na {{\n bind ::1 ::2\n{view} log\n}}\n"));
+    bad(
+        &format!("a {{\n{view} log\n}}\na {{\n log\n}}\na {{\n log\n}}\n"),
+        &["Corefile:10: dns://a.:53 is served already at Corefile:7"],
+    );
+    bad(
+        &format!("a {{\n bind ::1\n{view} log\n}}\na {{\n log\n}}\n"),
+        &[
+            "Corefile:8: dns://a.:53 is served already, by a block with other addresses, at Corefile:1",
+        ],
+    );
+    bad(
+        &format!("a a {{\n{view} log\n}}\n"),
+        &["Corefile:1: dns://a.:53 is served already at Corefile:1"],
+    );
+    bad(&format!(". {{\n{view}{view} log\n}}\n"), &["Corefile:5: view: duplicate directive"]);
+    let many = format!("a {{\n{view} log\n}}\n").repeat(corefile::limits::VIEWS + 1);
+    let shown = read_text(&many).1.to_string();
+    assert!(shown.contains("view: there are too many views, expected at most 256"), "{shown}");
+}
+
+#[test]
 fn a_template_that_was_not_rendered_says_so_and_nothing_else() {
     bad(
         "__PILLAR__DNS__DOMAIN__:53 {\n forward . __PILLAR__CLUSTER__DNS__ {\n  force_tcp\n }\n health __PILLAR__LOCAL__DNS__:8080\n}\n",

@@ -64,7 +64,6 @@ const TABLE: &[(&str, Unsupported)] = &[
     ("transfer", Missing(NO_TRANSFERS)),
     ("tsig", Missing(NO_TRANSFERS)),
     ("upstream", Removed("remove the line: names outside are looked up through the whole chain")),
-    ("view", Missing("use a server block for each address, with `bind`")),
 ];
 
 const RUN_BEFORE: &str =

@@ -19,3 +19,5 @@ pub const IMPORTS: usize = 2_000;
 pub const DIAGNOSTICS: usize = 100;
 /// Zones in all, counted after networks became reverse zones.
 pub const ZONES: usize = 20_000;
+/// Views in all. Those of a zone are tried one after the other for each query.
+pub const VIEWS: usize = 256;

@@ -58,7 +58,7 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
     let mut packet = Vec::new();
     let edns = Some((OUR_UDP_PAYLOAD, false));
     write_query(&mut packet, 0, flags::RD, name.as_ref(), qtype, Class::IN, edns);
-    let Ok(query) = Query::parse(&packet) else { return refused(name, qtype) };
+    let Ok(query) = Query::parse(&packet) else { return refused(name, qtype, false) };
     let origin = Origin {
         client: place.client,
         local: place.server,
@@ -66,10 +66,10 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
         worker: 0,
         received: CoarseInstant::now(),
     };
-    let Some(chain) = place.dispatch.find(query.name(), qtype) else {
-        return refused(name, qtype);
-    };
     let first = Request { query, origin };
+    let Some(chain) = place.dispatch.find(&first) else {
+        return refused(name, qtype, is_served(&place.dispatch, name));
+    };
     let is_searched =
         chain.autopath.as_ref().is_some_and(|autopath| autopath.each_after(&first, &mut |_| false));
     let trace = Arc::new(Trace::new(place.asks));
@@ -104,6 +104,7 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
         "type": qtype.to_string(),
         "server": chain.server_label.as_ref(),
         "zone": chain.zone_label.as_ref(),
+        "view": chain.view.as_ref().map(|view| view.name()),
         "steps": said.collect::<Vec<_>>(),
         "source": if is_open { "upstream" } else { source(outcome.plugin, outcome.cache) },
         "rcode": (!outcome.silent && !is_open).then(|| outcome.rcode.to_string()),
@@ -116,8 +117,17 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
     Told { rcode, has_records, is_open, is_forwarded, reasons, found, is_searched, json }
 }
 
-fn refused(name: &Name, qtype: RecordType) -> Told {
-    let why = "no server block serves this name".to_owned();
+/// Whether there are server blocks for the name, if only for views.
+fn is_served(dispatch: &Dispatch, name: &Name) -> bool {
+    dispatch.chains().iter().any(|chain| name.as_ref().is_within(chain.zone.as_ref()))
+}
+
+/// `by_view`: the name is served, to others.
+fn refused(name: &Name, qtype: RecordType, by_view: bool) -> Told {
+    let why = match by_view {
+        true => "the query fits no view of the server blocks for this name".to_owned(),
+        false => "no server block serves this name".to_owned(),
+    };
     let json = json!({
         "name": name.to_string(),
         "type": qtype.to_string(),

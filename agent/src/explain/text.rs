@@ -49,7 +49,9 @@ fn query(query: &Value, out: &mut String) {
         ("", _) => String::new(),
         (zone, server) => format!(" by block {zone} at {server}"),
     };
-    let _ = writeln!(out, "   {:<5} {became}{block}", word(query, "type"));
+    let view = query.get("view").and_then(Value::as_str);
+    let view = view.map_or(String::new(), |view| format!(", view {view}"));
+    let _ = writeln!(out, "   {:<5} {became}{block}{view}", word(query, "type"));
     for record in words(query, "records") {
         let _ = writeln!(out, "           {record}");
     }
@@ -104,7 +106,7 @@ mod tests {
             "tries": [{
                 "name": "web.default.svc.cluster.local.", "domain": "default.svc.cluster.local",
                 "queries": [{
-                    "name": "web.default.svc.cluster.local.", "type": "A", "server": "dns://:53", "zone": "cluster.local.",
+                    "name": "web.default.svc.cluster.local.", "type": "A", "server": "dns://:53", "zone": "cluster.local.", "view": "shop",
                     "source": "store", "rcode": "NXDOMAIN", "silent": false, "would_ask_upstream": false,
                     "error": null, "records": [],
                     "steps": [{ "name": "web.default.svc.cluster.local.", "type": "A", "directive": "kubernetes",
@@ -119,7 +121,7 @@ mod tests {
 10.0.0.7 asks 169.254.20.10:53, search default.svc.cluster.local, ndots 5
 
 1. web.default.svc.cluster.local. (with default.svc.cluster.local)
-   A     NXDOMAIN from store by block cluster.local. at dns://:53
+   A     NXDOMAIN from store by block cluster.local. at dns://:53, view shop
          kubernetes   answers: one; two
 ";
         assert_eq!(text(&shown), wanted);

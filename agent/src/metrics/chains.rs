@@ -13,8 +13,6 @@ use crate::chain::{Chain, Handler};
 use crate::request::Plugin;
 use crate::wire::Rcode;
 
-/// There are no views.
-const VIEW: &str = "";
 /// In the order of `Cells::proto`.
 const PROTOCOLS: [&str; 2] = ["udp", "tcp"];
 /// IPv4 and IPv6 as CoreDNS names them, by the numbers of RFC 7871.
@@ -27,6 +25,8 @@ pub struct Enabled {
     pub server: Arc<str>,
     /// The `zone` label.
     pub zone: Arc<str>,
+    /// The `view` label.
+    pub view: Arc<str>,
     /// The names of the directives.
     pub names: Vec<Arc<str>>,
 }
@@ -37,14 +37,14 @@ impl Source for Enabled {
         names.sort_unstable();
         names.dedup();
         for name in names {
-            out.gauge(&names::PLUGIN_ENABLED, &[&self.server, &self.zone, VIEW, name], 1.0);
+            out.gauge(&names::PLUGIN_ENABLED, &[&self.server, &self.zone, &self.view, name], 1.0);
         }
     }
 }
 
 impl Source for Chain {
     fn collect(&self, out: &mut Scrape) {
-        let labels = [&*self.server_label, &*self.zone_label, VIEW];
+        let labels = [&*self.server_label, &*self.zone_label, self.view_label()];
         let workers = &*self.cells;
         for (proto, name) in PROTOCOLS.into_iter().enumerate() {
             requests(workers, proto, name, labels, out);
@@ -73,6 +73,11 @@ impl Source for Chain {
 }
 
 impl Chain {
+    /// The `view` label of metrics: the view's name, empty without one.
+    pub fn view_label(&self) -> &str {
+        self.view.as_ref().map_or("", |view| view.name())
+    }
+
     /// How many queries have been answered by any plugin but the server itself.
     pub fn answered(&self) -> u64 {
         let plugins = Plugin::ALL.iter().filter(|plugin| **plugin != Plugin::Server);
@@ -101,13 +106,15 @@ impl Chain {
 pub struct Handlers {
     /// The `server` label.
     pub server: Arc<str>,
+    /// The `view` label.
+    pub view: Arc<str>,
     /// Those of the block; each is in one source only, however many chains have it.
     pub handlers: Vec<Arc<dyn Handler>>,
 }
 
 impl Source for Handlers {
     fn collect(&self, out: &mut Scrape) {
-        self.handlers.iter().for_each(|handler| handler.collect(&self.server, out));
+        self.handlers.iter().for_each(|handler| handler.collect(&self.server, &self.view, out));
     }
 }
 
@@ -323,6 +330,7 @@ mod tests {
         let enabled = Enabled {
             server: "dns://:53".into(),
             zone: ".".into(),
+            view: "".into(),
             names: vec!["log".into(), "cache".into(), "log".into()],
         };
         let metrics = Metrics::new();

@@ -175,7 +175,7 @@ impl Handler for Dns64 {
         if wanted { Step::Wait } else { Step::Next }
     }
 
-    fn collect(&self, server: &str, out: &mut Scrape) {
+    fn collect(&self, server: &str, _: &str, out: &mut Scrape) {
         out.count(&names::DNS64_TRANSLATED, &[server], self.translated.value());
     }
 

@@ -99,7 +99,7 @@ impl Handler for Local {
         Step::Done(Outcome::new(Plugin::Local, Rcode::NOERROR))
     }
 
-    fn collect(&self, _: &str, out: &mut Scrape) {
+    fn collect(&self, _: &str, _: &str, out: &mut Scrape) {
         out.count(&names::LOCAL_LOCALHOST, &[], self.below_domains.value());
     }
 }

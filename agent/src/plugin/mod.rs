@@ -39,6 +39,7 @@ pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod unreachable;
+pub mod view;
 pub mod whoami;
 
 use std::mem;
@@ -129,21 +130,27 @@ pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<Bl
 fn imply_clients(blocks: &mut [Block], diagnostics: &mut Diagnostics) {
     let limited = blocks.iter().find_map(|block| {
         let nth = block.limit.iter().position(limit::Config::names_clients)?;
-        block.written.named("limit").nth(nth).map(|line| line.at().clone())
+        block.written.named("limit").nth(nth)
     });
+    let viewed = blocks.iter().find_map(|block| {
+        let nth = block.view.iter().position(view::Config::names_clients)?;
+        block.written.named("view").nth(nth)
+    });
+    let decided = limited.or(viewed).map(|line| (line.at().clone(), line.name.text.clone()));
     let is_logged = blocks.iter().flat_map(|b| &b.log).any(log::Config::names_clients);
     let searches = blocks.iter().flat_map(|b| &b.autopath).any(autopath::Config::names_clients);
     let mut clusters = blocks.iter().flat_map(|block| &block.kubernetes);
     let is_written = clusters.any(|cluster| cluster.spec.wanted.node.is_some());
     let clusters = blocks.iter_mut().flat_map(|block| &mut block.kubernetes);
     let own = clusters.min_by_key(|cluster| cluster.spec.source != Source::InCluster);
-    match (own, limited) {
-        (Some(own), by_limit) if !is_written && (is_logged || searches || by_limit.is_some()) => {
+    match (own, decided) {
+        (Some(own), decided) if !is_written && (is_logged || searches || decided.is_some()) => {
             own.imply_node();
         }
-        (None, Some(at)) => diagnostics.push(
+        (None, Some((at, directive))) => diagnostics.push(
             Diagnostic::warning(at, "no Pod is known, since there is no kubernetes directive")
-                .help("add one, or leave out the lines with namespaces"),
+                .help("add one, or leave out the lines with namespaces or Pods")
+                .directive(&*directive),
         ),
         _ => {}
     }

@@ -2,7 +2,7 @@
 
 use super::scope::{are_related, covers};
 use super::{Block, Line, log};
-use crate::config::{Effect, Plugin, table, value};
+use crate::config::{Effect, Plugin, ZoneKey, table, value};
 use crate::corefile::{Diagnostic, Diagnostics, Directive, Token};
 use crate::wire::Name;
 
@@ -13,6 +13,7 @@ pub(crate) fn check(blocks: &[Block], diagnostics: &mut Diagnostics) {
         check_block(block, diagnostics);
     }
     check_file(blocks, diagnostics);
+    views(blocks, diagnostics);
 }
 
 fn check_block(block: &Block, diagnostics: &mut Diagnostics) {
@@ -42,6 +43,55 @@ fn check_file(blocks: &[Block], diagnostics: &mut Diagnostics) {
         let what = format!("has no effect: the line at {} counts for the whole file", first.at());
         warn(line, what, "write it once", diagnostics);
     }
+}
+
+/// Blocks for which an earlier one with the same zone and address leaves no query of a zone.
+fn views(blocks: &[Block], diagnostics: &mut Diagnostics) {
+    for (number, block) in blocks.iter().enumerate() {
+        let mut above = blocks.iter().take(number);
+        let Some((zone, first)) = above.find_map(|above| Some((taken(above, block)?, above)))
+        else {
+            continue;
+        };
+        let view = block.written.named("view").next();
+        let at = view.map_or(&block.written.at, Directive::at).clone();
+        let what = format!(
+            "no query for {zone} comes here: the block at {} takes them first",
+            first.written.at
+        );
+        let warning = Diagnostic::warning(at, what);
+        diagnostics.push(warning.help("write it above that one, or remove it").directive("view"));
+    }
+}
+
+/// A zone of which `above` leaves no query to `later`.
+fn taken<'b>(above: &Block, later: &'b Block) -> Option<&'b Name> {
+    if !above.is_sound || !later.is_sound {
+        return None;
+    }
+    let takes = match (above.view.first(), later.view.first()) {
+        // Two without a view are an error.
+        (None, None) => false,
+        (None, Some(_)) => true,
+        (Some(first), None) => first.takes_all(),
+        (Some(first), Some(later)) => first.shadows(later),
+    };
+    let is_same = |one: &ZoneKey, other: &ZoneKey| {
+        one.name == other.name && one.port == other.port && one.transport == other.transport
+    };
+    let mut zones = later.written.zones.iter();
+    let zone = zones.find(|zone| above.written.zones.iter().any(|other| is_same(zone, other)))?;
+    let (bound, listens) = (bound_to(above), bound_to(later));
+    let is_bound = match listens.is_empty() {
+        true => bound.is_empty(),
+        false => listens.iter().all(|word| bound.contains(word)),
+    };
+    (takes && is_bound).then_some(&zone.name)
+}
+
+/// The addresses and interfaces of a block's `bind` lines.
+fn bound_to(block: &Block) -> Vec<&str> {
+    block.written.named("bind").flat_map(|line| &line.args).map(Token::as_str).collect()
 }
 
 /// Whether two lines have the same arguments, wherever they were written.
@@ -314,6 +364,32 @@ mod tests {
         );
         dead(". {\n log\n log a.org\n whoami\n}", &["3: warning: log: has no effect"]);
         dead(". {\n bufsize 512\n bufsize\n whoami\n}", &["2: warning: bufsize: has no effect"]);
+    }
+
+    #[test]
+    fn blocks_whose_queries_others_take_are_named() {
+        let view = |key: &str, view: &str, more: &str| {
+            let view =
+                if view.is_empty() { String::new() } else { format!(" view v {{\n{view} }}\n") };
+            format!("{key} {{\n{view}{more} whoami\n}}\n")
+        };
+        let (a, all, any) = (" expr do()\n", " expr true\n", "");
+        let both = " expr do()\n expr size() < 99\n";
+        let told = "warning: view: no query for . comes here: the block at Corefile:1";
+        for (blocks, line) in [
+            (view(".", any, "") + &view(".", a, ""), Some(5)),
+            (view(".", a, "") + &view(".", a, ""), Some(8)),
+            (view(".", a, "") + &view(".", both, ""), Some(8)),
+            (view(".", all, "") + &view(".", any, ""), Some(7)),
+            (view(".", a, " bind ::1 ::2\n") + &view("a .", a, " bind ::2\n"), Some(9)),
+            (view(".", both, "") + &view(".", a, "") + &view(".", any, ""), None),
+            (view(".", a, " bind ::1\n") + &view(".", a, " bind ::2\n"), None),
+            (view(".", any, "") + &view("a", a, ""), None),
+            (view(".", any, "") + &view(".:54", a, ""), None),
+        ] {
+            let wanted: Vec<String> = line.iter().map(|line| format!("{line}: {told}")).collect();
+            dead(&blocks, &wanted.iter().map(String::as_str).collect::<Vec<_>>());
+        }
     }
 
     #[test]

@@ -90,7 +90,7 @@ fn judge<'p>(
         refuse(&request, dispatch, local, out);
         return Disposition::Reply;
     }
-    let Some(chain) = dispatch.find(query.name(), query.qtype()) else {
+    let Some(chain) = dispatch.find(&request) else {
         refuse(&request, dispatch, local, out);
         return Disposition::Reply;
     };
@@ -315,7 +315,7 @@ fn overflow(
     outcome
 }
 
-/// REFUSED to a name that no server block serves.
+/// REFUSED to a name that no server block serves, or none with a view that the query fits.
 fn refuse(request: &Request<'_>, dispatch: &Dispatch, local: &Local, out: &mut Vec<u8>) {
     local.tally.rejected.add(1);
     let mut reply = Reply::begin(out, &request.query, request.origin.transport == Transport::Tcp);

@@ -1,23 +1,25 @@
-//! Which server block answers: the one with the longest zone that the name is within.
+//! Which server block answers: the one with the longest zone that the name is within, of several with that zone the first
+//! whose view the query fits. If it fits none of them, the next longest zone is tried.
 
 use std::sync::Arc;
 
 use crate::chain::Chain;
 use crate::observe::ring::Taps;
 use crate::plugin::settings::Timeouts;
-use crate::request::{OwnedRequest, Resolving, ServerBlocks};
-use crate::wire::{NameRef, RecordType};
+use crate::request::{OwnedRequest, Request, Resolving, ServerBlocks};
+use crate::wire::RecordType;
 
 /// The server blocks behind one listening address.
 #[derive(Default)]
 pub struct Dispatch {
-    // Longest zone first, so that the first match is the most specific one.
+    // Longest zone first, so that the first match is the most specific one. Those of one zone are in the order of the
+    // Corefile.
     chains: Vec<Arc<Chain>>,
     timeouts: Timeouts,
 }
 
 impl Dispatch {
-    /// The chains of one address, in any order.
+    /// The chains of one address; those of one zone in the order in which their views are tried.
     pub fn new(mut chains: Vec<Arc<Chain>>) -> Self {
         chains.iter().for_each(Chain::enter);
         chains.sort_by_key(|chain| std::cmp::Reverse(chain.zone.as_ref().label_count()));
@@ -29,13 +31,18 @@ impl Dispatch {
         Self { timeouts, ..self }
     }
 
-    /// The chain for `name`, which must be lower-case. A DS record is the parent's to answer (RFC 4035 section 3.1.4.1),
-    /// so at a zone's apex the enclosing zone is preferred where it is served too.
-    pub fn find(&self, name: NameRef<'_>, qtype: RecordType) -> Option<&Arc<Chain>> {
-        let mut matching = self.chains.iter().filter(|chain| name.is_within(chain.zone.as_ref()));
+    /// The chain for a query; `None` if no zone is served that the name is within, or no view of these zones fits. A DS
+    /// record is the parent's to answer (RFC 4035 section 3.1.4.1), so at a zone's apex the enclosing zone is preferred
+    /// where it is served too.
+    pub fn find(&self, request: &Request<'_>) -> Option<&Arc<Chain>> {
+        let name = request.query.name();
+        let mut matching = self.chains.iter().filter(|chain| {
+            name.is_within(chain.zone.as_ref())
+                && chain.view.as_ref().is_none_or(|view| view.admits(request))
+        });
         let first = matching.next()?;
-        if qtype == RecordType::DS && first.zone.as_ref() == name {
-            return Some(matching.next().unwrap_or(first));
+        if request.query.qtype() == RecordType::DS && first.zone.as_ref() == name {
+            return Some(matching.find(|chain| chain.zone != first.zone).unwrap_or(first));
         }
         Some(first)
     }
@@ -59,7 +66,79 @@ impl Dispatch {
 impl ServerBlocks for Dispatch {
     fn resolve<'a>(&'a self, request: &'a OwnedRequest) -> Option<Resolving<'a>> {
         let view = request.view().ok()?;
-        let chain = self.find(view.query.name(), view.query.qtype())?;
+        let chain = self.find(&view)?;
         Some(chain.resolve(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::directive::{ReadContext, ReadDirective};
+    use crate::plugin::testing::{block, read, request_of};
+    use crate::plugin::view::Config;
+    use crate::wire::Name;
+
+    /// A block for `zone`, and for a view if there is an expression.
+    fn chain(number: usize, zone: &str, expression: &str) -> Arc<Chain> {
+        let zone = Name::from_text(zone).unwrap();
+        let mut chain = Chain::new(zone, number.to_string().into(), Vec::new(), 1);
+        if !expression.is_empty() {
+            let text = format!("view v {{\n expr {expression}\n}}");
+            let (config, said) = read(&text, |directive, diagnostics| {
+                let (block, root) = (block("."), std::path::Path::new(""));
+                let mut cx = ReadContext { block: &block, zones: &[], root, diagnostics };
+                Config::read(directive, &mut cx)
+            });
+            assert_eq!(said, "");
+            chain.view = Some(Arc::new(config.build(&Arc::default())));
+        }
+        Arc::new(chain)
+    }
+
+    fn found(blocks: &[(&str, &str)], name: &str, qtype: RecordType) -> Option<usize> {
+        let chains =
+            blocks.iter().enumerate().map(|(number, (zone, view))| chain(number, zone, view));
+        let dispatch = Dispatch::new(chains.collect());
+        request_of(name, qtype, |request| {
+            dispatch.find(request).map(|chain| chain.server_label.parse().unwrap())
+        })
+    }
+
+    #[test]
+    fn the_longest_zone_comes_before_the_first_view() {
+        // The client is 192.0.2.7.
+        let (yes, no) =
+            ("incidr(client_ip(), '192.0.2.0/24')", "incidr(client_ip(), '10.0.0.0/8')");
+        for (blocks, wanted) in [
+            (vec![(".", ""), ("a", "")], Some(1)),
+            (vec![(".", yes), ("a", "")], Some(1)),
+            (vec![("a", no), ("a", yes), ("a", "")], Some(1)),
+            (vec![("a", no), ("a", ""), ("a", yes)], Some(1)),
+            (vec![("a", ""), ("a", yes)], Some(0)),
+            (vec![("b.a", no), ("a", no), (".", yes), (".", "")], Some(2)),
+            (vec![("b.a", "name() == 'b.a.'"), ("a", "")], Some(1)),
+            (vec![("b.a", no), ("a", no)], None),
+            (vec![("b", "")], None),
+        ] {
+            assert_eq!(found(&blocks, "c.b.a", RecordType::A), wanted, "{blocks:?}");
+        }
+    }
+
+    #[test]
+    fn a_ds_record_is_asked_of_the_parent() {
+        let (yes, no) = ("size() > 0", "size() < 0");
+        for (blocks, wanted) in [
+            (vec![("a", ""), (".", "")], Some(1)),
+            (vec![("a", ""), ("b", "")], Some(0)),
+            // Another view of the zone is no parent, and one that does not fit is none either.
+            (vec![("a", yes), ("a", ""), (".", "")], Some(2)),
+            (vec![("a", yes), ("a", "")], Some(0)),
+            (vec![("a", yes), (".", no)], Some(0)),
+            (vec![("a", no), (".", no)], None),
+        ] {
+            assert_eq!(found(&blocks, "a", RecordType::DS), wanted, "{blocks:?}");
+        }
+        assert_eq!(found(&[("a", ""), (".", "")], "b.a", RecordType::DS), Some(0));
     }
 }

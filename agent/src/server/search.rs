@@ -119,8 +119,8 @@ fn try_name(
     packet.extend_from_slice(&query.qclass().0.to_be_bytes());
     packet.extend_from_slice(rest.unwrap_or_default());
     let Ok(inner) = Query::parse(packet) else { return fail(reply, &[]) };
-    let Some(chain) = dispatch.find(inner.name(), inner.qtype()) else { return Found::Unserved };
     let inner = Request { query: inner, origin: request.origin };
+    let Some(chain) = dispatch.find(&inner) else { return Found::Unserved };
     out.clear();
     let over_tcp = reply.is_over_tcp();
     let mut other = Reply::begin(out, &inner.query, over_tcp);

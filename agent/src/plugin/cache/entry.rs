@@ -1,7 +1,7 @@
 //! One kept answer: the message's octets in one piece, when it was stored, and how long it lives.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use crate::clock::CoarseInstant;
 use crate::wire::message::OPTION_EDE;
@@ -82,6 +82,8 @@ pub struct BlockStats {
     pub prefetches: AtomicU64,
     /// `nodens_cache_overflow_total`: queries refused because too many waited for the same answer.
     pub turned_away: AtomicU64,
+    /// The name of the block's view, for people; unset without one.
+    pub view: OnceLock<Box<str>>,
 }
 
 impl BlockStats {

@@ -59,8 +59,10 @@ pub fn text(value: &Value) -> String {
         let flags = entry.get("flags").and_then(Value::as_array).into_iter().flatten();
         let flags: String =
             flags.filter_map(Value::as_str).map(|flag| format!(" {flag}")).collect();
+        let view = entry.get("view").and_then(Value::as_str);
+        let view = view.map_or(String::new(), |view| format!(", view {view}"));
         out.push_str(&format!(
-            "{} {}{flags}: {}, {times} of {} s\n",
+            "{} {}{flags}: {}, {times} of {} s{view}\n",
             word("name"),
             word("type"),
             word("kind"),
@@ -131,6 +133,7 @@ fn describe(entry: &Entry, now: CoarseInstant) -> Value {
         "lifetime": entry.lifetime(),
         "bytes": entry.weight(),
         "block": format!("{:016x}", entry.stats().block),
+        "view": entry.stats().view.get(),
         "records": records(entry.message()),
     })
 }
@@ -159,10 +162,10 @@ mod tests {
         assert_eq!(text(&json!({ "entries": [], "more": 0 })), "nothing is kept for it\n");
         assert_eq!(text(&json!({ "removed": 3 })), "3 removed\n");
         let entry = json!({ "name": "a.org.", "type": "A", "kind": "success", "ttl": 5, "lifetime": 30,
-                            "flags": ["do"], "records": ["a.org. 30 IN A 192.0.2.1"] });
+                            "flags": ["do"], "view": "office", "records": ["a.org. 30 IN A 192.0.2.1"] });
         assert_eq!(
             text(&json!({ "entries": [entry], "more": 7 })),
-            "a.org. A do: success, 5 s left of 30 s\n    a.org. 30 IN A 192.0.2.1\nand 7 more\n"
+            "a.org. A do: success, 5 s left of 30 s, view office\n    a.org. 30 IN A 192.0.2.1\nand 7 more\n"
         );
     }
 }

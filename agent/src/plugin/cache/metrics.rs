@@ -9,27 +9,27 @@ use crate::metrics::{Scrape, Source, names};
 /// The caches of the running configuration, for `/metrics`.
 pub struct CacheMetrics {
     store: Arc<Store>,
-    caches: Vec<(Arc<str>, Cache)>,
+    caches: Vec<([Arc<str>; 2], Cache)>,
 }
 
 impl CacheMetrics {
-    /// Of `caches`, each with its `server` label.
-    pub fn new(store: Arc<Store>, caches: Vec<(Arc<str>, Cache)>) -> Self {
+    /// Of `caches`, each with its labels `server` and `view`.
+    pub fn new(store: Arc<Store>, caches: Vec<([Arc<str>; 2], Cache)>) -> Self {
         Self { store, caches }
     }
 }
 
 impl Source for CacheMetrics {
     fn collect(&self, out: &mut Scrape) {
-        for (server, cache) in &self.caches {
+        for ([server, view], cache) in &self.caches {
             let zones = cache.zones_label();
             let stats = cache.stats();
             for (denial, side) in [(false, "success"), (true, "denial")] {
-                let labels = [server.as_ref(), side, &zones, ""];
+                let labels = [server.as_ref(), side, &zones, view.as_ref()];
                 out.gauge(&names::CACHE_ENTRIES, &labels, stats.entries(denial) as f64);
                 out.count(&names::CACHE_EVICTIONS, &labels, stats.evictions(denial));
             }
-            let labels = [server.as_ref(), &zones, ""];
+            let labels = [server.as_ref(), &zones, view.as_ref()];
             out.count(&names::CACHE_PREFETCH, &labels, stats.prefetches.load(Relaxed));
             out.count(&names::CACHE_DROPS, &labels, stats.drops.load(Relaxed));
             let overflow = stats.turned_away.load(Relaxed);

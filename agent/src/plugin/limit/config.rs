@@ -20,7 +20,8 @@ const OPTIONS: [&str; 6] = ["drop", "refuse", "prefix4", "prefix6", "except", "n
 /// One `limit` line.
 #[derive(Debug)]
 pub struct Config {
-    /// Which line it is, the same one after a reload: of the block's zones and addresses, and its place among their lines.
+    /// Which line it is, the same one after a reload: of the block's zones, addresses and view, and its place among
+    /// their lines.
     pub id: u64,
     /// What each client may ask.
     pub rate: Rate,
@@ -141,6 +142,10 @@ fn identity(block: &ServerBlock, directive: &Directive) -> u64 {
     }
     for word in block.named("bind").flat_map(|line| &line.args) {
         word.as_str().hash(&mut hasher);
+    }
+    // Another view's clients are others.
+    for line in block.named("view") {
+        line.to_string().hash(&mut hasher);
     }
     block.named("limit").position(|line| line.at() == directive.at()).hash(&mut hasher);
     hasher.finish()

@@ -110,7 +110,7 @@ impl Handler for Limit {
         true
     }
 
-    fn collect(&self, server: &str, out: &mut Scrape) {
+    fn collect(&self, server: &str, _: &str, out: &mut Scrape) {
         out.count(&names::LIMIT_EVICTIONS, &[server], self.evictions.load(Relaxed));
     }
 }

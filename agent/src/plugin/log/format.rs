@@ -44,6 +44,7 @@ enum Field {
     Rcode,
     ClientNamespace,
     ClientPod,
+    View,
 }
 
 /// A finished query.
@@ -53,6 +54,8 @@ pub(super) struct Exchange<'a> {
     pub(super) reply: &'a [u8],
     pub(super) micros: u64,
     pub(super) clients: &'a Clients,
+    /// The name of the view that it fitted, if that was one.
+    pub(super) view: Option<&'a str>,
 }
 
 impl Template {
@@ -125,6 +128,7 @@ impl Field {
             ">rflags" => Self::ReplyFlags,
             "/kubernetes/client-namespace" => Self::ClientNamespace,
             "/kubernetes/client-pod-name" => Self::ClientPod,
+            "/view/name" => Self::View,
             _ => return None,
         })
     }
@@ -154,6 +158,7 @@ impl Exchange<'_> {
             plugin = self.outcome.plugin.name(),
             namespace = self.pod(|id| id.namespace.to_string()),
             pod = self.pod(|id| id.name.to_string()),
+            view = self.view,
             duration = self.micros as f64 / 1e6,
         );
     }
@@ -195,6 +200,7 @@ impl Exchange<'_> {
             Field::Rcode => write!(line, "{}", self.outcome.rcode),
             Field::ClientNamespace => self.write_pod(line, |id| id.namespace.to_string()),
             Field::ClientPod => self.write_pod(line, |id| id.name.to_string()),
+            Field::View => write!(line, "{}", self.view.unwrap_or("-")),
         };
     }
 

@@ -174,12 +174,19 @@ pub struct Log {
     rules: Box<[Config]>,
     format: Format,
     clients: Arc<Clients>,
+    /// The name of the block's view, if it has one.
+    view: Option<Box<str>>,
 }
 
 impl Log {
     /// The log that these lines describe.
     pub fn new(lines: Vec<Config>, format: Format, clients: Arc<Clients>) -> Self {
-        Self { rules: lines.into(), format, clients }
+        Self { rules: lines.into(), format, clients, view: None }
+    }
+
+    /// The same, of a block for this view.
+    pub fn of_view(self, view: Option<&str>) -> Self {
+        Self { view: view.map(Into::into), ..self }
     }
 
     fn rule(&self, request: &Request<'_>) -> Option<&Config> {
@@ -208,8 +215,8 @@ impl QueryLog for Log {
         if !slow && !rule.classes.has(Class::of(outcome, reply)) {
             return;
         }
-        let clients = &*self.clients;
-        let exchange = Exchange { request, outcome, reply, micros, clients };
+        let (clients, view) = (&*self.clients, self.view.as_deref());
+        let exchange = Exchange { request, outcome, reply, micros, clients, view };
         match self.format {
             Format::Text => tracing::info!(target: TARGET, "{}", rule.template.filled(&exchange)),
             Format::Json => exchange.write_fields(),

@@ -125,8 +125,8 @@ impl Handler for Template {
         }
     }
 
-    fn collect(&self, server: &str, out: &mut Scrape) {
-        self.templates.iter().for_each(|template| template.collect(server, out));
+    fn collect(&self, server: &str, view: &str, out: &mut Scrape) {
+        self.templates.iter().for_each(|template| template.collect(server, view, out));
     }
 
     fn resolve<'a>(&'a self, request: &'a OwnedRequest, next: Next<'a>) -> Resolving<'a> {
@@ -210,11 +210,11 @@ impl Config {
         Ok(Outcome::new(Plugin::Template, self.rcode))
     }
 
-    fn collect(&self, server: &str, out: &mut Scrape) {
+    fn collect(&self, server: &str, view: &str, out: &mut Scrape) {
         let zones: Vec<String> = self.zones.iter().map(ToString::to_string).collect();
         let (zones, class, qtype) =
             (zones.join(","), self.class.to_string(), self.qtype.to_string());
-        let labels = [server, &*zones, "", &*class, &*qtype];
+        let labels = [server, &*zones, view, &*class, &*qtype];
         out.count(&names::TEMPLATE_MATCHES, &labels, self.matched.value());
         let sections = [
             ("answer", &self.answer),

@@ -394,6 +394,16 @@ fn a_block_is_known_by_what_it_answers() {
     assert_ne!(first, id(". {\n cache 31\n forward . 192.0.2.1\n}"));
     assert_ne!(first, id(". {\n cache 30\n forward . 192.0.2.2\n}"));
     assert_ne!(first, id("example.org {\n cache 30\n forward . 192.0.2.1\n}"));
+    let view = |line: &str| id(&format!(". {{\n {line}\n cache 30\n forward . 192.0.2.1\n}}"));
+    let views = [
+        first,
+        view("view a {\n expr do()\n}"),
+        view("view b {\n expr do()\n}"),
+        view("view a {\n expr not do()\n}"),
+    ];
+    let all: std::collections::BTreeSet<u64> = views.into_iter().collect();
+    assert_eq!(all.len(), 4);
+    assert_eq!(views[1], view("view a {\n  expr   do()\n}"));
 }
 
 #[tokio::test]
