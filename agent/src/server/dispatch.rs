@@ -29,6 +29,11 @@ impl Dispatch {
         Self { timeouts, ..self }
     }
 
+    /// Whether a server block goes through search lists for its clients (`autopath`).
+    pub fn has_autopath(&self) -> bool {
+        self.chains.iter().any(|chain| chain.autopath.is_some())
+    }
+
     /// The chain for `name`, which must be lower-case. A DS record is the parent's to answer (RFC 4035 section 3.1.4.1),
     /// so at a zone's apex the enclosing zone is preferred where it is served too.
     pub fn find(&self, name: NameRef<'_>, qtype: RecordType) -> Option<&Arc<Chain>> {
