@@ -17,6 +17,7 @@ use crate::config::ListenAddress;
 use crate::detail::Detail;
 use crate::detail::Monitor;
 use crate::metrics::{Enabled, Handlers, Source};
+use crate::observe::lists::Lists;
 use crate::outline::{self, Outline};
 use crate::plugin::cache::{self, Cache};
 use crate::plugin::directive::{BuildContext, Built};
@@ -26,9 +27,11 @@ use crate::plugin::log::Log;
 use crate::plugin::settings::Timeouts;
 use crate::plugin::{Block, bind, health, reload};
 use crate::request::Plugin;
+use crate::search_list::SearchList;
 use crate::server::Dispatch;
 use crate::shared::Shared;
 use crate::upstream::OwnAddresses;
+use crate::wire::Name;
 
 /// A `forward` and the server block that it is in.
 pub struct Placed {
@@ -56,6 +59,8 @@ pub struct Assembled {
     pub taps: Vec<Arc<Dnstap>>,
     /// The clusters that its directives watch; each is watched as long as it is held.
     pub stores: Vec<Arc<Store<Index>>>,
+    /// The cluster whose domains search lists have, and its store: that whose Pods are watched, else the first one.
+    pub cluster: Option<(Name, Arc<Store<Index>>)>,
     /// The cache's store, and the blocks that use it.
     pub cache: (Arc<cache::Store>, Vec<u64>),
     /// For how many seconds answers may be served after they have expired (`serve_stale`).
@@ -87,6 +92,12 @@ impl Assembled {
         let watches_pods = |store: &&Arc<Store<Index>>| store.spec().wanted.node.is_some();
         let pods = self.stores.iter().find(watches_pods);
         shared.clients.follow(pods.map(|store| Arc::clone(store.sink())));
+        shared.observed.follow(Lists {
+            cluster: self.cluster.as_ref().map(|(zone, of)| (zone.clone(), Arc::clone(of.sink()))),
+            clients: Arc::clone(&shared.clients),
+            watches_pods: pods.is_some(),
+            of_node: SearchList::of_node(),
+        });
         shared.stale.store(self.stale, Relaxed);
         shared.stacktrace.store(self.stacktrace, Relaxed);
     }
@@ -153,6 +164,7 @@ impl Assembly {
             forwards: Vec::new(),
             taps: Vec::new(),
             stores: Vec::new(),
+            cluster: None,
             pages: blocks.iter().flat_map(pages).collect(),
             details: Vec::new(),
             cache: (cache, Vec::new()),
@@ -175,7 +187,7 @@ impl Assembly {
         shared: &Arc<Shared>,
         own: &OwnAddresses,
     ) -> anyhow::Result<()> {
-        let taps = taps(&block)?;
+        let taps = taps(&block, shared)?;
         let mut cx = BuildContext {
             taps: Arc::clone(&taps),
             shared,
@@ -189,7 +201,8 @@ impl Assembly {
         };
         let addresses = listen_addresses(&block)?;
         self.done.outline.add(&block, &addresses);
-        let cluster = block.kubernetes.first().and_then(|line| line.view.zones.first()).cloned();
+        let zone_of_cluster =
+            block.kubernetes.first().and_then(|line| line.view.zones.first()).cloned();
         block.build(&mut cx)?;
         let Built { handlers, cache, store, forwards, sources, details } = cx.built;
         let view = block.view.last().map(|line| Arc::new(line.build(&shared.clients)));
@@ -205,7 +218,7 @@ impl Assembly {
         self.done.sources.extend(senders);
         self.done.details.extend(details);
         self.done.cache.1.extend(cache.as_ref().map(|_| cx.block_id));
-        self.add_store(store);
+        self.add_store(zone_of_cluster.clone(), store);
         if let (Some(zone), Some(&ip)) = (block.written.zones.first(), addresses.first()) {
             let server = format!("{}://{}", zone.transport.scheme(), label(ip, zone.port)).into();
             let (view, handlers) = (Arc::clone(&view_label), handlers.clone());
@@ -227,7 +240,7 @@ impl Assembly {
                     taps.iter().map(|tap| Arc::clone(tap) as Arc<dyn QueryLog>).collect();
                 chain.errors = logs.errors.clone();
                 if let Some(line) = block.autopath.last() {
-                    let autopath = line.build(cluster.clone(), &shared.clients)?;
+                    let autopath = line.build(zone_of_cluster.clone(), &shared.clients)?;
                     chain.autopath = Some(Arc::new(autopath));
                 }
                 let chain = Arc::new(chain);
@@ -261,8 +274,16 @@ impl Assembly {
     }
 
     /// Blocks with equal settings share a store, which counts once.
-    fn add_store(&mut self, store: Option<Arc<Store<Index>>>) {
+    fn add_store(&mut self, zone: Option<Name>, store: Option<Arc<Store<Index>>>) {
         let Some(store) = store else { return };
+        let watches_pods = |store: &Store<Index>| store.spec().wanted.node.is_some();
+        let is_better = match &self.done.cluster {
+            Some((_, before)) => watches_pods(&store) && !watches_pods(before),
+            None => true,
+        };
+        if let (Some(zone), true) = (zone, is_better) {
+            self.done.cluster = Some((zone, Arc::clone(&store)));
+        }
         if !self.done.stores.iter().any(|known| Arc::ptr_eq(known, &store)) {
             self.done.sources.push(Arc::clone(store.report()) as Arc<dyn Source>);
             self.done.stores.push(store);
@@ -304,8 +325,10 @@ impl Logs {
 }
 
 /// Starts what the `dnstap` lines of a block say.
-fn taps(block: &Block) -> anyhow::Result<Arc<[Arc<Dnstap>]>> {
-    block.dnstap.iter().cloned().map(|line| Dnstap::start(line).context("dnstap")).collect()
+fn taps(block: &Block, shared: &Shared) -> anyhow::Result<Arc<[Arc<Dnstap>]>> {
+    let view = block.written.view();
+    let start = |line| Dnstap::start(line, &shared.clients, view).context("dnstap");
+    block.dnstap.iter().cloned().map(start).collect()
 }
 
 /// What a block serves over HTTP.

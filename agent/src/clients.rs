@@ -11,7 +11,6 @@ use arc_swap::ArcSwapOption;
 use crate::admission::{Permit, Shares};
 use crate::cluster::index::Index;
 use crate::cluster::object::NodePod;
-use crate::wire::NameBuf;
 
 /// The Pods of this node, of the configuration that runs. One for the process.
 #[derive(Default)]
@@ -39,12 +38,7 @@ impl Clients {
     /// Whether there is a Service of that name in the namespace; both in lower case.
     pub fn has_service(&self, name: &[u8], namespace: &[u8]) -> bool {
         let index = self.0.load();
-        let Some(index) = index.as_ref() else { return false };
-        let mut labels = NameBuf::new();
-        let made = labels.push_label(name).and_then(|()| labels.push_label(namespace));
-        // As the two labels stand in a question.
-        let wire = labels.as_name().as_bytes().split_last().map_or(&[][..], |(_, wire)| wire);
-        made.is_ok() && index.group(wire, false, |group| group.service.is_some()).unwrap_or(false)
+        index.as_ref().is_some_and(|index| index.has_service(name, namespace))
     }
 }
 

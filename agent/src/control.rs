@@ -72,6 +72,11 @@ pub enum Request {
         /// Rows of each kind.
         rows: u16,
     },
+    /// What search lists cost in them.
+    Waste {
+        /// Names.
+        rows: u16,
+    },
     /// Start a new instance that takes over.
     Upgrade,
     /// Read the configuration again.
@@ -388,9 +393,10 @@ mod tests {
                     Ok(serde_json::json!({ "arguments": [] }))
                 }
                 Request::Upgrade => Err("no supervisor".to_owned()),
-                Request::Observe { .. } | Request::Top { .. } | Request::Explain { .. } => {
-                    Err("nothing to see".to_owned())
-                }
+                Request::Observe { .. }
+                | Request::Top { .. }
+                | Request::Waste { .. }
+                | Request::Explain { .. } => Err("nothing to see".to_owned()),
             }
         }
     }

@@ -67,6 +67,7 @@ pub mod probe;
 pub mod redact;
 pub mod request;
 pub mod run;
+pub mod saving;
 pub mod search_list;
 pub mod server;
 pub mod shared;

@@ -153,6 +153,12 @@ impl Status {
         shown
     }
 
+    /// What search lists cost.
+    fn waste(&self, rows: usize) -> Value {
+        let has_autopath = self.running().listeners.values().any(|all| all.has_autopath());
+        self.parts.shared.observed.waste(rows.min(MAX_ROWS), has_autopath)
+    }
+
     /// A filter for a Pod, with the Pod's addresses in its place.
     fn of_pod(&self, filter: &Filter) -> Result<Filter, String> {
         let mut filter = filter.clone();
@@ -216,6 +222,7 @@ impl Commands for Status {
             Request::Arguments => Ok(arguments()),
             Request::Explain { question } => self.explain(question),
             Request::Top { rows } => Ok(self.top((*rows).into())),
+            Request::Waste { rows } => Ok(self.waste((*rows).into())),
             // Answered by a stream.
             Request::Observe { .. } => Err("a stream only".to_owned()),
             Request::Upgrade => match &self.parts.supervisor {

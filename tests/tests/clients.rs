@@ -142,6 +142,131 @@ fn a_pod_is_one_client_and_namespaces_have_rates_of_their_own() {
     }
 }
 
+/// The search list of a Pod in namespace `prod`, for a name outside of the cluster; the node's own domains are left out.
+const SEARCH: [&str; 4] =
+    [".prod.svc.cluster.local.", ".svc.cluster.local.", ".cluster.local.", "."];
+
+#[test]
+fn what_search_lists_cost_is_told_by_client_and_by_namespace() {
+    let cluster = Cluster::default();
+    cluster.server.put(pod("prod", "web-1", "node-9", &["127.0.1.5"]));
+    let nodens = start(&cluster, "pods node", LOG);
+    wait_for_client(&nodens, "127.0.1.5", "prod/web-1");
+    let begun = waste(&nodens)["queries"].as_u64().unwrap();
+    let search = |from: &str, name: &str, wanted: &[&str]| {
+        for domain in SEARCH.iter().take(wanted.len()) {
+            for kind in [RecordType::A, RecordType::AAAA] {
+                let from: IpAddr = from.parse().unwrap();
+                Client::new(nodens.dns()).from(from).ask(&format!("{name}{domain}"), kind).unwrap();
+            }
+        }
+        let codes: Vec<String> = SEARCH
+            .iter()
+            .take(wanted.len())
+            .map(|domain| ask(&nodens, from, &format!("{name}{domain}")))
+            .collect();
+        assert_eq!(codes, wanted);
+    };
+    search("127.0.1.5", "example.org", &["NXDOMAIN", "NXDOMAIN", "NXDOMAIN", "NOERROR"]);
+    search("127.0.1.5", "api.prod", &["NXDOMAIN", "NOERROR"]);
+    // By a client that is unknown. A name of one label that does not exist anywhere is in nobody's vain.
+    search("127.0.0.1", "absent.example.org", &["NXDOMAIN"; 4]);
+    search("127.0.1.5", "wbe", &["NXDOMAIN"; 3]);
+
+    let told = waste(&nodens);
+    assert_eq!(told["queries"].as_u64().unwrap() - begun, 12 + 6 + 12 + 9, "{told:#}");
+    assert_eq!((&told["wasted"], &told["sampled"]), (&json!(9 + 3 + 9), &json!(false)), "{told:#}");
+    let row = |name: &str| {
+        let rows = told["lookups"].as_array().unwrap();
+        rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("{name}: {told:#}"))
+    };
+    let outside = row("example.org");
+    assert_eq!((&outside["pod"], &outside["client"]), (&json!("prod/web-1"), &json!("127.0.1.5")));
+    assert_eq!((&outside["queries"], &outside["wasted"]), (&json!(12), &json!(9)));
+    assert_eq!(outside["queries_per_lookup"], 4.0);
+    let saved_by = outside["saved_by"].to_string();
+    for way in ["`example.org.`", "`ndots:1`", "`autopath @kubernetes`"] {
+        assert!(saved_by.contains(way), "{saved_by}");
+    }
+    assert_eq!(row("api.prod")["found"], "api.prod.svc.cluster.local");
+    let absent = row("absent.example.org");
+    assert_eq!((&absent["exists"], &absent["pod"]), (&json!(false), &Value::Null));
+
+    let socket = nodens.folder().join("nodens.sock").to_string_lossy().into_owned();
+    let (_, text, _) = run(&["top", "--waste", "--socket", &socket]);
+    assert!(text.contains("example.org of 127.0.1.5 prod/web-1\n"), "{text}");
+    assert!(text.contains("of them wasted by search lists") && !text.contains("note:"), "{text}");
+    let count = |name: &str, namespace: &str| {
+        nodens.metrics().sum(name, &[("namespace", namespace)]).round() as u64
+    };
+    const WASTED: &str = "nodens_client_wasted_queries_total";
+    wait_for("the metrics", SOON, || count(WASTED, "prod") == 12 && count(WASTED, "") == 9);
+    let counted = nodens.metrics().sum("nodens_client_queries_total", &[]).round() as u64;
+    let all = nodens.metrics();
+    // The probes of the server itself are no client's.
+    let answered = all.sum("nodens_answered_total", &[])
+        - all.sum("nodens_answered_total", &[("source", "probe")]);
+    assert_eq!(counted, answered.round() as u64);
+    assert_eq!(all.sum("nodens_kubernetes_synced", &[("kind", "NodePod")]), 1.0);
+    // What has been counted stays, whoever comes.
+    cluster.server.put(pod("later", "job-1", "node-9", &["127.0.1.7"]));
+    wait_for_client(&nodens, "127.0.1.7", "later/job-1");
+    wait_for("the other namespace", SOON, || count("nodens_client_queries_total", "later") > 0);
+    assert_eq!(count(WASTED, "prod"), 12);
+}
+
+#[test]
+fn without_pods_the_lists_of_the_cluster_are_assumed() {
+    let cluster = Cluster::default();
+    let nodens = start(&cluster, "", "");
+    let begun = waste(&nodens)["queries"].as_u64().unwrap();
+    for domain in [".default.svc.cluster.local.", ".svc.cluster.local.", ".cluster.local.", "."] {
+        ask(&nodens, "127.0.0.1", &format!("example.org{domain}"));
+    }
+    let told = waste(&nodens);
+    assert_eq!(told["queries"].as_u64().unwrap() - begun, 4, "{told:#}");
+    assert_eq!(told["wasted"], 3, "{told:#}");
+    assert!(told["note"].as_str().unwrap().contains("no Pods are watched"), "{told:#}");
+    tests::poll::pause(Duration::from_millis(1_500));
+    assert!(!nodens.metrics().has("nodens_client_queries_total", &[]), "nobody's Pods are known");
+}
+
+#[test]
+fn names_of_pods_that_are_never_known_are_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("Corefile").to_string_lossy().into_owned();
+    let lines = " dnstap /run/tap.sock {\n  extra {/kubernetes/client-namespace}{/kubernetes/pod}\n }\n \
+                 log . {/kubernetes/client-pod-name}\n whoami\n";
+    let check = |more: &str| {
+        std::fs::write(&path, format!(". {{\n{lines}{more}}}\n")).unwrap();
+        let (status, out, err) = run(&["check", &path]);
+        assert!(status.success(), "{out}{err}");
+        out
+    };
+    let told = check("");
+    for wanted in [
+        "Corefile:3: warning: dnstap: extra: there is no metadata {/kubernetes/pod}: it is always `-`",
+        "Corefile:2: warning: no Pod is known, since there is no kubernetes directive",
+        "Corefile:5: warning: no Pod is known, since there is no kubernetes directive",
+    ] {
+        assert!(told.contains(wanted), "{told}");
+    }
+    assert!(!check(" kubernetes cluster.local\n").contains("no Pod is known"));
+}
+
+fn waste(nodens: &Nodens) -> Value {
+    let socket = nodens.folder().join("nodens.sock").to_string_lossy().into_owned();
+    let mut told = Value::Null;
+    // The socket is there a moment after the first answer.
+    wait_for("what search lists cost", SOON, || {
+        let (status, out, _) =
+            run(&["top", "--waste", "-n", "50", "-o", "json", "--socket", &socket]);
+        told = serde_json::from_str(&out).unwrap_or_default();
+        status.success()
+    });
+    told
+}
+
 #[test]
 fn without_the_role_clients_are_unknown_and_names_are_served() {
     let cluster = Cluster::default();

@@ -9,6 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::RecordType;
+use serde_json::json;
+use tests::client::Client;
+use tests::cluster::Cluster;
 use tests::poll::wait_for;
 use tests::process::{Nodens, Setup};
 use tests::upstream::Upstream;
@@ -279,6 +282,59 @@ fn queries_and_responses_are_read_back() {
     assert!(metrics.sum("nodens_dnstap_dropped_total", &[]) < 0.5);
     nodens.stop(SOON);
     wait_for("the stream's end", SOON, || collector.streams.lock().unwrap().1 == 1);
+}
+
+#[test]
+fn extra_names_the_pod_that_asks() {
+    let cluster = Cluster::default();
+    cluster.server.put(json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web-1", "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"nodeName": "node-9"},
+        "status": {"phase": "Running", "podIP": "127.0.1.5", "podIPs": [{"ip": "127.0.1.5"}]},
+    }));
+    let collector = Collector::default();
+    let extra = "\"{/kubernetes/client-namespace}/{/kubernetes/client-pod-name} {remote} {port} {name} {rcode}\"";
+    let line =
+        format!("bind 127.0.0.1\n dnstap {} {{\n extra {extra}\n }}\n", collector.listen_tcp());
+    // The line has the Pods of the node watched by itself.
+    let setup =
+        cluster.setup("").corefile(|corefile| corefile.replacen("bind 127.0.0.1\n", &line, 1));
+    let nodens = setup.environment("NODE_NAME", "node-9").start();
+    nodens.wait_for_metrics("the Pod", SOON, |metrics| {
+        metrics.sum("nodens_kubernetes_objects", &[("kind", "NodePod")]) == 1.0
+    });
+    let ask = |from: &str| {
+        let client = Client::new(nodens.dns()).from(from.parse().unwrap());
+        client.ask("example.org.", RecordType::A).unwrap();
+    };
+    ask("127.0.1.5");
+    ask("127.0.0.1");
+    let extra_of = |tapped: &Tapped| match tapped.outer.get(&3) {
+        Some(Field::Bytes(text)) => String::from_utf8_lossy(text).into_owned(),
+        other => panic!("{other:?}"),
+    };
+    let (mut of_pod, mut of_other, mut of_upstream) = (0, 0, 0);
+    for tapped in collector.wait_for(8) {
+        let (extra, is_client) = (extra_of(&tapped), tapped.kind() <= CLIENT_RESPONSE);
+        match (is_client, tapped.bytes(4)) {
+            (true, Some(&[127, 0, 1, 5])) => {
+                assert_eq!(
+                    extra,
+                    format!("shop/web-1 127.0.1.5 {} example.org. -", tapped.number(6))
+                );
+                of_pod += 1;
+            }
+            (true, _) => {
+                assert_eq!(extra, format!("-/- 127.0.0.1 {} example.org. -", tapped.number(6)));
+                of_other += 1;
+            }
+            // Of the client for which it was sent.
+            (false, _) if extra == "shop/web-1 127.0.1.5 - example.org. -" => of_upstream += 1,
+            (false, _) => assert_eq!(extra, "-/- 127.0.0.1 - example.org. -"),
+        }
+    }
+    assert_eq!((of_pod, of_other, of_upstream), (2, 2, 2));
 }
 
 #[test]

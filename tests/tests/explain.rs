@@ -143,11 +143,17 @@ fn the_search_list_of_a_pod_is_followed() {
         "{told:#}"
     );
     let advice = told["advice"].to_string();
-    assert!(
-        advice.contains("`api.example.org.`") && advice.contains("4 queries fewer"),
-        "{advice}"
-    );
-    assert!(advice.contains("`ndots: 2`"), "{advice}");
+    for way in ["`api.example.org.`", "`ndots:2`", "`autopath @kubernetes`"] {
+        assert!(advice.contains(way), "{advice}");
+    }
+    assert_eq!((&told["cost"]["queries"], &told["cost"]["enough"]), (&6.into(), &2.into()));
+    let (_, text, _) = command(&nodens, &search);
+    assert!(text.contains("\n  costs 6 queries, where 2 are enough\n"), "{text}");
+    let told = explain(&nodens, &["web.shop", "-n", "default"]);
+    assert_eq!((&told["cost"]["queries"], &told["cost"]["enough"]), (&4.into(), &2.into()));
+    assert!(told["advice"].to_string().contains("`web.shop.svc.cluster.local.`"), "{told:#}");
+    let (_, text, _) = command(&nodens, &["web", "-n", "shop"]);
+    assert!(text.contains("\n  costs 2 queries\n") && !text.contains("cheaper"), "{text}");
     let told = explain(
         &nodens,
         &["api.example.org", "--search", "cluster.local", "--ndots", "2", "--ask"],

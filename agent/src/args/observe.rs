@@ -53,6 +53,9 @@ impl ObserveFlags {
 /// How to show the top.
 #[derive(Args, Debug, Clone)]
 pub struct TopFlags {
+    /// What search lists cost: the names that most queries are sent for in vain, and what would save them.
+    #[arg(long)]
+    pub waste: bool,
     /// Rows of each kind.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=50))]
     pub rows: u16,

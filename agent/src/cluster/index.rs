@@ -57,6 +57,7 @@ pub use self::writer::Seen;
 use self::writer::Writer;
 use super::object::{Distribution, Event, Kind, NodePod, Text};
 use crate::clock::CoarseInstant;
+use crate::wire::NameBuf;
 
 /// How much is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,6 +169,15 @@ impl Index {
     /// True where the Namespace is known; `label` is lower-case.
     pub fn has_namespace(&self, label: &[u8]) -> bool {
         self.namespaces.read(self.hash(label), |name| name.as_bytes() == label, |_| ()).is_some()
+    }
+
+    /// True where there is a Service of that name in the namespace; both are lower-case.
+    pub fn has_service(&self, name: &[u8], namespace: &[u8]) -> bool {
+        let mut labels = NameBuf::new();
+        let made = labels.push_label(name).and_then(|()| labels.push_label(namespace));
+        // As the two labels stand in a question.
+        let wire = labels.as_name().as_bytes().split_last().map_or(&[][..], |(_, wire)| wire);
+        made.is_ok() && self.group(wire, false, |group| group.service.is_some()).unwrap_or(false)
     }
 
     /// True where a Pod of this namespace has the address as its first; `namespace` is lower-case.

@@ -12,6 +12,7 @@ use super::question::Question;
 use super::search::{Search, Try};
 use crate::cluster::Store;
 use crate::cluster::index::Index;
+use crate::saving::{End, ways};
 use crate::search_list::{CLUSTER_NDOTS, SearchList};
 use crate::server::Dispatch;
 use crate::wire::name::Labels;
@@ -87,26 +88,36 @@ pub async fn explain(world: &World, question: &Question) -> Result<Value, String
     let is_searched = all
         .first()
         .is_some_and(|(_, told)| told.is_searched && told.rcode == Some(Rcode::NXDOMAIN));
-    if is_searched {
-        notes.push(format!(
-            "`autopath` answers the first query with what the list comes to, so that the client sends {} of these queries",
-            types.len()
-        ));
-    }
     let is_found = ended.is_some_and(|(_, has_records)| has_records);
-    let is_open = ended.is_some_and(|(tried, has_records)| {
-        !has_records && tried.domain.is_none() && question.name.trim_end_matches('.').contains('.')
-    });
+    let is_dotted = question.name.trim_end_matches('.').contains('.');
+    let is_open = ended
+        .is_some_and(|(tried, has_records)| !has_records && tried.domain.is_none() && is_dotted);
     let reasons = match is_found {
         true => Vec::new(),
         false => reasons(&all, world.zone.as_deref(), is_open),
     };
-    let as_it_is = ended.is_some_and(|(tried, has_records)| has_records && tried.domain.is_none());
-    let advice = if as_it_is && !is_searched {
-        advice(&question.name, search.ndots, (shown.len() - 1) * types.len())
-    } else {
-        Vec::new()
+    // It looks for a name of one label with the list's domains only.
+    let is_by_autopath =
+        is_searched && ended.is_some_and(|(tried, _)| tried.domain.is_some() || is_dotted);
+    let found = ended.map(|(tried, _)| trimmed(&tried.name.to_string())).unwrap_or_default();
+    let end = match ended {
+        Some((tried, true)) if tried.domain.is_some() => Some(End::With(&found)),
+        Some((_, has_records)) if has_records || is_open => Some(End::AsItIs),
+        _ => None,
     };
+    // What costs no more than it has to needs no advice.
+    let saved = if is_by_autopath { 0 } else { all.len().saturating_sub(types.len()) };
+    let advice = end.filter(|_| saved > 0).map_or(Vec::new(), |end| {
+        ways(question.name.trim_end_matches('.'), end, search.ndots, is_searched)
+    });
+    let cost = (!search.domains.is_empty() && !question.name.ends_with('.')).then(|| {
+        json!({
+            "queries": if is_by_autopath { types.len() } else { all.len() },
+            "at_least": !is_by_autopath && !is_found && shown.len() < tries.len(),
+            "enough": if advice.is_empty() { None } else { Some(types.len()) },
+            "by_autopath": is_by_autopath,
+        })
+    });
     Ok(json!({
         "name": question.name,
         "client": address.ip().to_string(),
@@ -116,6 +127,7 @@ pub async fn explain(world: &World, question: &Question) -> Result<Value, String
         "notes": notes,
         "tries": shown,
         "queries": all.len(),
+        "cost": cost,
         "verdict": verdict(&question.name, &types, ended, &all),
         "reasons": reasons,
         "advice": advice,
@@ -313,24 +325,6 @@ fn could_be_service(name: NameRef<'_>, zone: NameRef<'_>) -> bool {
     }
 }
 
-/// What would save these queries of a name that was found as it is, after it had been searched for.
-fn advice(name: &str, ndots: u8, saved: usize) -> Vec<String> {
-    if saved == 0 {
-        return Vec::new();
-    }
-    let dots = name.matches('.').count();
-    let mut advice = vec![format!(
-        "`{name}.` with a trailing dot is not searched for: {saved} queries fewer each time"
-    )];
-    // With 1, `web.shop` would be asked of upstreams before it is found.
-    if (2..usize::from(ndots)).contains(&dots) {
-        advice.push(format!(
-            "`ndots: {dots}` in the Pod's dnsConfig has names with {dots} dots or more tried as they are first"
-        ));
-    }
-    advice
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -346,14 +340,6 @@ mod tests {
         assert!(types(&["AAAAA".to_owned()]).unwrap_err().contains("expected one such as"));
         assert_eq!(types(&["srv".to_owned()]), Ok(vec![RecordType::SRV]));
         assert!(types(&vec!["A".to_owned(); 9]).is_err());
-    }
-
-    #[test]
-    fn what_is_searched_for_in_vain_is_told() {
-        let told = advice("api.example.org", 5, 6);
-        assert!(told[0].contains("`api.example.org.`") && told[0].contains("6 queries fewer"));
-        assert!(told[1].contains("`ndots: 2`"));
-        assert_eq!((advice("api.example.org", 5, 0).len(), advice("web", 5, 6).len()), (0, 1));
     }
 
     #[test]

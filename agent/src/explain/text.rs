@@ -12,6 +12,9 @@ pub fn text(shown: &Value) -> String {
     for reason in words(shown, "reasons") {
         let _ = writeln!(out, "  because {reason}");
     }
+    if let Some(cost) = shown.get("cost").filter(|cost| cost.is_object()) {
+        let _ = writeln!(out, "  costs {}", self::cost(cost));
+    }
     for advice in words(shown, "advice") {
         let _ = writeln!(out, "  cheaper: {advice}");
     }
@@ -36,6 +39,28 @@ pub fn text(shown: &Value) -> String {
         }
     }
     out
+}
+
+/// `8 queries, where 2 are enough`
+fn cost(cost: &Value) -> String {
+    let number = |key: &str| cost.get(key).and_then(Value::as_u64);
+    let is = |key: &str| cost.get(key) == Some(&Value::Bool(true));
+    let queries = match number("queries") {
+        Some(1) => "1 query".to_owned(),
+        count => format!("{} queries", count.unwrap_or(0)),
+    };
+    let queries = match is("at_least") {
+        true => format!("at least {queries}"),
+        false => queries,
+    };
+    match number("enough") {
+        _ if is("by_autopath") => {
+            format!("{queries}: `autopath` answers the first query with what the list comes to")
+        }
+        Some(1) => format!("{queries}, where 1 is enough"),
+        Some(enough) => format!("{queries}, where {enough} are enough"),
+        None => queries,
+    }
 }
 
 fn query(query: &Value, out: &mut String) {
@@ -101,8 +126,9 @@ mod tests {
         let shown = json!({
             "verdict": "`web` does not exist, after 1 query",
             "reasons": ["Service `web` is in namespace `shop`, not in `default`"],
-            "advice": [], "notes": [], "client": "10.0.0.7", "server": "169.254.20.10:53",
+            "advice": ["write `web.`"], "notes": [], "client": "10.0.0.7", "server": "169.254.20.10:53",
             "search": ["default.svc.cluster.local"], "ndots": 5,
+            "cost": { "queries": 4, "enough": 1, "by_autopath": false },
             "tries": [{
                 "name": "web.default.svc.cluster.local.", "domain": "default.svc.cluster.local",
                 "queries": [{
@@ -117,6 +143,8 @@ mod tests {
         let wanted = "\
 `web` does not exist, after 1 query
   because Service `web` is in namespace `shop`, not in `default`
+  costs 4 queries, where 1 is enough
+  cheaper: write `web.`
 
 10.0.0.7 asks 169.254.20.10:53, search default.svc.cluster.local, ndots 5
 
@@ -126,5 +154,7 @@ mod tests {
 ";
         assert_eq!(text(&shown), wanted);
         assert_eq!(text(&Value::Null).lines().count(), 3);
+        let by_autopath = json!({ "queries": 2, "enough": null, "by_autopath": true });
+        assert!(cost(&by_autopath).starts_with("2 queries: `autopath` answers the first query"));
     }
 }

@@ -65,6 +65,10 @@ families! {
     /// Queries that `nodens observe` and `nodens top` have not seen because they came too fast.
     OBSERVE_DROPPED = Counter "nodens_observe_dropped_total" [];
 
+    /// Queries by the namespace of the Pod that asked, from the sample of nodens top; _others beyond 100 namespaces.
+    CLIENT_QUERIES = Counter "nodens_client_queries_total" ["namespace"];
+    /// Queries that a search list made in vain, by the namespace of the Pod that asked, from the sample of nodens top.
+    CLIENT_WASTED_QUERIES = Counter "nodens_client_wasted_queries_total" ["namespace"];
     /// Messages sent to a dnstap collector.
     DNSTAP_SENT = Counter "nodens_dnstap_sent_total" ["to"];
     /// Messages that a dnstap collector did not get because it is away or too slow.

@@ -2,14 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write};
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::record::{Record, plugins};
 use crate::args::{ObserveFlags, Output, TopFlags};
-use crate::control::{self, ControlError, Request};
+use crate::control::{self, Request};
 
 /// Prints queries as they are answered, until as many were printed as are wanted.
 ///
@@ -66,12 +65,23 @@ pub fn top(flags: &TopFlags, out: &mut impl Write) -> anyhow::Result<()> {
     // A file or a pipe is no screen.
     let is_once = flags.once || flags.output == Output::Json || !std::io::stdout().is_terminal();
     loop {
-        let shown = ask_top(&flags.socket, flags.rows)?;
+        let (rows, to_text): (_, fn(&Value) -> String) = (
+            flags.rows,
+            match flags.waste {
+                true => waste_text,
+                false => top_text,
+            },
+        );
+        let request = match flags.waste {
+            true => Request::Waste { rows },
+            false => Request::Top { rows },
+        };
+        let shown = control::ask(&flags.socket, &request)?;
         match flags.output {
             Output::Json => writeln!(out, "{shown:#}")?,
             // Home, and clear what was there.
-            Output::Text if !is_once => write!(out, "\x1b[H\x1b[2J{}", top_text(&shown))?,
-            Output::Text => write!(out, "{}", top_text(&shown))?,
+            Output::Text if !is_once => write!(out, "\x1b[H\x1b[2J{}", to_text(&shown))?,
+            Output::Text => write!(out, "{}", to_text(&shown))?,
         }
         out.flush()?;
         if is_once {
@@ -79,10 +89,6 @@ pub fn top(flags: &TopFlags, out: &mut impl Write) -> anyhow::Result<()> {
         }
         std::thread::sleep(Duration::from_secs(flags.every.max(1)));
     }
-}
-
-fn ask_top(socket: &Path, rows: u16) -> Result<Value, ControlError> {
-    control::ask(socket, &Request::Top { rows })
 }
 
 fn json_of(record: &Record, at: u64) -> Value {
@@ -173,6 +179,41 @@ fn top_text(shown: &Value) -> String {
     out
 }
 
+/// The answer to [`Request::Waste`] for people.
+fn waste_text(shown: &Value) -> String {
+    let mut out = String::new();
+    let number = |row: &Value, key: &str| row.get(key).and_then(Value::as_f64).unwrap_or(0.0);
+    let about = if shown.get("sampled") == Some(&Value::Bool(true)) { "about " } else { "" };
+    let (queries, wasted) = (number(shown, "queries"), number(shown, "wasted"));
+    let share = if queries > 0.0 { wasted / queries * 100.0 } else { 0.0 };
+    // Written to a string: cannot fail.
+    let _ = writeln!(
+        out,
+        "last {:.0} s: {about}{queries} queries, {wasted} of them wasted by search lists ({share:.0} %)",
+        number(shown, "seconds")
+    );
+    if let Some(note) = shown.get("note").and_then(Value::as_str) {
+        let _ = writeln!(out, "note: {note}");
+    }
+    let lookups = rows(shown, "lookups");
+    if !lookups.is_empty() {
+        let _ = writeln!(out, "\n   wasted   queries  a look-up  name");
+    }
+    for row in lookups {
+        let each = row.get("queries_per_lookup").and_then(Value::as_f64);
+        let each = each.map_or("-".to_owned(), |each| format!("{each:.1}"));
+        let (wasted, queries) = (number(row, "wasted"), number(row, "queries"));
+        let (name, client, pod) = (text(row, "name"), text(row, "client"), text(row, "pod"));
+        let who = format!("{client} {pod}");
+        let who = who.trim_end();
+        let _ = writeln!(out, "{wasted:>9} {queries:>9} {each:>10}  {name} of {who}");
+        let ways = row.get("saved_by").and_then(Value::as_array).into_iter().flatten();
+        let ways: Vec<&str> = ways.filter_map(Value::as_str).collect();
+        let _ = writeln!(out, "{:>32}{}", "", ways.join("; or "));
+    }
+    out
+}
+
 fn rows<'a>(shown: &'a Value, key: &str) -> &'a [Value] {
     shown.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
@@ -203,6 +244,31 @@ mod tests {
         let wanted = "12:34:56.789 192.0.2.7       udp NXDOMAIN upstream     12.3 ms A     www.example.org.\n";
         assert_eq!(line, wanted);
         assert_eq!(json_of(&seen, 1_500)["time"], 1.5);
+    }
+
+    #[test]
+    fn waste_is_readable() {
+        let shown = json!({
+            "seconds": 61.5, "queries": 40, "wasted": 12, "sampled": true, "note": "no Pods are watched",
+            "lookups": [
+                { "client": "10.0.0.1", "pod": "shop/web", "name": "a.test", "queries": 16, "wasted": 12,
+                  "queries_per_lookup": 4.0, "saved_by": ["write `a.test.`", "`ndots:1`"] },
+                { "client": "10.0.0.2", "pod": null, "name": "b.test", "queries": 1, "wasted": 1,
+                  "queries_per_lookup": null, "saved_by": ["write `b.test.`"] },
+            ],
+        });
+        let wanted = "\
+last 62 s: about 40 queries, 12 of them wasted by search lists (30 %)
+note: no Pods are watched
+
+   wasted   queries  a look-up  name
+       12        16        4.0  a.test of 10.0.0.1 shop/web
+                                write `a.test.`; or `ndots:1`
+        1         1          -  b.test of 10.0.0.2
+                                write `b.test.`
+";
+        assert_eq!(waste_text(&shown), wanted);
+        assert!(waste_text(&Value::Null).starts_with("last 0 s: 0 queries, 0 of them"));
     }
 
     #[test]

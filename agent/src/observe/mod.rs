@@ -13,13 +13,19 @@
 //! | [`filter`] | which queries a reader wants |
 //! | [`heavy`] | the most frequent keys of a stream, in bounded memory |
 //! | [`top`] | names, clients, codes and the slowest queries of the last minute |
+//! | [`lists`] | the search lists of clients, by which a name can be cut |
+//! | [`waste`] | queries that search lists make in vain |
+//! | [`namespaces`] | queries by the namespace of the Pod that asks |
 //! | [`readers`] | takes records out of the rings and hands them on |
 //! | [`cli`] | `nodens observe` and `nodens top` |
 
 pub mod cli;
 pub mod filter;
 pub mod heavy;
+pub mod lists;
+pub mod namespaces;
 pub mod readers;
 pub mod record;
 pub mod ring;
 pub mod top;
+pub mod waste;

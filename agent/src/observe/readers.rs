@@ -9,8 +9,11 @@ use serde_json::Value;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::filter::Matcher;
+use super::lists::Lists;
+use super::namespaces::Namespaces;
 use super::ring::Taps;
 use super::top::Tops;
+use super::waste::{Sampled, put_in_order};
 use crate::clock::CoarseInstant;
 use crate::metrics::{Counter, Scrape, Source, names};
 
@@ -35,6 +38,9 @@ pub struct Observed {
 #[derive(Default)]
 struct State {
     tops: Tops,
+    /// Who clients are and which lists they have; `None` until there is a configuration.
+    lists: Option<Lists>,
+    namespaces: Namespaces,
     readers: Vec<Reader>,
     /// A thread reads the rings.
     is_watched: bool,
@@ -78,6 +84,31 @@ impl Observed {
         let mut state = self.state();
         self.drain(&mut state);
         state.tops.to_json(rows, Instant::now(), name_of)
+    }
+
+    /// Looks clients and their search lists up here from now on.
+    pub fn follow(&self, lists: Lists) {
+        let mut state = self.state();
+        // What was asked before was answered by the configuration before.
+        self.drain(&mut state);
+        if lists.watches_pods {
+            state.namespaces.begin();
+        }
+        state.lists = Some(lists);
+    }
+
+    /// What search lists cost, in `rows` names. `has_autopath`: `autopath` is configured.
+    pub fn waste(&self, rows: usize, has_autopath: bool) -> Value {
+        let mut state = self.state();
+        self.drain(&mut state);
+        let State { tops, lists, .. } = &*state;
+        let who = |address| lists.as_ref()?.who(address);
+        let mut shown = tops.waste_to_json(rows, Instant::now(), has_autopath, who);
+        if let Some(shown) = shown.as_object_mut() {
+            let note = lists.as_ref().map_or(Some(Lists::UNKNOWN.to_owned()), Lists::note);
+            shown.insert("note".to_owned(), note.into());
+        }
+        shown
     }
 
     /// Every query that is wanted, from now on, in frames: how many records this reader has lost so far (u64), and records as
@@ -136,15 +167,19 @@ impl Observed {
     }
 
     fn drain(&self, state: &mut State) {
-        let State { tops, readers, .. } = state;
+        let State { tops, lists, namespaces, readers, .. } = state;
         let (now, coarse) = (Instant::now(), CoarseInstant::now());
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         tops.turn(now);
         let missed = &self.missed;
         let dropped = self.taps.dropped();
+        let mut sampled = Vec::new();
         self.taps.drain(|record| {
             if record.weight > 0 {
                 tops.add(record, now);
+                if lists.is_some() {
+                    sampled.push(Sampled::of(record));
+                }
             }
             let mut at = None;
             for reader in readers.iter_mut().filter(|reader| reader.wanted.wants(record)) {
@@ -162,10 +197,30 @@ impl Observed {
         for reader in readers {
             missed.add(reader.send());
         }
+        if let Some(lists) = lists {
+            look_at_searches(lists, sampled, tops, namespaces);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts what queries in the sample, all that were read at one time, have to do with search lists.
+fn look_at_searches(
+    lists: &Lists,
+    mut sampled: Vec<Sampled>,
+    tops: &mut Tops,
+    namespaces: &mut Namespaces,
+) {
+    put_in_order(&mut sampled);
+    for query in &sampled {
+        let asked = lists.asked(query.client, query.name());
+        let wasted = tops.add_search(query, &asked, || lists.may_be_meant(query.name()));
+        if lists.watches_pods {
+            namespaces.add(asked.namespace.as_ref(), query.weight, wasted);
+        }
     }
 }
 
@@ -198,6 +253,7 @@ impl Source for Observed {
     fn collect(&self, out: &mut Scrape) {
         out.gauge(&names::OBSERVE_READERS, &[], self.readers.load(Relaxed) as f64);
         out.count(&names::OBSERVE_DROPPED, &[], self.taps.dropped() + self.missed.value());
+        self.state().namespaces.collect(out);
     }
 }
 

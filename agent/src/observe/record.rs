@@ -115,6 +115,16 @@ fn address(bits: u128) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from_bits(bits)).to_canonical()
 }
 
+/// A client's address as a key: 16 octets, IPv4 as `::ffff:a.b.c.d`.
+pub(super) fn octets_of(ip: IpAddr) -> [u8; 16] {
+    address_bits(ip).to_be_bytes()
+}
+
+/// The address of such a key; the unspecified one for what is none.
+pub(super) fn address_of(key: &[u8]) -> IpAddr {
+    address(<[u8; 16]>::try_from(key).map_or(0, u128::from_be_bytes))
+}
+
 fn cache_use(number: u8) -> CacheUse {
     const ALL: [CacheUse; 5] =
         [CacheUse::Not, CacheUse::Success, CacheUse::Denial, CacheUse::Miss, CacheUse::Stale];

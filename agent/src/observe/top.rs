@@ -1,13 +1,15 @@
 //! What the queries of the last minute or two have in common: names, clients, codes, sources, and the slowest of them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::heavy::Heavy;
-use super::record::Record;
+use super::lists::{Asked, Who};
+use super::record::{Record, address_of, octets_of};
+use super::waste::{Sampled, Waste};
 use crate::wire::{NameRef, Rcode, RecordType};
 
 /// How long queries are gathered before a new gathering begins. The last two are shown.
@@ -23,6 +25,14 @@ const TYPES: usize = 64;
 pub struct Tops {
     current: Generation,
     before: Option<Generation>,
+}
+
+/// How much was gathered.
+struct Volume {
+    seconds: f64,
+    queries: u64,
+    /// There were more queries than records.
+    is_sample: bool,
 }
 
 struct Generation {
@@ -41,6 +51,8 @@ struct Generation {
     sources: BTreeMap<&'static str, u64>,
     /// The slowest first.
     slowest: Vec<(Record, Instant)>,
+    /// What search lists cost.
+    waste: Waste,
 }
 
 impl Default for Tops {
@@ -66,6 +78,47 @@ impl Tops {
         self.current.add(record, now);
     }
 
+    /// Looks at what search lists have to do with a query in the sample; returns as [`Waste::add`] does.
+    pub fn add_search(
+        &mut self,
+        query: &Sampled,
+        asked: &Asked,
+        may_be_meant: impl FnOnce() -> bool,
+    ) -> u64 {
+        let before = self.before.as_ref().map(|before| &before.waste);
+        self.current.waste.add(query, asked, may_be_meant, before)
+    }
+
+    /// What search lists cost: the names that wasted most queries, and what would save them.
+    pub fn waste_to_json(
+        &self,
+        rows: usize,
+        now: Instant,
+        has_autopath: bool,
+        who: impl Fn(IpAddr) -> Option<Who>,
+    ) -> Value {
+        let (current, before) = (&self.current.waste, self.before.as_ref().map(|all| &all.waste));
+        let wasted = current.wasted() + before.map_or(0, Waste::wasted);
+        let Volume { seconds, queries, is_sample } = self.volume(now);
+        json!({
+            "seconds": (seconds * 10.0).round() / 10.0,
+            "queries": queries,
+            // Some may be of queries that have left this window.
+            "wasted": wasted.min(queries),
+            "sampled": is_sample,
+            "lookups": current.rows(before, rows, has_autopath, who),
+        })
+    }
+
+    fn volume(&self, now: Instant) -> Volume {
+        let (current, before) = (&self.current, self.before.as_ref());
+        let begun = before.map_or(current.begun, |before| before.begun);
+        let sum = |of: fn(&Generation) -> u64| of(current) + before.map_or(0, of);
+        let (queries, records) = (sum(|all| all.queries), sum(|all| all.records));
+        let seconds = now.saturating_duration_since(begun).as_secs_f64();
+        Volume { seconds, queries, is_sample: records < queries }
+    }
+
     /// What is on top, `rows` of each kind; `name_of` tells what is known of a client.
     pub fn to_json(
         &self,
@@ -74,10 +127,7 @@ impl Tops {
         name_of: impl Fn(IpAddr) -> Option<String>,
     ) -> Value {
         let (current, before) = (&self.current, self.before.as_ref());
-        let begun = before.map_or(current.begun, |before| before.begun);
-        let sum = |of: fn(&Generation) -> u64| of(current) + before.map_or(0, of);
-        let (queries, records) = (sum(|all| all.queries), sum(|all| all.records));
-        let seconds = now.saturating_duration_since(begun).as_secs_f64();
+        let Volume { seconds, queries, is_sample } = self.volume(now);
         let per_second = |queries: u64| match seconds > 0.0 {
             true => (queries as f64 / seconds * 10.0).round() / 10.0,
             false => 0.0,
@@ -91,7 +141,7 @@ impl Tops {
         let clients = |of: fn(&Generation) -> &Heavy| {
             let top = of(current).merged(before.map(of), rows);
             let row = |(key, queries): (&[u8], u64)| {
-                let address = client(key);
+                let address = address_of(key);
                 let mut row = json!({
                     "client": address.to_string(),
                     "queries": queries,
@@ -109,7 +159,7 @@ impl Tops {
             "seconds": (seconds * 10.0).round() / 10.0,
             "queries": queries,
             "per_second": per_second(queries),
-            "sampled": records < queries,
+            "sampled": is_sample,
             "names": names(|all| &all.names),
             "clients": clients(|all| &all.clients),
             "nxdomain_names": names(|all| &all.nxdomain_names),
@@ -180,6 +230,7 @@ impl Generation {
             types: BTreeMap::new(),
             sources: BTreeMap::new(),
             slowest: Vec::new(),
+            waste: Waste::default(),
         }
     }
 
@@ -187,11 +238,7 @@ impl Generation {
         let weight = u64::from(record.weight);
         self.queries += weight;
         self.records += 1;
-        let client = match record.client.ip() {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
-        let client = client.octets();
+        let client = octets_of(record.client.ip());
         self.names.add(record.name_bytes(), weight);
         self.clients.add(&client, weight);
         if record.rcode == Rcode::NXDOMAIN && !record.is_silent {
@@ -223,11 +270,6 @@ impl Generation {
 
 fn name(key: &[u8]) -> String {
     NameRef::parse(key).unwrap_or(NameRef::ROOT).to_string()
-}
-
-fn client(key: &[u8]) -> IpAddr {
-    let octets = <[u8; 16]>::try_from(key).unwrap_or_default();
-    IpAddr::V6(Ipv6Addr::from(octets)).to_canonical()
 }
 
 #[cfg(test)]

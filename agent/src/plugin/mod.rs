@@ -128,31 +128,21 @@ pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<Bl
 /// If a directive of any block asks who clients are and no line says whose Pods to watch, they are those of the cluster that this
 /// process is a pod of, else of the first one.
 fn imply_clients(blocks: &mut [Block], diagnostics: &mut Diagnostics) {
-    let limited = blocks.iter().find_map(|block| {
-        let nth = block.limit.iter().position(limit::Config::names_clients)?;
-        block.written.named("limit").nth(nth)
-    });
-    let viewed = blocks.iter().find_map(|block| {
-        let nth = block.view.iter().position(view::Config::names_clients)?;
-        block.written.named("view").nth(nth)
-    });
-    let decided = limited.or(viewed).map(|line| (line.at().clone(), line.name.text.clone()));
-    let is_logged = blocks.iter().flat_map(|b| &b.log).any(log::Config::names_clients);
-    let searches = blocks.iter().flat_map(|b| &b.autopath).any(autopath::Config::names_clients);
+    let lines: Vec<&Directive> = blocks.iter().flat_map(Block::lines_with_clients).collect();
+    let named: Vec<_> = lines.into_iter().map(|line| line.at().clone()).collect();
     let mut clusters = blocks.iter().flat_map(|block| &block.kubernetes);
     let is_written = clusters.any(|cluster| cluster.spec.wanted.node.is_some());
+    let searches = blocks.iter().flat_map(|b| &b.autopath).any(autopath::Config::names_clients);
     let clusters = blocks.iter_mut().flat_map(|block| &mut block.kubernetes);
-    let own = clusters.min_by_key(|cluster| cluster.spec.source != Source::InCluster);
-    match (own, decided) {
-        (Some(own), decided) if !is_written && (is_logged || searches || decided.is_some()) => {
-            own.imply_node();
-        }
-        (None, Some((at, directive))) => diagnostics.push(
-            Diagnostic::warning(at, "no Pod is known, since there is no kubernetes directive")
-                .help("add one, or leave out the lines with namespaces or Pods")
-                .directive(&*directive),
-        ),
-        _ => {}
+    match clusters.min_by_key(|cluster| cluster.spec.source != Source::InCluster) {
+        Some(own) if !is_written && (searches || !named.is_empty()) => own.imply_node(),
+        Some(_) => {}
+        None => named.into_iter().for_each(|at| {
+            diagnostics.push(
+                Diagnostic::warning(at, "no Pod is known, since there is no kubernetes directive")
+                    .help("add one, or leave out what names Pods or namespaces"),
+            );
+        }),
     }
 }
 
@@ -176,6 +166,19 @@ fn share_clients(blocks: &mut [Block]) {
 }
 
 impl Block {
+    /// The lines that name Pods or namespaces of clients.
+    fn lines_with_clients(&self) -> Vec<&Directive> {
+        let limits = self.limit.iter().map(limit::Config::names_clients);
+        let logs = self.log.iter().map(log::Config::names_clients);
+        let taps = self.dnstap.iter().map(dnstap::Config::names_clients);
+        let views = self.view.iter().map(view::Config::names_clients);
+        let limits = self.written.named("limit").zip(limits);
+        let logs = self.written.named("log").zip(logs);
+        let taps = self.written.named("dnstap").zip(taps);
+        let lines = limits.chain(logs).chain(taps).chain(self.written.named("view").zip(views));
+        lines.filter(|(_, names_clients)| *names_clients).map(|(line, _)| line).collect()
+    }
+
     /// A block that forwards answers special names itself, but for zones that it names.
     fn imply_special_names(&mut self, zones: Vec<Name>) {
         if self.forward.is_empty() {

@@ -31,6 +31,11 @@ impl Dispatch {
         Self { timeouts, ..self }
     }
 
+    /// Whether a server block goes through search lists for its clients (`autopath`).
+    pub fn has_autopath(&self) -> bool {
+        self.chains.iter().any(|chain| chain.autopath.is_some())
+    }
+
     /// The chain for a query; `None` if no zone is served that the name is within, or no view of these zones fits. A DS
     /// record is the parent's to answer (RFC 4035 section 3.1.4.1), so at a zone's apex the enclosing zone is preferred
     /// where it is served too.

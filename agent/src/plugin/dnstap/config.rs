@@ -6,6 +6,7 @@ use super::payload::{Header, Kind};
 use crate::chain::Identity;
 use crate::config::{Args, ValueError};
 use crate::corefile::{Diagnostics, Directive};
+use crate::plugin::log::Template;
 
 const ENDPOINT: &str =
     "a path, or an address such as tcp://192.0.2.1:6000 or tls://collector.example:6000";
@@ -29,8 +30,10 @@ pub struct Config {
     pub queue: u32,
     /// `skipverify`: any certificate is good.
     pub skip_verify: bool,
-    /// `identity`, `version` and `extra`.
+    /// `identity` and `version`.
     pub header: Header,
+    /// `extra`; empty: none.
+    pub extra: Template,
     /// Bit `n`: messages of the kind of that number.
     kinds: u16,
 }
@@ -62,6 +65,11 @@ impl Config {
         self.kinds >> kind as u16 & 1 == 1
     }
 
+    /// Whether its messages name the Pods that ask.
+    pub fn names_clients(&self) -> bool {
+        self.extra.names_clients()
+    }
+
     /// Reads a line.
     pub fn parse(directive: &Directive, diagnostics: &mut Diagnostics) -> Self {
         let mut config = Self {
@@ -73,8 +81,8 @@ impl Config {
             header: Header {
                 identity: Identity::default().hostname.into(),
                 version: Identity::default().version.into(),
-                extra: String::new(),
             },
+            extra: Template::default(),
             kinds: u16::MAX,
         };
         let mut args = Args::of(directive, diagnostics);
@@ -99,7 +107,7 @@ impl Config {
                 "skipverify" => config.skip_verify = true,
                 "identity" => set(&mut config.header.identity, &mut args),
                 "version" => set(&mut config.header.version, &mut args),
-                "extra" => set(&mut config.header.extra, &mut args),
+                "extra" => config.extra = extra(&mut args),
                 "message_types" => config.kinds = kinds(&mut args),
                 _ => args.unknown_option(&[
                     "skipverify",
@@ -110,12 +118,6 @@ impl Config {
                 ]),
             }
             args.end();
-        }
-        if config.header.extra.contains('{') {
-            Args::of(directive, diagnostics).warning(
-                "`extra` is sent as it is written: placeholders are not replaced",
-                "write a fixed text",
-            );
         }
         config
     }
@@ -129,6 +131,18 @@ fn set(text: &mut String, args: &mut Args<'_, '_>) {
     if let Some(word) = word {
         *text = word;
     }
+}
+
+/// Reads a text with the placeholders of `log`.
+fn extra(args: &mut Args<'_, '_>) -> Template {
+    let mut text = String::new();
+    set(&mut text, args);
+    let (template, unknown) = Template::parse(&text);
+    for unknown in unknown {
+        let (what, help) = unknown.complaint();
+        args.warning(what, help);
+    }
+    template
 }
 
 fn kinds(args: &mut Args<'_, '_>) -> u16 {
@@ -225,7 +239,11 @@ mod tests {
             ("dnstap tcp://a:0", "no HOST:PORT"),
             ("dnstap /x fll", "fll"),
             ("dnstap /x {\n message_types AUTH_QUERY\n}", "there is no type \"AUTH_QUERY\""),
-            ("dnstap /x {\n extra {/metadata}\n}", "placeholders are not replaced"),
+            (
+                "dnstap /x {\n identity a\n extra {/kubernetes/client-pod}\n}",
+                "Corefile:4: warning: dnstap: extra: there is no metadata {/kubernetes/client-pod}",
+            ),
+            ("dnstap /x {\n extra {nothing}\n}", "there is no placeholder {nothing}"),
         ] {
             let complaints = config(line).1;
             assert!(complaints.contains(wanted), "{line}: {complaints}");

@@ -13,7 +13,8 @@ pub mod frames;
 pub mod payload;
 pub mod sender;
 
-use std::net::SocketAddr;
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,23 +22,33 @@ pub use self::config::Config;
 use self::payload::{Exchange, Kind, Protocol};
 pub use self::sender::Sender;
 use crate::chain::QueryLog;
+use crate::clients::Clients;
 use crate::clock::CoarseInstant;
+use crate::plugin::log::Values;
 use crate::request::{Outcome, Request, Transport};
+use crate::wire::Query;
 
 /// One `dnstap` line that runs.
 pub struct Dnstap {
     config: Config,
     sender: Arc<Sender>,
+    clients: Arc<Clients>,
+    /// The name of the block's view, if it has one.
+    view: Option<Box<str>>,
 }
 
 impl Dnstap {
-    /// Starts what a line says. To be called in the control runtime. Connects when there is something to send.
+    /// Starts what a line of a block, of this view, says. To be called in the control runtime. Connects when there is something to send.
     ///
     /// # Errors
     /// The trust in a `tls://` collector cannot be set up.
-    pub fn start(config: Config) -> anyhow::Result<Arc<Self>> {
-        let sender = Sender::start(&config)?;
-        Ok(Arc::new(Self { config, sender }))
+    pub fn start(
+        config: Config,
+        clients: &Arc<Clients>,
+        view: Option<&str>,
+    ) -> anyhow::Result<Arc<Self>> {
+        let (sender, clients) = (Sender::start(&config)?, Arc::clone(clients));
+        Ok(Arc::new(Self { config, sender, clients, view: view.map(Into::into) }))
     }
 
     /// What it counts.
@@ -45,9 +56,10 @@ impl Dnstap {
         &self.sender
     }
 
-    /// Sends a query to an upstream that was sent at `sent`, and its response, if one has come.
+    /// Sends a query to an upstream on behalf of `client` that was sent at `sent`, and its response, if one has come.
     pub fn forwarded(
         &self,
+        client: IpAddr,
         upstream: (SocketAddr, Protocol),
         query: &[u8],
         response: Option<&[u8]>,
@@ -66,19 +78,35 @@ impl Dnstap {
             response_time: None,
             response: None,
         };
-        self.send(&exchange);
+        let extra = self.extra(|| {
+            let query = &Query::parse(query).ok()?;
+            let (origin, finished) = (None, None);
+            let (clients, view) = (&*self.clients, self.view.as_deref());
+            let values = Values { query, client, origin, finished, clients, view };
+            Some(self.config.extra.filled(&values))
+        });
+        self.send(&exchange, &extra);
         if let Some(response) = response {
-            self.send(&Exchange {
+            let exchange = Exchange {
                 kind: Kind::ForwarderResponse,
                 response_time: Some(wall(now, now)),
                 query: None,
                 response: Some(response),
                 ..exchange
-            });
+            };
+            self.send(&exchange, &extra);
         }
     }
 
-    fn send(&self, exchange: &Exchange<'_>) {
+    /// The text of `extra`, filled in if there is anything to fill in. A query and its response have the same.
+    fn extra(&self, fill: impl FnOnce() -> Option<String>) -> Cow<'_, str> {
+        match self.config.extra.plain() {
+            Some(text) => text.into(),
+            None => fill().unwrap_or_default().into(),
+        }
+    }
+
+    fn send(&self, exchange: &Exchange<'_>, extra: &str) {
         if !self.config.wants(exchange.kind) {
             return;
         }
@@ -87,7 +115,7 @@ impl Dnstap {
             response: exchange.response.filter(|_| self.config.full),
             ..*exchange
         };
-        self.sender.send(exchange.encode(&self.config.header));
+        self.sender.send(exchange.encode(&self.config.header, extra));
     }
 }
 
@@ -112,15 +140,21 @@ impl QueryLog for Dnstap {
             response_time: None,
             response: None,
         };
-        self.send(&exchange);
+        let extra = self.extra(|| {
+            let view = self.view.as_deref();
+            let values = Values { view, ..Values::of(request, None, &self.clients) };
+            Some(self.config.extra.filled(&values))
+        });
+        self.send(&exchange, &extra);
         if !outcome.silent {
-            self.send(&Exchange {
+            let exchange = Exchange {
                 kind: Kind::ClientResponse,
                 query: None,
                 response_time: Some(now),
                 response: Some(reply),
                 ..exchange
-            });
+            };
+            self.send(&exchange, &extra);
         }
     }
 }

@@ -48,15 +48,13 @@ pub enum Protocol {
     Doq = 7,
 }
 
-/// What is the same in all messages of a server: identity, version and what the operator adds.
+/// What is the same in all messages of a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     /// `identity`.
     pub identity: String,
     /// `version`.
     pub version: String,
-    /// `extra`; empty: none.
-    pub extra: String,
 }
 
 /// One message.
@@ -81,8 +79,8 @@ pub struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// The whole payload of a data frame.
-    pub fn encode(&self, header: &Header) -> Vec<u8> {
+    /// The whole payload of a data frame; `extra` is what the operator adds, empty: nothing.
+    pub fn encode(&self, header: &Header, extra: &str) -> Vec<u8> {
         let mut message =
             Vec::with_capacity(128 + self.query.or(self.response).map_or(0, <[u8]>::len));
         number(1, self.kind as u64, &mut message);
@@ -108,7 +106,7 @@ impl Exchange<'_> {
             bytes(14, response, &mut message);
         }
         let mut payload = Vec::with_capacity(message.len() + 64);
-        let texts = [(1, &header.identity), (2, &header.version), (3, &header.extra)];
+        let texts = [(1, &*header.identity), (2, &*header.version), (3, extra)];
         for (field, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
             bytes(field, text.as_bytes(), &mut payload);
         }
@@ -158,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_payload_has_the_fields_of_the_schema() {
-        let header = Header { identity: "n".into(), version: "v".into(), extra: String::new() };
+        let header = Header { identity: "n".into(), version: "v".into() };
         let exchange = Exchange {
             kind: Kind::ClientResponse,
             protocol: Protocol::Udp,
@@ -177,6 +175,6 @@ mod tests {
         let len = message.len() as u8;
         let payload =
             [&[0x0a, 1, b'n', 0x12, 1, b'v', 0x72, len][..], &message, &[0x78, 1]].concat();
-        assert_eq!(exchange.encode(&header), payload);
+        assert_eq!(exchange.encode(&header, ""), payload);
     }
 }

@@ -65,6 +65,7 @@ pub(super) struct Cx<'a> {
 /// One query with its tries.
 pub(super) struct ForwardQuery {
     candidates: Candidates,
+    client: IpAddr,
     /// Loses its EDNS after a FORMERR.
     question: Question,
     /// The hash by which the memory of failures knows the question.
@@ -105,6 +106,7 @@ impl ForwardQuery {
     ) -> Self {
         let mut query = Self {
             candidates: Candidates::new(cx.forward.set.load_full()),
+            client,
             question,
             identity,
             tries: 0,
@@ -173,13 +175,14 @@ impl ForwardQuery {
         match event {
             Event::Response { attempt, message, oversize, round_trip } => {
                 if let Some(attempt) = self.take(attempt) {
-                    cx.forward.tap(&attempt, &self.question, Some(&message), cx.now);
+                    let asked = (self.client, &self.question);
+                    cx.forward.tap(&attempt, asked, Some(&message), cx.now);
                     self.response(cx, &attempt, message, oversize, round_trip);
                 }
             }
             Event::Failed { attempt, error } => {
                 if let Some(attempt) = self.take(attempt) {
-                    cx.forward.tap(&attempt, &self.question, None, cx.now);
+                    cx.forward.tap(&attempt, (self.client, &self.question), None, cx.now);
                     self.failed(cx, attempt, error);
                 }
             }

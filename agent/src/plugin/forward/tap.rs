@@ -1,5 +1,7 @@
 //! Queries to upstreams and their responses, for `dnstap`.
 
+use std::net::IpAddr;
+
 use super::Forward;
 use super::attempt::Attempt;
 use crate::clock::CoarseInstant;
@@ -7,11 +9,12 @@ use crate::plugin::dnstap::payload::Protocol;
 use crate::upstream::{Question, Scheme, Transport};
 
 impl Forward {
-    /// Sends a try that has ended to those who tap: with the response, if one has come.
+    /// Sends a try that has ended to those who tap: with the response, if one has come. `client` is the one for which it was
+    /// begun; others may have come to wait for the same answer.
     pub(super) fn tap(
         &self,
         attempt: &Attempt,
-        question: &Question,
+        (client, question): (IpAddr, &Question),
         response: Option<&[u8]>,
         now: CoarseInstant,
     ) {
@@ -28,7 +31,7 @@ impl Forward {
         };
         for tap in self.context.taps.iter() {
             let upstream = (target.address, protocol);
-            tap.forwarded(upstream, question.packet(), response, attempt.sent, now);
+            tap.forwarded(client, upstream, question.packet(), response, attempt.sent, now);
         }
     }
 }

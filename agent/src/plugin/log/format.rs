@@ -1,20 +1,20 @@
-//! The text of a line: a template that is read once and filled in for each query.
+//! The text of a line, and of the `extra` of `dnstap`: a template that is read once and filled in for each query.
 
 use std::fmt::Write;
 use std::net::IpAddr;
 
 use crate::clients::Clients;
 use crate::cluster::object::ObjectId;
-use crate::request::{Outcome, Request, Transport};
-use crate::wire::{flags, read_u16};
+use crate::request::{Origin, Outcome, Request, Transport};
+use crate::wire::{Query, flags, read_u16};
 
 /// CoreDNS's common log format.
 const COMMON: &str = "{remote}:{port} - {>id} \"{type} {class} {name} {proto} {size} {>do} {>bufsize}\" \
                       {rcode} {>rflags} {rsize} {duration}";
 
-/// A line with places to fill in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Template(Vec<Part>);
+/// A text with places to fill in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Template(Vec<Part>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
@@ -47,24 +47,65 @@ enum Field {
     View,
 }
 
-/// A finished query.
-pub(super) struct Exchange<'a> {
-    pub(super) request: &'a Request<'a>,
-    pub(super) outcome: &'a Outcome,
-    pub(super) reply: &'a [u8],
-    pub(super) micros: u64,
-    pub(super) clients: &'a Clients,
-    /// The name of the view that it fitted, if that was one.
-    pub(super) view: Option<&'a str>,
+/// What a template is filled in with.
+pub struct Values<'a> {
+    /// The query.
+    pub query: &'a Query<'a>,
+    /// Who asks.
+    pub client: IpAddr,
+    /// How it came; `None` for a query to an upstream.
+    pub origin: Option<&'a Origin>,
+    /// What became of it, if that is told.
+    pub finished: Option<Finished<'a>>,
+    /// Who clients are.
+    pub clients: &'a Clients,
+    /// The name of the view that the query fitted, if that was one.
+    pub view: Option<&'a str>,
+}
+
+/// What became of a query.
+#[derive(Clone, Copy)]
+pub struct Finished<'a> {
+    /// Who answered what.
+    pub outcome: &'a Outcome,
+    /// The finished message.
+    pub reply: &'a [u8],
+    /// The time since it was received, in microseconds.
+    pub micros: u64,
+}
+
+/// A placeholder that stands for nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// It is written as it is.
+    Placeholder(String),
+    /// `{/LABEL}`: a dash is written.
+    Metadata(String),
+}
+
+impl Unknown {
+    /// What is wrong, and what to do.
+    pub fn complaint(&self) -> (String, &'static str) {
+        match self {
+            Self::Placeholder(text) => {
+                (format!("there is no placeholder {text}"), "use one that the manual lists")
+            }
+            Self::Metadata(text) => (
+                format!("there is no metadata {text}: it is always `-`"),
+                "use {/kubernetes/client-namespace}, {/kubernetes/client-pod-name} or {/view/name}, or leave it out",
+            ),
+        }
+    }
 }
 
 impl Template {
-    pub(super) fn common() -> Self {
+    /// CoreDNS's common log format.
+    pub fn common() -> Self {
         Self::parse(COMMON).0
     }
 
-    /// Reads a format; what comes with it are the placeholders that do not exist, which stay as they are.
-    pub(super) fn parse(format: &str) -> (Self, Vec<String>) {
+    /// Reads a format; what comes with it are the placeholders that do not exist.
+    pub fn parse(format: &str) -> (Self, Vec<Unknown>) {
         let format = format
             .replace("{combined}", &format!("{COMMON} \"{{>opcode}}\""))
             .replace("{common}", COMMON);
@@ -74,11 +115,14 @@ impl Template {
             push_text(&mut parts, before);
             match Field::of(inside) {
                 Some(field) => parts.push(Part::Field(field)),
-                None if inside.starts_with('/') => parts.push(Part::Nothing),
+                None if inside.starts_with('/') => {
+                    parts.push(Part::Nothing);
+                    unknown.push(Unknown::Metadata(format!("{{{inside}}}")));
+                }
                 None => {
                     let placeholder = format!("{{{inside}}}");
                     push_text(&mut parts, &placeholder);
-                    unknown.push(placeholder);
+                    unknown.push(Unknown::Placeholder(placeholder));
                 }
             }
             rest = after;
@@ -87,19 +131,29 @@ impl Template {
         (Self(parts), unknown)
     }
 
-    /// Whether a line names the Pod that asks.
-    pub(super) fn names_clients(&self) -> bool {
+    /// The text, if nothing is to be filled in.
+    pub fn plain(&self) -> Option<&str> {
+        match self.0.as_slice() {
+            [] => Some(""),
+            [Part::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Whether it names the Pod that asks.
+    pub fn names_clients(&self) -> bool {
         let names =
             |part: &Part| matches!(part, Part::Field(Field::ClientNamespace | Field::ClientPod));
         self.0.iter().any(names)
     }
 
-    pub(super) fn filled(&self, exchange: &Exchange<'_>) -> String {
+    /// The text, filled in.
+    pub fn filled(&self, values: &Values<'_>) -> String {
         let mut line = String::with_capacity(160);
         for part in &self.0 {
             match part {
                 Part::Text(text) => line.push_str(text),
-                Part::Field(field) => exchange.write(*field, &mut line),
+                Part::Field(field) => values.write(*field, &mut line),
                 Part::Nothing => line.push('-'),
             }
         }
@@ -134,14 +188,25 @@ impl Field {
     }
 }
 
-impl Exchange<'_> {
-    /// Logs all fields under the placeholders' names.
+impl<'a> Values<'a> {
+    /// Of a query that was received.
+    pub fn of(
+        request: &'a Request<'a>,
+        finished: Option<Finished<'a>>,
+        clients: &'a Clients,
+    ) -> Self {
+        let Request { query, origin } = request;
+        let (client, origin) = (origin.client.ip(), Some(origin));
+        Self { query, client, origin, finished, clients, view: None }
+    }
+
+    /// Logs all fields of a finished query under the placeholders' names.
     pub(super) fn write_fields(&self) {
-        let query = &self.request.query;
-        let origin = &self.request.origin;
+        let (Some(origin), Some(finished)) = (self.origin, &self.finished) else { return };
+        let query = self.query;
         tracing::info!(
             target: super::TARGET,
-            remote = %origin.client.ip(),
+            remote = %self.client,
             port = origin.client.port(),
             local = %origin.local.ip(),
             proto = origin.transport.name(),
@@ -152,20 +217,20 @@ impl Exchange<'_> {
             size = query.packet().len(),
             "do" = query.dnssec_ok(),
             bufsize = self.bufsize(),
-            rcode = %self.outcome.rcode,
+            rcode = %finished.outcome.rcode,
             rflags = self.text(Field::ReplyFlags),
-            rsize = self.reply.len(),
-            plugin = self.outcome.plugin.name(),
+            rsize = finished.reply.len(),
+            plugin = finished.outcome.plugin.name(),
             namespace = self.pod(|id| id.namespace.to_string()),
             pod = self.pod(|id| id.name.to_string()),
             view = self.view,
-            duration = self.micros as f64 / 1e6,
+            duration = finished.micros as f64 / 1e6,
         );
     }
 
     /// What the Pod that asks is called, if it is known.
     fn pod(&self, read: impl FnOnce(&ObjectId) -> String) -> Option<String> {
-        self.clients.pod(self.request.origin.client.ip(), |pod| read(&pod.id))
+        self.clients.pod(self.client, |pod| read(&pod.id))
     }
 
     fn text(&self, field: Field) -> String {
@@ -175,76 +240,78 @@ impl Exchange<'_> {
     }
 
     fn write(&self, field: Field, line: &mut String) {
-        let query = &self.request.query;
-        let origin = &self.request.origin;
+        if self.write_known(field, line).is_none() {
+            line.push('-');
+        }
+    }
+
+    /// `None`: it is not known, for which a dash stands, as in CoreDNS.
+    fn write_known(&self, field: Field, line: &mut String) -> Option<()> {
+        let query = self.query;
         // A `String` takes everything that is written to it.
         let _ = match field {
             Field::Type => write!(line, "{}", query.qtype()),
             Field::Name => write!(line, "{}", query.name()),
             Field::Class => write!(line, "{}", query.qclass()),
-            Field::Proto => write!(line, "{}", origin.transport.name()),
-            Field::Remote => write_ip(line, origin.client.ip()),
-            Field::Local => write_ip(line, origin.local.ip()),
-            Field::Port => write!(line, "{}", origin.client.port()),
+            Field::Proto => write!(line, "{}", self.origin?.transport.name()),
+            Field::Remote => write_ip(line, self.client),
+            Field::Local => write_ip(line, self.origin?.local.ip()),
+            Field::Port => write!(line, "{}", self.origin?.client.port()),
             Field::Size => write!(line, "{}", query.packet().len()),
             Field::BufSize => write!(line, "{}", self.bufsize()),
             Field::Do => write!(line, "{}", query.dnssec_ok()),
             Field::Id => write!(line, "{}", query.id()),
             Field::Opcode => write!(line, "{}", (query.flags() & flags::OPCODE) >> 11),
-            Field::ReplyFlags => {
-                self.write_flags(line);
+            Field::ReplyFlags => return write_flags(self.finished?.reply, line),
+            Field::ReplySize => write!(line, "{}", self.finished?.reply.len()),
+            Field::Duration => write!(line, "{}s", self.finished?.micros as f64 / 1e6),
+            Field::Rcode => write!(line, "{}", self.finished?.outcome.rcode),
+            Field::ClientNamespace => {
+                line.push_str(&self.pod(|id| id.namespace.to_string())?);
                 Ok(())
             }
-            Field::ReplySize => write!(line, "{}", self.reply.len()),
-            Field::Duration => write!(line, "{}s", self.micros as f64 / 1e6),
-            Field::Rcode => write!(line, "{}", self.outcome.rcode),
-            Field::ClientNamespace => self.write_pod(line, |id| id.namespace.to_string()),
-            Field::ClientPod => self.write_pod(line, |id| id.name.to_string()),
-            Field::View => write!(line, "{}", self.view.unwrap_or("-")),
+            Field::ClientPod => {
+                line.push_str(&self.pod(|id| id.name.to_string())?);
+                Ok(())
+            }
+            Field::View => {
+                line.push_str(self.view?);
+                Ok(())
+            }
         };
-    }
-
-    /// A dash stands for a client that is unknown, as in CoreDNS.
-    fn write_pod(
-        &self,
-        line: &mut String,
-        read: impl FnOnce(&ObjectId) -> String,
-    ) -> std::fmt::Result {
-        line.push_str(self.pod(read).as_deref().unwrap_or("-"));
-        Ok(())
+        Some(())
     }
 
     /// What the client takes: its EDNS size, else the transport's own, as in CoreDNS.
     fn bufsize(&self) -> usize {
-        match (self.request.query.edns(), self.request.origin.transport) {
+        match (self.query.edns(), self.origin.map(|origin| origin.transport)) {
             (Some(edns), _) => edns.udp_payload.into(),
-            (None, Transport::Udp) => crate::wire::MIN_UDP_PAYLOAD.into(),
-            (None, Transport::Tcp) => crate::wire::MAX_MESSAGE,
+            (None, Some(Transport::Tcp)) => crate::wire::MAX_MESSAGE,
+            (None, _) => crate::wire::MIN_UDP_PAYLOAD.into(),
         }
     }
+}
 
-    fn write_flags(&self, line: &mut String) {
-        const NAMES: [(u16, &str); 7] = [
-            (flags::QR, "qr"),
-            (flags::AA, "aa"),
-            (flags::TC, "tc"),
-            (flags::RD, "rd"),
-            (flags::RA, "ra"),
-            (flags::AD, "ad"),
-            (flags::CD, "cd"),
-        ];
-        let word = read_u16(self.reply, 2).unwrap_or(0);
-        let set = NAMES.iter().filter(|(mask, _)| word & mask != 0);
-        let mut separator = "";
-        for (_, name) in set {
-            line.push_str(separator);
-            line.push_str(name);
-            separator = ",";
-        }
-        if separator.is_empty() {
-            line.push('-');
-        }
+/// `None`: no flag is set.
+fn write_flags(reply: &[u8], line: &mut String) -> Option<()> {
+    const NAMES: [(u16, &str); 7] = [
+        (flags::QR, "qr"),
+        (flags::AA, "aa"),
+        (flags::TC, "tc"),
+        (flags::RD, "rd"),
+        (flags::RA, "ra"),
+        (flags::AD, "ad"),
+        (flags::CD, "cd"),
+    ];
+    let word = read_u16(reply, 2).unwrap_or(0);
+    let set = NAMES.iter().filter(|(mask, _)| word & mask != 0);
+    let mut separator = "";
+    for (_, name) in set {
+        line.push_str(separator);
+        line.push_str(name);
+        separator = ",";
     }
+    (!separator.is_empty()).then_some(())
 }
 
 /// IPv6 addresses in brackets, so that a port can follow.

@@ -8,7 +8,7 @@ mod format;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::format::{Exchange, Template};
+pub use self::format::{Finished, Template, Values};
 use crate::chain::QueryLog;
 use crate::clients::Clients;
 use crate::config::value::duration;
@@ -86,11 +86,9 @@ impl Config {
                 );
             }
             let (read, unknown) = Template::parse(last.as_str());
-            for placeholder in unknown {
-                args.warning(
-                    format!("there is no placeholder {placeholder}"),
-                    "use one that the manual lists",
-                );
+            for unknown in unknown {
+                let (what, help) = unknown.complaint();
+                args.warning(what, help);
             }
             (template, words) = (read, before);
         }
@@ -215,11 +213,12 @@ impl QueryLog for Log {
         if !slow && !rule.classes.has(Class::of(outcome, reply)) {
             return;
         }
-        let (clients, view) = (&*self.clients, self.view.as_deref());
-        let exchange = Exchange { request, outcome, reply, micros, clients, view };
+        let finished = Finished { outcome, reply, micros };
+        let view = self.view.as_deref();
+        let values = Values { view, ..Values::of(request, Some(finished), &self.clients) };
         match self.format {
-            Format::Text => tracing::info!(target: TARGET, "{}", rule.template.filled(&exchange)),
-            Format::Json => exchange.write_fields(),
+            Format::Text => tracing::info!(target: TARGET, "{}", rule.template.filled(&values)),
+            Format::Json => values.write_fields(),
         }
     }
 }

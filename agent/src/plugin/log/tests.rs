@@ -82,6 +82,16 @@ fn own_formats() {
 }
 
 #[test]
+fn placeholders_that_stand_for_nothing_are_told() {
+    let (_, told) =
+        config("log . \"{/kubernetes/client-pod-name} {/kubernetes/client-pod} {rcod}\"");
+    assert!(
+        told.contains("Corefile:2: warning: log: there is no metadata {/kubernetes/client-pod}:")
+    );
+    assert!(told.contains("there is no placeholder {rcod}") && told.lines().count() == 2, "{told}");
+}
+
+#[test]
 fn json_has_fields() {
     let line = logged("log . {common}", Format::Json, "a.org", Rcode::NOERROR, 1, 1_500);
     let json: serde_json::Value = serde_json::from_str(&line).unwrap();
