@@ -246,8 +246,8 @@ fn names_of_pods_that_are_never_known_are_warned_of() {
     let told = check("");
     for wanted in [
         "Corefile:3: warning: dnstap: extra: there is no metadata {/kubernetes/pod}: it is always `-`",
-        "Corefile:2: warning: no Pod is known, since there is no kubernetes directive",
-        "Corefile:5: warning: no Pod is known, since there is no kubernetes directive",
+        "Corefile:2: warning: dnstap: no Pod is known, since there is no kubernetes directive",
+        "Corefile:5: warning: log: no Pod is known, since there is no kubernetes directive",
     ] {
         assert!(told.contains(wanted), "{told}");
     }

@@ -129,7 +129,8 @@ pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<Bl
 /// process is a pod of, else of the first one.
 fn imply_clients(blocks: &mut [Block], diagnostics: &mut Diagnostics) {
     let lines: Vec<&Directive> = blocks.iter().flat_map(Block::lines_with_clients).collect();
-    let named: Vec<_> = lines.into_iter().map(|line| line.at().clone()).collect();
+    let named = lines.into_iter().map(|line| (line.at().clone(), line.name.text.clone()));
+    let named: Vec<_> = named.collect();
     let mut clusters = blocks.iter().flat_map(|block| &block.kubernetes);
     let is_written = clusters.any(|cluster| cluster.spec.wanted.node.is_some());
     let searches = blocks.iter().flat_map(|b| &b.autopath).any(autopath::Config::names_clients);
@@ -137,10 +138,11 @@ fn imply_clients(blocks: &mut [Block], diagnostics: &mut Diagnostics) {
     match clusters.min_by_key(|cluster| cluster.spec.source != Source::InCluster) {
         Some(own) if !is_written && (searches || !named.is_empty()) => own.imply_node(),
         Some(_) => {}
-        None => named.into_iter().for_each(|at| {
+        None => named.into_iter().for_each(|(at, directive)| {
             diagnostics.push(
                 Diagnostic::warning(at, "no Pod is known, since there is no kubernetes directive")
-                    .help("add one, or leave out what names Pods or namespaces"),
+                    .help("add one, or leave out what names Pods or namespaces")
+                    .directive(&*directive),
             );
         }),
     }
