@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tests::api::{Fault, Scope};
 use tests::client::{Client, Question};
 use tests::cluster::Cluster;
+use tests::doctor::Findings;
 use tests::poll::wait_for;
 use tests::process::{Nodens, Ready, run};
 
@@ -278,6 +279,9 @@ fn without_the_role_clients_are_unknown_and_names_are_served() {
     let socket = nodens.folder().join("nodens.sock").to_string_lossy().into_owned();
     let status = || run(&["status", "--socket", &socket]).1;
     wait_for("the status to say so", SOON, || status().contains("this node's Pods: "));
+    // No name depends on them: that is no problem.
+    let found = Findings::of_server(&nodens, &["server"]);
+    found.demand("server-store", "warning", "not watched: this node's Pods");
     cluster.server.heal();
     wait_for_client(&nodens, "127.0.1.5", "shop/web-1");
 }

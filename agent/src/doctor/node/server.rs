@@ -176,11 +176,15 @@ pub fn store(facts: &Facts) -> Finding {
         let age = cluster.get("age_seconds").and_then(Value::as_f64).unwrap_or(0.0);
         let kinds = cluster.get("kinds").and_then(Value::as_object);
         let flag = |kind: &Value, name: &str| kind.get(name).and_then(Value::as_bool) == Some(true);
-        let behind = |name: &str| {
-            let kinds = kinds.into_iter().flatten().filter(|(_, kind)| !flag(kind, name));
+        // Older servers do not say it, and watch nothing else.
+        let is_needed = |kind: &Value| kind.get("needed") != Some(&Value::Bool(false));
+        let behind = |name: &str, needed: bool| {
+            let kinds = kinds.into_iter().flatten().filter(|(_, kind)| is_needed(kind) == needed);
+            let kinds = kinds.filter(|(_, kind)| !flag(kind, name));
             few(kinds.map(|(plural, _)| plural.clone()))
         };
-        let (unlisted, unwatched) = (behind("synced"), behind("live"));
+        let (unlisted, unwatched) = (behind("synced", true), behind("live", true));
+        let unknown = behind("live", false);
         let error = cluster.get("last_error").and_then(Value::as_str);
         let error = error.map_or(String::new(), |error| format!(": {error}"));
         let cure = "see the category `api`; names that are known are answered meanwhile";
@@ -196,6 +200,11 @@ pub fn store(facts: &Facts) -> Finding {
             Finding::problem(
                 format!("{source}: not watched now: {unwatched}; the store is {age} s old{error}"),
                 cure,
+            )
+        } else if !unknown.is_empty() {
+            Finding::warning(
+                format!("{source}: not watched: {unknown}{error}"),
+                "names are answered as ever; the category `api` says which right is missing",
             )
         } else {
             // An error that has healed is not one.

@@ -159,6 +159,7 @@ impl Detail for StoreHealth {
                 "synced": state.is_synced(),
                 "live": state.is_live(),
                 "skipped": state.skipped(),
+                "needed": !kind.is_of_node(),
             });
             (plural(kind).to_owned(), value)
         };
