@@ -16,9 +16,10 @@ use serde_json::Value;
 use socket2::Type;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
+use crate::descriptors::Spare;
 use crate::explain::question::Question;
 use crate::observe::filter::Filter;
 use crate::own_socket::{self, OwnSocket};
@@ -275,23 +276,33 @@ fn silent(error: std::io::Error) -> std::io::Error {
 
 async fn accept(listener: UnixListener, commands: Arc<dyn Commands>) {
     let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let mut spare = Spare::default();
     loop {
+        spare.fill();
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of file descriptors, most likely: that passes, and asking at once again does not help.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            // Out of file descriptors, most likely. Without one to spare: that passes, and asking at once again does not help.
+            if !spare.release() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+            let Ok((stream, _)) = listener.accept().await else { continue };
+            attend(stream, Arc::clone(&commands), place).await;
             continue;
         };
-        let commands = Arc::clone(&commands);
-        tokio::spawn(async move {
-            // A client that is slow or has gone is no error of the server.
-            let most = MAX_WORK + 2 * PATIENCE;
-            let done = tokio::time::timeout(most, converse(stream, commands)).await;
-            drop(place);
-            if let Ok(Ok(Some((stream, frames)))) = done {
-                let _ = send(stream, frames).await;
-            }
-        });
+        tokio::spawn(attend(stream, Arc::clone(&commands), place));
+    }
+}
+
+/// Answers one client, and then its stream if it asked for one.
+async fn attend(stream: UnixStream, commands: Arc<dyn Commands>, place: OwnedSemaphorePermit) {
+    // A client that is slow or has gone is no error of the server.
+    let most = MAX_WORK + 2 * PATIENCE;
+    let done = tokio::time::timeout(most, converse(stream, commands)).await;
+    drop(place);
+    if let Ok(Ok(Some((stream, frames)))) = done {
+        // Streams are counted where they are made.
+        tokio::spawn(send(stream, frames));
     }
 }
 

@@ -1,4 +1,7 @@
-//! File descriptors of the process: their limit, and the part of it that clients may take.
+//! File descriptors of the process: their limit, the part of it that clients may take, and a few that are kept for
+//! `nodens status` when there are no others.
+
+use std::fs::File;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -17,6 +20,29 @@ pub fn raise_limit() -> nix::Result<()> {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     }
     Ok(())
+}
+
+/// Descriptors that are open for nothing, so that closing one makes room where the limit of the process is reached: one who
+/// asks what is wrong then gets an answer.
+#[derive(Debug, Default)]
+pub struct Spare(Vec<File>);
+
+impl Spare {
+    /// How many are kept.
+    const KEPT: usize = 4;
+
+    /// Opens what lacks, as far as the limit allows.
+    pub fn fill(&mut self) {
+        while self.0.len() < Self::KEPT {
+            let Ok(file) = File::open("/dev/null") else { return };
+            self.0.push(file);
+        }
+    }
+
+    /// Closes one; false if there is none. What it makes room for should be opened at once: others wait for room, too.
+    pub fn release(&mut self) -> bool {
+        self.0.pop().is_some()
+    }
 }
 
 /// How many connections of clients the limit allows beside the reserve; half of a small limit.

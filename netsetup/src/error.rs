@@ -82,7 +82,12 @@ impl Error {
         }
     }
 
-    /// The same for an address, where EACCES and EOPNOTSUPP mean that IPv6 is off.
+    /// Whether the link that the request was about is not there.
+    pub(crate) fn is_of_missing_link(&self) -> bool {
+        matches!(self, Self::Kernel { source, .. } if source.raw_os_error() == Some(libc::ENODEV))
+    }
+
+    /// The same as [`Error::kernel`] for an address, where EACCES and EOPNOTSUPP mean that IPv6 is off.
     pub(crate) fn address(action: impl Into<String>, is_ipv6: bool, source: io::Error) -> Self {
         let action = action.into();
         match source.raw_os_error() {

@@ -37,6 +37,17 @@ impl Report {
         self.steps.iter().any(|step| matches!(step.outcome, Outcome::Done))
     }
 
+    /// Whether the kernel was changed by others while the operations were done: what they were about had gone, or what
+    /// they did is not so any more. Planned anew, they may well succeed.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        let is_readable = self.unreadable.is_none() && self.refusal.is_none();
+        let has_failed = |step: &Step| match &step.outcome {
+            Outcome::Failed { error } => !error.is_of_missing_link(),
+            _ => false,
+        };
+        is_readable && !self.unsettled.is_empty() && !self.steps.iter().any(has_failed)
+    }
+
     /// The kinds of thing that were changed, each once.
     pub fn mended(&self) -> Vec<What> {
         let mut kinds = Vec::new();
@@ -115,6 +126,13 @@ pub struct Step {
     /// What became of it.
     #[serde(flatten)]
     pub outcome: Outcome,
+}
+
+impl Step {
+    /// Whether the kernel was changed by it.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.outcome, Outcome::Done)
+    }
 }
 
 /// What became of an operation.

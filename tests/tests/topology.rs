@@ -167,7 +167,7 @@ fn without_the_right_or_a_zone_all_endpoints_answer() {
     assert_eq!(sorted(ask(&nodens, DB)), [1, 2, 3]);
     let socket = nodens.folder().join("nodens.sock").to_string_lossy().into_owned();
     let (_, said, _) = run(&["explain", DB, "--socket", &socket]);
-    assert!(said.contains("unknown zone"), "{said}");
+    assert!(said.contains("whose zone is not known"), "{said}");
 }
 
 #[test]
@@ -178,4 +178,104 @@ fn without_the_options_nothing_is_watched_and_nothing_is_different() {
     let answer = nodens.client().ask(&format!("eu-1a.pin._zone.{DB}"), RecordType::A).unwrap();
     assert_eq!(answer.normal.rcode, "NXDOMAIN");
     assert!(cluster.server.requests_of("list", "nodes").is_empty());
+}
+
+/// As [`slice`], with a hostname for each endpoint and this port.
+fn named_slice(
+    name: &str,
+    (port, number): (&str, u16),
+    kind: &str,
+    endpoints: &[(&str, &str, &str)],
+) -> Value {
+    let endpoint = |(ip, zone, hostname): &(&str, &str, &str)| json!({"addresses": [ip], "conditions": {"ready": true}, "zone": zone, "hostname": hostname});
+    let endpoints: Vec<Value> = endpoints.iter().map(endpoint).collect();
+    let mut slice = slice("db", name, &[]);
+    slice["addressType"] = kind.into();
+    slice["ports"] = json!([{"name": port, "port": number, "protocol": "TCP"}]);
+    slice["endpoints"] = endpoints.into();
+    slice
+}
+
+/// (priority, port, first label of the target) of each record, in order.
+fn srv(nodens: &Nodens, name: &str) -> Vec<(u16, u16, String)> {
+    let answer = nodens.client().ask(name, RecordType::SRV).unwrap();
+    let one = |record: &Record| match &record.data {
+        RData::SRV(srv) => {
+            let target = srv.target.to_string();
+            let label = target.split('.').next().unwrap_or_default().to_owned();
+            (srv.priority, srv.port, label)
+        }
+        other => panic!("{other}"),
+    };
+    answer.message.answers.iter().map(one).collect()
+}
+
+/// Near endpoints without the port or the family that is asked for are not what a client is led to.
+#[test]
+fn near_endpoints_have_what_is_asked_for() {
+    let cluster = cluster(Some("PreferSameZone"));
+    let v4 = [("10.9.0.1", "eu-1a", "one"), ("10.9.0.2", "eu-1b", "two")];
+    cluster.server.put(named_slice("db-1", ("sql", 5432), "IPv4", &v4));
+    let admin = [("10.9.0.3", "eu-1b", "one"), ("10.9.0.4", "eu-1c", "four")];
+    cluster.server.put(named_slice("db-2", ("admin", 9000), "IPv4", &admin));
+    let v6 = [("fd00::5", "eu-1b", "five")];
+    cluster.server.put(named_slice("db-3", ("sql", 5432), "IPv6", &v6));
+    let (sql, far) =
+        ("_sql._tcp.db.shop.svc.cluster.local.", "_admin._tcp.db.shop.svc.cluster.local.");
+
+    let require = start(&cluster, "topology require", "node-1");
+    wait_for_answer(&require, DB, &[1]);
+    wait_for_answer(&require, sql, &[1]);
+    wait_for_answer(&require, far, &[3, 4]);
+    let answer = require.client().ask(DB, RecordType::AAAA).unwrap();
+    assert_eq!(answer.message.answers.len(), 1, "{answer:?}");
+    assert_eq!(srv(&require, sql), [(0, 5432, "one".to_owned())]);
+    let socket = require.folder().join("nodens.sock").to_string_lossy().into_owned();
+    let (_, said, _) = run(&["explain", far, "--socket", &socket]);
+    assert!(said.contains("none that has this is near"), "{said}");
+    let answer =
+        require.client().ask("_none._tcp.db.shop.svc.cluster.local.", RecordType::A).unwrap();
+    assert_eq!(answer.normal.rcode, "NXDOMAIN");
+
+    let prefer = start(&cluster, "topology prefer", "node-1");
+    wait_for("the zone", SOON, || ask(&prefer, DB).first() == Some(&1));
+    wait_for_answer(&prefer, DB, &[1, 2, 3, 4]);
+    assert_eq!(ask(&prefer, sql), [1, 2]);
+    assert_eq!(sorted(ask(&prefer, far)), [3, 4]);
+    // What has the name of a near one is with it.
+    let mut all = srv(&prefer, DB);
+    let near: Vec<_> = all.extract_if(.., |(priority, ..)| *priority == 0).collect();
+    let ports = |records: &[(u16, u16, String)]| {
+        let mut of: Vec<_> = records.iter().map(|(_, port, name)| (*port, name.clone())).collect();
+        of.sort();
+        of
+    };
+    let record = |port, name: &str| (port, name.to_owned());
+    assert_eq!(ports(&near), [record(5432, "one"), record(9000, "one")]);
+    assert_eq!(ports(&all), [record(5432, "five"), record(5432, "two"), record(9000, "four")]);
+}
+
+/// With `loadbalance` each near endpoint is the first one as often as another.
+#[test]
+fn near_endpoints_take_turns() {
+    for count in [2_usize, 3, 4] {
+        let cluster = cluster(Some("PreferSameZone"));
+        let addresses: Vec<String> = (1..=10).map(|n| format!("10.9.0.{n}")).collect();
+        let zone = |at| if at < count { "eu-1a" } else { "eu-1b" };
+        let all: Vec<_> =
+            addresses.iter().enumerate().map(|(at, ip)| (&**ip, zone(at), "node-7")).collect();
+        cluster.server.put(slice("db", "db-1", &all));
+        // The block of `errors` is closed by what follows the options of `kubernetes`.
+        let nodens = start(&cluster, "topology prefer\n}\nloadbalance\nerrors {", "node-1");
+        wait_for_answer(&nodens, DB, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        nodens.wait_for_metrics("the zone", SOON, |metrics| {
+            metrics.sum("nodens_kubernetes_node_zone", &[("zone", "eu-1a")]) == 1.0
+        });
+        let mut first = vec![0; 11];
+        for _ in 0..count * 40 {
+            first[usize::from(ask(&nodens, DB)[0])] += 1;
+        }
+        assert!(first[1..=count].iter().all(|&times| times >= 10), "{first:?}");
+        assert_eq!(first[1..=count].iter().sum::<usize>(), count * 40, "{first:?}");
+    }
 }

@@ -196,20 +196,18 @@ impl Index {
         self.zone.load().as_deref().cloned()
     }
 
-    /// The endpoints of a headless Service to which clients of this node are to be led; `None`: all, since none is near or
-    /// nothing is known.
-    pub fn nearest<'g>(&self, group: &'g Group, of: Distribution) -> Option<&'g Group> {
-        let nearby = group.nearby()?;
-        let zone = || {
-            let zone = self.zone.load();
-            let zone = zone.as_ref()?;
-            nearby.zone(|other| other == &***zone)
-        };
-        match of {
-            Distribution::All => None,
-            Distribution::SameZone => zone().map(|group| &**group),
-            Distribution::SameNode => nearby.here().or_else(zone).map(|group| &**group),
-        }
+    /// The parts of a headless Service to which clients of this node are to be led, the nearest first; none if nothing is
+    /// near, or nothing is known.
+    pub fn nearest<'g>(
+        &self,
+        group: &'g Group,
+        of: Distribution,
+    ) -> impl Iterator<Item = &'g Group> + use<'g> {
+        let nearby = group.nearby().filter(|_| of != Distribution::All);
+        let here = nearby.filter(|_| of == Distribution::SameNode).and_then(nearby::Nearby::here);
+        let zone = self.zone.load();
+        let zone = nearby.zip(zone.as_deref()).and_then(|(nearby, zone)| nearby.zone(zone));
+        here.into_iter().chain(zone).map(|group| &**group)
     }
 
     /// Calls `visit` with every Service that has the address, as its own or by a ready endpoint, until it returns false.

@@ -19,6 +19,9 @@ use crate::plan::{Operation, Refusal, plan, plan_teardown};
 use crate::report::{Outcome, Report, Step};
 use crate::spec::{Desired, LinkSpec, Mode};
 
+/// How often one call reads the kernel and plans.
+const ROUNDS: usize = 3;
+
 /// A connection to the kernel of the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Kernel {
@@ -59,9 +62,25 @@ impl Kernel {
         Ok(plan(desired, &self.observe().await?))
     }
 
-    /// Brings the kernel to what is desired, and looks again whether it is so.
+    /// Brings the kernel to what is desired, and looks again whether it is so. What other software changes meanwhile, a
+    /// link that it deletes between two requests for example, is read and planned anew, at most [`ROUNDS`] times in all; only
+    /// what is wrong after the last is a problem.
     pub async fn apply(&self, desired: &Desired) -> Report {
-        let mut report = Report::default();
+        let mut report = self.apply_once(desired, Vec::new()).await;
+        for _ in 1..ROUNDS {
+            if !report.is_overtaken() {
+                break;
+            }
+            let done = report.steps.into_iter().filter(Step::is_done).collect();
+            report = self.apply_once(desired, done).await;
+        }
+        report
+    }
+
+    /// One reading of the kernel and what follows from it, after the steps that are `done`.
+    async fn apply_once(&self, desired: &Desired, done: Vec<Step>) -> Report {
+        let before = done.len();
+        let mut report = Report { steps: done, ..Report::default() };
         let observed = match self.observe().await {
             Ok(observed) => observed,
             Err(error) => {
@@ -73,7 +92,7 @@ impl Kernel {
             Ok(operations) => self.run(operations, &mut report).await,
             Err(refusal) => report.refusal = Some(refusal),
         }
-        if !report.steps.is_empty() {
+        if report.steps.len() > before {
             match self.plan(desired).await {
                 Ok(Ok(rest)) => report.unsettled = rest,
                 Ok(Err(refusal)) => report.refusal = Some(refusal),
@@ -124,6 +143,10 @@ impl Kernel {
             };
             match &outcome {
                 Outcome::Done => tracing::info!(%operation, "network set up"),
+                // Either the next round makes the link, or its failure is reported.
+                Outcome::Failed { error } if error.is_of_missing_link() => {
+                    tracing::info!(%error, "the link went away meanwhile");
+                }
                 Outcome::Failed { error } => tracing::error!(%error, "network set-up failed"),
                 Outcome::Skipped { because } => {
                     tracing::warn!(%operation, because, "network set-up skipped")

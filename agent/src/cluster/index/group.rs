@@ -224,6 +224,13 @@ impl Group {
 
     /// The address of the endpoint with this label, of a Service without [`Group::targets`].
     pub fn plain_endpoint(&self, label: Label<'_>, cluster: Option<&[u8]>) -> Option<IpAddr> {
+        let by_address = self.plain_slice().filter(|slice| slice.is_named_by_address());
+        if let (Label::Address(address), Some(slice)) = (label, by_address)
+            && self.service.as_ref().is_some_and(|service| service.kind == Kind::Headless)
+        {
+            // However many slices there are: their addresses are the Service's.
+            return (slice.cluster() == cluster && self.has_address(address)).then_some(address);
+        }
         let in_cluster = self.slices.iter().filter(|slice| slice.cluster() == cluster);
         in_cluster.into_iter().find_map(|slice| {
             if let (Label::Address(address), true) = (label, slice.is_named_by_address()) {
@@ -298,7 +305,7 @@ impl Group {
             group.aaaa =
                 patch(&self.aaaa, &of_family(gone, octets_v6), &of_family(come, octets_v6));
         } else {
-            (group.a, group.aaaa) = (self.a.clone(), self.aaaa.clone());
+            (group.a, group.aaaa) = (Records::from_slice(&self.a), Records::from_slice(&self.aaaa));
         }
         (group, difference)
     }

@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 
-use super::slice::Slice;
+use super::slice::{MAX_ZONES, Slice};
 use super::targets::Hasher;
 use crate::cluster::object::Text;
 
 /// The parts of a Service. Each has endpoints.
 #[derive(Debug)]
 pub struct Nearby<G> {
+    // By name, at most MAX_ZONES.
     zones: Vec<(Text, Arc<G>)>,
     here: Option<Arc<G>>,
 }
@@ -27,8 +28,14 @@ pub(super) struct Step<'s> {
 
 impl<G> Nearby<G> {
     /// The endpoints in a zone, whose name is lower-case; `None` if there are none.
-    pub fn zone(&self, is: impl Fn(&str) -> bool) -> Option<&Arc<G>> {
-        self.zones.iter().find(|(zone, _)| is(zone)).map(|(_, group)| group)
+    pub fn zone(&self, name: &str) -> Option<&Arc<G>> {
+        let at = self.zones.binary_search_by(|(zone, _)| (**zone).cmp(name)).ok()?;
+        self.zones.get(at).map(|(_, group)| group)
+    }
+
+    /// The names of the zones, in order.
+    pub fn zones(&self) -> impl Iterator<Item = &str> {
+        self.zones.iter().map(|(zone, _)| &**zone)
     }
 
     /// The endpoints on this node; `None` if there are none.
@@ -45,14 +52,24 @@ impl<G> Nearby<G> {
     ) -> Option<Box<Self>> {
         let known = before.map_or(&[][..], |nearby| &nearby.zones);
         let come = step.new.map_or(&[][..], |slice| slice.places.zones());
-        let is_new = |zone: &&Text| !known.iter().any(|(other, _)| other == *zone);
-        let all = known.iter().map(|(zone, group)| (zone, Some(group)));
-        let all = all.chain(come.iter().filter(is_new).map(|zone| (zone, None)));
-        let zones = all.filter_map(|(zone, group)| {
-            let part = step.new.and_then(|slice| slice.part(|place| place.zone == Some(zone)));
-            Some((zone.clone(), change(group, part)?))
-        });
-        let zones: Vec<_> = zones.collect();
+        let part_of = |zone: &Text| {
+            let slice = step.new.filter(|_| come.contains(zone))?;
+            slice.part(|place| place.zone == Some(zone))
+        };
+        let mut zones: Vec<_> = known
+            .iter()
+            .filter_map(|(zone, group)| Some((zone.clone(), change(Some(group), part_of(zone))?)))
+            .collect();
+        // What is in a zone already keeps its place.
+        for zone in come {
+            if zones.len() < MAX_ZONES
+                && !known.iter().any(|(other, _)| other == zone)
+                && let Some(group) = change(None, part_of(zone))
+            {
+                zones.push((zone.clone(), group));
+            }
+        }
+        zones.sort_unstable_by(|before, after| before.0.cmp(&after.0));
         let here = step.new.and_then(|slice| slice.part(|place| place.here));
         let here = change(before.and_then(Self::here), here);
         let is_any = !zones.is_empty() || here.is_some();

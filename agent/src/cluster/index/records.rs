@@ -43,7 +43,7 @@ pub(super) fn of_family<const N: usize>(
 pub(super) fn patch<const N: usize>(records: &[u8], gone: &[[u8; N]], come: &[[u8; N]]) -> Records {
     let stride = 12 + N;
     if gone.is_empty() && come.is_empty() {
-        return records.into();
+        return Records::from_slice(records);
     }
     let at = |row: usize| records.get(row * stride + 12..(row + 1) * stride).unwrap_or(&[]);
     let rows = records.len() / stride;

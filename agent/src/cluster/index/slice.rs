@@ -247,6 +247,10 @@ impl Texts {
     }
 }
 
+/// Zones of a Service, and of a slice, whose endpoints are kept apart. Clusters have a few; whoever writes slices may name
+/// any number of them, and each costs every change of the Service. Endpoints of further ones have no zone.
+pub(super) const MAX_ZONES: usize = 64;
+
 /// Where an endpoint is, as far as that is known.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place<'a> {
@@ -263,12 +267,13 @@ pub struct Places(Option<Box<PlaceRows>>);
 struct PlaceRows {
     // Few: a Service runs in some zones of one cluster.
     zones: Box<[Text]>,
-    // The number of the zone, from 1 on, and [`HERE`].
-    rows: Box<[u16]>,
+    // The number of the zone, from 1 to MAX_ZONES, and [`HERE`].
+    rows: Box<[u8]>,
 }
 
-/// In a row's place: on this node. A zone of a higher number is not kept.
-const HERE: u16 = 1 << 15;
+/// In a row's place: on this node.
+const HERE: u8 = 1 << 7;
+const _: () = assert!(MAX_ZONES < HERE as usize);
 
 impl Places {
     fn pack<'a>(places: impl Iterator<Item = Place<'a>> + Clone) -> Self {
@@ -277,15 +282,17 @@ impl Places {
         }
         let mut zones: Vec<Text> = Vec::new();
         let rows = places.map(|place| {
-            let number = place.zone.map(|zone| {
-                zones.iter().position(|known| known == zone).unwrap_or_else(|| {
-                    zones.push(zone.clone());
-                    zones.len() - 1
-                })
+            let number = place.zone.and_then(|zone| {
+                let known = zones.iter().position(|known| known == zone);
+                let at = known.or_else(|| {
+                    let is_kept = zones.len() < MAX_ZONES;
+                    is_kept.then(|| zones.push(zone.clone()))?;
+                    Some(zones.len() - 1)
+                });
+                u8::try_from(at? + 1).ok()
             });
-            let number = number.and_then(|number| u16::try_from(number + 1).ok());
             let here = if place.here { HERE } else { 0 };
-            number.filter(|&number| number < HERE).unwrap_or(0) | here
+            number.unwrap_or(0) | here
         });
         let rows = rows.collect();
         Self(Some(Box::new(PlaceRows { zones: zones.into(), rows })))

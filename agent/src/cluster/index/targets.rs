@@ -76,6 +76,11 @@ impl OfPorts {
         self.names.is_empty()
     }
 
+    /// Whether an address of this family has it.
+    pub fn has_family(&self, is_v6: bool) -> bool {
+        !self.addresses.of(is_v6).is_empty()
+    }
+
     /// The names that have it: labels and clusters, from some of them on.
     pub fn names_from(&self, start: usize) -> impl Iterator<Item = (Label<'_>, Option<&[u8]>)> {
         self.names.iter_from(start).map(|name| (name.value.label(), name.value.cluster.as_deref()))

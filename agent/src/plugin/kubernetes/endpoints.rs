@@ -21,6 +21,9 @@ use crate::wire::{Owner, RecordType, Reply, Section, flags};
 /// several lists of ports, is answered by TCP.
 const MAX_PASSED_OVER: usize = 4_096;
 
+/// The priority of SRV records of endpoints that come after those nearby.
+const FAR: u16 = 1;
+
 /// Which endpoints are asked for.
 pub(super) struct Selected<'q> {
     /// Those whose slices have one of these ports.
@@ -81,7 +84,10 @@ impl<'g> Endpoint<'g> {
         start: usize,
     ) -> impl Iterator<Item = IpAddr> + use<'g> {
         let (one, many) = match self.has {
-            Has::One(address, _) => (Some(address).filter(|ip| ip.is_ipv6() == is_v6), None),
+            Has::One(address, list) => {
+                let is_asked = list.is_some_and(|list| ports.are_in(list));
+                (Some(address).filter(|ip| is_asked && ip.is_ipv6() == is_v6), None)
+            }
             Has::Many(target) => (None, Some(target.addresses.of(is_v6))),
         };
         let many = many.into_iter().flat_map(move |family| family.iter_from(start));
@@ -142,54 +148,75 @@ impl Kubernetes {
         selected: &Selected<'_>,
         reply: &mut Reply<'_>,
     ) -> Verdict {
+        let is_v6 = ask.qtype == RecordType::AAAA;
         let mut verdict = Verdict::NoData;
-        if let Some(first) = selected.first {
-            let near = Selected { first: None, target: Which::Every, ..*selected };
-            verdict = self.composed_addresses(ask, first, &near, reply);
-        }
-        let mut write = |reply: &mut Reply<'_>, address: IpAddr| {
-            if selected.first.is_some_and(|first| first.has_address(address)) {
-                return true;
+        let mut passed_over = 0;
+        let mut write = |address: IpAddr, is_asked: bool| {
+            if !is_asked {
+                passed_over += 1;
+                return passed_over <= MAX_PASSED_OVER || !by_datagram(reply);
             }
             verdict = Verdict::Answered;
             write_address(reply, Section::Answer, Owner::Question, self.view.ttl, address)
         };
-        let (ports, start) = (selected.ports, selected.start);
-        let is_v6 = ask.qtype == RecordType::AAAA;
-        match (&selected.target, group.targets()) {
-            (Which::One(label, cluster), _) => {
-                if let Some(endpoint) = self.find_endpoint(group, *label, *cluster) {
-                    endpoint.addresses(ports, is_v6, start).all(|address| write(reply, address));
-                }
-            }
-            (Which::Every, None) => {
-                self.each_endpoint(group, start, |endpoint| {
-                    endpoint.addresses(ports, is_v6, 0).all(|address| write(reply, address))
-                });
-            }
-            (Which::Every, Some(targets)) => match only_list(targets, ports) {
-                Some(list) => {
-                    list.addresses_from(is_v6, start).all(|address| write(reply, address));
-                }
-                None => {
-                    let has_port =
-                        |known: &Address| known.ports.iter().any(|(list, _)| ports.are_in(list));
-                    let mut passed_over = 0;
-                    targets.addresses_from(is_v6, start).all(|known| {
-                        if has_port(known) {
-                            return write(reply, known.address);
-                        }
-                        passed_over += 1;
-                        passed_over <= MAX_PASSED_OVER || !by_datagram(reply)
-                    });
-                }
-            },
+        let Some(first) = selected.first else {
+            self.each_address(group, selected, is_v6, &mut write);
+            return verdict;
+        };
+        if self.each_address(first, selected, is_v6, &mut write) {
+            self.each_address(group, selected, is_v6, |address, is_asked| {
+                let is_given = is_asked && self.has_address(first, selected.ports, address);
+                is_given || write(address, is_asked)
+            });
         }
         verdict
     }
 
+    /// Calls `visit` with the addresses of the selected endpoints, each once, and with some that lack the ports, until it
+    /// returns false; false if it did. It is told whether the address is a selected one.
+    fn each_address(
+        &self,
+        group: &Group,
+        selected: &Selected<'_>,
+        is_v6: bool,
+        mut visit: impl FnMut(IpAddr, bool) -> bool,
+    ) -> bool {
+        let (ports, start) = (selected.ports, selected.start);
+        match (&selected.target, group.targets()) {
+            (Which::One(label, cluster), _) => self
+                .find_endpoint(group, *label, *cluster)
+                .into_iter()
+                .flat_map(|endpoint| endpoint.addresses(ports, is_v6, start))
+                .all(|address| visit(address, true)),
+            (Which::Every, None) => self.each_endpoint(group, start, |endpoint| {
+                endpoint.addresses(ports, is_v6, 0).all(|address| visit(address, true))
+            }),
+            (Which::Every, Some(targets)) => match only_list(targets, ports) {
+                Some(list) => list.addresses_from(is_v6, start).all(|address| visit(address, true)),
+                None => targets
+                    .addresses_from(is_v6, start)
+                    .all(|known| visit(known.address, has_port(known, ports))),
+            },
+        }
+    }
+
+    /// Whether an endpoint of `group` with one of `ports` has this address.
+    fn has_address(&self, group: &Group, ports: Ports<'_>, address: IpAddr) -> bool {
+        match group.targets() {
+            Some(targets) => self
+                .index
+                .target_address(targets, address)
+                .is_some_and(|known| has_port(known, ports)),
+            None => {
+                group.plain_ports().is_some_and(|list| ports.are_in(list))
+                    && group.has_address(address)
+            }
+        }
+    }
+
     /// SRV records of the selected endpoints and their ports, then the addresses of the targets. If not all records fit there
-    /// is no place for addresses, and those that fit begin at another endpoint the next time.
+    /// is no place for addresses, and those that fit begin at another endpoint the next time. Endpoints that come after
+    /// others are told by their priority.
     pub(super) fn composed_srv(
         &self,
         ask: &Ask<'_>,
@@ -201,14 +228,14 @@ impl Kubernetes {
         let mut rdata = NameWriter::new();
         let mut verdict = Verdict::NoData;
         let mut passed_over = 0;
-        let whole = self.each_selected(group, selected, |endpoint| {
+        let whole = self.each_selected(group, selected, |endpoint, priority| {
             let ports = endpoint.ports().flat_map(|(list, _)| selected.ports.of(list));
             if ports.clone().next().is_none() {
                 passed_over += 1;
                 return passed_over <= MAX_PASSED_OVER || !by_datagram(reply);
             }
             each_number(ports, |number| {
-                write_srv(&mut rdata, weight, number);
+                write_srv(&mut rdata, priority, weight, number);
                 let name = rdata.len();
                 push_endpoint(endpoint.label, endpoint.cluster, &mut rdata);
                 ask.write_suffix(ask.service_start(), &mut rdata);
@@ -236,7 +263,7 @@ impl Kubernetes {
         reply: &mut Reply<'_>,
     ) {
         let mut record = NameWriter::new();
-        self.each_selected(group, selected, |endpoint| {
+        self.each_selected(group, selected, |endpoint, _| {
             if !endpoint.ports().any(|(list, _)| selected.ports.are_in(list)) {
                 return true;
             }
@@ -253,20 +280,28 @@ impl Kubernetes {
         });
     }
 
+    /// Calls `visit` with each selected endpoint and its priority, until it returns false; false if it did. An endpoint that
+    /// comes first has its whole record: far from here, another may share its name.
     fn each_selected<'g>(
         &self,
         group: &'g Group,
         selected: &Selected<'g>,
-        mut visit: impl FnMut(Endpoint<'g>) -> bool,
+        mut visit: impl FnMut(Endpoint<'g>, u16) -> bool,
     ) -> bool {
         let Some(first) = selected.first else {
-            return self.each_alike(group, selected, visit);
+            return self.each_alike(group, selected, |endpoint| visit(endpoint, 0));
         };
-        self.each_alike(first, selected, &mut visit)
-            && self.each_alike(group, selected, |endpoint| {
-                let is_near = self.find_endpoint(first, endpoint.label, endpoint.cluster).is_some();
-                is_near || visit(endpoint)
-            })
+        let is_asked =
+            |endpoint: &Endpoint<'_>| endpoint.ports().any(|(list, _)| selected.ports.are_in(list));
+        let is_near = |endpoint: &Endpoint<'_>| {
+            let near = self.find_endpoint(first, endpoint.label, endpoint.cluster);
+            near.is_some_and(|near| is_asked(&near))
+        };
+        self.each_alike(first, selected, |near| {
+            let whole = self.find_endpoint(group, near.label, near.cluster);
+            visit(whole.filter(|_| is_asked(&near)).unwrap_or(near), 0)
+        }) && self
+            .each_alike(group, selected, |endpoint| is_near(&endpoint) || visit(endpoint, FAR))
     }
 
     fn each_alike<'g>(
@@ -305,6 +340,10 @@ impl Kubernetes {
             }
         }
     }
+}
+
+fn has_port(known: &Address, ports: Ports<'_>) -> bool {
+    known.ports.iter().any(|(list, _)| ports.are_in(list))
 }
 
 /// The one list of several that has the selected ports; `None` if there is not exactly one. Endpoints that have it are then

@@ -1,6 +1,6 @@
 //! Ports that are asked for, and the SRV data that is made of them.
 
-use super::ask::NameWriter;
+use super::ask::{Ask, NameWriter};
 use crate::cluster::object::{Port, Protocol};
 
 /// Up to so many ports, earlier ones are compared one by one.
@@ -33,6 +33,20 @@ impl<'q> Ports<'q> {
     pub(super) fn are_in(self, all: &[Port]) -> bool {
         matches!(self, Self::All) || self.of(all).next().is_some()
     }
+}
+
+/// The port that `_<port>._<protocol>.<service>` asks for. As CoreDNS, the underscores are optional.
+pub(super) fn asked_port<'q>(ask: &Ask<'q>) -> Option<Ports<'q>> {
+    let stripped = |label: &'q [u8]| label.strip_prefix(b"_").unwrap_or(label);
+    let name = stripped(ask.label(0));
+    let protocol = protocol(stripped(ask.label(1)))?;
+    (!name.is_empty()).then_some(Ports::Named(name, protocol))
+}
+
+pub(super) fn protocol(label: &[u8]) -> Option<Protocol> {
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+        .into_iter()
+        .find(|protocol| protocol.label().as_bytes() == label)
 }
 
 /// Calls `visit` with the numbers of `ports`, each once, until it returns false; false if it did.
@@ -76,10 +90,10 @@ pub(super) fn weight(pairs: usize) -> u16 {
     100usize.checked_div(pairs).unwrap_or(100).max(1) as u16
 }
 
-/// Begins the data of an SRV record anew: priority 0, weight, port.
-pub(super) fn write_srv(rdata: &mut NameWriter, weight: u16, port: u16) {
+/// Begins the data of an SRV record anew: priority (lower ones are to be tried first, RFC 2782), weight, port.
+pub(super) fn write_srv(rdata: &mut NameWriter, priority: u16, weight: u16, port: u16) {
     rdata.truncate(0);
-    rdata.push(&[0, 0]);
+    rdata.push(&priority.to_be_bytes());
     rdata.push(&weight.to_be_bytes());
     rdata.push(&port.to_be_bytes());
 }

@@ -6,14 +6,14 @@ use super::apex::write_address;
 use super::ask::{Ask, NameWriter};
 use super::endpoints::{Selected, Which};
 use super::nearby::Chosen;
-use super::ports::{Ports, each_number, weight, write_srv};
+use super::ports::{Ports, asked_port, each_number, protocol, weight, write_srv};
 use super::{Kubernetes, Verdict, stride};
 use crate::chain::Local;
 use crate::cluster::index::group::{Group, Kind, Service};
 use crate::cluster::index::label::Label;
 use crate::cluster::index::records::{A_LEN, AAAA_LEN, addresses_in};
 use crate::cluster::index::slice;
-use crate::cluster::object::{Port, Protocol};
+use crate::cluster::object::Port;
 use crate::request::Request;
 use crate::wire::{Owner, RecordType, Reply, Section};
 
@@ -104,7 +104,10 @@ impl Kubernetes {
             Kind::Headless if !self.endpoints_are_listed(group.key.imported) => Verdict::NotYet,
             Kind::Headless => match ask.count() {
                 3 if group.a.is_empty() && group.aaaa.is_empty() => Verdict::NoName,
-                3 => self.headless(ask, self.chosen(group, service), reply, local),
+                3 => {
+                    let chosen = self.chosen(group, service, Ports::All, ask.qtype);
+                    self.headless(ask, chosen, reply, local)
+                }
                 4 | 5 if self.is_above_zonal(ask, group.key.imported) => Verdict::NoData,
                 4 if self.is_protocol(ask, group, &[]) || is_cluster(ask.label(0), group) => {
                     Verdict::NoData
@@ -114,10 +117,11 @@ impl Kubernetes {
                     self.endpoint(ask, Some(ask.label(1)), group, reply, local)
                 }
                 _ => match asked_port(ask) {
-                    Some(ports) => {
-                        let chosen = self.chosen(group, service);
+                    Some(ports) if port_lists(group).any(|(list, _)| ports.are_in(list)) => {
+                        let chosen = self.chosen(group, service, ports, ask.qtype);
                         self.port_of_headless(ask, ports, chosen, reply, local)
                     }
+                    Some(_) => Verdict::NoName,
                     None => Verdict::NoName,
                 },
             },
@@ -158,7 +162,7 @@ impl Kubernetes {
         let mut rdata = NameWriter::new();
         let mut verdict = Verdict::NoData;
         let whole = each_number(chosen, |number| {
-            write_srv(&mut rdata, weight, number);
+            write_srv(&mut rdata, 0, weight, number);
             ask.write_suffix(ask.service_start(), &mut rdata);
             let Some(data) = rdata.get() else { return true };
             verdict = Verdict::Answered;
@@ -196,7 +200,7 @@ impl Kubernetes {
         }
     }
 
-    /// One port of a headless Service: the endpoints whose slices have it.
+    /// One port of a headless Service: the endpoints whose slices have it, of which there are some.
     fn port_of_headless(
         &self,
         ask: &Ask<'_>,
@@ -210,11 +214,10 @@ impl Kubernetes {
             if ports.are_in(list) { rows } else { 0 }
         };
         let ready: usize = port_lists(group).map(rows_with_port).sum();
-        if ready == 0 {
-            return Verdict::NoName;
-        }
+        // Those that come first are in the answer by their ports, too.
+        let all_have_it = ready == group.ready();
         match ask.qtype {
-            RecordType::A | RecordType::AAAA if ready == group.ready() => {
+            RecordType::A | RecordType::AAAA if all_have_it => {
                 self.addresses(ask, chosen, reply, local)
             }
             RecordType::A | RecordType::AAAA => {
@@ -288,21 +291,23 @@ impl Kubernetes {
         if records.is_empty() {
             return Verdict::NoData;
         }
-        if let Some(first) = chosen.first.filter(|first| !records_of(first, ask.qtype).0.is_empty())
-        {
-            let start = self.rotation(records.len(), reply, local);
-            self.addresses(ask, Chosen { group: first, first: None }, reply, local);
-            let others = addresses_of(records, stride, start).filter(|ip| !first.has_address(*ip));
-            let ttl = self.view.ttl;
-            for address in others {
-                if !write_address(reply, Section::Answer, Owner::Question, ttl, address) {
-                    break;
-                }
-            }
-            return Verdict::Answered;
-        }
         let start = self.rotation(records.len(), reply, local);
-        reply.addresses_from(Section::Answer, stride, records, start, self.view.ttl);
+        let ttl = self.view.ttl;
+        let (near, _) = chosen.first.map_or((&[][..], 0), |first| records_of(first, ask.qtype));
+        // They are among the others: as many are all.
+        let Some(first) = chosen.first.filter(|_| !near.is_empty() && near.len() < records.len())
+        else {
+            reply.addresses_from(Section::Answer, stride, records, start, ttl);
+            return Verdict::Answered;
+        };
+        // Where they do not fit, no other is looked at; where they do, as many are passed over at most.
+        if reply.addresses_from(Section::Answer, stride, near, start, ttl) {
+            addresses_of(records, stride, start)
+                .filter(|address| !first.has_address(*address))
+                .all(|address| {
+                    write_address(reply, Section::Answer, Owner::Question, ttl, address)
+                });
+        }
         Verdict::Answered
     }
 
@@ -330,14 +335,6 @@ fn records_of(group: &Group, qtype: RecordType) -> (&[u8], usize) {
     }
 }
 
-/// The port that `_<port>._<protocol>.<service>` asks for. As CoreDNS, the underscores are optional.
-fn asked_port<'q>(ask: &Ask<'q>) -> Option<Ports<'q>> {
-    let stripped = |label: &'q [u8]| label.strip_prefix(b"_").unwrap_or(label);
-    let name = stripped(ask.label(0));
-    let protocol = protocol(stripped(ask.label(1)))?;
-    (!name.is_empty()).then_some(Ports::Named(name, protocol))
-}
-
 /// True where one of the two labels below a Service says that they are a port.
 fn has_underscore(ask: &Ask<'_>) -> bool {
     ask.label(0).starts_with(b"_") || ask.label(1).starts_with(b"_")
@@ -353,10 +350,4 @@ fn port_lists(group: &Group) -> impl Iterator<Item = (&slice::Ports, usize)> {
 /// True where endpoints of an import have names below this label: those of that cluster.
 fn is_cluster(label: &[u8], group: &Group) -> bool {
     group.slices.iter().any(|slice| !slice.is_empty() && slice.cluster() == Some(label))
-}
-
-fn protocol(label: &[u8]) -> Option<Protocol> {
-    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-        .into_iter()
-        .find(|protocol| protocol.label().as_bytes() == label)
 }

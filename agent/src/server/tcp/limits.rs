@@ -56,7 +56,7 @@ impl Connections {
         Self {
             places: shares(MAX_CONNECTIONS.min(most)),
             bytes: shares(MAX_BYTES),
-            admitting: shares(MAX_ADMITTING.min(most / 4)),
+            admitting: shares(MAX_ADMITTING.min(most / 4).max(2)),
             scarce: Notify::new(),
             woken: Throttle::default(),
             refused: AtomicU64::new(0),

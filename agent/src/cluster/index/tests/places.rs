@@ -30,7 +30,7 @@ pub(super) fn compare(index: &Index, model: &Model, of: (bool, &str, &str)) {
     };
     index.group(&wire(name, namespace), imported, |group| {
         for zone in ["z1", "z2", "z3"] {
-            let part = group.nearby().and_then(|nearby| nearby.zone(|other| other == zone));
+            let part = group.nearby().and_then(|nearby| nearby.zone(zone));
             check(part, addresses(&|place| place.zone.as_deref() == Some(zone)));
         }
         let here = group.nearby().and_then(|nearby| nearby.here());
