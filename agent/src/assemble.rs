@@ -297,6 +297,7 @@ impl Assembly {
         for (address, chains) in self.by_address {
             let timeouts = self.timeouts.get(&address).copied().unwrap_or_default();
             let dispatch = Dispatch::new(chains).with_timeouts(timeouts);
+            self.done.sources.push(Arc::clone(dispatch.outside()) as Arc<dyn Source>);
             self.done.listeners.insert(address, Arc::new(dispatch));
         }
         self.done

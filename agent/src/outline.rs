@@ -146,6 +146,28 @@ impl Outline {
         mute.map(|block| block.title.as_str())
     }
 
+    /// The zones of which `before` answers every query at one of these addresses, and this only those that fit a view.
+    pub fn narrowed<'a>(
+        &'a self,
+        before: &'a Self,
+        addresses: impl Iterator<Item = SocketAddr>,
+    ) -> BTreeSet<&'a Name> {
+        let mut narrowed = BTreeSet::new();
+        for address in addresses {
+            let Some(at) = self.heard_at(address) else { continue };
+            let open = before.blocks.iter().filter(|block| {
+                block.view.is_none() && block.answers && block.addresses.contains(&address)
+            });
+            for zone in open.flat_map(|block| &block.zones) {
+                let mut left = self.blocks_of(at, zone.as_ref()).peekable();
+                if left.peek().is_some() && left.all(|block| block.view.is_some()) {
+                    narrowed.insert(zone);
+                }
+            }
+        }
+        narrowed
+    }
+
     /// Whether a name that is in no zone of its own, asked at `address`, may get an answer, if only for some views.
     pub fn answers_all(&self, address: SocketAddr) -> bool {
         let root = Name::root();

@@ -324,6 +324,8 @@ pub mod ede {
     pub const PROHIBITED: u16 = 18;
     /// Stale NXDOMAIN answer.
     pub const STALE_NXDOMAIN: u16 = 19;
+    /// Not authoritative.
+    pub const NOT_AUTHORITATIVE: u16 = 20;
     /// No reachable authority.
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
     /// Network error.

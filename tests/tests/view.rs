@@ -6,7 +6,7 @@ use std::time::Duration;
 use hickory_proto::rr::RecordType;
 use nix::sys::signal::Signal;
 use serde_json::json;
-use tests::client::Client;
+use tests::client::{Client, Question};
 use tests::cluster::Cluster;
 use tests::poll::{pause, wait_for};
 use tests::process::{Nodens, Setup, run};
@@ -440,6 +440,44 @@ fn what_is_wrong_is_said_with_its_place() {
         out.contains(
             ":3: warning: view: expr: character 60: metadata(\"geoip/city\") is always empty"
         ),
+        "{out}"
+    );
+}
+
+/// Queries that fit no view are refused, which is said to the client, in metrics and in `check`; a reload to that is held back.
+#[test]
+fn what_fits_no_view_is_refused_and_seen() {
+    let world = World::new();
+    let metrics = "reload 2s 1s\n    prometheus 127.0.0.1:@metrics@";
+    let nodens = world.start(&SAME.replace("reload 2s 1s", metrics));
+    assert_eq!(world.ask(OTHER, "www.test."), "192.0.2.1");
+    // The last block goes.
+    let text = std::fs::read_to_string(nodens.folder().join("Corefile")).unwrap();
+    let narrow = text.rsplit_once("test.:").unwrap().0;
+    nodens.write_corefile(narrow);
+    let (status, _, said) = run(&["reload", "--socket", &world.socket()]);
+    assert!(!status.success() && said.contains("fit none of its views would be refused"), "{said}");
+    assert_eq!(world.ask(OTHER, "www.test."), "192.0.2.1");
+    let (status, _, said) = run(&["reload", "--force", "--socket", &world.socket()]);
+    assert!(status.success(), "{said}");
+    let client = Client::new(world.address).from(OTHER.parse().unwrap());
+    let question = Question::new("www.test.", RecordType::A);
+    let answer = client.udp(&question).unwrap();
+    assert_eq!(answer.normal.rcode, "REFUSED");
+    let says =
+        |text: &str| answer.bytes.windows(text.len()).any(|octets| octets == text.as_bytes());
+    assert!(says("this query fits no view of its zone"), "{answer:?}");
+    assert_eq!(world.ask(OFFICE, "www.test."), "192.0.2.1");
+    nodens.wait_for_metrics("the refused query", SOON, |metrics| {
+        let labels = [("zone", "dropped"), ("view", ""), ("rcode", "REFUSED")];
+        metrics.sum("coredns_dns_responses_total", &labels) >= 1.0
+    });
+    let file = world.folder.path().join("Corefile");
+    std::fs::write(&file, narrow).unwrap();
+    let (status, out, _) = run(&["check", file.to_str().unwrap()]);
+    assert!(status.success(), "{out}");
+    assert!(
+        out.contains("warning: view: queries for test. that fit no view of it are refused"),
         "{out}"
     );
 }

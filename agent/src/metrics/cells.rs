@@ -105,7 +105,7 @@ pub struct ProtoCells {
 pub struct Tally {
     /// `nodens_received_total`: UDP, TCP.
     pub received: [Cell; 2],
-    /// Replies that no server block has made: FORMERR and the like, REFUSED to names that no block serves.
+    /// Replies that no server block has made: FORMERR and the like.
     pub rejected: Cell,
     /// Replies to STATUS queries: those by which the server asks itself whether it answers.
     pub probes: Cell,

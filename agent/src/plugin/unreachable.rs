@@ -1,7 +1,7 @@
 //! Warnings about lines that can never have an effect: they are legal, and probably not what was meant.
 
 use super::scope::{are_related, covers};
-use super::{Block, Line, log};
+use super::{Block, Line, log, view};
 use crate::config::{Effect, Plugin, ZoneKey, table, value};
 use crate::corefile::{Diagnostic, Diagnostics, Directive, Token};
 use crate::wire::Name;
@@ -14,6 +14,7 @@ pub(crate) fn check(blocks: &[Block], diagnostics: &mut Diagnostics) {
     }
     check_file(blocks, diagnostics);
     views(blocks, diagnostics);
+    uncaught(blocks, diagnostics);
 }
 
 fn check_block(block: &Block, diagnostics: &mut Diagnostics) {
@@ -62,6 +63,38 @@ fn views(blocks: &[Block], diagnostics: &mut Diagnostics) {
         let warning = Diagnostic::warning(at, what);
         diagnostics.push(warning.help("write it above that one, or remove it").directive("view"));
     }
+}
+
+/// Zones of which some queries fit no block, since all that have the zone, or one around it, are for views.
+fn uncaught(blocks: &[Block], diagnostics: &mut Diagnostics) {
+    if blocks.iter().any(|block| !block.is_sound) {
+        return;
+    }
+    let mut said: Vec<&ZoneKey> = Vec::new();
+    for block in blocks.iter().filter(|block| !block.view.is_empty()) {
+        let Some(line) = block.written.named("view").next() else { continue };
+        for zone in &block.written.zones {
+            let catches = |other: &Block| {
+                let takes_all = other.view.first().is_none_or(view::Config::takes_all);
+                takes_all && other.written.zones.iter().any(|wider| is_around(wider, zone))
+            };
+            let is_said = said.iter().any(|said| is_around(said, zone) && is_around(zone, said));
+            if is_said || blocks.iter().any(catches) {
+                continue;
+            }
+            said.push(zone);
+            let what = format!("queries for {} that fit no view of it are refused", zone.name);
+            let help = "write a block without a view for them, after those with one";
+            warn(line, what, help, diagnostics);
+        }
+    }
+}
+
+/// Whether queries for names of `zone` may come to a block for `wider`.
+fn is_around(wider: &ZoneKey, zone: &ZoneKey) -> bool {
+    wider.port == zone.port
+        && wider.transport == zone.transport
+        && zone.name.as_ref().is_within(wider.name.as_ref())
 }
 
 /// A zone of which `above` leaves no query to `later`.
@@ -138,6 +171,17 @@ fn superseded(block: &Block, diagnostics: &mut Diagnostics) {
         for line in others.iter().filter(|line| !have_same_words(line, last)) {
             let what = format!("has no effect: the line at {} replaces it", last.at());
             warn(line, what, "remove one of them", diagnostics);
+        }
+    }
+    for line in block.written.named("kubernetes") {
+        for name in ["topology", "pods", "endpoints", "ttl", "snapshot", "max_staleness"] {
+            let options = line.options().iter().filter(|option| option.name.as_str() == name);
+            let options: Vec<&Directive> = options.collect();
+            let Some((last, others)) = options.split_last() else { continue };
+            for option in others.iter().filter(|option| !have_same_words(option, last)) {
+                let what = format!("has no effect: the line at {} replaces it", last.at());
+                warn(option, what, "remove one of them", diagnostics);
+            }
         }
     }
     let files: Vec<Line<'_>> = of_plugin(block, Plugin::File);

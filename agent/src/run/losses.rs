@@ -122,6 +122,14 @@ impl Used {
         if !mute.is_empty() {
             losses.push(format!("no directive of the block {} answers", listed(mute, ", ")));
         }
+        let asked = self.addresses.iter().filter(|(_, asked)| is_recent(asked));
+        let narrowed = new.outline.narrowed(&running.outline, asked.map(|(address, _)| *address));
+        if !narrowed.is_empty() {
+            let zones = listed(narrowed.iter().map(ToString::to_string).collect(), " ");
+            losses.push(format!(
+                "queries for {zones} that fit none of its views would be refused, and are answered now; write a block without a view"
+            ));
+        }
         let muted = |address: &&SocketAddr| listens(address) && !new.outline.answers_all(**address);
         if let Some(address) = self.forwarded.iter().find(muted) {
             losses.push(format!(

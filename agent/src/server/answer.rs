@@ -87,11 +87,15 @@ fn judge<'p>(
     if local.refused.as_ref().is_some_and(|refused| {
         refused.contains(request.query.name(), request.query.qtype(), origin.received)
     }) {
-        refuse(&request, dispatch, local, out);
+        refuse(&request, dispatch, (ede::OTHER, "this question has ended the server before"), out);
         return Disposition::Reply;
     }
     let Some(chain) = dispatch.find(&request) else {
-        refuse(&request, dispatch, local, out);
+        let why = match dispatch.has_zone_of(request.query.name()) {
+            true => (ede::PROHIBITED, "this query fits no view of its zone"),
+            false => (ede::NOT_AUTHORITATIVE, "no zone of this server has this name"),
+        };
+        refuse(&request, dispatch, why, out);
         return Disposition::Reply;
     };
     let start = out.len();
@@ -315,13 +319,14 @@ fn overflow(
     outcome
 }
 
-/// REFUSED to a name that no server block serves, or none with a view that the query fits.
-fn refuse(request: &Request<'_>, dispatch: &Dispatch, local: &Local, out: &mut Vec<u8>) {
-    local.tally.rejected.add(1);
+/// REFUSED to what no server block is to answer, with the reason as an extended error (RFC 8914).
+fn refuse(request: &Request<'_>, dispatch: &Dispatch, why: (u16, &str), out: &mut Vec<u8>) {
+    let start = out.len();
     let mut reply = Reply::begin(out, &request.query, request.origin.transport == Transport::Tcp);
     reply.set_rcode(Rcode::REFUSED);
+    reply.extended_error(why.0, why.1);
     let len = reply.finish(None);
-    if let Some(taps) = dispatch.taps() {
-        taps.record(request, &Outcome::new(Plugin::Server, Rcode::REFUSED), len, 0);
-    }
+    let outcome = Outcome::new(Plugin::Server, Rcode::REFUSED);
+    let written = out.get(start..start + len).unwrap_or(&[]);
+    finished(dispatch.outside(), request, &outcome, written, 0);
 }

@@ -4,26 +4,35 @@
 use std::sync::Arc;
 
 use crate::chain::Chain;
-use crate::observe::ring::Taps;
 use crate::plugin::settings::Timeouts;
 use crate::request::{OwnedRequest, Request, Resolving, ServerBlocks};
-use crate::wire::RecordType;
+use crate::wire::{Name, NameRef, RecordType};
 
 /// The server blocks behind one listening address.
-#[derive(Default)]
 pub struct Dispatch {
     // Longest zone first, so that the first match is the most specific one. Those of one zone are in the order of the
     // Corefile.
     chains: Vec<Arc<Chain>>,
+    /// Where queries are counted that none of them answers. It has no handler.
+    outside: Arc<Chain>,
     timeouts: Timeouts,
 }
+
+/// The `zone` label of queries that no server block answers, as in CoreDNS.
+const DROPPED: &str = "dropped";
 
 impl Dispatch {
     /// The chains of one address; those of one zone in the order in which their views are tried.
     pub fn new(mut chains: Vec<Arc<Chain>>) -> Self {
         chains.iter().for_each(Chain::enter);
+        let first = chains.first();
+        let label = first.map_or_else(|| "".into(), |chain| Arc::clone(&chain.server_label));
+        let workers = first.map_or(0, |chain| chain.cells.len());
+        let mut outside = Chain::new(Name::root(), label, Vec::new(), workers);
+        outside.zone_label = DROPPED.into();
+        outside.taps = first.and_then(|chain| chain.taps.clone());
         chains.sort_by_key(|chain| std::cmp::Reverse(chain.zone.as_ref().label_count()));
-        Self { chains, timeouts: Timeouts::default() }
+        Self { chains, outside: Arc::new(outside), timeouts: Timeouts::default() }
     }
 
     /// The same with other bounds on how long TCP clients may take.
@@ -57,9 +66,14 @@ impl Dispatch {
         self.timeouts
     }
 
-    /// Where finished queries are written down for those who look.
-    pub fn taps(&self) -> Option<&Taps> {
-        self.chains.first()?.taps.as_deref()
+    /// The chain of queries that no server block answers: it refuses all.
+    pub fn outside(&self) -> &Arc<Chain> {
+        &self.outside
+    }
+
+    /// Whether the name is in a zone that is served here, if only for some views.
+    pub fn has_zone_of(&self, name: NameRef<'_>) -> bool {
+        self.chains.iter().any(|chain| name.is_within(chain.zone.as_ref()))
     }
 
     /// All chains, the most specific zones first.
@@ -82,7 +96,6 @@ mod tests {
     use crate::plugin::directive::{ReadContext, ReadDirective};
     use crate::plugin::testing::{block, read, request_of};
     use crate::plugin::view::Config;
-    use crate::wire::Name;
 
     /// A block for `zone`, and for a view if there is an expression.
     fn chain(number: usize, zone: &str, expression: &str) -> Arc<Chain> {

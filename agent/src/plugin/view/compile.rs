@@ -170,7 +170,9 @@ impl Compiler<'_> {
         use Comparison as C;
         let texts = |compiler: &mut Self, comparison| {
             let one = compiler.text(left, operator)?;
-            Ok(Condition::Texts(one, comparison, compiler.text(right, operator)?))
+            let other = compiler.text(right, operator)?;
+            compiler.doubt_part(right.at, &one, comparison, &other);
+            Ok(Condition::Texts(one, comparison, other))
         };
         match operator {
             Operator::In => self.listed(left, right),
@@ -180,8 +182,8 @@ impl Compiler<'_> {
                     let what = format!("{} is no regular expression", shown(right));
                     return Err(Wrong::new(right.at, what, "a string behind matches"));
                 };
-                let pattern = regex(pattern)
-                    .map_err(|error| Wrong::new(right.at, error.what, error.expected))?;
+                let pattern =
+                    regex(pattern).map_err(|error| Wrong::new(right.at, error.what, REGEX))?;
                 Ok(Condition::Matches(text, Pattern(pattern)))
             }
             Operator::Contains => texts(self, C::Contains),
@@ -289,6 +291,24 @@ impl Compiler<'_> {
         }
     }
 
+    /// Notes a literal that is never a part of a name.
+    fn doubt_part(&mut self, at: usize, value: &Text, comparison: Comparison, literal: &Text) {
+        let (Text::Name, Text::Fixed(text)) = (value, literal) else { return };
+        let lower = text.to_ascii_lowercase();
+        let (what, right) = match comparison {
+            Comparison::EndsWith if !text.is_empty() && !text.ends_with('.') => {
+                ("name() ends with a dot", format!("{lower}."))
+            }
+            _ if *lower != **text => ("name() is in lower case", lower),
+            _ => return,
+        };
+        self.doubts.push(Wrong::new(
+            at,
+            format!("{text:?} is never found: {what}"),
+            format!("'{right}'"),
+        ));
+    }
+
     /// Notes a literal that the value beside it never equals.
     fn doubt(&mut self, at: usize, value: &Text, literal: &Text) {
         let Text::Fixed(text) = literal else { return };
@@ -297,10 +317,10 @@ impl Compiler<'_> {
                 let right = format!("{}.", text.trim_end_matches('.').to_ascii_lowercase());
                 ("name() ends with a dot and is in lower case", right)
             }
-            Text::Type => {
-                let known = RecordType::from_name(text).map(|qtype| qtype.to_string());
-                ("type() is in capitals", known.unwrap_or_else(|| "A".to_owned()))
-            }
+            Text::Type => match RecordType::from_name(text) {
+                Some(qtype) => ("type() is in capitals", qtype.to_string()),
+                None => ("it is no type of records", "A".to_owned()),
+            },
             Text::Protocol => {
                 let right = if **text == *"udp" { "udp" } else { "tcp" };
                 ("proto() is udp or tcp", right.to_owned())
@@ -313,6 +333,10 @@ impl Compiler<'_> {
         }
     }
 }
+
+/// What is expected where a regular expression has a mistake.
+const REGEX: &str =
+    r"one as '^(.*)\\.example\\.org\\.$', with each backslash twice, as in every string";
 
 /// The value of a function without arguments.
 fn plain(name: &str) -> Option<Value> {

@@ -225,6 +225,10 @@ fn what_is_hardly_meant_is_doubted() {
         ("name() in ['a.', 'B.']", 18, "is never equal"),
         ("'a' != type()", 1, "is never equal: type() is in capitals"),
         ("type() in ['A', 'TYPE28']", 17, "is never equal"),
+        ("type() == 'AAAAA'", 11, "is never equal: it is no type of records"),
+        ("name() endsWith 'example.org'", 17, "is never found: name() ends with a dot"),
+        ("name() startsWith 'WWW.'", 19, "is never found: name() is in lower case"),
+        ("name() not contains 'Www'", 21, "is never found: name() is in lower case"),
         ("proto() == 'quic'", 12, "is never equal: proto() is udp or tcp"),
         ("metadata('geoip/city/name') == 'x'", 10, "is always empty"),
     ] {
