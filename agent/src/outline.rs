@@ -191,15 +191,16 @@ impl Outline {
         let words = |outline: &Self, of: fn(&BlockOutline) -> Vec<String>| -> BTreeSet<String> {
             outline.blocks.iter().flat_map(of).collect()
         };
-        let zones = |block: &BlockOutline| -> Vec<String> { block.keys.clone() };
-        let views = |block: &BlockOutline| -> Vec<String> { block.view.iter().cloned().collect() };
+        let zones = |block: &BlockOutline| -> Vec<String> {
+            let of = block.view.as_ref().map_or(String::new(), |view| format!(" (view {view})"));
+            block.keys.iter().map(|key| format!("{key}{of}")).collect()
+        };
         let listeners = |block: &BlockOutline| -> Vec<String> {
             block.addresses.iter().map(ToString::to_string).collect()
         };
         let upstreams =
             |block: &BlockOutline| -> Vec<String> { block.upstreams.iter().cloned().collect() };
         changes.add("zones", &words(self, zones), &words(new, zones));
-        changes.add("views", &words(self, views), &words(new, views));
         changes.add("listeners", &words(self, listeners), &words(new, listeners));
         changes.add("upstreams", &words(self, upstreams), &words(new, upstreams));
         let (old, new) = (self.by_title(), new.by_title());
@@ -393,7 +394,7 @@ mod tests {
         };
         let old = outline(&format!("{}{CLUSTER}", view("office", "whoami")));
         let new = outline(&format!("{}{CLUSTER}", view("home", "whoami")));
-        assert_eq!(old.changes(&new).to_string(), "views: +home -office");
+        assert_eq!(old.changes(&new).to_string(), "zones: +.:53 (view home) -.:53 (view office)");
         assert_eq!(
             old.changes(&outline(&format!("{}{CLUSTER}", view("office", "whoami\n log"))))
                 .to_string(),

@@ -153,8 +153,9 @@ impl Pace {
             if self.stop.load(Relaxed) {
                 return None;
             }
-            let so_far =
-                self.begun.elapsed().as_micros() as u64 * self.per_second / self.of / 1_000_000;
+            // Of all askers together, evenly: they take turns, and do not ask all in one moment.
+            let all = self.begun.elapsed().as_micros() as u64 * self.per_second / 1_000_000;
+            let so_far = (all + self.of - 1 - self.number) / self.of;
             if so_far > self.asked {
                 let due = self.asked..so_far;
                 self.asked = so_far;

@@ -405,6 +405,20 @@ fn a_pods_namespace_decides() {
     wait_for("the Pod of shop", SOON, || who("127.0.1.5") == "192.0.2.1");
     wait_for("the Pod of batch", SOON, || who("127.0.1.6") == "192.0.2.2");
     assert_eq!(who("127.0.1.7"), "192.0.2.3");
+    let socket = nodens.folder().join("nodens.sock").to_string_lossy().into_owned();
+    let explain = |of: &[&str]| {
+        let command = [&["explain", "who.test.", "-t", "A", "--socket", &socket], of].concat();
+        run(&command).1
+    };
+    // As a Pod of the namespace that is known.
+    let of_batch = explain(&["-n", "batch"]);
+    assert!(of_batch.contains("asked as Pod `batch/job-1` with 127.0.1.6"), "{of_batch}");
+    assert!(
+        of_batch.contains("192.0.2.2") && of_batch.contains("does not fit view shop ("),
+        "{of_batch}"
+    );
+    let unknown = explain(&["-n", "nowhere"]);
+    assert!(unknown.contains("no Pod of `nowhere` is known on this node"), "{unknown}");
     // Its address is another Pod's.
     cluster.server.delete("pods", "shop", "web-1");
     cluster.server.put(pod("batch", "job-2", "127.0.1.5"));

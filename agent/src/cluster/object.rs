@@ -299,10 +299,11 @@ pub struct PodDns {
 /// `dnsPolicy`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum DnsPolicy {
-    /// `ClusterFirst`, and `ClusterFirstWithHostNet`: the cluster's domains, and the node's behind them.
+    /// `ClusterFirst` of a Pod with a network of its own, and `ClusterFirstWithHostNet`: the cluster's domains, and the node's
+    /// behind them.
     #[default]
     Cluster,
-    /// `Default`: the node's.
+    /// `Default`, and `ClusterFirst` of a Pod in the node's network: the node's.
     Node,
     /// `None`: only what `dnsConfig` says.
     Own,

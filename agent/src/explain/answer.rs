@@ -210,6 +210,18 @@ fn client(world: &World, question: &Question) -> Result<Client, String> {
             )),
         }
     }
+    // What asks for the client's namespace, as views and limits do, knows it by the address.
+    let are_pods_known = world.stores.iter().any(|store| store.spec().wanted.node.is_some());
+    if let (Some(namespace), None, true) = (namespace, address, are_pods_known) {
+        let other = world.stores.iter().find_map(|store| store.sink().pod_in(namespace));
+        notes.push(match &other {
+            Some((pod, ip)) => format!("asked as Pod `{namespace}/{pod}` with {ip}, as which views and limits know it"),
+            None => format!(
+                "no Pod of `{namespace}` is known on this node: views and limits take the client, 127.0.0.1, for one that is unknown; --client ADDRESS asks as another"
+            ),
+        });
+        address = other.map(|(_, ip)| ip);
+    }
     let mut search = match (namespace, &world.zone) {
         (None, _) => {
             if question.search.is_none() && !question.name.contains('.') {

@@ -58,7 +58,7 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
     let mut packet = Vec::new();
     let edns = Some((OUR_UDP_PAYLOAD, false));
     write_query(&mut packet, 0, flags::RD, name.as_ref(), qtype, Class::IN, edns);
-    let Ok(query) = Query::parse(&packet) else { return refused(name, qtype, false) };
+    let Ok(query) = Query::parse(&packet) else { return refused(name, qtype, &[]) };
     let origin = Origin {
         client: place.client,
         local: place.server,
@@ -67,8 +67,13 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
         received: CoarseInstant::now(),
     };
     let first = Request { query, origin };
+    let passed_over: Vec<String> = place
+        .dispatch
+        .passed_over(&first)
+        .map(|view| format!("{} ({})", view.name(), view.at()))
+        .collect();
     let Some(chain) = place.dispatch.find(&first) else {
-        return refused(name, qtype, is_served(&place.dispatch, name));
+        return refused(name, qtype, &passed_over);
     };
     let is_searched =
         chain.autopath.as_ref().is_some_and(|autopath| autopath.each_after(&first, &mut |_| false));
@@ -105,6 +110,7 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
         "server": chain.server_label.as_ref(),
         "zone": chain.zone_label.as_ref(),
         "view": chain.view.as_ref().map(|view| view.name()),
+        "passed_over": passed_over,
         "steps": said.collect::<Vec<_>>(),
         "source": if is_open { "upstream" } else { source(outcome.plugin, outcome.cache) },
         "rcode": (!outcome.silent && !is_open).then(|| outcome.rcode.to_string()),
@@ -117,21 +123,20 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
     Told { rcode, has_records, is_open, is_forwarded, reasons, found, is_searched, json }
 }
 
-/// Whether there are server blocks for the name, if only for views.
-fn is_served(dispatch: &Dispatch, name: &Name) -> bool {
-    dispatch.chains().iter().any(|chain| name.as_ref().is_within(chain.zone.as_ref()))
-}
-
-/// `by_view`: the name is served, to others.
-fn refused(name: &Name, qtype: RecordType, by_view: bool) -> Told {
-    let why = match by_view {
-        true => "the query fits no view of the server blocks for this name".to_owned(),
-        false => "no server block serves this name".to_owned(),
+/// The name is served to nobody, or to others, by the views that were `passed_over`.
+fn refused(name: &Name, qtype: RecordType, passed_over: &[String]) -> Told {
+    let why = match passed_over {
+        [] => "no server block serves this name".to_owned(),
+        views => format!(
+            "the query fits no view of the server blocks for this name: {}",
+            views.join(", ")
+        ),
     };
     let json = json!({
         "name": name.to_string(),
         "type": qtype.to_string(),
         "steps": [],
+        "passed_over": passed_over,
         "source": "server",
         "rcode": Rcode::REFUSED.to_string(),
         "silent": false,

@@ -77,6 +77,9 @@ fn query(query: &Value, out: &mut String) {
     let view = query.get("view").and_then(Value::as_str);
     let view = view.map_or(String::new(), |view| format!(", view {view}"));
     let _ = writeln!(out, "   {:<5} {became}{block}{view}", word(query, "type"));
+    for passed in words(query, "passed_over") {
+        let _ = writeln!(out, "         the query does not fit view {passed}");
+    }
     for record in words(query, "records") {
         let _ = writeln!(out, "           {record}");
     }
@@ -134,7 +137,7 @@ mod tests {
                 "queries": [{
                     "name": "web.default.svc.cluster.local.", "type": "A", "server": "dns://:53", "zone": "cluster.local.", "view": "shop",
                     "source": "store", "rcode": "NXDOMAIN", "silent": false, "would_ask_upstream": false,
-                    "error": null, "records": [],
+                    "error": null, "records": [], "passed_over": ["batch (Corefile:3)"],
                     "steps": [{ "name": "web.default.svc.cluster.local.", "type": "A", "directive": "kubernetes",
                                 "did": "answered", "notes": ["one", "two"] }],
                 }],
@@ -150,6 +153,7 @@ mod tests {
 
 1. web.default.svc.cluster.local. (with default.svc.cluster.local)
    A     NXDOMAIN from store by block cluster.local. at dns://:53, view shop
+         the query does not fit view batch (Corefile:3)
          kubernetes   answers: one; two
 ";
         assert_eq!(text(&shown), wanted);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::chain::Chain;
 use crate::plugin::settings::Timeouts;
+use crate::plugin::view::View;
 use crate::request::{OwnedRequest, Request, Resolving, ServerBlocks};
 use crate::wire::{Name, NameRef, RecordType};
 
@@ -59,6 +60,14 @@ impl Dispatch {
             return Some(matching.find(|chain| chain.zone != first.zone).unwrap_or(first));
         }
         Some(first)
+    }
+
+    /// The views that the query does not fit, of blocks that would serve it else. For those who explain it.
+    pub fn passed_over<'a>(&'a self, request: &'a Request<'_>) -> impl Iterator<Item = &'a View> {
+        let name = request.query.name();
+        let within = self.chains.iter().filter(move |chain| name.is_within(chain.zone.as_ref()));
+        let views = within.map(|chain| chain.view.as_deref());
+        views.map_while(|view| view.filter(|view| !view.admits(request)))
     }
 
     /// How long TCP clients may take.

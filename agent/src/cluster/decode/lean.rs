@@ -237,9 +237,12 @@ fn place(text: &str, interner: &Interner) -> Option<Text> {
 
 /// What decides which names a Pod tries. A domain that is no name is one that no resolver can try.
 fn pod_dns(spec: &raw::PodSpec<'_>) -> PodDns {
+    let is_on_host = spec.host_network.unwrap_or(false);
     let policy = match spec.dns_policy.as_deref() {
         Some("Default") => DnsPolicy::Node,
         Some("None") => DnsPolicy::Own,
+        // The kubelet takes it for Default there; ClusterFirstWithHostNet is what asks for the cluster's.
+        None | Some("ClusterFirst") if is_on_host => DnsPolicy::Node,
         _ => DnsPolicy::Cluster,
     };
     let Some(config) = &spec.dns_config else { return PodDns { policy, ..PodDns::default() } };

@@ -89,6 +89,14 @@ impl Index {
         self.node_pod(namespace, name).map(|pod| pod.dns)
     }
 
+    /// Some Pod of this node in a namespace, with a network of its own: its name and first address. Waits for the writer.
+    pub fn pod_in(&self, namespace: &str) -> Option<(Text, IpAddr)> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pods = writer.clients.all();
+        let pod = pods.find(|pod| *pod.id.namespace == *namespace && !pod.host_network)?;
+        Some((pod.id.name.clone(), *pod.addresses.first()?))
+    }
+
     /// A Pod of this node. Waits for the writer.
     fn node_pod(&self, namespace: &str, name: &str) -> Option<NodePod> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,7 +12,7 @@ use crate::clock::CoarseInstant;
 use crate::file_watch::{self, FileWatch};
 use crate::plugin::loop_::guard::{LoopGuard, Verdict};
 use crate::upstream::follow::Reading;
-use crate::upstream::{Question, Received, Target, Transport, Upstream, UpstreamError};
+use crate::upstream::{Question, Received, Target, Transport, Upstream, UpstreamError, random};
 use crate::wire::RecordType;
 
 /// How long a probe may take.
@@ -23,6 +23,11 @@ const DOUBT: Duration = Duration::from_millis(20);
 const LOOK_FOR_LOOPS: Duration = Duration::from_secs(300);
 /// ... and so often while one is known to loop or does not answer, so that it returns soon after the loop is gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// ... and up to so much later, by chance: of two servers that forward to each other and find it in the same moment, one is to
+/// look while the other has still set it aside, so that one of both goes on.
+const APART: Duration = Duration::from_secs(2);
+/// What looks like a loop is looked into once in so long while one is known.
+const SUSPECT_AGAIN: Duration = Duration::from_secs(1);
 /// New upstreams that do not answer are asked again so often.
 const NEW_SET: Duration = Duration::from_secs(1);
 
@@ -97,8 +102,10 @@ struct State {
     // A set that waits for its first answer.
     waiting: Option<Set>,
     looked_for_loops: Option<Instant>,
-    // At the last look, an upstream did not answer.
+    // At the last look an upstream did not answer, or no longer looped, which may be so for this moment only.
     unclear: bool,
+    // How much later than it is due the next look is.
+    apart: Duration,
     probed: Option<Instant>,
 }
 
@@ -116,6 +123,7 @@ impl State {
             waiting: None,
             looked_for_loops: None,
             unclear: false,
+            apart: Duration::ZERO,
             probed: None,
         }
     }
@@ -218,7 +226,7 @@ impl State {
         let Some(guard) = &forward.context.loops else { return };
         let set = forward.set.load_full();
         let due = self.looked_for_loops.is_none_or(|at| at.elapsed() >= self.look_again(&set));
-        if !due && !forward.suspicious.load(Relaxed) {
+        if !due && !(forward.suspicious.load(Relaxed) && self.may_suspect(&set).is_zero()) {
             return;
         }
         forward.suspicious.store(false, Relaxed);
@@ -236,18 +244,25 @@ impl State {
                 // No answer says nothing: an upstream that loops may be too busy with that to answer in time.
                 Verdict::Unknown => return false,
             };
-            if upstream.health.set_looping(by.is_some()) {
+            let is_new = upstream.health.set_looping(by.is_some());
+            if is_new {
                 LoopGuard::report(upstream.label(), by);
             }
-            true
+            by.is_some() || !is_new
         }));
         self.unclear = clear.await.contains(&false);
+        self.apart = Duration::from_millis(random::below(APART.as_millis() as usize) as u64);
+    }
+
+    /// How long it is until a suspicion is looked into: where a loop is known, not at once again.
+    fn may_suspect(&self, set: &Set) -> Duration {
+        let since = self.looked_for_loops.filter(|_| is_looping(set));
+        since.map_or(Duration::ZERO, |at| (SUSPECT_AGAIN + self.apart).saturating_sub(at.elapsed()))
     }
 
     /// How long after one look for loops the next is due.
     fn look_again(&self, set: &Set) -> Duration {
-        let looping = set.upstreams.iter().any(|up| up.health.is_looping());
-        if self.unclear || looping { LOOK_AGAIN } else { LOOK_FOR_LOOPS }
+        if self.unclear || is_looping(set) { LOOK_AGAIN + self.apart } else { LOOK_FOR_LOOPS }
     }
 
     fn pause(&self, forward: &Forward) -> Duration {
@@ -259,6 +274,9 @@ impl State {
         if let Some(at) = self.looked_for_loops {
             pause = pause.min(self.look_again(&set).saturating_sub(at.elapsed()));
         }
+        if forward.suspicious.load(Relaxed) {
+            pause = pause.min(self.may_suspect(&set));
+        }
         let others = set.upstreams.len() > 1;
         if set.upstreams.iter().any(|up| is_in_doubt(up, others)) {
             let since = self.probed.map_or(Duration::ZERO, |at| at.elapsed());
@@ -267,6 +285,10 @@ impl State {
         // What is due at once has been done: never round and round.
         pause.max(DOUBT)
     }
+}
+
+fn is_looping(set: &Set) -> bool {
+    set.upstreams.iter().any(|up| up.health.is_looping())
 }
 
 /// Worth a probe: it has failed or was late since its last answer, or has never answered while there are others to ask.

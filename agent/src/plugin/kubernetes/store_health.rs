@@ -71,13 +71,20 @@ impl StoreHealth {
         let away: Vec<&str> =
             status.wanted().filter(|&kind| !status.kind(kind).is_live()).map(plural).collect();
         if away.is_empty() {
-            let node = status.node().filter(|_| self.report.objects(Kind::NodePod) == 0);
-            return match node {
-                Some(node) => {
-                    format!("up to date; no Pod of the node `{node}` is known: is that its name?")
-                }
-                None => "up to date".to_owned(),
-            };
+            let mut state = "up to date".to_owned();
+            if let Some(node) = status.node().filter(|_| self.report.objects(Kind::NodePod) == 0) {
+                state.push_str(&format!(
+                    "; no Pod of the node `{node}` is known: is that its name?"
+                ));
+            }
+            if status.wanted().any(|kind| kind == Kind::Node)
+                && self.report.objects(Kind::Node) == 0
+            {
+                state.push_str(
+                    "; there is no Node of this node's name, so `topology` has no effect",
+                );
+            }
+            return state;
         }
         format!("watching again soon: {}; names are answered from what is known", away.join(", "))
     }

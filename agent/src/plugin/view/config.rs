@@ -8,7 +8,7 @@ use super::condition::Condition;
 use super::lexer::Wrong;
 use crate::clients::Clients;
 use crate::config::{Args, ValueError};
-use crate::corefile::{Directive, Token};
+use crate::corefile::{Directive, Location, Token};
 use crate::plugin::directive::{ReadContext, ReadDirective};
 
 /// Expressions of one view.
@@ -20,6 +20,7 @@ const MAX_NAME: usize = 63;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     name: Arc<str>,
+    at: Location,
     /// All have to hold. Without those that always do.
     conditions: Vec<Condition>,
 }
@@ -51,7 +52,7 @@ impl ReadDirective for Config {
             Args::of(directive, cx.diagnostics)
                 .warning("it has no expr: every query comes here", "add one, or remove the line");
         }
-        Self { name, conditions }
+        Self { name, at: directive.at().clone(), conditions }
     }
 }
 
@@ -75,6 +76,7 @@ impl Config {
     pub fn build(&self, clients: &Arc<Clients>) -> View {
         View {
             name: Arc::clone(&self.name),
+            at: self.at.clone(),
             conditions: self.conditions.clone().into(),
             clients: self.names_clients().then(|| Arc::clone(clients)),
         }

@@ -27,12 +27,14 @@ pub use config::Config;
 use self::condition::Condition;
 use self::facts::Facts;
 use crate::clients::Clients;
+use crate::corefile::Location;
 use crate::request::Request;
 
 /// Which queries a server block is for.
 #[derive(Debug)]
 pub struct View {
     name: Arc<str>,
+    at: Location,
     conditions: Box<[Condition]>,
     /// Who they are, where a condition asks.
     clients: Option<Arc<Clients>>,
@@ -42,6 +44,11 @@ impl View {
     /// Its name: the `view` label of metrics.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where its line is.
+    pub fn at(&self) -> &Location {
+        &self.at
     }
 
     /// Whether the query is one of its own. Called for each query: without a lock or an allocation.
