@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::{Value, json};
 
 use crate::config::{Effect, Plugin, ServerBlock, table};
-use crate::plugin::Block;
+use crate::plugin::{Block, view};
 use crate::wire::{Name, NameRef};
 
 /// More changes of a kind are counted and not listed.
@@ -29,6 +29,8 @@ struct BlockOutline {
     zones: Vec<Name>,
     /// Its name, if the block is for one.
     view: Option<String>,
+    /// Whether every query of its zones fits it: it is for no view, or for one that takes all.
+    catches: bool,
     addresses: Vec<SocketAddr>,
     /// The lines of each directive, as they were written.
     directives: BTreeMap<String, String>,
@@ -73,6 +75,7 @@ impl Outline {
             keys: keys(written),
             zones: written.zone_names(),
             view: written.view().map(str::to_owned),
+            catches: block.view.first().is_none_or(view::Config::takes_all),
             addresses: ports.into_iter().flat_map(on_port).collect(),
             upstreams: to.map(|word| word.as_str().to_owned()).collect(),
             cluster: cluster.cloned().collect(),
@@ -114,7 +117,7 @@ impl Outline {
                 len > 0 && holds_services(name, len)
             };
             other.addresses.contains(&address)
-                && other.view.is_none()
+                && other.catches
                 && other.zones.iter().any(|name| part(name) && !owns(other, name.as_ref()))
         };
         asked.any(|block| owns(block, zone.as_ref()))
@@ -156,11 +159,11 @@ impl Outline {
         for address in addresses {
             let Some(at) = self.heard_at(address) else { continue };
             let open = before.blocks.iter().filter(|block| {
-                block.view.is_none() && block.answers && block.addresses.contains(&address)
+                block.catches && block.answers && block.addresses.contains(&address)
             });
             for zone in open.flat_map(|block| &block.zones) {
                 let mut left = self.blocks_of(at, zone.as_ref()).peekable();
-                if left.peek().is_some() && left.all(|block| block.view.is_some()) {
+                if left.peek().is_some() && left.all(|block| !block.catches) {
                     narrowed.insert(zone);
                 }
             }
@@ -234,7 +237,7 @@ impl Outline {
         let mut within: Vec<_> = zones.filter(|(zone, _)| name.is_within(zone.as_ref())).collect();
         // Stable: those of one zone stay in the order of the file.
         within.sort_by_key(|(zone, _)| std::cmp::Reverse(zone.as_ref().len()));
-        let catching = within.iter().position(|(_, block)| block.view.is_none());
+        let catching = within.iter().position(|(_, block)| block.catches);
         within.truncate(catching.map_or(within.len(), |at| at + 1));
         within.into_iter().map(|(_, block)| block)
     }

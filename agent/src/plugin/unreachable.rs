@@ -76,7 +76,9 @@ fn uncaught(blocks: &[Block], diagnostics: &mut Diagnostics) {
         for zone in &block.written.zones {
             let catches = |other: &Block| {
                 let takes_all = other.view.first().is_none_or(view::Config::takes_all);
-                takes_all && other.written.zones.iter().any(|wider| is_around(wider, zone))
+                takes_all
+                    && is_bound_as(other, block)
+                    && other.written.zones.iter().any(|wider| is_around(wider, zone))
             };
             let is_said = said.iter().any(|said| is_around(said, zone));
             if is_said || blocks.iter().any(catches) {
@@ -114,12 +116,16 @@ fn taken<'b>(above: &Block, later: &'b Block) -> Option<&'b Name> {
     };
     let mut zones = later.written.zones.iter();
     let zone = zones.find(|zone| above.written.zones.iter().any(|other| is_same(zone, other)))?;
-    let (bound, listens) = (bound_to(above), bound_to(later));
-    let is_bound = match listens.is_empty() {
+    (takes && is_bound_as(above, later)).then_some(&zone.name)
+}
+
+/// Whether `one` listens wherever `other` does.
+fn is_bound_as(one: &Block, other: &Block) -> bool {
+    let (bound, listens) = (bound_to(one), bound_to(other));
+    match listens.is_empty() {
         true => bound.is_empty(),
         false => listens.iter().all(|word| bound.contains(word)),
-    };
-    (takes && is_bound).then_some(&zone.name)
+    }
 }
 
 /// The addresses and interfaces of a block's `bind` lines.

@@ -319,14 +319,21 @@ fn overflow(
     outcome
 }
 
-/// REFUSED to what no server block is to answer, with the reason as an extended error (RFC 8914).
+/// REFUSED to what no server block is to answer, with the reason as an extended error (RFC 8914); BADVERS to an unknown
+/// version of EDNS (RFC 6891 section 6.1.3).
 fn refuse(request: &Request<'_>, dispatch: &Dispatch, why: (u16, &str), out: &mut Vec<u8>) {
     let start = out.len();
     let mut reply = Reply::begin(out, &request.query, request.origin.transport == Transport::Tcp);
-    reply.set_rcode(Rcode::REFUSED);
-    reply.extended_error(why.0, why.1);
+    match request.query.edns() {
+        Some(edns) if edns.version != 0 => reply.set_rcode(Rcode::BADVERS),
+        Some(_) => {
+            reply.set_rcode(Rcode::REFUSED);
+            reply.extended_error(why.0, why.1);
+        }
+        None => reply.set_rcode(Rcode::REFUSED),
+    }
+    let outcome = Outcome::new(Plugin::Server, reply.rcode());
     let len = reply.finish(None);
-    let outcome = Outcome::new(Plugin::Server, Rcode::REFUSED);
     let written = out.get(start..start + len).unwrap_or(&[]);
     finished(dispatch.outside(), request, &outcome, written, 0);
 }

@@ -151,12 +151,10 @@ impl std::fmt::Debug for Message {
 }
 
 /// Appends an extended error to options in wire form: code and text (RFC 8914 section 2).
-pub fn push_extended_error(options: &mut Vec<u8>, code: u16, text: &str) {
+pub fn push_extended_error(options: &mut impl Extend<u8>, code: u16, text: &str) {
     let text = text.as_bytes();
-    options.extend_from_slice(&OPTION_EDE.to_be_bytes());
-    options.extend_from_slice(&(text.len() as u16 + 2).to_be_bytes());
-    options.extend_from_slice(&code.to_be_bytes());
-    options.extend_from_slice(text);
+    let head = [OPTION_EDE, text.len() as u16 + 2, code].map(u16::to_be_bytes);
+    options.extend(head.into_iter().flatten().chain(text.iter().copied()));
 }
 
 fn keep_extended_errors(mut options: &[u8], kept: &mut Vec<u8>) {

@@ -66,7 +66,8 @@ pub struct Reply<'b> {
     over_tcp: bool,
     // The section of the first record that did not fit; never the additional one.
     cut_in: Option<Section>,
-    options: SmallVec<[u8; 32]>,
+    // Room for one extended error with a short text.
+    options: SmallVec<[u8; 64]>,
 }
 
 impl<'b> Reply<'b> {
@@ -157,9 +158,7 @@ impl<'b> Reply<'b> {
 
     /// Adds an extended error (RFC 8914); left out where the client sent no EDNS or it does not fit.
     pub fn extended_error(&mut self, code: u16, text: &str) {
-        let mut option = Vec::new();
-        push_extended_error(&mut option, code, text);
-        self.options.extend_from_slice(&option);
+        push_extended_error(&mut self.options, code, text);
     }
 
     /// Appends a record of class IN. Returns false where it does not fit: then nothing is written, and TC is set unless

@@ -226,7 +226,8 @@ impl State {
         let Some(guard) = &forward.context.loops else { return };
         let set = forward.set.load_full();
         let due = self.looked_for_loops.is_none_or(|at| at.elapsed() >= self.look_again(&set));
-        if !due && !(forward.suspicious.load(Relaxed) && self.may_suspect(&set).is_zero()) {
+        let suspects = forward.suspicious.load(Relaxed) && self.may_suspect(&set).is_zero();
+        if !due && !suspects {
             return;
         }
         forward.suspicious.store(false, Relaxed);

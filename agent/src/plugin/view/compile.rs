@@ -7,6 +7,8 @@ use super::condition::{Comparison, Condition, Pattern};
 use super::facts::{End, Number, Text};
 use super::lexer::Wrong;
 use super::parser::{Node, NodeKind, Operator, parse};
+use ipnet::{IpNet, Ipv4Net};
+
 use crate::config::nearest_of;
 use crate::config::value::network;
 use crate::plugin::pattern::regex;
@@ -319,7 +321,7 @@ impl Compiler<'_> {
             }
             Text::Type => match RecordType::from_name(text) {
                 Some(qtype) => ("type() is in capitals", qtype.to_string()),
-                None => ("it is no type of records", "A".to_owned()),
+                None => ("it is no type of records that has a name here", "TYPE65280".to_owned()),
             },
             Text::Protocol => {
                 let right = if **text == *"udp" { "udp" } else { "tcp" };
@@ -393,7 +395,15 @@ fn in_network(address: &Node, within: &Node) -> Result<Condition, Wrong> {
     let network = network(text).ok().filter(|_| text.contains('/'));
     let network = network
         .ok_or_else(|| Wrong::new(within.at, format!("{text:?} is not a network"), A_NETWORK))?;
-    Ok(Condition::InNetwork(end, network))
+    Ok(Condition::InNetwork(end, unmapped(network)))
+}
+
+/// A network of IPv4 addresses that are written as IPv6 ones, in IPv4: those of queries are canonical.
+fn unmapped(network: IpNet) -> IpNet {
+    let IpNet::V6(v6) = network else { return network };
+    let v4 = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    let v4 = v4.and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok());
+    v4.map_or(network, IpNet::V4)
 }
 
 /// An address that another one is compared with; brackets may be around it.

@@ -1,5 +1,6 @@
 //! What an expression means: a tree of conditions whose types are checked. It is evaluated for each query, in time that is
-//! bounded by the length of the expression and of the name, without an allocation but what `matches` keeps once a thread.
+//! bounded by the length of the expression and of the name, without an allocation but the scratch space that
+//! `matches` takes from a pool.
 
 use std::cmp::Ordering;
 use std::net::IpAddr;
