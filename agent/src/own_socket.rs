@@ -59,8 +59,43 @@ fn inode(path: &Path) -> Option<u64> {
 
 impl Drop for OwnSocket {
     fn drop(&mut self) {
-        if self.inode.is_some() && inode(&self.path) == self.inode {
-            let _ = std::fs::remove_file(&self.path);
+        if self.inode.is_none() || inode(&self.path) != self.inode {
+            return;
         }
+        // Another server may put its own file there between the look and the removal: so it is moved aside first, and looked at
+        // once more where nobody else changes it.
+        let mut aside = self.path.as_os_str().to_owned();
+        aside.push(format!(".{}.gone", std::process::id()));
+        let aside = PathBuf::from(aside);
+        if std::fs::rename(&self.path, &aside).is_err() {
+            return;
+        }
+        if inode(&aside) != self.inode {
+            // Back to its place, unless that has a newer one already.
+            let _ = std::fs::hard_link(&aside, &self.path);
+        }
+        let _ = std::fs::remove_file(&aside);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However the end of one server falls together with the start of the next, there is a socket afterwards.
+    #[test]
+    fn the_next_ones_file_is_never_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nodens.sock");
+        let mut now = listen(&path, Type::STREAM, 1).unwrap();
+        for _ in 0..2_000 {
+            let ending = std::thread::spawn(move || drop(now));
+            now = listen(&path, Type::STREAM, 1).unwrap();
+            ending.join().unwrap();
+            assert!(!now.1.is_missing());
+            connect(&path, Type::STREAM, Duration::from_secs(1)).unwrap();
+        }
+        drop(now);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

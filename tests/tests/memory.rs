@@ -344,7 +344,7 @@ fn memory_a_limit_that_changes_takes_effect() {
     let (stop, flooding) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
         let (_stop, _flooding) = (Ends(&stop), Ends(&flooding));
-        scope.spawn(|| flood(server, &flooding));
+        let flood = scope.spawn(|| flood(server, &flooding));
         scope.spawn(|| {
             while !stop.load(Relaxed) {
                 hot();
@@ -354,7 +354,12 @@ fn memory_a_limit_that_changes_takes_effect() {
         nodens.wait_for_metrics("a full cache", SOON, |metrics| {
             metrics.sum("nodens_cache_bytes", &[]) > 12.0 * MIB as f64
         });
+        // What is still in its queues takes memory, too.
         flooding.store(true, Relaxed);
+        flood.join().unwrap();
+        nodens.wait_for_metrics("the last answers", SOON, |metrics| {
+            metrics.sum("nodens_waiting_queries", &[]) == 0.0
+        });
         let used = nodens.metrics().sum("nodens_memory_used_bytes", &[]) as u64;
         group.limit(used * 100 / 83);
         nodens.wait_for_metrics("the cache to shrink", SOON, |metrics| {
