@@ -63,7 +63,7 @@ impl Drop for OwnSocket {
             return;
         }
         // Another server may put its own file there between the look and the removal: so it is moved aside first, and looked at
-        // once more where nobody else changes it.
+        // once more where no other process changes it.
         let mut aside = self.path.as_os_str().to_owned();
         aside.push(format!(".{}.gone", std::process::id()));
         let aside = PathBuf::from(aside);

@@ -123,7 +123,7 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
     Told { rcode, has_records, is_open, is_forwarded, reasons, found, is_searched, json }
 }
 
-/// The name is served to nobody, or to others, by the views that were `passed_over`.
+/// No block serves the name, or only for queries that fit the views that were `passed_over`.
 fn refused(name: &Name, qtype: RecordType, passed_over: &[String]) -> Told {
     let why = match passed_over {
         [] => "no server block serves this name".to_owned(),

@@ -45,7 +45,7 @@ fn descriptors_that_run_out() {
         "{:#}",
         found.check("descriptors")
     );
-    // Clients that take every descriptor keep nobody from asking what is wrong.
+    // Clients have taken every descriptor: the control socket still answers.
     let idle: Vec<_> =
         (0..8).filter_map(|_| std::net::TcpStream::connect(nodens.dns()).ok()).collect();
     for _ in 0..3 {

@@ -247,7 +247,7 @@ impl Texts {
     }
 }
 
-/// Zones of a Service, and of a slice, whose endpoints are kept apart. Clusters have a few; whoever writes slices may name
+/// Zones of a Service, and of a slice, whose endpoints are kept apart. Clusters have a few; a client of the API may name
 /// any number of them, and each costs every change of the Service. Endpoints of further ones have no zone.
 pub(super) const MAX_ZONES: usize = 64;
 

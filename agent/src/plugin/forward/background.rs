@@ -24,7 +24,7 @@ const LOOK_FOR_LOOPS: Duration = Duration::from_secs(300);
 /// ... and so often while one is known to loop or does not answer, so that it returns soon after the loop is gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// ... and up to so much later, by chance: of two servers that forward to each other and find it in the same moment, one is to
-/// look while the other has still set it aside, so that one of both goes on.
+/// look while the other has still set it aside, so that one of the two upstreams is used again.
 const APART: Duration = Duration::from_secs(2);
 /// What looks like a loop is looked into once in so long while one is known.
 const SUSPECT_AGAIN: Duration = Duration::from_secs(1);

@@ -121,8 +121,7 @@ impl Kubernetes {
                         let chosen = self.chosen(group, service, ports, ask.qtype);
                         self.port_of_headless(ask, ports, chosen, reply, local)
                     }
-                    Some(_) => Verdict::NoName,
-                    None => Verdict::NoName,
+                    _ => Verdict::NoName,
                 },
             },
         }

@@ -17,6 +17,7 @@ const ENDPOINTS: usize = 100;
 const ANSWER: Duration = Duration::from_millis(15);
 /// The most that one change may cost, on average.
 const CHANGE: Duration = Duration::from_millis(3);
+
 fn now() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
 }
@@ -290,7 +291,7 @@ fn half_of_all_endpoints_are_near() {
     }
 }
 
-/// Whoever may write slices may name as many zones as there are endpoints.
+/// A client of the API may name as many zones as there are endpoints.
 #[test]
 fn a_zone_for_each_endpoint() {
     let big = Big {
