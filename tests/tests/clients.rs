@@ -4,10 +4,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tests::api::{Fault, Scope};
-use tests::client::{Client, Question};
+use tests::client::{Answer, Client, Question};
 use tests::cluster::Cluster;
 use tests::doctor::Findings;
 use tests::poll::wait_for;
@@ -141,6 +142,102 @@ fn a_pod_is_one_client_and_namespaces_have_rates_of_their_own() {
     for (got, most) in found.iter().zip([4, 2, 4]) {
         assert!(*got <= most && got + spared >= most, "{found:?} after {:?}", begun.elapsed());
     }
+}
+
+/// The text of the extended error (RFC 8914).
+fn extended_error(answer: &Answer) -> Option<String> {
+    let edns = answer.message.edns.as_ref()?;
+    let EdnsOption::Unknown(_, octets) = edns.option(EdnsCode::Unknown(15))? else { return None };
+    Some(String::from_utf8_lossy(octets.get(2..)?).into_owned())
+}
+
+/// How many of `count` queries are refused, those of a client that starts with a full bucket, and what the last of them is told.
+fn refused(nodens: &Nodens, from: &str, count: usize) -> (usize, Option<String>) {
+    let client = Client::new(nodens.dns()).from(from.parse().unwrap());
+    let mut told = None;
+    let mut refused = 0;
+    for _ in 0..count {
+        let answer = client.udp(&Question::new(NAME, RecordType::A)).unwrap();
+        if answer.normal.rcode == "REFUSED" {
+            refused += 1;
+            told = extended_error(&answer);
+        }
+    }
+    (refused, told)
+}
+
+#[test]
+fn labels_have_rates_of_their_own_and_a_pod_is_told_its_own() {
+    let cluster = Cluster::default();
+    let labelled = |name: &str, address: &str, labels: Value| {
+        let mut pod = pod("shop", name, "node-9", &[address]);
+        pod["metadata"]["labels"] = labels;
+        pod["metadata"]["ownerReferences"] = json!([
+            {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5f7c9", "uid": "1", "controller": true}
+        ]);
+        pod
+    };
+    cluster.server.put(labelled(
+        "scan",
+        "127.0.1.5",
+        json!({"app": "scan", "tier": "a", "pod-template-hash": "5f7c9"}),
+    ));
+    cluster.server.put(labelled("web", "127.0.1.6", json!({"tier": "b", "canary": "yes"})));
+    cluster.server.put(labelled("api", "127.0.1.7", json!({"tier": "b"})));
+    cluster.server.put(labelled("late", "127.0.1.8", json!({"tier": "c"})));
+    let limit =
+        "limit 1 40 {\n refuse\n label app=scan 1 10\n label \"tier in (a, b), !canary\" 1 20\n}\n";
+    let nodens = start(&cluster, "", &format!("{limit}{LOG}"));
+    nodens.wait_for_metrics("the Pods of the node", SOON, |metrics| {
+        metrics.sum("nodens_kubernetes_objects", &[("kind", "NodePod")]) == 4.0
+    });
+    let begun = std::time::Instant::now();
+    // The first line that fits; labels of which one does not; another line; an address that is unknown.
+    let cases = [
+        ("127.0.1.5", 10, "Pod shop/scan"),
+        ("127.0.1.6", 40, "Pod shop/web"),
+        ("127.0.1.7", 20, "Pod shop/api"),
+        ("127.0.1.9", 40, ""),
+    ];
+    for (from, burst, who) in cases {
+        let (got, told) = refused(&nodens, from, 50);
+        let most = 50 - burst;
+        let spared = 1 + begun.elapsed().as_secs() as usize;
+        assert!(got <= most && got + spared >= most, "{from}: {got} of 50, {:?}", begun.elapsed());
+        let told = told.unwrap();
+        assert!(told.starts_with("too many queries: at most 1 a second"), "{told}");
+        assert!(told.ends_with(who) && (!who.is_empty() || !told.contains("Pod")), "{told}");
+    }
+    // Labels are those of the moment.
+    cluster.server.put(labelled("late", "127.0.1.8", json!({"app": "scan"})));
+    let socket = nodens.folder().join("nodens.sock").to_string_lossy().into_owned();
+    let explain =
+        |name: &str, pod: &str| run(&["explain", name, "--pod", pod, "--socket", &socket]).1;
+    wait_for("the other rate", SOON, || {
+        explain("kubernetes.default", "shop/late")
+            .contains("1 queries a second, 10 at once (`label app=scan`)")
+    });
+    assert!(refused(&nodens, "127.0.1.8", 50).0 >= 35);
+    let told = explain("kubernetes.default", "shop/scan");
+    assert!(told.contains("127.0.1.5 (Pod shop/scan of Deployment web) asks"), "{told}");
+    assert!(
+        told.contains(
+            "Pod shop/scan may ask 1 queries a second, 10 at once (`label app=scan`), by "
+        ),
+        "{told}"
+    );
+    let (_, top, _) = run(&["top", "--socket", &socket]);
+    assert!(top.contains("127.0.1.5 shop/scan of Deployment web"), "{top}");
+
+    // What is known outlives a crash.
+    cluster.server.refuse();
+    tests::poll::pause(Duration::from_millis(1_500));
+    let old = nodens.server();
+    nodens.signal_server(Signal::SIGKILL);
+    wait_for("another server", SOON, || ![old, nodens.pid()].contains(&nodens.server()));
+    wait_for("the labels", SOON, || {
+        explain("kubernetes.default", "shop/api").contains("(`label tier in (a, b), !canary`)")
+    });
 }
 
 /// The search list of a Pod in namespace `prod`, for a name outside of the cluster; the node's own domains are left out.

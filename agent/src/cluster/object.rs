@@ -274,6 +274,25 @@ pub struct NodePod {
     pub created: u64,
     /// How its names are looked up.
     pub dns: PodDns,
+    /// What controls it; `None` for one that was made by hand.
+    pub owner: Option<PodOwner>,
+    /// Those of its labels that the configuration asks for.
+    pub labels: Box<[(Text, Text)]>,
+}
+
+/// What a Pod belongs to: a StatefulSet, a DaemonSet, a Job, and for the ReplicaSets of a Deployment that one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PodOwner {
+    /// Its kind, as the API writes it.
+    pub kind: Text,
+    /// Its name, in the namespace of the Pod.
+    pub name: Text,
+}
+
+impl std::fmt::Display for PodOwner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
 }
 
 /// The node that this process runs on.

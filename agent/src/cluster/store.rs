@@ -56,8 +56,7 @@ impl<S: Sink> Store<S> {
         inherited: &Inherited,
     ) -> Result<Arc<Self>, StartError> {
         let status = Arc::new(Status::new(&spec.source, &spec.wanted));
-        let interner =
-            Arc::new(Interner::new(spec.wanted.endpoint_pods, spec.wanted.keeps_places()));
+        let interner = Arc::new(Interner::of(&spec.wanted));
         let dynamic: Arc<dyn Sink> = sink.clone();
         let report = Arc::new(Report::new(status.clone(), &dynamic));
         let mut tasks = Vec::new();

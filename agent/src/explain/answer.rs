@@ -118,9 +118,18 @@ pub async fn explain(world: &World, question: &Question) -> Result<Value, String
             "by_autopath": is_by_autopath,
         })
     });
+    let who = world.stores.iter().find_map(|store| {
+        store.sink().client(address.ip(), |pod| {
+            let owner = pod.owner.as_ref().map(ToString::to_string);
+            (!pod.host_network).then(|| (format!("{}/{}", pod.id.namespace, pod.id.name), owner))
+        })
+    });
+    let who = who.flatten();
     Ok(json!({
         "name": question.name,
         "client": address.ip().to_string(),
+        "pod": who.as_ref().map(|(pod, _)| pod),
+        "owner": who.as_ref().and_then(|(_, owner)| owner.as_ref()),
         "server": server.to_string(),
         "search": search.domains,
         "ndots": search.ndots,

@@ -23,7 +23,12 @@ pub fn text(shown: &Value) -> String {
     }
     let search: Vec<&str> = words(shown, "search").collect();
     let ndots = shown.get("ndots").and_then(Value::as_u64).unwrap_or(0);
-    let asks = format!("{} asks {}", word(shown, "client"), word(shown, "server"));
+    let who = match (word(shown, "pod"), word(shown, "owner")) {
+        ("", _) => String::new(),
+        (pod, "") => format!(" (Pod {pod})"),
+        (pod, owner) => format!(" (Pod {pod} of {owner})"),
+    };
+    let asks = format!("{}{who} asks {}", word(shown, "client"), word(shown, "server"));
     match search.as_slice() {
         [] => drop(writeln!(out, "\n{asks}, without a search list")),
         domains => drop(writeln!(out, "\n{asks}, search {}, ndots {ndots}", domains.join(" "))),

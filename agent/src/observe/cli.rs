@@ -155,7 +155,9 @@ fn top_text(shown: &Value) -> String {
         for row in rows {
             let queries = row.get("queries").and_then(Value::as_u64).unwrap_or(0);
             let pod = text(row, "pod");
-            let _ = writeln!(out, "{queries:>9}  {} {pod}", text(row, field));
+            let owner = Some(text(row, "owner")).filter(|owner| !owner.is_empty());
+            let owner = owner.map_or(String::new(), |owner| format!(" of {owner}"));
+            let _ = writeln!(out, "{queries:>9}  {} {pod}{owner}", text(row, field));
         }
     }
     let slowest = rows(shown, "slowest");

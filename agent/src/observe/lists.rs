@@ -49,6 +49,8 @@ pub struct Cut {
 pub struct Who {
     /// `namespace/name`.
     pub pod: String,
+    /// What controls it, as `Deployment web`.
+    pub owner: Option<String>,
     /// Its `ndots`.
     pub ndots: u8,
 }
@@ -86,6 +88,7 @@ impl Lists {
     pub fn who(&self, address: IpAddr) -> Option<Who> {
         self.clients.pod(address, |pod| Who {
             pod: format!("{}/{}", pod.id.namespace, pod.id.name),
+            owner: pod.owner.as_ref().map(ToString::to_string),
             ndots: ndots_of_pod(&pod.dns, &self.of_node),
         })
     }
@@ -184,6 +187,8 @@ pub(super) mod tests {
             host_network: false,
             created: 1,
             dns,
+            owner: None,
+            labels: Box::default(),
         })));
         let clients = Arc::new(Clients::default());
         clients.follow(Some(Arc::clone(&index)));

@@ -79,11 +79,16 @@ impl Observed {
         self.drain(&mut self.state());
     }
 
-    /// What is on top, `rows` of each kind; `name_of` tells what is known of a client.
+    /// What is on top, `rows` of each kind. Clients that are Pods of this node have their names, and others `name_of`.
     pub fn top(&self, rows: usize, name_of: impl Fn(IpAddr) -> Option<String>) -> Value {
         let mut state = self.state();
         self.drain(&mut state);
-        state.tops.to_json(rows, Instant::now(), name_of)
+        let State { tops, lists, .. } = &*state;
+        let who = |address| {
+            let known = lists.as_ref().and_then(|lists| lists.who(address));
+            known.map_or_else(|| (name_of(address), None), |who| (Some(who.pod), who.owner))
+        };
+        tops.to_json(rows, Instant::now(), who)
     }
 
     /// Looks clients and their search lists up here from now on.

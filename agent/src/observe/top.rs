@@ -119,12 +119,12 @@ impl Tops {
         Volume { seconds, queries, is_sample: records < queries }
     }
 
-    /// What is on top, `rows` of each kind; `name_of` tells what is known of a client.
+    /// What is on top, `rows` of each kind; `who` tells the Pod that a client is, and what controls it.
     pub fn to_json(
         &self,
         rows: usize,
         now: Instant,
-        name_of: impl Fn(IpAddr) -> Option<String>,
+        who: impl Fn(IpAddr) -> (Option<String>, Option<String>),
     ) -> Value {
         let (current, before) = (&self.current, self.before.as_ref());
         let Volume { seconds, queries, is_sample } = self.volume(now);
@@ -148,7 +148,9 @@ impl Tops {
                     "per_second": per_second(queries),
                 });
                 if let Some(row) = row.as_object_mut() {
-                    row.insert("pod".to_owned(), name_of(address).into());
+                    let (pod, owner) = who(address);
+                    row.insert("pod".to_owned(), pod.into());
+                    row.insert("owner".to_owned(), owner.into());
                 }
                 row
             };
@@ -287,19 +289,21 @@ mod tests {
         tops.turn(begun + GENERATION);
         tops.add(&record("new.test.", Rcode::NOERROR, 5_000), begun + GENERATION);
         let at = begun + GENERATION + Duration::from_secs(20);
-        let shown = tops.to_json(10, at, |_| Some("shop/web-1".to_owned()));
+        let shown = tops.to_json(10, at, |_| {
+            (Some("shop/web-1".to_owned()), Some("Deployment web".to_owned()))
+        });
         assert_eq!((&shown["seconds"], &shown["queries"]), (&json!(80.0), &json!(4)));
         assert_eq!(shown["names"][0], json!({ "name": "old.test.", "queries": 3 }));
         assert_eq!(shown["nxdomain_names"].as_array().unwrap().len(), 1);
-        let client =
-            json!({ "client": "192.0.2.7", "queries": 4, "per_second": 0.1, "pod": "shop/web-1" });
+        let client = json!({ "client": "192.0.2.7", "queries": 4, "per_second": 0.1,
+            "pod": "shop/web-1", "owner": "Deployment web" });
         assert_eq!(shown["clients"][0], client);
         assert_eq!(shown["rcodes"], json!({ "NOERROR": 1, "NXDOMAIN": 3 }));
         assert_eq!(shown["slowest"][0]["milliseconds"], 5.0);
         assert_eq!(shown["slowest"][0]["seconds_ago"], 20);
         tops.turn(at + GENERATION);
         tops.turn(at + 2 * GENERATION);
-        assert_eq!(tops.to_json(10, at + 2 * GENERATION, |_| None)["queries"], 0);
+        assert_eq!(tops.to_json(10, at + 2 * GENERATION, |_| (None, None))["queries"], 0);
     }
 
     #[test]
@@ -310,7 +314,7 @@ mod tests {
             tops.add(&record("a.test.", Rcode::NOERROR, micros * 7 % 1_000), now);
         }
         assert_eq!(tops.current.slowest.len(), SLOWEST);
-        let shown = tops.to_json(3, now, |_| None);
+        let shown = tops.to_json(3, now, |_| (None, None));
         let slowest: Vec<_> = shown["slowest"].as_array().unwrap().iter().collect();
         assert_eq!(slowest.len(), 3);
         assert_eq!(slowest[0]["milliseconds"], 0.999);

@@ -171,6 +171,7 @@ impl Waste {
             Some(json!({
                 "client": client.to_string(),
                 "pod": who.as_ref().map(|who| &*who.pod),
+                "owner": who.as_ref().and_then(|who| who.owner.as_deref()),
                 "name": written,
                 "queries": queries,
                 "wasted": wasted,

@@ -5,32 +5,36 @@ use std::net::IpAddr;
 use smallvec::SmallVec;
 
 use super::check::{address, excerpt, label, millis, object_name};
-use super::{InvalidObject, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_PLACE, MAX_PORTS, MAX_SEARCHES, raw};
+use super::{
+    InvalidObject, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_LABEL_PART, MAX_PLACE, MAX_PORTS,
+    MAX_SEARCHES, is_object_name, raw,
+};
 use crate::cluster::interner::Interner;
 use crate::cluster::object::{
     Distribution, DnsPolicy, Endpoint, EndpointSlice, Namespace, Node, NodePod, Object, ObjectId,
-    Place, Pod, PodDns, Port, Protocol, Service, ServiceKind, Text,
+    Place, Pod, PodDns, PodOwner, Port, Protocol, Service, ServiceKind, Text,
 };
 use crate::wire::Name;
 
 /// An object as it was read. The encodings differ in how they fill it, and in nothing else.
 pub(super) trait Raw<'a> {
-    fn metadata(&self) -> Option<&raw::Meta<'a>>;
+    /// Who it is.
+    fn head(&self) -> raw::Head<'_>;
 
     /// The lean object, or `None` for one without a name in DNS.
     fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, InvalidObject>;
 }
 
 pub(super) fn identity(
-    meta: &raw::Meta<'_>,
+    head: &raw::Head<'_>,
     interner: &Interner,
 ) -> Result<ObjectId, InvalidObject> {
     let mut lower = String::new();
-    let namespace = match meta.namespace.as_deref() {
+    let namespace = match head.namespace {
         None | Some("") => interner.intern(""),
         Some(text) => interner.intern(label("metadata.namespace", text, &mut lower)?),
     };
-    let name = meta.name.as_deref().unwrap_or_default();
+    let name = head.name.unwrap_or_default();
     Ok(ObjectId {
         namespace,
         // Many objects share a namespace, none a name.
@@ -39,8 +43,8 @@ pub(super) fn identity(
 }
 
 impl<'a> Raw<'a> for raw::Bare<'a> {
-    fn metadata(&self) -> Option<&raw::Meta<'a>> {
-        self.metadata.as_ref()
+    fn head(&self) -> raw::Head<'_> {
+        self.metadata.as_ref().map(raw::Meta::head).unwrap_or_default()
     }
 
     fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, InvalidObject> {
@@ -51,8 +55,8 @@ impl<'a> Raw<'a> for raw::Bare<'a> {
 }
 
 impl<'a> Raw<'a> for raw::Service<'a> {
-    fn metadata(&self) -> Option<&raw::Meta<'a>> {
-        self.metadata.as_ref()
+    fn head(&self) -> raw::Head<'_> {
+        self.metadata.as_ref().map(raw::Meta::head).unwrap_or_default()
     }
 
     fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, InvalidObject> {
@@ -107,8 +111,8 @@ impl<'a> Raw<'a> for raw::Service<'a> {
 }
 
 impl<'a> Raw<'a> for raw::ServiceImport<'a> {
-    fn metadata(&self) -> Option<&raw::Meta<'a>> {
-        self.metadata.as_ref()
+    fn head(&self) -> raw::Head<'_> {
+        self.metadata.as_ref().map(raw::Meta::head).unwrap_or_default()
     }
 
     fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, InvalidObject> {
@@ -136,8 +140,8 @@ impl<'a> Raw<'a> for raw::ServiceImport<'a> {
 }
 
 impl<'a> Raw<'a> for raw::EndpointSlice<'a> {
-    fn metadata(&self) -> Option<&raw::Meta<'a>> {
-        self.metadata.as_ref()
+    fn head(&self) -> raw::Head<'_> {
+        self.metadata.as_ref().map(raw::Meta::head).unwrap_or_default()
     }
 
     fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, InvalidObject> {
@@ -153,8 +157,8 @@ impl<'a> Raw<'a> for raw::EndpointSlice<'a> {
 }
 
 impl<'a> Raw<'a> for raw::ImportedSlice<'a> {
-    fn metadata(&self) -> Option<&raw::Meta<'a>> {
-        self.0.metadata.as_ref()
+    fn head(&self) -> raw::Head<'_> {
+        self.0.metadata.as_ref().map(raw::Meta::head).unwrap_or_default()
     }
 
     fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, InvalidObject> {
@@ -175,8 +179,8 @@ impl<'a> Raw<'a> for raw::ImportedSlice<'a> {
 }
 
 impl<'a> Raw<'a> for raw::Pod<'a> {
-    fn metadata(&self) -> Option<&raw::Meta<'a>> {
-        self.metadata.as_ref()
+    fn head(&self) -> raw::Head<'_> {
+        self.metadata.as_ref().map(raw::Meta::head).unwrap_or_default()
     }
 
     fn lean(&self, id: ObjectId, _: &Interner) -> Result<Option<Object>, InvalidObject> {
@@ -193,36 +197,39 @@ impl<'a> Raw<'a> for raw::Pod<'a> {
 }
 
 impl<'a> Raw<'a> for raw::NodePod<'a> {
-    fn metadata(&self) -> Option<&raw::Meta<'a>> {
-        self.0.metadata.as_ref()
+    fn head(&self) -> raw::Head<'_> {
+        self.metadata.as_ref().map(raw::PodMeta::head).unwrap_or_default()
     }
 
     /// A Pod that is being deleted asks until its end; one that has ended has no address any more.
     fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, InvalidObject> {
         namespaced(&id)?;
-        let Some(status) = &self.0.status else { return Ok(None) };
+        let Some(status) = &self.status else { return Ok(None) };
         if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
             return Ok(None);
         }
-        let created = self.metadata().and_then(|meta| meta.creation_timestamp.as_ref());
-        let spec = self.0.spec.as_ref();
+        let meta = self.metadata.as_ref();
+        let created = meta.and_then(|meta| meta.creation_timestamp.as_ref());
+        let spec = self.spec.as_ref();
         Ok(Some(Object::NodePod(NodePod {
             id: ObjectId { namespace: interner.intern(&id.namespace), ..id },
             addresses: pod_addresses(status)?,
             host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
             created: created.map_or(0, |created| created.0),
             dns: spec.map(pod_dns).unwrap_or_default(),
+            owner: meta.and_then(|meta| pod_owner(meta, interner)),
+            labels: meta.map(|meta| pod_labels(meta, interner)).unwrap_or_default(),
         })))
     }
 }
 
 impl<'a> Raw<'a> for raw::Node<'a> {
-    fn metadata(&self) -> Option<&raw::Meta<'a>> {
-        self.0.metadata.as_ref()
+    fn head(&self) -> raw::Head<'_> {
+        self.0.metadata.as_ref().map(raw::Meta::head).unwrap_or_default()
     }
 
     fn lean(&self, id: ObjectId, interner: &Interner) -> Result<Option<Object>, InvalidObject> {
-        let labels = self.metadata().and_then(|meta| meta.labels.as_ref());
+        let labels = self.0.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
         let zone = labels.and_then(|labels| labels.zone.as_deref());
         let zone = zone.and_then(|zone| place(zone, interner));
         Ok(Some(Object::Node(Node { name: id.name, zone })))
@@ -233,6 +240,29 @@ impl<'a> Raw<'a> for raw::Node<'a> {
 fn place(text: &str, interner: &Interner) -> Option<Text> {
     let fits = (1..=MAX_PLACE).contains(&text.len());
     (fits && interner.keeps_places()).then(|| interner.intern(&text.to_ascii_lowercase()))
+}
+
+/// What controls a Pod. The ReplicaSets of a Deployment are named by it and the hash of their Pods' template.
+fn pod_owner(meta: &raw::PodMeta<'_>, interner: &Interner) -> Option<PodOwner> {
+    let mut owners = meta.owner_references.as_deref()?.iter();
+    let owner = owners.find(|owner| owner.controller == Some(true))?;
+    let (kind, name) = (owner.kind.as_deref()?, owner.name.as_deref()?);
+    let hash = meta.labels.as_ref().and_then(|labels| labels.get("pod-template-hash"));
+    let deployment = (kind == "ReplicaSet").then(|| name.strip_suffix(hash?)?.strip_suffix('-'));
+    let (kind, name) = deployment.flatten().map_or((kind, name), |name| ("Deployment", name));
+    let is_kind = kind.len() <= MAX_LABEL_PART && kind.bytes().all(|o| o.is_ascii_alphanumeric());
+    (is_kind && is_object_name(name))
+        .then(|| PodOwner { kind: interner.intern(kind), name: interner.intern(name) })
+}
+
+/// The labels of a Pod that are kept. One that the API server would not let pass is none.
+fn pod_labels(meta: &raw::PodMeta<'_>, interner: &Interner) -> Box<[(Text, Text)]> {
+    let Some(labels) = &meta.labels else { return Box::default() };
+    let kept = interner.pod_labels().iter().filter_map(|key| {
+        let value = labels.get(key).filter(|value| value.len() <= MAX_LABEL_PART)?;
+        Some((key.clone(), interner.intern(value)))
+    });
+    kept.collect()
 }
 
 /// What decides which names a Pod tries. A domain that is no name is one that no resolver can try.

@@ -33,6 +33,10 @@ pub const MAX_PORTS: usize = 1_024;
 
 /// Domains of a Pod's `dnsConfig.searches` that are read, as the API server's own validation limits them.
 pub const MAX_SEARCHES: usize = 32;
+/// Labels of the Pods of this node that a configuration can ask for.
+pub const MAX_POD_LABELS: usize = 256;
+/// Octets of the value of a label, and of its name behind the prefix.
+pub const MAX_LABEL_PART: usize = 63;
 /// Octets of the name of a zone or a node: a Node is named like a host, and a zone is the value of a label, of 63.
 pub const MAX_PLACE: usize = 253;
 
@@ -212,15 +216,14 @@ pub fn is_object_name(text: &str) -> bool {
 
 /// Checks what a front end has read.
 fn check<'a>(raw: &impl Raw<'a>, interner: &Interner) -> Item {
-    let empty = raw::Meta::default();
-    let meta = raw.metadata().unwrap_or(&empty);
+    let head = raw.head();
     let mut item = Item {
         id: None,
-        resource_version: meta.resource_version.as_deref().and_then(version),
-        headless: meta.labels.as_ref().is_some_and(|labels| labels.headless.is_some()),
+        resource_version: head.resource_version.and_then(version),
+        headless: head.is_headless,
         decoded: Decoded::Ignored,
     };
-    let id = match identity(meta, interner) {
+    let id = match identity(&head, interner) {
         Ok(id) => id,
         Err(invalid) => {
             item.decoded = Decoded::Invalid(invalid);

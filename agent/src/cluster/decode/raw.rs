@@ -4,6 +4,8 @@
 //!
 //! Every field may be missing or null: Go leaves out empty ones and writes empty lists as null.
 
+mod pod;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
@@ -16,7 +18,12 @@ use smallvec::SmallVec;
 use super::check::millis;
 use super::{MAX_PORTS, Refusal, bounded};
 
+pub(super) use self::pod::{
+    DnsOption, NodePod, Owner, Pod, PodDnsConfig, PodIp, PodMeta, PodSpec, PodStatus,
+};
+
 /// A string of the input, copied only where it has escapes. (serde would copy every `Option<Cow<str>>`.)
+#[derive(Default)]
 pub(super) struct Str<'a>(Cow<'a, str>);
 
 impl<'a> Str<'a> {
@@ -133,6 +140,26 @@ pub(super) struct Meta<'a> {
     pub labels: Option<Labels<'a>>,
     #[serde(borrow)]
     pub annotations: Option<Annotations<'a>>,
+}
+
+/// Who an object is, and what the watch needs to know of it.
+#[derive(Default)]
+pub(super) struct Head<'r> {
+    pub name: Option<&'r str>,
+    pub namespace: Option<&'r str>,
+    pub resource_version: Option<&'r str>,
+    pub is_headless: bool,
+}
+
+impl Meta<'_> {
+    pub(super) fn head(&self) -> Head<'_> {
+        Head {
+            name: self.name.as_deref(),
+            namespace: self.namespace.as_deref(),
+            resource_version: self.resource_version.as_deref(),
+            is_headless: self.labels.as_ref().is_some_and(|labels| labels.headless.is_some()),
+        }
+    }
 }
 
 /// A time, in seconds since 1970. One that does not read is 0: nothing depends on it but who came later.
@@ -334,72 +361,10 @@ pub(super) struct Conditions {
     pub ready: Option<bool>,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-pub(super) struct Pod<'a> {
-    #[serde(borrow)]
-    pub metadata: Option<Meta<'a>>,
-    #[serde(borrow)]
-    pub spec: Option<PodSpec<'a>>,
-    #[serde(borrow)]
-    pub status: Option<PodStatus<'a>>,
-}
-
 /// A Node.
 #[derive(Deserialize, Default)]
 #[serde(transparent)]
 pub(super) struct Node<'a>(#[serde(borrow)] pub Bare<'a>);
-
-/// A Pod that is read as a client.
-#[derive(Deserialize, Default)]
-#[serde(transparent)]
-pub(super) struct NodePod<'a>(#[serde(borrow)] pub Pod<'a>);
-
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct PodSpec<'a> {
-    pub host_network: Option<bool>,
-    #[serde(borrow)]
-    pub dns_policy: Option<Str<'a>>,
-    #[serde(borrow)]
-    pub dns_config: Option<PodDnsConfig<'a>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-pub(super) struct PodDnsConfig<'a> {
-    #[serde(borrow)]
-    pub searches: Option<List<Str<'a>, 1, 4>>,
-    #[serde(borrow)]
-    pub options: Option<List<DnsOption<'a>, 1, 4>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-pub(super) struct DnsOption<'a> {
-    #[serde(borrow)]
-    pub name: Option<Str<'a>>,
-    #[serde(borrow)]
-    pub value: Option<Str<'a>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-pub(super) struct PodStatus<'a> {
-    #[serde(borrow)]
-    pub phase: Option<Str<'a>>,
-    #[serde(borrow, rename = "podIP")]
-    pub pod_ip: Option<Str<'a>>,
-    #[serde(borrow, rename = "podIPs")]
-    pub pod_ips: Option<List<PodIp<'a>, 1, 1>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-pub(super) struct PodIp<'a> {
-    #[serde(borrow)]
-    pub ip: Option<Str<'a>>,
-}
 
 #[derive(Deserialize, Default)]
 #[serde(default)]

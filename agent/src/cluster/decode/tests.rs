@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::check::millis;
 use super::*;
-use crate::cluster::object::{Protocol, Service, ServiceKind};
+use crate::cluster::object::{Protocol, Service, ServiceKind, Text};
+use crate::cluster::spec::Wanted;
 use crate::wire::Name;
 
 fn decode(kind: Kind, json: &[u8], interner: &Interner) -> Item {
@@ -275,6 +276,46 @@ fn pods_on_their_way_out_have_no_name() {
         pod(ips, json!({"deletionTimestamp": "2026-11-21T01:15:21Z"})),
         Decoded::Ignored
     ));
+}
+
+#[test]
+fn a_client_has_its_owner_and_the_labels_that_are_asked_for() {
+    let wanted = ["app", "example.com/x", "none"].map(Text::from).into();
+    let interner = Interner::of(&Wanted { pod_labels: wanted, ..Wanted::default() });
+    let pod = |owners: Value, labels: Value| {
+        let json = json!({"metadata": {"name": "web-0", "namespace": "shop", "labels": labels,
+            "ownerReferences": owners}, "status": {"podIP": "10.0.0.1"}});
+        match decode(Kind::NodePod, json.to_string().as_bytes(), &interner).decoded {
+            Decoded::Object(Object::NodePod(pod)) => pod,
+            other => panic!("{other:?}"),
+        }
+    };
+    let owner = |owners: Value, labels: Value| {
+        pod(owners, labels).owner.map_or(String::new(), |owner| owner.to_string())
+    };
+    let of = |kind: &str, name: &str| json!([{"kind": "Node", "name": "no"}, {"kind": kind, "name": name, "controller": true}]);
+    let hash =
+        json!({"pod-template-hash": "5f7c9", "app": "web", "example.com/x": null, "other": "x"});
+    assert_eq!(owner(of("ReplicaSet", "web-5f7c9"), hash.clone()), "Deployment web");
+    assert_eq!(owner(of("ReplicaSet", "-5f7c9"), hash.clone()), "");
+    assert_eq!(owner(of("ReplicaSet", "web-1"), hash.clone()), "ReplicaSet web-1");
+    assert_eq!(owner(of("ReplicaSet", "web-5f7c9"), json!(null)), "ReplicaSet web-5f7c9");
+    assert_eq!(owner(of("StatefulSet", "db-5f7c9"), hash.clone()), "StatefulSet db-5f7c9");
+    for bad in [
+        of("Set of\nthem", "web"),
+        of("Job", "We b"),
+        of(&"J".repeat(64), "web"),
+        of("Job", ""),
+        json!(null),
+    ] {
+        assert_eq!(owner(bad, hash.clone()), "");
+    }
+    let labels = pod(json!(null), hash).labels;
+    let labels: Vec<(&str, &str)> = labels.iter().map(|(key, value)| (&**key, &**value)).collect();
+    assert_eq!(labels, [("app", "web"), ("example.com/x", "")]);
+    let many: serde_json::Map<_, _> = (0..3_000).map(|n| (format!("l{n}"), json!("x"))).collect();
+    assert!(pod(json!(null), many.into()).labels.is_empty());
+    assert!(pod(json!(null), json!({"app": "x".repeat(64)})).labels.is_empty());
 }
 
 #[test]

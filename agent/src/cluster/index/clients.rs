@@ -178,7 +178,15 @@ mod tests {
 
     fn pod(name: &str, addresses: &[&str], created: u64) -> NodePod {
         let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-        NodePod { id: id(name), addresses, host_network: false, created, dns: PodDns::default() }
+        NodePod {
+            id: id(name),
+            addresses,
+            host_network: false,
+            created,
+            dns: PodDns::default(),
+            owner: None,
+            labels: Box::default(),
+        }
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(super) const NEAR_SERVICE: u8 = 9;
 pub(super) const NODE: u8 = 10;
 /// As [`NODE_VERSION`], of the Node itself.
 pub(super) const OWN_VERSION: u8 = 11;
+/// As [`NODE_POD`], of one that has an owner or labels that are kept.
+pub(super) const OWNED_POD: u8 = 12;
 
 /// Writes objects, and sums up what it wrote.
 pub(super) struct Encoder<W> {
@@ -94,7 +96,8 @@ impl<W: Write> Encoder<W> {
                 self.addresses(&pod.addresses);
             }
             Object::NodePod(pod) => {
-                self.out.push(NODE_POD);
+                let is_owned = pod.owner.is_some() || !pod.labels.is_empty();
+                self.out.push(if is_owned { OWNED_POD } else { NODE_POD });
                 self.shared(&pod.id.namespace);
                 self.once(&pod.id.name);
                 self.addresses(&pod.addresses);
@@ -104,6 +107,15 @@ impl<W: Write> Encoder<W> {
                 self.number(pod.dns.searches.len() as u64);
                 pod.dns.searches.iter().for_each(|name| self.raw(name.as_bytes()));
                 self.raw(&[u8::from(pod.dns.ndots.is_some()), pod.dns.ndots.unwrap_or(0)]);
+                if is_owned {
+                    self.optional(pod.owner.as_ref().map(|owner| &owner.kind));
+                    self.optional(pod.owner.as_ref().map(|owner| &owner.name));
+                    self.number(pod.labels.len() as u64);
+                    for (key, value) in &pod.labels {
+                        self.shared(key);
+                        self.shared(value);
+                    }
+                }
             }
             Object::Node(node) => {
                 self.out.push(NODE);

@@ -7,15 +7,16 @@ use smallvec::{Array, SmallVec};
 use super::SnapshotError;
 use super::codec::{
     END, FIRST, IMPORT, NAMESPACE, NEAR_SERVICE, NEW, NODE, NODE_POD, NODE_VERSION, ONCE,
-    OWN_VERSION, PLACED_SLICE, POD, SERVICE, SLICE,
+    OWN_VERSION, OWNED_POD, PLACED_SLICE, POD, SERVICE, SLICE,
 };
 use crate::cluster::decode::{
-    MAX_ADDRESSES, MAX_ENDPOINTS, MAX_PLACE, MAX_PORTS, MAX_SEARCHES, is_label, is_object_name,
+    MAX_ADDRESSES, MAX_ENDPOINTS, MAX_LABEL_PART, MAX_PLACE, MAX_POD_LABELS, MAX_PORTS,
+    MAX_SEARCHES, is_label, is_object_name,
 };
 use crate::cluster::interner::Interner;
 use crate::cluster::object::{
     Distribution, DnsPolicy, Endpoint, EndpointSlice, Kind, Namespace, Node, NodePod, Object,
-    ObjectId, Place, Pod, PodDns, Port, Protocol, Service, ServiceKind, Text,
+    ObjectId, Place, Pod, PodDns, PodOwner, Port, Protocol, Service, ServiceKind, Text,
 };
 use crate::wire::{Name, NameRef};
 
@@ -113,18 +114,42 @@ impl<'a, 'i> Decoder<'a, 'i> {
                 let id = ObjectId { namespace: self.label()?, name: self.object_name()? };
                 Object::Pod(Pod { id, addresses: self.addresses()? })
             }
-            NODE_POD => Object::NodePod(NodePod {
-                id: ObjectId { namespace: self.label()?, name: self.object_name()? },
-                addresses: self.addresses()?,
-                host_network: self.flag()?,
-                created: self.number()?,
-                dns: self.dns()?,
-            }),
+            NODE_POD => Object::NodePod(self.node_pod()?),
+            OWNED_POD => {
+                let pod = self.node_pod()?;
+                Object::NodePod(NodePod { owner: self.owner()?, labels: self.labels()?, ..pod })
+            }
             NODE => {
                 Object::Node(Node { name: self.object_name()?, zone: self.optional(Self::place)? })
             }
             _ => return Err(SnapshotError::Malformed("kind of object")),
         }))
+    }
+
+    fn node_pod(&mut self) -> Result<NodePod> {
+        Ok(NodePod {
+            id: ObjectId { namespace: self.label()?, name: self.object_name()? },
+            addresses: self.addresses()?,
+            host_network: self.flag()?,
+            created: self.number()?,
+            dns: self.dns()?,
+            owner: None,
+            labels: Box::default(),
+        })
+    }
+
+    fn owner(&mut self) -> Result<Option<PodOwner>> {
+        let is_kind = |text: &str| text.len() <= MAX_LABEL_PART;
+        let kind = if self.flag()? { Some(self.text(is_kind, "kind of owner")?) } else { None };
+        let name = self.optional(Self::object_name)?;
+        Ok(kind.zip(name).map(|(kind, name)| PodOwner { kind, name }))
+    }
+
+    fn labels(&mut self) -> Result<Box<[(Text, Text)]>> {
+        let count = self.count(MAX_POD_LABELS, "number of labels")?;
+        let part = |text: &str| text.len() <= MAX_LABEL_PART;
+        let key = |text: &str| text.len() <= MAX_PLACE + 1 + MAX_LABEL_PART;
+        (0..count).map(|_| Ok((self.text(key, "label")?, self.text(part, "label")?))).collect()
     }
 
     fn text(&mut self, fits: fn(&str) -> bool, what: &'static str) -> Result<Text> {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cluster::decode::tests::conformance_cluster;
-use crate::cluster::object::{DnsPolicy, NodePod, ObjectId, PodDns};
+use crate::cluster::object::{DnsPolicy, NodePod, ObjectId, PodDns, PodOwner, Text};
 use crate::wire::Name;
 
 fn head(written: u64) -> Head<'static> {
@@ -33,6 +33,22 @@ fn snapshot() -> (Vec<Object>, Vec<u8>) {
             host_network: policy == DnsPolicy::Node,
             created: 1_767_225_600,
             dns: PodDns { policy, searches: searches.into(), ndots },
+            owner: None,
+            labels: Box::default(),
+        }));
+    }
+    let owner = PodOwner { kind: "StatefulSet".into(), name: "web".into() };
+    let labels: [(Text, Text); 2] =
+        [("app".into(), "web".into()), ("example.com/x".into(), "".into())];
+    for (owner, labels) in [(Some(owner), labels.clone().into()), (None, labels.into())] {
+        objects.push(Object::NodePod(NodePod {
+            id: id.clone(),
+            addresses: ["10.0.0.1".parse().unwrap()].into_iter().collect(),
+            host_network: false,
+            created: 0,
+            dns: PodDns::default(),
+            owner,
+            labels,
         }));
     }
     let walk = |visit: &mut dyn FnMut(Object)| objects.iter().cloned().for_each(visit);

@@ -17,7 +17,15 @@ fn asked(name: &Name) -> Asked<'_> {
 
 fn pod(dns: PodDns) -> NodePod {
     let id = ObjectId { namespace: "shop".into(), name: "web".into() };
-    NodePod { id, addresses: Default::default(), host_network: false, created: 0, dns }
+    NodePod {
+        id,
+        addresses: Default::default(),
+        host_network: false,
+        created: 0,
+        dns,
+        owner: None,
+        labels: Box::default(),
+    }
 }
 
 /// What follows; `None` if the name is no first one.

@@ -4,6 +4,7 @@
 //! algorithm, ITU-T I.371). A client that was never seen, or not lately, has a full bucket, so that forgetting one costs
 //! nobody anything: where a set of the table is full, the fullest bucket makes room.
 
+use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -34,6 +35,9 @@ pub struct Rate {
     interval: u64,
     /// How far ahead of now a bucket's time may be when a token is taken.
     tolerance: u64,
+    /// As it is written.
+    qps: u32,
+    burst: u32,
 }
 
 /// What became of a query.
@@ -63,7 +67,18 @@ impl Rate {
     pub fn new(qps: u32, burst: u32) -> Self {
         let interval = UNITS_PER_SECOND / u64::from(qps.max(1));
         let tolerance = interval * u64::from(burst.saturating_sub(1)) + CLOCK_STEP;
-        Self { interval, tolerance }
+        Self { interval, tolerance, qps, burst }
+    }
+
+    /// Queries a second.
+    pub fn qps(self) -> u32 {
+        self.qps
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} queries a second, {} at once", self.qps, self.burst)
     }
 }
 

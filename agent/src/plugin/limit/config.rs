@@ -1,21 +1,25 @@
 //! What a `limit` line says.
 
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
-use crate::cluster::object::Text;
+use crate::cluster::object::{NodePod, Text};
 use crate::config::value::namespace;
-use crate::config::{Args, ServerBlock, value};
-use crate::corefile::{Diagnostics, Directive};
+use crate::config::{Args, ServerBlock, ValueError, value};
+use crate::corefile::{Diagnostics, Directive, Location};
 use crate::plugin::directive::{ReadContext, ReadDirective};
 use crate::plugin::networks::Networks;
 use crate::wire::Name;
 
 use super::buckets::Rate;
+use super::selector::Selector;
 
 /// The most queries a second, and the most at once, that can be written.
 const MAX: u32 = 1_000_000;
-const OPTIONS: [&str; 6] = ["drop", "refuse", "prefix4", "prefix6", "except", "namespace"];
+/// Rates of their own that a line has for some Pods.
+const MAX_OWN: usize = 64;
+const OPTIONS: [&str; 7] = ["drop", "refuse", "prefix4", "prefix6", "except", "namespace", "label"];
 
 /// One `limit` line.
 #[derive(Debug)]
@@ -33,8 +37,35 @@ pub struct Config {
     prefix6: u8,
     /// Clients without a limit.
     except: Networks,
-    /// What each Pod of a namespace may ask instead.
-    namespaces: Vec<(Text, Rate)>,
+    /// What some Pods may ask instead, each of them. The first that fits counts.
+    own: Vec<(Pods, Rate)>,
+    /// Where it is written.
+    at: Location,
+}
+
+/// Which Pods have a rate of their own.
+#[derive(Debug)]
+enum Pods {
+    OfNamespace(Text),
+    WithLabels { selector: Selector, written: Box<str> },
+}
+
+impl Pods {
+    fn has(&self, pod: &NodePod) -> bool {
+        match self {
+            Self::OfNamespace(name) => pod.id.namespace == *name,
+            Self::WithLabels { selector, .. } => selector.matches(&pod.labels),
+        }
+    }
+}
+
+impl fmt::Display for Pods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OfNamespace(name) => write!(f, "namespace {name}"),
+            Self::WithLabels { written, .. } => write!(f, "label {written}"),
+        }
+    }
 }
 
 /// What becomes of a query beyond the rate.
@@ -55,7 +86,7 @@ impl Config {
         let burst = args.optional(|word| value::integer(word, 1..=MAX)).unwrap_or(qps);
         args.end();
         let (mut action, mut prefix4, mut prefix6) = (None, 32, 128);
-        let (mut except, mut namespaces) = (Vec::new(), Vec::<(Text, Rate)>::new());
+        let (mut except, mut own) = (Vec::new(), Vec::<(Pods, Rate)>::new());
         for option in directive.options() {
             let mut args = Args::of_option(directive, option, diagnostics);
             match option.name.as_str() {
@@ -77,14 +108,30 @@ impl Config {
                         except.extend(args.read(word, value::network));
                     }
                 }
-                "namespace" => {
-                    let name = args.value("a namespace", namespace);
+                "namespace" | "label" if own.len() >= MAX_OWN => {
+                    args.error("there are too many rates", format!("at most {MAX_OWN}"));
+                    args.rest();
+                }
+                "label" if option.args.len() > 3 => {
+                    args.error(
+                        "there are too many words",
+                        "a selector with spaces in quotes, as \"app in (a, b)\"",
+                    );
+                    args.rest();
+                }
+                kind @ ("namespace" | "label") => {
+                    let pods = match kind {
+                        "namespace" => args.value("a namespace", namespace).map(Pods::OfNamespace),
+                        _ => args.value("a label selector", with_labels),
+                    };
                     let qps = args.integer("queries a second", 1..=MAX).unwrap_or(MAX);
                     let burst = args.optional(|word| value::integer(word, 1..=MAX)).unwrap_or(qps);
-                    if name.as_ref().is_some_and(|name| namespaces.iter().any(|n| n.0 == *name)) {
-                        args.error("the namespace has a rate already", "one line for each");
+                    let is_same =
+                        |pods: &Pods| own.iter().any(|(p, _)| p.to_string() == pods.to_string());
+                    if pods.as_ref().is_some_and(is_same) {
+                        args.error(format!("the {kind} has a rate already"), "one line for each");
                     }
-                    namespaces.extend(name.map(|name| (name, Rate::new(qps, burst))));
+                    own.extend(pods.map(|pods| (pods, Rate::new(qps, burst))));
                 }
                 _ => args.unknown_option(&OPTIONS),
             }
@@ -97,19 +144,36 @@ impl Config {
             prefix4,
             prefix6,
             except: Networks::new(except),
-            namespaces,
+            own,
+            at: directive.at().clone(),
         }
     }
 
-    /// What each Pod of this namespace may ask, if that is a rate of its own.
-    pub fn rate_of(&self, namespace: &str) -> Option<Rate> {
-        let found = self.namespaces.iter().find(|(name, _)| **name == *namespace);
-        found.map(|(_, rate)| *rate)
+    /// What this Pod may ask, if that is a rate of its own.
+    pub fn rate_of(&self, pod: &NodePod) -> Option<Rate> {
+        self.own.iter().find(|(pods, _)| pods.has(pod)).map(|(_, rate)| *rate)
+    }
+
+    /// For people: the rate of a client, and which part of the line it is from.
+    pub fn describe(&self, pod: Option<&NodePod>) -> String {
+        let own = pod.and_then(|pod| self.own.iter().find(|(pods, _)| pods.has(pod)));
+        let rate = own.map_or(self.rate, |(_, rate)| *rate);
+        let because = own.map_or(String::new(), |(pods, _)| format!(" (`{pods}`)"));
+        format!("{rate}{because}, by {}", self.at)
     }
 
     /// Whether it depends on who the client is.
     pub fn names_clients(&self) -> bool {
-        !self.namespaces.is_empty()
+        !self.own.is_empty()
+    }
+
+    /// The labels that decide on rates; one may come several times.
+    pub fn labels(&self) -> impl Iterator<Item = &Text> {
+        let selectors = self.own.iter().filter_map(|(pods, _)| match pods {
+            Pods::WithLabels { selector, .. } => Some(selector),
+            Pods::OfNamespace(_) => None,
+        });
+        selectors.flat_map(Selector::keys)
     }
 
     /// Whether clients with this address have no limit.
@@ -133,6 +197,10 @@ impl ReadDirective for Config {
         let id = identity(cx.block, directive);
         Self { id, ..Self::parse(directive, cx.zones, cx.diagnostics) }
     }
+}
+
+fn with_labels(text: &str) -> Result<Pods, ValueError> {
+    Ok(Pods::WithLabels { selector: Selector::parse(text)?, written: text.into() })
 }
 
 fn identity(block: &ServerBlock, directive: &Directive) -> u64 {

@@ -6,6 +6,7 @@
 
 mod buckets;
 mod config;
+mod selector;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,15 +17,12 @@ pub use self::buckets::{Buckets, CAPACITY, Rate};
 pub use self::config::{Action, Config};
 use crate::chain::{Handler, Local};
 use crate::clients::{Clients, first_address};
-use crate::cluster::object::NodePod;
+use crate::cluster::object::{NodePod, ObjectId};
 use crate::metrics::{Scrape, names};
 use crate::plugin::directive::{BuildContext, BuildHandler};
-use crate::request::{Outcome, Plugin, Request, Step};
+use crate::request::{Outcome, Plugin, Request, Step, ede};
+use crate::trace::Notes;
 use crate::wire::{Rcode, Reply};
-
-/// The extended error of a refused query (RFC 8914): code 0 (Other), since there is none for this, with a text. As an option
-/// in wire form, since `Reply::extended_error` allocates.
-const TOO_MANY: &[u8] = b"\0\x0f\0\x12\0\0too many queries";
 
 /// All `limit` lines of a server block: a query has to be within each.
 pub struct Limit {
@@ -49,43 +47,65 @@ impl Limit {
         Self { lines, buckets, clients, evictions: AtomicU64::new(0) }
     }
 
-    /// What the first line that the query exceeds says. A dry run takes no token.
-    fn exceeded(&self, request: &Request<'_>, is_dry: bool) -> Option<Action> {
-        let address = request.origin.client.ip();
-        let of_pod = |pod: &NodePod| {
-            let (first, namespace) = (first_address(pod, address), &*pod.id.namespace);
-            self.exceeded_by((address, first), Some(namespace), request, is_dry)
-        };
-        let found = self.clients.pod(address, of_pod);
-        found.unwrap_or_else(|| self.exceeded_by((address, address), None, request, is_dry))
-    }
-
-    /// The same for a client that asks from `address` and is known by another, of a namespace that is known.
-    fn exceeded_by(
+    /// The first line that the query exceeds, and the rate. A dry run takes no token.
+    fn exceeded(
         &self,
-        (address, known_by): (IpAddr, IpAddr),
-        namespace: Option<&str>,
+        address: IpAddr,
+        pod: Option<&NodePod>,
         request: &Request<'_>,
         is_dry: bool,
-    ) -> Option<Action> {
+    ) -> Option<(Action, Rate)> {
         for line in self.lines.iter().filter(|line| !line.excepts(address)) {
-            let own = namespace.and_then(|namespace| line.rate_of(namespace));
+            let own = pod.and_then(|pod| line.rate_of(pod));
             let rate = own.unwrap_or(line.rate);
+            let known_by = pod.map_or(address, |pod| first_address(pod, address));
             let client = line.client(known_by, own.is_some());
             let (key, now) = ((line.id, client), request.origin.received);
             if is_dry {
                 if !self.buckets.has(key, rate, now) {
-                    return Some(line.action);
+                    return Some((line.action, rate));
                 }
                 continue;
             }
             match self.buckets.take(key, rate, now) {
                 Taken::Yes => {}
                 Taken::Evicting => drop(self.evictions.fetch_add(1, Relaxed)),
-                Taken::No => return Some(line.action),
+                Taken::No => return Some((line.action, rate)),
             }
         }
         None
+    }
+
+    /// Serves a client: a Pod, or one of which only the address is known.
+    fn serve_client(
+        &self,
+        pod: Option<&NodePod>,
+        request: &Request<'_>,
+        reply: &mut Reply<'_>,
+        local: &Local,
+    ) -> Step {
+        let address = request.origin.client.ip();
+        let (action, rate) = match self.exceeded(address, pod, request, local.is_dry) {
+            None => return Step::Next,
+            Some(exceeded) => exceeded,
+        };
+        if action == Action::Drop {
+            return Step::Done(Outcome::silence(Plugin::Limit));
+        }
+        reply.set_rcode(Rcode::REFUSED);
+        // There is no code for this. A Pod is told of itself only.
+        let qps = rate.qps();
+        match pod.map(|pod| &pod.id) {
+            None => reply.extended_error_of(
+                ede::OTHER,
+                format_args!("too many queries: at most {qps} a second"),
+            ),
+            Some(ObjectId { namespace, name }) => reply.extended_error_of(
+                ede::OTHER,
+                format_args!("too many queries: at most {qps} a second for Pod {namespace}/{name}"),
+            ),
+        }
+        Step::Done(Outcome::new(Plugin::Limit, Rcode::REFUSED))
     }
 }
 
@@ -95,15 +115,28 @@ impl Handler for Limit {
     }
 
     fn serve(&self, request: &Request<'_>, reply: &mut Reply<'_>, local: &mut Local) -> Step {
-        match self.exceeded(request, local.is_dry) {
-            None => Step::Next,
-            Some(Action::Drop) => Step::Done(Outcome::silence(Plugin::Limit)),
-            Some(Action::Refuse) => {
-                reply.set_rcode(Rcode::REFUSED);
-                reply.push_options(TOO_MANY);
-                Step::Done(Outcome::new(Plugin::Limit, Rcode::REFUSED))
+        let of_pod = |pod: &NodePod| self.serve_client(Some(pod), request, reply, local);
+        let found = self.clients.pod(request.origin.client.ip(), of_pod);
+        found.unwrap_or_else(|| self.serve_client(None, request, reply, local))
+    }
+
+    fn explain(&self, request: &Request<'_>, step: Step, notes: &mut Notes) {
+        let address = request.origin.client.ip();
+        let mut describe = |pod: Option<&NodePod>| {
+            let who = pod.map_or(address.to_string(), |pod| {
+                format!("Pod {}/{}", pod.id.namespace, pod.id.name)
+            });
+            for line in self.lines.iter().filter(|line| !line.excepts(address)) {
+                let text = format!("{who} may ask {}", line.describe(pod));
+                if matches!(step, Step::Done(_)) {
+                    notes.because(text)
+                } else {
+                    notes.describe(text)
+                }
             }
-        }
+        };
+        let of_pod = self.clients.pod(address, |pod| describe(Some(pod)));
+        of_pod.unwrap_or_else(|| describe(None));
     }
 
     fn is_for_clients_only(&self) -> bool {
@@ -167,7 +200,8 @@ mod tests {
         }
         client.from = "10.0.0.1:5".parse().unwrap();
         let refused = client.ask("a", RecordType::A).unwrap();
-        assert_eq!(refused.message.options(), TOO_MANY);
+        let told = b"\0\x0f\0\x26\0\0too many queries: at most 1 a second";
+        assert_eq!(refused.message.options(), told);
     }
 
     #[test]
@@ -200,6 +234,10 @@ mod tests {
             ("limit 10 {\n namespace shop\n}", "namespace: an argument is missing"),
             ("limit 10 {\n namespace a_b 5\n}", "\"a_b\" is not a namespace"),
             ("limit 10 {\n namespace a 5\n namespace a 6\n}", "has a rate already"),
+            ("limit 10 {\n label app=web\n}", "label: an argument is missing"),
+            ("limit 10 {\n label app=w=b 5\n}", "label: in \"app=w=b\" \"=\" is not a comma"),
+            ("limit 10 {\n label app in (a) 5\n}", "label: there are too many words"),
+            ("limit 10 {\n label a 5\n label a 6\n}", "the label has a rate already"),
             ("limit 10 {\n block\n}", "there is no option \"block\""),
         ] {
             let (_, said) = complaints(text, Config::parse);

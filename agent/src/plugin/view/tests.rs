@@ -69,6 +69,8 @@ impl Asked {
             host_network: false,
             created: 0,
             dns: PodDns::default(),
+            owner: None,
+            labels: Box::default(),
         };
         condition.holds(&Facts::new(&request, self.is_pod.then_some(&pod)))
     }

@@ -1,6 +1,6 @@
 //! The fields of Pods.
 
-use super::super::raw;
+use super::super::raw::{self, Str};
 use super::{Field, Message, Result};
 
 /// `Time`.
@@ -15,7 +15,42 @@ impl<'a> Message<'a> for raw::Seconds {
 
 impl<'a> Message<'a> for raw::NodePod<'a> {
     fn take(&mut self, field: Field<'a>) -> Result {
-        self.0.take(field)
+        match field.number {
+            1 => field.into(&mut self.metadata),
+            2 => field.into(&mut self.spec),
+            3 => field.into(&mut self.status),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<'a> Message<'a> for raw::PodMeta<'a> {
+    fn take(&mut self, field: Field<'a>) -> Result {
+        match field.number {
+            1 => self.name = field.text()?,
+            3 => self.namespace = field.text()?,
+            6 => self.resource_version = field.text()?,
+            8 => field.into(&mut self.creation_timestamp)?,
+            11 => {
+                let (key, value) = field.entry()?;
+                self.labels.get_or_insert_default().push(Str::new(key), value);
+            }
+            13 => self.owner_references.get_or_insert_default().push(field.message()?),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Message<'a> for raw::Owner<'a> {
+    fn take(&mut self, field: Field<'a>) -> Result {
+        match field.number {
+            1 => self.kind = field.text()?,
+            3 => self.name = field.text()?,
+            6 => self.controller = Some(field.number()? != 0),
+            _ => {}
+        }
+        Ok(())
     }
 }
 
