@@ -13,6 +13,7 @@ use crate::admin::Pages;
 use crate::chain::{Chain, ErrorLog, QueryLog};
 use crate::cluster::Store;
 use crate::cluster::index::Index;
+use crate::cluster::object::Kind;
 use crate::config::ListenAddress;
 use crate::detail::Detail;
 use crate::detail::Monitor;
@@ -110,6 +111,22 @@ impl Assembled {
     /// True once every cluster that is watched is known, be it from a snapshot: its names can be answered.
     pub fn is_known(&self) -> bool {
         self.stores.iter().all(|store| store.status().is_known())
+    }
+
+    /// True once every cluster that is watched was listed.
+    pub fn is_listed(&self) -> bool {
+        self.stores.iter().all(|store| store.status().is_synced())
+    }
+
+    /// Whether the Pods of this node are watched, and were listed.
+    pub fn knows_clients(&self) -> bool {
+        let mut watching = self.stores.iter().filter(|store| store.spec().wanted.node.is_some());
+        watching.any(|store| store.status().kind(Kind::NodePod).is_synced())
+    }
+
+    /// Whether the Pods of this node are watched, and were not listed yet.
+    pub fn waits_for_clients(&self) -> bool {
+        self.stores.iter().any(|store| store.spec().wanted.node.is_some()) && !self.knows_clients()
     }
 
     /// What is still missing before cluster names can be answered, each listed once. What other handlers wait for (such as

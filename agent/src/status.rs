@@ -27,7 +27,7 @@ use crate::explain::question::Question;
 use crate::handover::Record;
 use crate::node::Counts;
 use crate::observe::filter::{Filter, Matcher};
-use crate::observe::record::plugins;
+use crate::observe::record::{FORMAT, plugins};
 use crate::plots;
 use crate::plugin::cache::inspect;
 use crate::server::Dispatch;
@@ -243,7 +243,9 @@ impl Commands for Status {
         let begin = || {
             let frames =
                 self.parts.shared.observed.observe(Matcher::new(&self.of_pod(filter)?)?)?;
-            let head = json!({ "version": env!("CARGO_PKG_VERSION"), "plugins": plugins() });
+            let head = json!({
+                "version": env!("CARGO_PKG_VERSION"), "format": FORMAT, "plugins": plugins(),
+            });
             Ok(Stream { head, frames })
         };
         Some(begin())

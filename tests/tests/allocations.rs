@@ -63,6 +63,8 @@ const COREFILE: &str = ".:53 {
 .:53 {
     bind 127.0.0.1
     limit 1 {
+        refuse
+        label \"tier in (a, b), !canary\" 1
         namespace client 1000000
     }
     autopath @kubernetes
@@ -99,6 +101,11 @@ const CLIENT: &str = "kind: Pod
 metadata: {name: asks, namespace: client}
 spec: {nodeName: n1}
 status: {podIP: 10.0.0.9}
+---
+kind: Pod
+metadata: {name: a-flood-of-the-namespace-with-a-long-name-5f7c9d8b6-x2x4z, namespace: client, labels: {tier: b}}
+spec: {nodeName: n1}
+status: {podIP: 10.0.0.8}
 ";
 
 const ZONE_FILE: &str = "$ORIGIN example.org.
@@ -175,6 +182,7 @@ struct Server {
     _folder: tempfile::TempDir,
     local: Local,
     out: Vec<u8>,
+    client: [u8; 4],
 }
 
 /// EDNS of a query: none, or with DO.
@@ -208,7 +216,9 @@ impl Server {
             assembled.waiting_for().is_empty()
         });
         let (local, out) = (Local::new(0), Vec::with_capacity(65_536));
-        Self { runtime, assembled, observed, _upstream: upstream, _folder: folder, local, out }
+        let client = [10, 0, 0, 9];
+        let (_upstream, _folder) = (upstream, folder);
+        Self { runtime, assembled, observed, _upstream, _folder, local, out, client }
     }
 
     fn dispatch(&self) -> Arc<Dispatch> {
@@ -218,7 +228,7 @@ impl Server {
     /// Answers into the buffer; true where it was done at once.
     fn serve(&mut self, packet: &[u8], dispatch: &Arc<Dispatch>, transport: Transport) -> bool {
         let origin = Origin {
-            client: ([10, 0, 0, 9], 5353).into(),
+            client: (self.client, 5353).into(),
             local: ([127, 0, 0, 1], 53).into(),
             transport,
             worker: 0,
@@ -305,6 +315,17 @@ fn one_address(query: &[u8]) -> Vec<u8> {
     message[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
     message.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 192, 0, 2, 9]);
     message
+}
+
+#[test]
+fn refusals_of_a_pod_that_floods_allocate_nothing() {
+    let mut server = Server::start();
+    server.client = [10, 0, 0, 8];
+    server.check("web.shop.svc.cluster.local", RecordType::A, Rcode::REFUSED, 0);
+    let (_, refused) =
+        server.measure("web.shop.svc.cluster.local", RecordType::A, Some((1232, false)));
+    let told = String::from_utf8_lossy(refused.options()).into_owned();
+    assert!(told.contains("at most 1 a second for Pod client/a-flood-of-the-namespace-"), "{told}");
 }
 
 #[test]

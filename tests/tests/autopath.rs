@@ -248,6 +248,12 @@ fn each_pod_has_its_own_list() {
     assert!(explained.contains("www.example.org. (with example.org)"), "{explained}{error}");
     let explain = ["explain", "www", "--pod", "default/web-1", "--socket", &socket];
     assert!(run(&explain).1.contains("`autopath` answers the first query"));
+    let full = "www.default.svc.cluster.local.";
+    let explain = ["explain", full, "--pod", "default/web-1", "--socket", &socket];
+    let (_, explained, _) = run(&explain);
+    let continues =
+        "`autopath` answers it with the first of these that exists: www.svc.cluster.local. ";
+    assert!(explained.contains(continues), "{explained}");
     let own =
         json!({"dnsPolicy": "None", "dnsConfig": {"searches": ["nowhere.test", "example.org"]}});
     cluster.server.put(pod(own));

@@ -6,7 +6,6 @@ use std::sync::Mutex;
 use hashbrown::HashSet;
 
 use super::object::Text;
-use super::spec::Wanted;
 
 /// Strings in use, each once. Shared by the watches of all kinds.
 #[derive(Default)]
@@ -14,7 +13,6 @@ pub struct Interner {
     table: Mutex<Table>,
     drops_pods: bool,
     drops_places: bool,
-    pod_labels: Vec<Text>,
 }
 
 #[derive(Default)]
@@ -27,24 +25,7 @@ impl Interner {
     /// One for objects of which the names of the Pods behind endpoints, and where endpoints are, are kept or not: most
     /// endpoints have both, and they are longer than all else of them.
     pub fn new(keeps_pods: bool, keeps_places: bool) -> Self {
-        let pod_labels = Vec::new();
-        Self {
-            table: Mutex::default(),
-            drops_pods: !keeps_pods,
-            drops_places: !keeps_places,
-            pod_labels,
-        }
-    }
-
-    /// The same, for objects of which what `wanted` says is kept.
-    pub fn of(wanted: &Wanted) -> Self {
-        let pod_labels = wanted.pod_labels.clone();
-        Self { pod_labels, ..Self::new(wanted.endpoint_pods, wanted.keeps_places()) }
-    }
-
-    /// The labels of the Pods of this node that are kept.
-    pub(super) fn pod_labels(&self) -> &[Text] {
-        &self.pod_labels
+        Self { table: Mutex::default(), drops_pods: !keeps_pods, drops_places: !keeps_places }
     }
 
     /// Whether it is kept where endpoints are.

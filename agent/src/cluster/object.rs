@@ -276,7 +276,7 @@ pub struct NodePod {
     pub dns: PodDns,
     /// What controls it; `None` for one that was made by hand.
     pub owner: Option<PodOwner>,
-    /// Those of its labels that the configuration asks for.
+    /// Its labels by name, each once.
     pub labels: Box<[(Text, Text)]>,
 }
 

@@ -79,8 +79,7 @@ impl Saver {
         let identity = match credentials::identity(&spec.source) {
             Ok(cluster) => {
                 if spec.wanted.node.is_some() {
-                    let pod_labels = Vec::new();
-                    let wanted = Wanted { node: None, pod_labels, ..spec.wanted.clone() };
+                    let wanted = Wanted { node: None, ..spec.wanted.clone() };
                     let (view, identity) = (view_of(&wanted), identity(&cluster, &wanted));
                     plain = Some(Plain { path: file(&view), view, identity });
                 }

@@ -105,8 +105,6 @@ pub struct Wanted {
     pub namespaces: Vec<Text>,
     /// `pods node`: the Pods of the node of this name are watched, as clients.
     pub node: Option<Text>,
-    /// The labels of these Pods that are kept, sorted, each once.
-    pub pod_labels: Vec<Text>,
     /// `zonal`: the zones of endpoints are kept.
     pub zones: bool,
     /// `topology`: the Node of this name is watched, and it is kept which endpoints are on it, and in which zones all are.
@@ -127,9 +125,6 @@ impl fmt::Debug for Wanted {
             .field("namespaces", &self.namespaces);
         if let Some(node) = &self.node {
             all.field("node", node);
-        }
-        if !self.pod_labels.is_empty() {
-            all.field("pod_labels", &self.pod_labels);
         }
         if self.zones {
             all.field("zones", &true);

@@ -56,7 +56,8 @@ impl<S: Sink> Store<S> {
         inherited: &Inherited,
     ) -> Result<Arc<Self>, StartError> {
         let status = Arc::new(Status::new(&spec.source, &spec.wanted));
-        let interner = Arc::new(Interner::of(&spec.wanted));
+        let interner =
+            Arc::new(Interner::new(spec.wanted.endpoint_pods, spec.wanted.keeps_places()));
         let dynamic: Arc<dyn Sink> = sink.clone();
         let report = Arc::new(Report::new(status.clone(), &dynamic));
         let mut tasks = Vec::new();

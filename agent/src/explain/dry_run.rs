@@ -75,8 +75,13 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
     let Some(chain) = place.dispatch.find(&first) else {
         return refused(name, qtype, &passed_over);
     };
-    let is_searched =
-        chain.autopath.as_ref().is_some_and(|autopath| autopath.each_after(&first, &mut |_| false));
+    let mut after = Vec::new();
+    let is_searched = chain.autopath.as_ref().is_some_and(|autopath| {
+        autopath.each_after(&first, &mut |name| {
+            after.push(name.to_string());
+            true
+        })
+    });
     let trace = Arc::new(Trace::new(place.asks));
     let mut request = OwnedRequest::new(&first, Arc::clone(&place.dispatch));
     request.trace = Some(Arc::clone(&trace));
@@ -104,9 +109,14 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
         }
     }
     let found = steps.iter().any(|step| step.found);
+    // What exists is answered as it is.
+    if outcome.silent || is_open || outcome.rcode != Rcode::NXDOMAIN {
+        after.clear();
+    }
     let json = json!({
         "name": name.to_string(),
         "type": qtype.to_string(),
+        "autopath_continues_with": after,
         "server": chain.server_label.as_ref(),
         "zone": chain.zone_label.as_ref(),
         "view": chain.view.as_ref().map(|view| view.name()),

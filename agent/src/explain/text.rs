@@ -85,6 +85,14 @@ fn query(query: &Value, out: &mut String) {
     for passed in words(query, "passed_over") {
         let _ = writeln!(out, "         the query does not fit view {passed}");
     }
+    let after: Vec<&str> = words(query, "autopath_continues_with").collect();
+    if !after.is_empty() {
+        let after = after.join(" ");
+        let _ = writeln!(
+            out,
+            "         `autopath` answers it with the first of these that exists: {after}"
+        );
+    }
     for record in words(query, "records") {
         let _ = writeln!(out, "           {record}");
     }

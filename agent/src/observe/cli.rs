@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::record::{Record, plugins};
+use super::record::{FORMAT, Record, Sent, plugins};
 use crate::args::{ObserveFlags, Output, TopFlags};
 use crate::control::{self, Request};
 
@@ -17,7 +17,8 @@ use crate::control::{self, Request};
 pub fn observe(flags: &ObserveFlags, out: &mut impl Write) -> anyhow::Result<()> {
     let (head, mut frames) =
         control::open(&flags.socket, &Request::Observe { filter: flags.filter() })?;
-    if head.get("plugins") != Some(&json!(plugins())) {
+    if head.get("plugins") != Some(&json!(plugins())) || head.get("format") != Some(&json!(FORMAT))
+    {
         let theirs = head.get("version").unwrap_or(&Value::Null);
         anyhow::bail!(
             "the server ({theirs}) is of another version; use the nodens of that version"
@@ -42,11 +43,11 @@ pub fn observe(flags: &ObserveFlags, out: &mut impl Write) -> anyhow::Result<()>
             );
             lost = lost_now;
         }
-        while let (Some((record, at, behind)), true) = (Record::read(rest), left > 0) {
+        while let (Some((sent, behind)), true) = (Record::read(rest), left > 0) {
             line.clear();
             match flags.output {
-                Output::Text => text_line(&record, at, &mut line)?,
-                Output::Json => writeln!(line, "{}", json_of(&record, at))?,
+                Output::Text => text_line(&sent, &mut line)?,
+                Output::Json => writeln!(line, "{}", json_of(&sent))?,
             }
             out.write_all(line.as_bytes())?;
             (rest, left) = (behind, left - 1);
@@ -91,10 +92,11 @@ pub fn top(flags: &TopFlags, out: &mut impl Write) -> anyhow::Result<()> {
     }
 }
 
-fn json_of(record: &Record, at: u64) -> Value {
+fn json_of(Sent { record, at, pod }: &Sent<'_>) -> Value {
     json!({
-        "time": at as f64 / 1e3,
+        "time": *at as f64 / 1e3,
         "client": record.client.ip().to_string(),
+        "pod": pod,
         "port": record.client.port(),
         "transport": record.transport.name(),
         "name": record.name().to_string(),
@@ -107,16 +109,17 @@ fn json_of(record: &Record, at: u64) -> Value {
     })
 }
 
-/// `12:34:56.789 192.0.2.7 udp NOERROR upstream 12.3 ms A www.example.org.`
-fn text_line(record: &Record, at: u64, line: &mut String) -> std::fmt::Result {
+/// `12:34:56.789 192.0.2.7 udp NOERROR upstream 12.3 ms A www.example.org. shop/web-1`
+fn text_line(Sent { record, at, pod }: &Sent<'_>, line: &mut String) -> std::fmt::Result {
     let (seconds, millis) = (at / 1_000, at % 1_000);
     let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
     write!(line, "{hour:02}:{minute:02}:{second:02}.{millis:03} ")?;
     let code = if record.is_silent { "silence".to_owned() } else { record.rcode.to_string() };
     let took = f64::from(record.micros) / 1e3;
+    let (before, pod) = pod.map_or(("", ""), |pod| (" ", pod));
     writeln!(
         line,
-        "{:<15} {} {code:<8} {:<8} {took:>8.1} ms {:<5} {}",
+        "{:<15} {} {code:<8} {:<8} {took:>8.1} ms {:<5} {}{before}{pod}",
         record.client.ip().to_string(),
         record.transport.name(),
         record.source(),
@@ -242,10 +245,11 @@ mod tests {
     fn a_line_tells_of_a_query() {
         let mut line = String::new();
         let seen = record("www.example.org.", Rcode::NXDOMAIN, 12_340);
-        text_line(&seen, 45_296_789, &mut line).unwrap();
-        let wanted = "12:34:56.789 192.0.2.7       udp NXDOMAIN upstream     12.3 ms A     www.example.org.\n";
+        text_line(&Sent { record: seen, at: 45_296_789, pod: Some("shop/web") }, &mut line)
+            .unwrap();
+        let wanted = "12:34:56.789 192.0.2.7       udp NXDOMAIN upstream     12.3 ms A     www.example.org. shop/web\n";
         assert_eq!(line, wanted);
-        assert_eq!(json_of(&seen, 1_500)["time"], 1.5);
+        assert_eq!(json_of(&Sent { record: seen, at: 1_500, pod: None })["time"], 1.5);
     }
 
     #[test]

@@ -192,7 +192,14 @@ impl Observed {
                     (unix as u64).saturating_sub(coarse.millis_since(record.at))
                 });
                 reader.begin(dropped);
-                record.write(at, &mut reader.frame);
+                let frame = &mut reader.frame;
+                let clients = lists.as_ref().map(|lists| &lists.clients);
+                let of_pod = clients.and_then(|clients| {
+                    clients.pod(record.client.ip(), |pod| record.write(at, Some(&pod.id), frame))
+                });
+                if of_pod.is_none() {
+                    record.write(at, None, &mut reader.frame);
+                }
                 reader.records += 1;
                 if reader.frame.len() >= FRAME {
                     missed.add(reader.send());
@@ -265,7 +272,7 @@ impl Source for Observed {
 #[cfg(test)]
 mod tests {
     use super::super::filter::Filter;
-    use super::super::record::Record;
+    use super::super::record::{Record, Sent};
     use super::*;
     use crate::plugin::testing;
     use crate::request::{Outcome, Plugin};
@@ -290,7 +297,7 @@ mod tests {
         let (lost, mut rest) = frame.split_first_chunk::<8>().unwrap();
         assert_eq!(u64::from_be_bytes(*lost), 0);
         let mut seen = 0;
-        while let Some((record, _, left)) = Record::read(rest) {
+        while let Some((Sent { record, .. }, left)) = Record::read(rest) {
             assert_eq!(record.name().to_string(), "www.test.");
             assert_eq!((record.micros, record.size, record.source()), (1_500, 99, "upstream"));
             (seen, rest) = (seen + 1, left);

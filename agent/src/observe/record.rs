@@ -5,15 +5,19 @@
 //! ```text
 //! unix time in ms: u64   client: 16, IPv4 as ::ffff:a.b.c.d   port: u16   duration in us: u32
 //! size of the reply: u16   type: u16   code: u16   plugin: u8   cache: u8   bits: u8   length of the name: u8   name
+//! length: u16   namespace/name of the Pod that asked, empty if it is not known
 //! ```
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::clock::CoarseInstant;
+use crate::cluster::object::ObjectId;
 use crate::request::{CacheUse, Outcome, Plugin, Request, Transport};
 use crate::wire::name::MAX_NAME;
 use crate::wire::{NameRef, Rcode, RecordType};
 
+/// Grows with every change of what a reader gets.
+pub const FORMAT: u32 = 2;
 /// Words of a record before its name.
 pub const HEAD: usize = 5;
 /// Words of the longest record.
@@ -51,6 +55,17 @@ pub struct Record {
     pub weight: u16,
     name_len: u8,
     name: [u8; MAX_WORDS * 8 - HEAD * 8],
+}
+
+/// A record as a reader gets it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent<'a> {
+    /// The query.
+    pub record: Record,
+    /// When it was received, in milliseconds since 1970.
+    pub at: u64,
+    /// `namespace/name` of the Pod that asked.
+    pub pod: Option<&'a str>,
 }
 
 impl Default for Record {
@@ -176,8 +191,8 @@ impl Record {
         source(self.plugin, self.cache)
     }
 
-    /// Appends it as a reader gets it; `unix_millis` is when it was received.
-    pub(super) fn write(&self, unix_millis: u64, out: &mut Vec<u8>) {
+    /// Appends it as a reader gets it; `unix_millis` is when it was received, `pod` who asked.
+    pub(super) fn write(&self, unix_millis: u64, pod: Option<&ObjectId>, out: &mut Vec<u8>) {
         out.extend_from_slice(&unix_millis.to_be_bytes());
         out.extend_from_slice(&address_bits(self.client.ip()).to_be_bytes());
         out.extend_from_slice(&self.client.port().to_be_bytes());
@@ -191,11 +206,17 @@ impl Record {
         let last = [self.plugin as u8, self.cache as u8, tcp | silent, name.len() as u8];
         out.extend_from_slice(&last);
         out.extend_from_slice(name);
+        let pod: [&[u8]; 3] = match pod {
+            Some(pod) => [pod.namespace.as_bytes(), b"/", pod.name.as_bytes()],
+            None => [&[]; 3],
+        };
+        let len: usize = pod.iter().map(|part| part.len()).sum();
+        out.extend_from_slice(&(len as u16).to_be_bytes());
+        pod.iter().for_each(|part| out.extend_from_slice(part));
     }
 
-    /// Reads one from the start of `bytes` as a reader gets it: the record, when it was received in milliseconds since 1970, and what
-    /// follows. `None` if it is cut off or has no name.
-    pub fn read(bytes: &[u8]) -> Option<(Self, u64, &[u8])> {
+    /// Reads one from the start of `bytes` as a reader gets it, and what follows. `None` if it is cut off or has no name.
+    pub fn read(bytes: &[u8]) -> Option<(Sent<'_>, &[u8])> {
         let (head, rest) = bytes.split_first_chunk::<SENT>()?;
         let (time, head) = head.split_first_chunk()?;
         let (client, head) = head.split_first_chunk()?;
@@ -206,6 +227,9 @@ impl Record {
         if NameRef::parse(name).ok()?.len() != name.len() {
             return None;
         }
+        let (len, rest) = rest.split_first_chunk()?;
+        let (pod, rest) = rest.split_at_checked(u16::from_be_bytes(*len).into())?;
+        let pod = str::from_utf8(pod).ok()?;
         let ip = address(u128::from_be_bytes(*client));
         let mut record = Self {
             client: SocketAddr::new(ip, u16::from_be_bytes(*port)),
@@ -221,7 +245,8 @@ impl Record {
             ..Self::default()
         };
         record.name.get_mut(..name.len())?.copy_from_slice(name);
-        Some((record, u64::from_be_bytes(*time), rest))
+        let pod = Some(pod).filter(|pod| !pod.is_empty());
+        Some((Sent { record, at: u64::from_be_bytes(*time), pod }, rest))
     }
 }
 
@@ -274,21 +299,28 @@ pub(super) mod tests {
     #[test]
     fn what_is_sent_can_be_read() {
         let mut bytes = Vec::new();
-        record("www.example.", Rcode::NXDOMAIN, 7_000).write(1_234, &mut bytes);
-        record(".", Rcode(3_841), u32::MAX).write(1_235, &mut bytes);
-        let (first, at, rest) = Record::read(&bytes).unwrap();
+        let pod = ObjectId { namespace: "shop".into(), name: "web-1".into() };
+        record("www.example.", Rcode::NXDOMAIN, 7_000).write(1_234, Some(&pod), &mut bytes);
+        record(".", Rcode(3_841), u32::MAX).write(1_235, None, &mut bytes);
+        let (Sent { record: first, at, pod }, rest) = Record::read(&bytes).unwrap();
         assert_eq!((first.name().to_string(), at), ("www.example.".to_owned(), 1_234));
+        assert_eq!(pod, Some("shop/web-1"));
         assert_eq!((first.client, first.micros), (([192, 0, 2, 7], 5353).into(), 7_000));
         assert_eq!((first.rcode, first.source()), (Rcode::NXDOMAIN, "upstream"));
-        let (second, _, rest) = Record::read(rest).unwrap();
-        assert!(second.name().is_root() && second.rcode == Rcode(3_841) && rest.is_empty());
+        let (Sent { record: second, pod, .. }, rest) = Record::read(rest).unwrap();
+        assert!(
+            pod.is_none()
+                && second.name().is_root()
+                && second.rcode == Rcode(3_841)
+                && rest.is_empty()
+        );
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
             let mut rest = &bytes[..];
-            while let Some((record, _, behind)) = Record::read(rest) {
+            while let Some((Sent { record, .. }, behind)) = Record::read(rest) {
                 prop_assert!(behind.len() < rest.len());
                 prop_assert_eq!(record.name().as_bytes(), record.name_bytes());
                 rest = behind;
@@ -299,7 +331,7 @@ pub(super) mod tests {
     #[test]
     fn what_is_cut_off_is_not_read() {
         let mut bytes = Vec::new();
-        record("www.example.", Rcode::NOERROR, 0).write(1, &mut bytes);
+        record("www.example.", Rcode::NOERROR, 0).write(1, None, &mut bytes);
         for end in 0..bytes.len() {
             assert!(Record::read(&bytes[..end]).is_none(), "{end}");
         }

@@ -47,7 +47,6 @@ use std::path::Path;
 
 use self::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
 use crate::cluster::Source;
-use crate::cluster::decode::MAX_POD_LABELS;
 use crate::config::{self, Effect, ServerBlock};
 use crate::corefile::{Diagnostic, Diagnostics, Directive, File};
 use crate::wire::Name;
@@ -122,7 +121,6 @@ pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<Bl
     let mut blocks: Vec<Block> =
         blocks.into_iter().map(|written| parse(written, diagnostics)).collect();
     imply_clients(&mut blocks, diagnostics);
-    keep_labels(&mut blocks, diagnostics);
     share_clients(&mut blocks);
     blocks
 }
@@ -150,29 +148,6 @@ fn imply_clients(blocks: &mut [Block], diagnostics: &mut Diagnostics) {
     }
 }
 
-/// The labels of Pods that any directive asks for are kept.
-fn keep_labels(blocks: &mut [Block], diagnostics: &mut Diagnostics) {
-    let limits = blocks.iter().flat_map(|block| &block.limit);
-    let mut labels: Vec<_> = limits.flat_map(limit::Config::labels).cloned().collect();
-    labels.sort_unstable();
-    labels.dedup();
-    if labels.len() > MAX_POD_LABELS {
-        let written = blocks.iter().flat_map(|block| block.written.named("limit"));
-        let what = format!("the `limit` lines ask for {} labels of Pods", labels.len());
-        if let Some(line) = written.last() {
-            diagnostics.push(
-                Diagnostic::error(line.at().clone(), what)
-                    .help(format!("at most {MAX_POD_LABELS} in all"))
-                    .directive("limit"),
-            );
-        }
-    }
-    let clusters = blocks.iter_mut().flat_map(|block| &mut block.kubernetes);
-    for cluster in clusters.filter(|cluster| cluster.spec.wanted.node.is_some()) {
-        cluster.spec.wanted.pod_labels.clone_from(&labels);
-    }
-}
-
 /// Directives that differ only in `pods node` go on to share a store: the cluster is not to be watched twice.
 fn share_clients(blocks: &mut [Block]) {
     let specs = blocks.iter().flat_map(|block| &block.kubernetes).map(|cluster| &cluster.spec);
@@ -184,7 +159,6 @@ fn share_clients(blocks: &mut [Block]) {
         let mut with = cluster.spec.clone();
         let is_same = watched.iter().any(|spec| {
             with.wanted.node.clone_from(&spec.wanted.node);
-            with.wanted.pod_labels.clone_from(&spec.wanted.pod_labels);
             with == *spec
         });
         if is_same {

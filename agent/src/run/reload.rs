@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::configuration::load;
-use super::{RETRY_HELD_BACK, Server, serve_pages, show, wait_until_known};
+use super::{RETRY_HELD_BACK, START_POLL, Server, serve_pages, show, wait_until_known};
 use crate::assemble::{Assembled, assemble};
 use crate::config_state::ProblemKind;
 use crate::corefile::{Diagnostics, File, Severity};
@@ -192,8 +192,12 @@ impl Server {
         let hash = plan.hash();
         let assembled = assemble(plan.blocks, &self.shared)?;
         // A server of names that are known does not change over to ones that are not.
-        if self.running.is_known() && !wait_until_known(&assembled, MAX_RELOAD_WAIT).await {
-            return Err(Refusal::NotKnown(assembled.waiting_for().join("; ")).into());
+        if self.running.is_known() && !self.is_as_well_known(&assembled).await {
+            let mut missing = assembled.waiting_for();
+            if missing.is_empty() {
+                missing.push("of what it watches only an old snapshot is known".to_owned());
+            }
+            return Err(Refusal::NotKnown(missing.join("; ")).into());
         }
         let now = Instant::now();
         self.used.update(&self.running, now);
@@ -204,6 +208,24 @@ impl Server {
             }
         }
         self.apply(assembled, hash, &plan.file)
+    }
+
+    /// Waits until the clusters of the next configuration are known as well as those of the running one: if these were listed, a
+    /// snapshot that another configuration left is not enough.
+    async fn is_as_well_known(&self, next: &Assembled) -> bool {
+        if !self.running.is_listed() {
+            return wait_until_known(next, MAX_RELOAD_WAIT).await;
+        }
+        let begun = Instant::now();
+        let patience = next.startup_timeout.min(MAX_RELOAD_WAIT);
+        // No name depends on who clients are: that is waited for, and no more.
+        while !next.is_listed() || self.running.knows_clients() && next.waits_for_clients() {
+            if begun.elapsed() >= patience {
+                return next.is_listed() || patience.is_zero();
+            }
+            tokio::time::sleep(START_POLL).await;
+        }
+        true
     }
 
     /// Puts a configuration in the place of the running one. Without an await, so that a reload that is dropped is done or

@@ -16,6 +16,7 @@ pub fn text(status: &Value) -> String {
     page.verdict(status);
     page.server(status);
     page.traffic(&status["last_minute"]);
+    page.views(&status["blocks"]);
     page.sources(&status["sources"]);
     page.upstreams(status);
     page.cache(&status["cache"], &status["memory"]);
@@ -105,31 +106,56 @@ impl Page {
         }
     }
 
+    /// `kubernetes` lines that share a store, as most do, are told once, with all their zones.
     fn sources(&mut self, sources: &Value) {
+        let mut told: Vec<(&Value, Vec<String>)> = Vec::new();
         for source in list(sources) {
-            let server = match word(&source["api_server"]) {
-                server if server.is_empty() => word(&source["source"]),
-                server => format!("{} at {server}", word(&source["source"])),
+            let zones = list(&source["zones"]).iter().map(word);
+            match told.iter_mut().find(|(other, _)| is_one_store(other, source)) {
+                Some((_, all)) => {
+                    all.extend(zones.filter(|zone| !all.contains(zone)).collect::<Vec<_>>());
+                }
+                None => told.push((source, zones.collect())),
+            }
+        }
+        for (source, zones) in told {
+            self.source(source, &zones.join(", "));
+        }
+    }
+
+    fn source(&mut self, source: &Value, zones: &str) {
+        let server = match word(&source["api_server"]) {
+            server if server.is_empty() => word(&source["source"]),
+            server => format!("{} at {server}", word(&source["source"])),
+        };
+        let state = word(&source["state"]);
+        self.line("source", &format!("{server}, zones {zones}: {state}"));
+        for (kind, told) in source["kinds"].as_object().into_iter().flatten() {
+            let age = told["age_seconds"].as_f64();
+            let age = age.map_or("never heard".to_owned(), |age| format!("heard {age} s ago"));
+            let live = if told["live"] == true { "live" } else { "not live" };
+            let skipped = match told["skipped"].as_u64() {
+                None | Some(0) => String::new(),
+                Some(skipped) => format!(", {skipped} skipped"),
             };
-            let (zones, state) = (words(&source["zones"]), word(&source["state"]));
-            self.line("source", &format!("{server}, zones {zones}: {state}"));
-            for (kind, told) in source["kinds"].as_object().into_iter().flatten() {
-                let age = told["age_seconds"].as_f64();
-                let age = age.map_or("never heard".to_owned(), |age| format!("heard {age} s ago"));
-                let live = if told["live"] == true { "live" } else { "not live" };
-                let skipped = match told["skipped"].as_u64() {
-                    None | Some(0) => String::new(),
-                    Some(skipped) => format!(", {skipped} skipped"),
-                };
-                let objects = word(&told["objects"]);
-                self.line("", &format!("{kind}: {objects}, {age}, {live}{skipped}"));
-            }
-            if source["lag_ms"].is_number() {
-                self.line(
-                    "",
-                    &format!("changes are read {} ms after they came", word(&source["lag_ms"])),
-                );
-            }
+            let objects = word(&told["objects"]);
+            self.line("", &format!("{kind}: {objects}, {age}, {live}{skipped}"));
+        }
+        if source["lag_ms"].is_number() {
+            self.line(
+                "",
+                &format!("changes are read {} ms after they came", word(&source["lag_ms"])),
+            );
+        }
+    }
+
+    /// Server blocks that serve some queries only.
+    fn views(&mut self, blocks: &Value) {
+        let mut name = "views";
+        for block in list(blocks).iter().filter(|block| block["view"].is_string()) {
+            let (view, zones) = (word(&block["view"]), words(&block["zones"]));
+            self.line(name, &format!("{view}: zones {zones} at {}", words(&block["addresses"])));
+            name = "";
         }
     }
 
@@ -274,6 +300,16 @@ fn ago(seconds: u64) -> String {
 
 fn duration(seconds: u64) -> String {
     in_words(Duration::from_secs(seconds))
+}
+
+/// Whether two rows tell of one store: the same source, and the same numbers of the same kinds.
+fn is_one_store(one: &Value, other: &Value) -> bool {
+    let objects = |row: &Value| -> Vec<(String, String)> {
+        let kinds = row["kinds"].as_object().into_iter().flatten();
+        kinds.map(|(kind, told)| (kind.clone(), word(&told["objects"]))).collect()
+    };
+    let same = ["source", "api_server", "state"].iter().all(|key| one[*key] == other[*key]);
+    same && objects(one) == objects(other)
 }
 
 #[cfg(test)]

@@ -1,8 +1,6 @@
 //! The reply being written: header, the question in the client's case, records, OPT; cut off honestly where the client's
 //! size ends.
 
-use std::fmt;
-
 use smallvec::SmallVec;
 
 use super::layout::Records;
@@ -41,6 +39,9 @@ pub struct RecordRef<'a> {
     pub rdata: &'a [u8],
 }
 
+/// Octets of options that take no memory: an extended error with a sentence.
+pub const OPTIONS: usize = 128;
+
 /// What becomes of the times to live of a message that is copied into the reply.
 #[derive(Clone, Copy, Debug)]
 pub enum Ttl {
@@ -68,8 +69,7 @@ pub struct Reply<'b> {
     over_tcp: bool,
     // The section of the first record that did not fit; never the additional one.
     cut_in: Option<Section>,
-    // Room for one extended error with a short text.
-    options: SmallVec<[u8; 64]>,
+    options: SmallVec<[u8; OPTIONS]>,
 }
 
 impl<'b> Reply<'b> {
@@ -161,27 +161,6 @@ impl<'b> Reply<'b> {
     /// Adds an extended error (RFC 8914); left out where the client sent no EDNS or it does not fit.
     pub fn extended_error(&mut self, code: u16, text: &str) {
         push_extended_error(&mut self.options, code, text);
-    }
-
-    /// The same with a text that is put together, which takes no memory of its own.
-    pub fn extended_error_of(&mut self, code: u16, text: fmt::Arguments<'_>) {
-        struct Text<'o>(&'o mut SmallVec<[u8; 64]>);
-
-        impl fmt::Write for Text<'_> {
-            fn write_str(&mut self, text: &str) -> fmt::Result {
-                self.0.extend_from_slice(text.as_bytes());
-                Ok(())
-            }
-        }
-
-        let start = self.options.len();
-        push_extended_error(&mut self.options, code, "");
-        // Nothing here can fail.
-        let _ = fmt::Write::write_fmt(&mut Text(&mut self.options), text);
-        let len = (self.options.len() - start - 4) as u16;
-        if let Some(field) = self.options.get_mut(start + 2..start + 4) {
-            field.copy_from_slice(&len.to_be_bytes());
-        }
     }
 
     /// Appends a record of class IN. Returns false where it does not fit: then nothing is written, and TC is set unless

@@ -6,8 +6,8 @@ use smallvec::SmallVec;
 
 use super::check::{address, excerpt, label, millis, object_name};
 use super::{
-    InvalidObject, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_LABEL_PART, MAX_PLACE, MAX_PORTS,
-    MAX_SEARCHES, is_object_name, raw,
+    InvalidObject, MAX_ADDRESSES, MAX_ENDPOINTS, MAX_LABEL_KEY, MAX_LABEL_PART, MAX_PLACE,
+    MAX_POD_LABELS, MAX_PORTS, MAX_SEARCHES, is_object_name, raw,
 };
 use crate::cluster::interner::Interner;
 use crate::cluster::object::{
@@ -255,14 +255,17 @@ fn pod_owner(meta: &raw::PodMeta<'_>, interner: &Interner) -> Option<PodOwner> {
         .then(|| PodOwner { kind: interner.intern(kind), name: interner.intern(name) })
 }
 
-/// The labels of a Pod that are kept. One that the API server would not let pass is none.
+/// The labels of a Pod. One that the API server would not let pass is none.
 fn pod_labels(meta: &raw::PodMeta<'_>, interner: &Interner) -> Box<[(Text, Text)]> {
     let Some(labels) = &meta.labels else { return Box::default() };
-    let kept = interner.pod_labels().iter().filter_map(|key| {
-        let value = labels.get(key).filter(|value| value.len() <= MAX_LABEL_PART)?;
-        Some((key.clone(), interner.intern(value)))
-    });
-    kept.collect()
+    let fits =
+        |(key, value): &(&str, &str)| key.len() <= MAX_LABEL_KEY && value.len() <= MAX_LABEL_PART;
+    // Of one that comes twice the later one counts, as in Go.
+    let mut kept: Vec<(&str, &str)> = labels.iter().rev().filter(fits).collect();
+    kept.sort_by_key(|(key, _)| *key);
+    kept.dedup_by_key(|(key, _)| *key);
+    kept.truncate(MAX_POD_LABELS);
+    kept.into_iter().map(|(key, value)| (interner.intern(key), interner.intern(value))).collect()
 }
 
 /// What decides which names a Pod tries. A domain that is no name is one that no resolver can try.

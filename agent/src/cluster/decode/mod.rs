@@ -33,10 +33,12 @@ pub const MAX_PORTS: usize = 1_024;
 
 /// Domains of a Pod's `dnsConfig.searches` that are read, as the API server's own validation limits them.
 pub const MAX_SEARCHES: usize = 32;
-/// Labels of the Pods of this node that a configuration can ask for.
-pub const MAX_POD_LABELS: usize = 256;
+/// Labels of a Pod of this node that are kept.
+pub const MAX_POD_LABELS: usize = 128;
 /// Octets of the value of a label, and of its name behind the prefix.
 pub const MAX_LABEL_PART: usize = 63;
+/// Octets of the name of a label with its prefix.
+pub const MAX_LABEL_KEY: usize = 253 + 1 + MAX_LABEL_PART;
 /// Octets of the name of a zone or a node: a Node is named like a host, and a zone is the value of a label, of 63.
 pub const MAX_PLACE: usize = 253;
 

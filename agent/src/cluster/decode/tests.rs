@@ -5,8 +5,7 @@ use serde_json::{Value, json};
 
 use super::check::millis;
 use super::*;
-use crate::cluster::object::{Protocol, Service, ServiceKind, Text};
-use crate::cluster::spec::Wanted;
+use crate::cluster::object::{Protocol, Service, ServiceKind};
 use crate::wire::Name;
 
 fn decode(kind: Kind, json: &[u8], interner: &Interner) -> Item {
@@ -279,9 +278,8 @@ fn pods_on_their_way_out_have_no_name() {
 }
 
 #[test]
-fn a_client_has_its_owner_and_the_labels_that_are_asked_for() {
-    let wanted = ["app", "example.com/x", "none"].map(Text::from).into();
-    let interner = Interner::of(&Wanted { pod_labels: wanted, ..Wanted::default() });
+fn a_client_has_its_owner_and_its_labels() {
+    let interner = Interner::default();
     let pod = |owners: Value, labels: Value| {
         let json = json!({"metadata": {"name": "web-0", "namespace": "shop", "labels": labels,
             "ownerReferences": owners}, "status": {"podIP": "10.0.0.1"}});
@@ -310,12 +308,26 @@ fn a_client_has_its_owner_and_the_labels_that_are_asked_for() {
     ] {
         assert_eq!(owner(bad, hash.clone()), "");
     }
-    let labels = pod(json!(null), hash).labels;
-    let labels: Vec<(&str, &str)> = labels.iter().map(|(key, value)| (&**key, &**value)).collect();
-    assert_eq!(labels, [("app", "web"), ("example.com/x", "")]);
+    let labels = |labels: Value| -> Vec<String> {
+        let pod = pod(json!(null), labels);
+        pod.labels.iter().map(|(key, value)| format!("{key}={value}")).collect()
+    };
+    let all = ["app=web", "example.com/x=", "other=x", "pod-template-hash=5f7c9"];
+    assert_eq!(labels(hash), all);
+    // As people write them in files.
+    assert_eq!(
+        labels(json!({"version": 1, "on": true, "half": 0.5, "app": "web"})),
+        ["app=web", "half=", "on=", "version="]
+    );
     let many: serde_json::Map<_, _> = (0..3_000).map(|n| (format!("l{n}"), json!("x"))).collect();
-    assert!(pod(json!(null), many.into()).labels.is_empty());
-    assert!(pod(json!(null), json!({"app": "x".repeat(64)})).labels.is_empty());
+    assert_eq!(labels(many.into()).len(), MAX_POD_LABELS);
+    assert!(labels(json!({"app": "x".repeat(64)})).is_empty());
+    let twice = br#"{"metadata": {"name": "a", "namespace": "b", "labels": {"app": "x", "b": "", "app": "y"}}, "status": {}}"#;
+    let Decoded::Object(Object::NodePod(twice)) = decode(Kind::NodePod, twice, &interner).decoded
+    else {
+        panic!()
+    };
+    assert_eq!((twice.labels.len(), &*twice.labels[0].1), (2, "y"));
 }
 
 #[test]

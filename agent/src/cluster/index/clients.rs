@@ -31,6 +31,8 @@ struct Owner {
 #[derive(Default)]
 pub(super) struct ClientWriter {
     pods: HashMap<ObjectId, Known>,
+    /// Which Pods have an address; one, as a rule, but for those of the node's network.
+    by_address: HashMap<IpAddr, SmallVec<[ObjectId; 1]>>,
     /// Counts what is heard: each change by a watch, and each list as one.
     heard: u64,
     is_listing: bool,
@@ -88,6 +90,13 @@ impl ClientWriter {
             since.push(before.unwrap_or(self.heard));
         }
         let pod = Arc::new(pod);
+        gone.iter().for_each(|address| self.unclaim(*address, &pod.id));
+        for address in &pod.addresses {
+            let claims = self.by_address.entry(*address).or_default();
+            if !claims.contains(&pod.id) {
+                claims.push(pod.id.clone());
+            }
+        }
         self.pods.insert(pod.id.clone(), Known { pod: Arc::clone(&pod), list, since });
         gone.iter().chain(&pod.addresses).for_each(|&address| self.publish(clients, address));
         is_new
@@ -96,6 +105,7 @@ impl ClientWriter {
     /// Forgets a Pod; true if it was known.
     pub(super) fn delete(&mut self, clients: &Clients, id: &ObjectId) -> bool {
         let Some(known) = self.pods.remove(id) else { return false };
+        known.pod.addresses.iter().for_each(|&address| self.unclaim(address, id));
         known.pod.addresses.iter().for_each(|&address| self.publish(clients, address));
         true
     }
@@ -112,6 +122,14 @@ impl ClientWriter {
         self.pods.values().map(|known| &*known.pod)
     }
 
+    fn unclaim(&mut self, address: IpAddr, id: &ObjectId) {
+        let Some(claims) = self.by_address.get_mut(&address) else { return };
+        claims.retain(|claim| claim != id);
+        if claims.is_empty() {
+            self.by_address.remove(&address);
+        }
+    }
+
     /// Lets readers find who has the address.
     fn publish(&self, clients: &Clients, address: IpAddr) {
         let hash = clients.hash(address);
@@ -124,7 +142,8 @@ impl ClientWriter {
 
     /// The Pod that has the address; `None` if there is none, or it cannot be told which.
     fn owner(&self, address: IpAddr) -> Option<Arc<NodePod>> {
-        let claims = self.pods.values().filter_map(|known| {
+        let claims = self.by_address.get(&address)?.iter().filter_map(|id| {
+            let known = self.pods.get(id)?;
             let since = known.since_of(address)?;
             Some(((since, known.pod.created), &known.pod))
         });

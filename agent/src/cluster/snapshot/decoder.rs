@@ -10,8 +10,8 @@ use super::codec::{
     OWN_VERSION, OWNED_POD, PLACED_SLICE, POD, SERVICE, SLICE,
 };
 use crate::cluster::decode::{
-    MAX_ADDRESSES, MAX_ENDPOINTS, MAX_LABEL_PART, MAX_PLACE, MAX_POD_LABELS, MAX_PORTS,
-    MAX_SEARCHES, is_label, is_object_name,
+    MAX_ADDRESSES, MAX_ENDPOINTS, MAX_LABEL_KEY, MAX_LABEL_PART, MAX_PLACE, MAX_POD_LABELS,
+    MAX_PORTS, MAX_SEARCHES, is_label, is_object_name,
 };
 use crate::cluster::interner::Interner;
 use crate::cluster::object::{
@@ -148,7 +148,7 @@ impl<'a, 'i> Decoder<'a, 'i> {
     fn labels(&mut self) -> Result<Box<[(Text, Text)]>> {
         let count = self.count(MAX_POD_LABELS, "number of labels")?;
         let part = |text: &str| text.len() <= MAX_LABEL_PART;
-        let key = |text: &str| text.len() <= MAX_PLACE + 1 + MAX_LABEL_PART;
+        let key = |text: &str| text.len() <= MAX_LABEL_KEY;
         (0..count).map(|_| Ok((self.text(key, "label")?, self.text(part, "label")?))).collect()
     }
 

@@ -78,7 +78,8 @@ impl Rate {
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} queries a second, {} at once", self.qps, self.burst)
+        let queries = if self.qps == 1 { "query" } else { "queries" };
+        write!(f, "{} {queries} a second, {} at once", self.qps, self.burst)
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::cluster::object::{NodePod, Text};
+use crate::clients::first_address;
+use crate::cluster::object::{NodePod, ObjectId, Text};
 use crate::config::value::namespace;
 use crate::config::{Args, ServerBlock, ValueError, value};
-use crate::corefile::{Diagnostics, Directive, Location};
+use crate::corefile::{Diagnostics, Directive, Location, Token};
 use crate::plugin::directive::{ReadContext, ReadDirective};
 use crate::plugin::networks::Networks;
 use crate::wire::Name;
@@ -48,6 +49,18 @@ pub struct Config {
 enum Pods {
     OfNamespace(Text),
     WithLabels { selector: Selector, written: Box<str> },
+}
+
+impl PartialEq for Pods {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::OfNamespace(one), Self::OfNamespace(other)) => one == other,
+            (Self::WithLabels { selector: one, .. }, Self::WithLabels { selector: other, .. }) => {
+                one == other
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Pods {
@@ -112,9 +125,9 @@ impl Config {
                     args.error("there are too many rates", format!("at most {MAX_OWN}"));
                     args.rest();
                 }
-                "label" if option.args.len() > 3 => {
+                "label" if option.args.get(1).is_some_and(is_no_number) => {
                     args.error(
-                        "there are too many words",
+                        "behind the selector stands no number",
                         "a selector with spaces in quotes, as \"app in (a, b)\"",
                     );
                     args.rest();
@@ -126,9 +139,7 @@ impl Config {
                     };
                     let qps = args.integer("queries a second", 1..=MAX).unwrap_or(MAX);
                     let burst = args.optional(|word| value::integer(word, 1..=MAX)).unwrap_or(qps);
-                    let is_same =
-                        |pods: &Pods| own.iter().any(|(p, _)| p.to_string() == pods.to_string());
-                    if pods.as_ref().is_some_and(is_same) {
+                    if pods.as_ref().is_some_and(|pods| own.iter().any(|(own, _)| own == pods)) {
                         args.error(format!("the {kind} has a rate already"), "one line for each");
                     }
                     own.extend(pods.map(|pods| (pods, Rate::new(qps, burst))));
@@ -154,26 +165,31 @@ impl Config {
         self.own.iter().find(|(pods, _)| pods.has(pod)).map(|(_, rate)| *rate)
     }
 
-    /// For people: the rate of a client, and which part of the line it is from.
-    pub fn describe(&self, pod: Option<&NodePod>) -> String {
+    /// For people: what a client may ask, `is_exceeded` at this moment, and where that is written.
+    pub fn describe(&self, address: IpAddr, pod: Option<&NodePod>, is_exceeded: bool) -> String {
         let own = pod.and_then(|pod| self.own.iter().find(|(pods, _)| pods.has(pod)));
         let rate = own.map_or(self.rate, |(_, rate)| *rate);
         let because = own.map_or(String::new(), |(pods, _)| format!(" (`{pods}`)"));
-        format!("{rate}{because}, by {}", self.at)
+        let who = self.sharer(address, pod);
+        let verb = if is_exceeded { "has used up its" } else { "may ask" };
+        format!("{who} {verb} {rate}{because}, by {}", self.at)
+    }
+
+    /// Who has a rate for itself: a Pod, an address, or a network whose clients share it.
+    pub fn sharer<'p>(&self, address: IpAddr, pod: Option<&'p NodePod>) -> Sharer<'p> {
+        let is_alone = pod.is_some_and(|pod| self.rate_of(pod).is_some());
+        let address = pod.map_or(address, |pod| first_address(pod, address)).to_canonical();
+        let (bits, all) = if address.is_ipv4() { (self.prefix4, 32) } else { (self.prefix6, 128) };
+        match pod {
+            _ if bits < all && !is_alone => Sharer::Network(address, bits),
+            Some(pod) => Sharer::Pod(&pod.id),
+            None => Sharer::Address(address),
+        }
     }
 
     /// Whether it depends on who the client is.
     pub fn names_clients(&self) -> bool {
         !self.own.is_empty()
-    }
-
-    /// The labels that decide on rates; one may come several times.
-    pub fn labels(&self) -> impl Iterator<Item = &Text> {
-        let selectors = self.own.iter().filter_map(|(pods, _)| match pods {
-            Pods::WithLabels { selector, .. } => Some(selector),
-            Pods::OfNamespace(_) => None,
-        });
-        selectors.flat_map(Selector::keys)
     }
 
     /// Whether clients with this address have no limit.
@@ -197,6 +213,43 @@ impl ReadDirective for Config {
         let id = identity(cx.block, directive);
         Self { id, ..Self::parse(directive, cx.zones, cx.diagnostics) }
     }
+}
+
+/// Who has a rate for itself.
+#[derive(Clone, Copy)]
+pub enum Sharer<'p> {
+    /// A Pod, with all its addresses.
+    Pod(&'p ObjectId),
+    /// An address.
+    Address(IpAddr),
+    /// All addresses that have so many bits in common with this one.
+    Network(IpAddr, u8),
+}
+
+impl fmt::Display for Sharer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(ObjectId { namespace, name }) => write!(f, "Pod {namespace}/{name}"),
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Network(address, bits) => {
+                let address = match address {
+                    IpAddr::V4(ip) => {
+                        let mask = u32::MAX.checked_shl(32 - u32::from(*bits)).unwrap_or(0);
+                        Ipv4Addr::from_bits(ip.to_bits() & mask).into()
+                    }
+                    IpAddr::V6(ip) => {
+                        let mask = u128::MAX.checked_shl(128 - u32::from(*bits)).unwrap_or(0);
+                        IpAddr::from(Ipv6Addr::from_bits(ip.to_bits() & mask))
+                    }
+                };
+                write!(f, "{address}/{bits}")
+            }
+        }
+    }
+}
+
+fn is_no_number(word: &Token) -> bool {
+    !word.as_str().starts_with(|c: char| c.is_ascii_digit()) && !word.is_placeholder()
 }
 
 fn with_labels(text: &str) -> Result<Pods, ValueError> {

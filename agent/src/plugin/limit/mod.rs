@@ -8,20 +8,25 @@ mod buckets;
 mod config;
 mod selector;
 
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use self::buckets::Taken;
 pub use self::buckets::{Buckets, CAPACITY, Rate};
+use self::config::Sharer;
 pub use self::config::{Action, Config};
 use crate::chain::{Handler, Local};
 use crate::clients::{Clients, first_address};
-use crate::cluster::object::{NodePod, ObjectId};
+use crate::clock::CoarseInstant;
+use crate::cluster::object::NodePod;
 use crate::metrics::{Scrape, names};
 use crate::plugin::directive::{BuildContext, BuildHandler};
-use crate::request::{Outcome, Plugin, Request, Step, ede};
+use crate::request::{Outcome, Plugin, Request, Step};
 use crate::trace::Notes;
+use crate::wire::message::OPTION_EDE;
+use crate::wire::reply::OPTIONS;
 use crate::wire::{Rcode, Reply};
 
 /// All `limit` lines of a server block: a query has to be within each.
@@ -52,25 +57,24 @@ impl Limit {
         &self,
         address: IpAddr,
         pod: Option<&NodePod>,
-        request: &Request<'_>,
+        now: CoarseInstant,
         is_dry: bool,
-    ) -> Option<(Action, Rate)> {
+    ) -> Option<(&Config, Rate)> {
         for line in self.lines.iter().filter(|line| !line.excepts(address)) {
             let own = pod.and_then(|pod| line.rate_of(pod));
             let rate = own.unwrap_or(line.rate);
             let known_by = pod.map_or(address, |pod| first_address(pod, address));
-            let client = line.client(known_by, own.is_some());
-            let (key, now) = ((line.id, client), request.origin.received);
+            let key = (line.id, line.client(known_by, own.is_some()));
             if is_dry {
                 if !self.buckets.has(key, rate, now) {
-                    return Some((line.action, rate));
+                    return Some((line, rate));
                 }
                 continue;
             }
             match self.buckets.take(key, rate, now) {
                 Taken::Yes => {}
                 Taken::Evicting => drop(self.evictions.fetch_add(1, Relaxed)),
-                Taken::No => return Some((line.action, rate)),
+                Taken::No => return Some((line, rate)),
             }
         }
         None
@@ -84,28 +88,53 @@ impl Limit {
         reply: &mut Reply<'_>,
         local: &Local,
     ) -> Step {
-        let address = request.origin.client.ip();
-        let (action, rate) = match self.exceeded(address, pod, request, local.is_dry) {
-            None => return Step::Next,
-            Some(exceeded) => exceeded,
+        let (address, now) = (request.origin.client.ip(), request.origin.received);
+        let Some((line, rate)) = self.exceeded(address, pod, now, local.is_dry) else {
+            return Step::Next;
         };
-        if action == Action::Drop {
+        if line.action == Action::Drop {
             return Step::Done(Outcome::silence(Plugin::Limit));
         }
         reply.set_rcode(Rcode::REFUSED);
-        // There is no code for this. A Pod is told of itself only.
-        let qps = rate.qps();
-        match pod.map(|pod| &pod.id) {
-            None => reply.extended_error_of(
-                ede::OTHER,
-                format_args!("too many queries: at most {qps} a second"),
-            ),
-            Some(ObjectId { namespace, name }) => reply.extended_error_of(
-                ede::OTHER,
-                format_args!("too many queries: at most {qps} a second for Pod {namespace}/{name}"),
-            ),
+        if request.query.edns().is_some() {
+            // A Pod is told of itself only.
+            reply.push_options(TooMany::new(rate, &line.sharer(address, pod)).option());
         }
         Step::Done(Outcome::new(Plugin::Limit, Rcode::REFUSED))
+    }
+}
+
+/// The extended error of a refused query (RFC 8914) in wire form: code 0 (Other), since there is none for this, with a text.
+/// It takes no memory; a name that is too long is cut off.
+struct TooMany {
+    octets: [u8; OPTIONS],
+    len: usize,
+}
+
+impl TooMany {
+    fn new(rate: Rate, sharer: &Sharer<'_>) -> Self {
+        let mut made = Self { octets: [0; OPTIONS], len: 6 };
+        // What does not fit is left out.
+        let _ = write!(made, "at most {} a second for {sharer}", rate.qps());
+        let Self { octets: [_, code, _, len, ..], len: all } = &mut made;
+        (*code, *len) = (OPTION_EDE as u8, (*all - 4) as u8);
+        made
+    }
+
+    fn option(&self) -> &[u8] {
+        self.octets.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl fmt::Write for TooMany {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = self.octets.get_mut(self.len..).unwrap_or_default();
+        let taken = text.floor_char_boundary(room.len());
+        for (to, octet) in room.iter_mut().zip(text.bytes().take(taken)) {
+            *to = octet;
+        }
+        self.len += taken;
+        Ok(())
     }
 }
 
@@ -120,19 +149,14 @@ impl Handler for Limit {
         found.unwrap_or_else(|| self.serve_client(None, request, reply, local))
     }
 
-    fn explain(&self, request: &Request<'_>, step: Step, notes: &mut Notes) {
-        let address = request.origin.client.ip();
+    fn explain(&self, request: &Request<'_>, _: Step, notes: &mut Notes) {
+        let (address, now) = (request.origin.client.ip(), request.origin.received);
         let mut describe = |pod: Option<&NodePod>| {
-            let who = pod.map_or(address.to_string(), |pod| {
-                format!("Pod {}/{}", pod.id.namespace, pod.id.name)
-            });
+            let exceeded = self.exceeded(address, pod, now, true).map(|(line, _)| line.id);
             for line in self.lines.iter().filter(|line| !line.excepts(address)) {
-                let text = format!("{who} may ask {}", line.describe(pod));
-                if matches!(step, Step::Done(_)) {
-                    notes.because(text)
-                } else {
-                    notes.describe(text)
-                }
+                let is_exceeded = exceeded == Some(line.id);
+                let text = line.describe(address, pod, is_exceeded);
+                if is_exceeded { notes.because(text) } else { notes.describe(text) }
             }
         };
         let of_pod = self.clients.pod(address, |pod| describe(Some(pod)));
@@ -151,6 +175,7 @@ impl Handler for Limit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::object::ObjectId;
     use crate::plugin::testing::{Client, Fixed, complaints, parsed};
     use crate::wire::RecordType;
 
@@ -200,7 +225,7 @@ mod tests {
         }
         client.from = "10.0.0.1:5".parse().unwrap();
         let refused = client.ask("a", RecordType::A).unwrap();
-        let told = b"\0\x0f\0\x26\0\0too many queries: at most 1 a second";
+        let told = b"\0\x0f\0\x21\0\0at most 1 a second for 10.0.0.1";
         assert_eq!(refused.message.options(), told);
     }
 
@@ -210,11 +235,27 @@ mod tests {
         assert_eq!(ask(&mut wide, "10.0.0.1:5", 3), counts(&[(GOOD, 3)]));
         assert_eq!(ask(&mut wide, "10.0.0.255:5", 3), counts(&[(GOOD, 1), ("silence", 2)]));
         assert_eq!(ask(&mut wide, "10.0.1.0:5", 5), counts(&[(GOOD, 4), ("silence", 1)]));
+        let mut shared = client(&["limit 1 1 {\n refuse\n prefix4 23\n prefix6 1\n}"]);
+        for (from, network) in [("10.0.1.7:5", "10.0.0.0/23"), ("[f000::1]:5", "8000::/1")] {
+            assert_eq!(ask(&mut shared, from, 2), counts(&[(GOOD, 1), ("REFUSED", 1)]));
+            let told = shared.ask("a", RecordType::A).unwrap();
+            let told = String::from_utf8_lossy(&told.message.options()[6..]).into_owned();
+            assert_eq!(told, format!("at most 1 a second for {network}"));
+        }
         assert_eq!(ask(&mut wide, "[fd00::1]:5", 4), counts(&[(GOOD, 4)]));
         assert_eq!(ask(&mut wide, "[fd00::ffff]:5", 1), counts(&[("silence", 1)]));
         let mut both = client(&["limit 1 2 {\n refuse\n}", "limit 1 3 {\n prefix4 8\n}"]);
         assert_eq!(ask(&mut both, "10.0.0.1:5", 3), counts(&[(GOOD, 2), ("REFUSED", 1)]));
         assert_eq!(ask(&mut both, "10.9.0.1:5", 2), counts(&[(GOOD, 1), ("silence", 1)]));
+    }
+
+    #[test]
+    fn an_extended_error_takes_no_memory_however_long_the_name() {
+        let id = ObjectId { namespace: "n".repeat(63).into(), name: "p".repeat(253).into() };
+        let told = TooMany::new(Rate::new(1_000_000, 1), &Sharer::Pod(&id));
+        let octets = told.option();
+        assert_eq!((octets.len(), octets[3]), (OPTIONS, OPTIONS as u8 - 4));
+        assert!(octets[6..].starts_with(b"at most 1000000 a second for Pod nnnn"));
     }
 
     #[test]
@@ -236,7 +277,13 @@ mod tests {
             ("limit 10 {\n namespace a 5\n namespace a 6\n}", "has a rate already"),
             ("limit 10 {\n label app=web\n}", "label: an argument is missing"),
             ("limit 10 {\n label app=w=b 5\n}", "label: in \"app=w=b\" \"=\" is not a comma"),
-            ("limit 10 {\n label app in (a) 5\n}", "label: there are too many words"),
+            ("limit 10 {\n label app in (a) 5\n}", "label: behind the selector stands no number"),
+            ("limit 10 {\n label app = web\n}", "label: behind the selector stands no number"),
+            ("limit 10 {\n label app=a 5 10 20\n}", "label: there is an argument too many"),
+            (
+                "limit 10 {\n label app=a 5\n label \"app == a\" 6\n}",
+                "the label has a rate already",
+            ),
             ("limit 10 {\n label a 5\n label a 6\n}", "the label has a rate already"),
             ("limit 10 {\n block\n}", "there is no option \"block\""),
         ] {
