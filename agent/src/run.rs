@@ -296,6 +296,7 @@ impl Server {
         let pool = Arc::new(pool.context("cannot start the worker threads")?);
         shared.metrics.register(pool.metrics());
         shared.metrics.register(Arc::clone(&shared.budget) as Arc<dyn Source>);
+        shared.metrics.register(Arc::new(shared.names.clone()));
         shared.metrics.register(Arc::clone(&shared.observed) as Arc<dyn Source>);
         shared.budget.govern(Arc::clone(shared) as _);
         shared.budget.govern(pool.places(Arc::clone(shared.upstream_places.groups())));

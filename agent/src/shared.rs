@@ -20,6 +20,7 @@ use crate::plugin::forward::UpstreamPlaces;
 use crate::plugin::limit::Buckets;
 use crate::plugin::loop_::guard::LoopGuard;
 use crate::server::worker::MAX_FORWARDED;
+use crate::upstream::names::Names;
 use crate::upstream::registry::HealthRegistry;
 
 /// One for the process.
@@ -44,6 +45,8 @@ pub struct Shared {
     pub stale: AtomicU32,
     /// Which upstreams are down, which loop, and how long each takes.
     pub health_registry: Arc<HealthRegistry>,
+    /// What the names of upstreams resolve to.
+    pub names: Names,
     /// Places of all queries that are forwarded.
     pub upstream_places: Arc<UpstreamPlaces>,
     /// The rates of clients (`limit`), which outlive a reload.
@@ -75,6 +78,7 @@ impl Shared {
             cache: ArcSwap::from_pointee(Store::new(cache::Config::budget([]))),
             stale: AtomicU32::new(0),
             health_registry: Arc::default(),
+            names: Names::default(),
             upstream_places: UpstreamPlaces::new(MAX_FORWARDED, Arc::clone(&clients)),
             limits: OnceLock::new(),
             loops: Arc::default(),

@@ -57,6 +57,16 @@ pub fn namespace(text: &str) -> Result<Arc<str>, ValueError> {
     ))
 }
 
+/// `on` or `off`, or a word for true or false.
+pub fn on_off(text: &str) -> Result<bool, ValueError> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => boolean(text)
+            .map_err(|_| ValueError::new(format!("{text:?} is neither on nor off"), "on or off")),
+    }
+}
+
 /// A duration as Go writes them: `5s`, `1h30m`, `0.5s`, `300ms`. A number needs a unit, but for `0`.
 pub fn duration(text: &str) -> Result<Duration, ValueError> {
     const EXPECTED: &str = "a duration as in 30s, 500ms or 1h30m";

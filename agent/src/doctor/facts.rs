@@ -23,6 +23,7 @@ use crate::plugin::forward::targets_of;
 use crate::plugin::kubernetes::Exposed;
 use crate::plugin::{Block, bind};
 use crate::upstream::Target;
+use crate::upstream::address::NamedTarget;
 use crate::upstream::tls::TlsFiles;
 use crate::wire::Name;
 
@@ -79,6 +80,10 @@ pub struct Setup {
     pub upstreams: Vec<Asked>,
     /// What was left out of the files that name upstreams, and why.
     pub notes: Vec<String>,
+    /// Upstreams by name that are to become those of their addresses.
+    named: Vec<(NamedTarget, TlsFiles, String)>,
+    /// Those whose addresses are not known.
+    pub unresolved: Vec<String>,
 }
 
 /// An upstream.
@@ -132,11 +137,12 @@ impl Facts {
                 (args.serve.clone(), setup, Err(error))
             }
         };
-        let (flags, listening) = (serve.clone(), setup.listening.clone());
-        let all = instances.clone();
-        let related = bounded(LOOKING, move || related(instances, &flags, &listening)).await;
-        // Rather others' too than none.
-        let instances = related.unwrap_or(all);
+        let mut setup = setup;
+        setup.take_addresses(status.as_ref().ok());
+        let listening = setup.listening.clone();
+        // Without it those are found that say by their flags that they are this server.
+        let holders = bounded(LOOKING, move || holders(&listening)).await.unwrap_or_default();
+        let instances = related(instances, &serve, &holders);
         let (root, outside_name) = (args.root.clone(), args.outside_name.clone());
         Self { root, outside_name, serve, status, instances, setup, wanted, observed }
     }
@@ -241,11 +247,8 @@ fn instances() -> Vec<Process> {
     found.filter(|process| arguments(process).is_some()).collect()
 }
 
-/// Those that have this server's socket, Corefile or link, or listen where it does, with their parents and children.
-fn related(mut all: Vec<Process>, serve: &Serve, listening: &[SocketAddr]) -> Vec<Process> {
-    let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-    let here = network("self");
-    all.retain(|process| network(&process.pid.to_string()) == here);
+/// The processes that listen at these addresses. Every descriptor of every process is looked at.
+fn holders(listening: &[SocketAddr]) -> Vec<i32> {
     let mut ports: Vec<u16> = listening.iter().map(SocketAddr::port).collect();
     ports.sort_unstable();
     ports.dedup();
@@ -258,7 +261,15 @@ fn related(mut all: Vec<Process>, serve: &Serve, listening: &[SocketAddr]) -> Ve
     };
     let inodes = sockets.iter().filter(|socket| shares(&socket.local)).map(|socket| socket.inode);
     let owners = procfs::owners(&inodes.collect());
-    let holders: Vec<i32> = owners.values().flatten().map(|process| process.pid).collect();
+    owners.values().flatten().map(|process| process.pid).collect()
+}
+
+/// Those that have this server's socket, Corefile or link, or are among the `holders` of its addresses, with their parents and
+/// children.
+fn related(mut all: Vec<Process>, serve: &Serve, holders: &[i32]) -> Vec<Process> {
+    let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let here = network("self");
+    all.retain(|process| network(&process.pid.to_string()) == here);
     let makes_link = serve.node.setupinterface && !serve.node.localip.is_empty();
     let is_related = |process: &Process| {
         let same = arguments(process).is_some_and(|theirs| {
@@ -364,6 +375,34 @@ impl Setup {
         setup
     }
 
+    /// Takes over the addresses of upstreams by name, which the running server knows.
+    fn take_addresses(&mut self, status: Option<&Value>) {
+        let forwards = status.and_then(|status| status.get("forwards")?.as_array());
+        let all: Vec<&Value> = forwards
+            .into_iter()
+            .flatten()
+            .filter_map(|forward| forward.get("names")?.as_array())
+            .flatten()
+            .collect();
+        for (named, tls, zone) in std::mem::take(&mut self.named) {
+            let name = named.to_string();
+            let told =
+                all.iter().find(|told| told.get("name").and_then(Value::as_str) == Some(&name));
+            let addresses = told.and_then(|told| told.get("addresses")?.as_array());
+            let texts = addresses.into_iter().flatten().filter_map(Value::as_str);
+            let known: Vec<IpAddr> = texts.filter_map(|text| text.parse().ok()).collect();
+            if known.is_empty() {
+                self.unresolved.push(name);
+            }
+            for ip in known {
+                let asked = Asked { target: named.at(ip), tls: tls.clone(), zone: zone.clone() };
+                if !self.upstreams.contains(&asked) {
+                    self.upstreams.push(asked);
+                }
+            }
+        }
+    }
+
     fn read_blocks(&mut self, plan: &Plan) {
         let own = plan.own_addresses().unwrap_or_default();
         self.listening = own.addresses().to_vec();
@@ -371,7 +410,7 @@ impl Setup {
             self.read_cluster(block);
             for forward in &block.forward {
                 let zone = zone_of(block, &forward.from);
-                let (targets, reading) = targets_of(forward, &own);
+                let (targets, reading) = targets_of(forward, &own, None);
                 for target in targets {
                     let asked = Asked { target, tls: forward.tls.clone(), zone: zone.clone() };
                     if !self.upstreams.contains(&asked) {
@@ -379,6 +418,9 @@ impl Setup {
                     }
                 }
                 self.notes.extend(reading.notes);
+                let named = forward.named();
+                self.named
+                    .extend(named.map(|named| (named.clone(), forward.tls.clone(), zone.clone())));
             }
         }
         // A block that binds an interface which is not there yet has no addresses; those of the others count.

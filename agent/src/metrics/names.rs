@@ -127,6 +127,10 @@ families! {
     FORWARD_SHARE_REJECTS = Counter "nodens_forward_share_rejects_total" [];
     /// 1 while an upstream answers, else 0.
     FORWARD_UPSTREAM_UP = Gauge "nodens_forward_upstream_up" ["to"];
+    /// Addresses of an upstream's host name that are in use.
+    FORWARD_NAME_ADDRESSES = Gauge "nodens_forward_name_addresses" ["name"];
+    /// Look-ups of an upstream's host name that brought no address.
+    FORWARD_NAME_FAILURES = Counter "nodens_forward_name_failures_total" ["name"];
     /// 1 while queries to an upstream come back to this server, else 0.
     LOOP_UPSTREAM = Gauge "nodens_loop_upstream" ["upstream"];
 

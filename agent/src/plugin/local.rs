@@ -1,7 +1,7 @@
 //! `local`: names that never leave a host (RFC 6303, RFC 6761 section 6.3).
 
 use crate::chain::{Handler, Local as Worker};
-use crate::config::{Args, no_block};
+use crate::config::{Args, value};
 use crate::corefile::{Diagnostics, Directive};
 use crate::metrics::{Counter, Scrape, names};
 use crate::plugin::directive::{BuildContext, BuildHandler, ReadContext, ReadDirective};
@@ -19,14 +19,18 @@ pub(super) const LOOPBACK_V6: &[u8] = b"\x011\x010\x010\x010\x010\x010\x010\x010
     \x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x010\x03ip6\x04arpa\0";
 const LOOPBACK_V4: &[u8] = b"\x011\x010\x010\x03127\x07in-addr\x04arpa\0";
 
-/// The directive has no arguments.
+/// What the directive says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config;
+pub struct Config {
+    /// `localhost.` before any domain is a loopback host's, too.
+    prefix: bool,
+}
 
 /// Answers `localhost`, `localhost.` before any domain, and the reverse zones of 0/8, 127/8, 255/8 and ::1.
 #[derive(Debug)]
 pub struct Local {
     zones: Vec<Name>,
+    prefix: bool,
     below_domains: Counter,
 }
 
@@ -34,8 +38,18 @@ impl Config {
     /// Reads the directive.
     pub fn parse(directive: &Directive, _: &[Name], diagnostics: &mut Diagnostics) -> Self {
         Args::of(directive, diagnostics).end();
-        no_block(directive, diagnostics);
-        Self
+        let mut prefix = true;
+        for option in directive.options() {
+            let mut args = Args::of_option(directive, option, diagnostics);
+            match option.name.as_str() {
+                "localhost_prefix" => {
+                    prefix = args.value("on or off", value::on_off).unwrap_or(prefix)
+                }
+                _ => args.unknown_option(&["localhost_prefix"]),
+            }
+            args.end();
+        }
+        Self { prefix }
     }
 }
 
@@ -46,15 +60,15 @@ impl ReadDirective for Config {
 }
 
 impl BuildHandler for Config {
-    fn build(_: Vec<Self>, cx: &mut BuildContext<'_>) -> anyhow::Result<()> {
-        cx.push(Local::new());
+    fn build(lines: Vec<Self>, cx: &mut BuildContext<'_>) -> anyhow::Result<()> {
+        cx.push(Local::new(lines.iter().all(|line| line.prefix)));
         Ok(())
     }
 }
 
 impl Local {
-    /// The handler.
-    pub fn new() -> Self {
+    /// The handler. `prefix`: `localhost.` before any domain is one of its names.
+    pub fn new(prefix: bool) -> Self {
         let name = |text: &str| Name::from_text(text).unwrap_or_else(|_| Name::root());
         let loopback_v6 = NameRef::parse(LOOPBACK_V6).map(NameRef::to_name);
         let mut zones: Vec<Name> =
@@ -62,12 +76,12 @@ impl Local {
                 .map(name)
                 .into();
         zones.extend(loopback_v6);
-        Self { zones, below_domains: Counter::new() }
+        Self { zones, prefix, below_domains: Counter::new() }
     }
 
     /// The zone of a name, and whether the name is a loopback host's.
     fn zone<'n>(&'n self, name: NameRef<'n>, is_dry: bool) -> Option<(NameRef<'n>, bool)> {
-        let host = name.first_label() == Some(b"localhost");
+        let host = self.prefix && name.first_label() == Some(b"localhost");
         match self.zones.iter().find(|zone| name.is_within(zone.as_ref())) {
             Some(zone) => Some((zone.as_ref(), zone.as_bytes() == LOCALHOST)),
             // What a search domain makes of `localhost`.
@@ -82,7 +96,7 @@ impl Local {
 
 impl Default for Local {
     fn default() -> Self {
-        Self::new()
+        Self::new(true)
     }
 }
 
@@ -136,11 +150,28 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::plugin::testing::{Client, Fixed};
+    use crate::plugin::testing::{Client, Fixed, complaints, parsed};
+
+    #[test]
+    fn names_of_search_lists_may_be_left_alone() {
+        let rfc = parsed("local {\n localhost_prefix off\n}", Config::parse);
+        assert!(!rfc.prefix && parsed("local", Config::parse).prefix);
+        let client = Client::new(vec![
+            Arc::new(Local::new(rfc.prefix)),
+            Fixed::new("localhost.a.org. 5 A 1.1.1.1"),
+        ]);
+        let text = client.text("localhost.a.org", RecordType::A);
+        assert_eq!(text, "NOERROR localhost.a.org. 5 A 1.1.1.1");
+        let text = client.text("x.localhost", RecordType::A);
+        assert_eq!(text, "NOERROR x.localhost. 604800 A 127.0.0.1");
+        let (_, said) = complaints("local {\n localhost_prefix maybe\n prefix\n}", Config::parse);
+        assert_eq!(said.len(), 2, "{said:?}");
+    }
 
     #[test]
     fn local_names_stay_here() {
-        let client = Client::new(vec![Arc::new(Local::new()), Fixed::new("a.org. 5 A 1.1.1.1")]);
+        let client =
+            Client::new(vec![Arc::new(Local::new(true)), Fixed::new("a.org. 5 A 1.1.1.1")]);
         let v6 = format!("1.{}ip6.arpa.", "0.".repeat(31));
         for (name, qtype, text) in [
             ("localhost", RecordType::A, "NOERROR localhost. 604800 A 127.0.0.1".to_owned()),

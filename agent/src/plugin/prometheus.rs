@@ -40,6 +40,11 @@ impl Config {
                     );
                     args.rest();
                 }
+                // Those of Go's runtime.
+                "runtime_metrics" => args.warning(
+                    "has no effect in Nodens: the metrics of the process are always there",
+                    "remove the line",
+                ),
                 _ => args.unknown_option(&[]),
             }
             args.end();

@@ -18,6 +18,7 @@ pub fn text(status: &Value) -> String {
     page.traffic(&status["last_minute"]);
     page.views(&status["blocks"]);
     page.sources(&status["sources"]);
+    page.names(&status["forwards"]);
     page.upstreams(status);
     page.cache(&status["cache"], &status["memory"]);
     page.clients(&status["clients"]);
@@ -156,6 +157,26 @@ impl Page {
             let (view, zones) = (word(&block["view"]), words(&block["zones"]));
             self.line(name, &format!("{view}: zones {zones} at {}", words(&block["addresses"])));
             name = "";
+        }
+    }
+
+    /// Upstreams by name, and their addresses. Several lines may have one.
+    fn names(&mut self, forwards: &Value) {
+        let mut told: Vec<String> = Vec::new();
+        let names = list(forwards).iter().flat_map(|forward| list(&forward["names"]));
+        for name in names {
+            let mut text = format!("{}: {}", word(&name["name"]), words(&name["addresses"]));
+            if let Some(age) = name["age_seconds"].as_u64() {
+                let _ = write!(text, ", learnt {}", ago(age));
+            }
+            if name["error"].is_string() {
+                let again = word(&name["due_seconds"]);
+                let _ = write!(text, "; {}, asked again in {again} s", word(&name["error"]));
+            }
+            if !told.contains(&text) {
+                self.line(if told.is_empty() { "names" } else { "" }, &text);
+                told.push(text);
+            }
         }
     }
 

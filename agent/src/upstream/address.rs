@@ -76,10 +76,8 @@ pub enum TargetError {
     /// A scheme that Nodens does not speak to upstreams.
     #[error("there is no scheme {0:?} for upstreams")]
     Scheme(String),
-    /// Neither an address nor a file.
-    #[error(
-        "{0:?} is a host name, which would have to be resolved by the resolver that is being set up"
-    )]
+    /// Neither an address nor a name nor a file.
+    #[error("{0:?} is no address, no host name and no file")]
     HostName(String),
     /// An interface that does not exist.
     #[error("the interface {0:?} of a link-local address does not exist")]
@@ -98,8 +96,57 @@ impl Target {
         Self { scheme: Scheme::Plain, address, server_name: None, path: DOH_PATH.into() }
     }
 
-    /// Reads `[SCHEME://]ADDRESS[%NAME][:PORT][/PATH]`. IPv6 addresses are in brackets if a port follows. Behind `%`
-    /// is the server's name with `tls://`, `https://` and `quic://`, and the interface of a link-local address otherwise.
+    /// Reads an upstream that is an address, as [`Written::parse`].
+    pub fn parse(word: &str) -> Result<Self, TargetError> {
+        match Written::parse(word)? {
+            Written::Address(target) => Ok(target),
+            Written::Host(named) => Err(TargetError::HostName(named.host.to_string())),
+        }
+    }
+}
+
+/// An upstream as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// By its address.
+    Address(Target),
+    /// By its name.
+    Host(NamedTarget),
+}
+
+/// An upstream whose addresses are what its name resolves to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NamedTarget {
+    /// How it is spoken to.
+    pub scheme: Scheme,
+    /// Its name, lower case, without a final dot.
+    pub host: Arc<str>,
+    /// Its port.
+    pub port: u16,
+    /// Whose certificate it must show; `None`: one for its name.
+    pub server_name: Option<Arc<str>>,
+    /// The path of DNS over HTTPS.
+    pub path: Arc<str>,
+}
+
+impl NamedTarget {
+    /// The upstream at one of its addresses.
+    pub fn at(&self, ip: IpAddr) -> Target {
+        let is_encrypted = self.scheme != Scheme::Plain;
+        let name = || self.server_name.clone().unwrap_or_else(|| Arc::clone(&self.host));
+        Target {
+            scheme: self.scheme,
+            address: SocketAddr::new(ip, self.port),
+            server_name: is_encrypted.then(name),
+            path: Arc::clone(&self.path),
+        }
+    }
+}
+
+impl Written {
+    /// Reads `[SCHEME://]HOST[%NAME][:PORT][/PATH]`, where HOST is an address or a name. IPv6 addresses are in brackets if a port
+    /// follows. Behind `%` is the server's name with `tls://`, `https://` and `quic://`, and the interface of a link-local
+    /// address otherwise.
     pub fn parse(word: &str) -> Result<Self, TargetError> {
         if word.trim().contains(char::is_whitespace) {
             return Err(TargetError::Words(word.to_owned()));
@@ -132,10 +179,39 @@ impl Target {
             Some((address, behind)) => (address, Some(behind)),
             None => (host.as_str(), None),
         };
-        let ip: IpAddr = address.parse().map_err(|_| TargetError::HostName(address.to_owned()))?;
+        let Ok(ip) = address.parse::<IpAddr>() else {
+            let host = host_name(address).ok_or_else(|| TargetError::HostName(address.into()))?;
+            if scheme == Scheme::Plain && behind.is_some() {
+                return Err(TargetError::HostName(word.to_owned()));
+            }
+            let server_name = behind.map(Into::into);
+            return Ok(Self::Host(NamedTarget { scheme, host, port, server_name, path }));
+        };
         let (server_name, zone) =
             if scheme == Scheme::Plain { (None, behind) } else { (behind.map(Into::into), None) };
-        Ok(Self { scheme, address: with_zone(ip, port, zone)?, server_name, path })
+        Ok(Self::Address(Target { scheme, address: with_zone(ip, port, zone)?, server_name, path }))
+    }
+}
+
+/// A host name as it is looked up: labels of letters, digits and dashes, the last of them not of digits alone, which would be an
+/// address with a mistake.
+fn host_name(text: &str) -> Option<Arc<str>> {
+    let lower = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let is_label = |label: &str| {
+        let good = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_');
+        (1..=63).contains(&label.len()) && label.bytes().all(good) && !label.starts_with('-')
+    };
+    let last = lower.rsplit('.').next().unwrap_or_default();
+    let is_number = last.bytes().all(|octet| octet.is_ascii_digit());
+    let is_host = lower.len() <= 253 && lower.split('.').all(is_label) && !is_number;
+    is_host.then(|| lower.into())
+}
+
+/// As it is written.
+impl fmt::Display for NamedTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.scheme.prefix(), self.host)?;
+        if self.port == self.scheme.default_port() { Ok(()) } else { write!(f, ":{}", self.port) }
     }
 }
 
@@ -241,14 +317,43 @@ mod tests {
     }
 
     #[test]
+    fn names_are_read_with_their_schemes_ports_and_names() {
+        for (word, host, port, at) in [
+            ("dns.google", "dns.google", 53, "192.0.2.1:53"),
+            ("DNS.Google.:5353", "dns.google", 5353, "192.0.2.1:5353"),
+            ("tls://dns.quad9.net", "dns.quad9.net", 853, "tls://192.0.2.1:853"),
+            ("tls://dns.quad9.net%a.b:10853", "dns.quad9.net", 10_853, "tls://192.0.2.1:10853"),
+            ("https://dns.google/q", "dns.google", 443, "https://192.0.2.1:443"),
+            ("quic://dns", "dns", 853, "quic://192.0.2.1:853"),
+        ] {
+            let Ok(Written::Host(named)) = Written::parse(word) else { panic!("{word}") };
+            assert_eq!((&*named.host, named.port), (host, port), "{word}");
+            assert_eq!(named.at([192, 0, 2, 1].into()).to_string(), at, "{word}");
+            assert_eq!(
+                Written::parse(&named.to_string()).map(|again| match again {
+                    Written::Host(again) => again.host == named.host && again.port == named.port,
+                    Written::Address(_) => false,
+                }),
+                Ok(true),
+                "{word}"
+            );
+        }
+        let server_name = |word: &str| match Written::parse(word) {
+            Ok(Written::Host(named)) => named.at([192, 0, 2, 1].into()).server_name,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(server_name("tls://dns.quad9.net").as_deref(), Some("dns.quad9.net"));
+        assert_eq!(server_name("tls://dns.quad9.net%a.b").as_deref(), Some("a.b"));
+        assert_eq!(server_name("dns.quad9.net"), None);
+    }
+
+    #[test]
     fn what_is_no_address_says_why() {
         assert_eq!(Target::parse(""), Err(TargetError::Empty));
         assert_eq!(Target::parse("grpc://1.1.1.1"), Err(TargetError::Scheme("grpc".into())));
-        assert_eq!(Target::parse("dns.google"), Err(TargetError::HostName("dns.google".into())));
-        assert_eq!(
-            Target::parse("tls://dns.quad9.net"),
-            Err(TargetError::HostName("dns.quad9.net".into()))
-        );
+        for word in ["10.0.0.256", "a..b", "-a.b", "dns.google%eth0", "a b", "1.2.3.4.5:53"] {
+            assert!(Written::parse(word).is_err(), "{word}");
+        }
         assert_eq!(Target::parse("1.1.1.1:0"), Err(TargetError::Port("0".into())));
         for (word, right) in [
             ("tls://1.1.1.1:853%a.b", "tls://1.1.1.1%a.b:853"),
@@ -263,7 +368,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_word_is_an_address_or_an_error(word in "\\PC{0,40}") {
-            let _ = Target::parse(&word);
+            let _ = Written::parse(&word);
         }
 
         #[test]

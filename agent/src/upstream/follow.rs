@@ -26,6 +26,8 @@ pub struct Reading {
     pub notes: Vec<String>,
     /// Every file that was looked at, whether it exists or not.
     pub files: Vec<PathBuf>,
+    /// A host name was not looked up yet.
+    pub waiting: bool,
 }
 
 /// Reads `files`. The stubs of systemd-resolved are replaced with the servers of `resolved_conf`; what is our own or nobody's

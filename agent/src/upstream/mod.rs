@@ -34,6 +34,7 @@ pub mod exchange;
 pub mod follow;
 pub mod fresh;
 pub mod health;
+pub mod names;
 pub mod own;
 pub mod question;
 pub mod random;

@@ -153,6 +153,13 @@ pub fn upstreams(facts: &Facts) -> Finding {
         let notes = if notes.is_empty() { notes } else { format!(" ({notes})") };
         return Finding::ok(format!("{}{notes}", few(named)));
     }
+    if !setup.unresolved.is_empty() {
+        let names = few(setup.unresolved.iter().cloned());
+        return Finding::warning(
+            format!("the addresses of {names} are not known to a running server"),
+            "start the server; if it runs, `nodens status` says why, and `resolver` of `forward` names who is asked",
+        );
+    }
     if notes.is_empty() {
         return Finding::skipped("nothing is forwarded");
     }

@@ -33,11 +33,12 @@ pub const BYTES_PER_ANSWER: u64 = 512;
 
 /// The longest time to live that means anything (RFC 2181 section 8).
 const MAX_TTL: u32 = i32::MAX as u32;
-const OPTIONS: [&str; 10] = [
+const OPTIONS: [&str; 11] = [
     "success",
     "denial",
     "prefetch",
     "serve_stale",
+    "serve_stale_policy",
     "servfail",
     "disable",
     "keepttl",
@@ -212,8 +213,14 @@ impl Config {
             "disable" => self.read_disable(args),
             "keepttl" => self.keepttl = true,
             "prefer_positive" => self.prefer_positive = true,
+            // CoreDNS's form.
+            "serve_stale_policy" => {
+                self.prefer_positive |= args.value("prefer_positive", stale_policy).is_some();
+            }
             "size" => self.size = args.value("bytes, as 64Mi", bytes).or(self.size),
-            "nxdomain_cut" => self.nxdomain_cut = args.value("on or off", on_off).unwrap_or(false),
+            "nxdomain_cut" => {
+                self.nxdomain_cut = args.value("on or off", value::on_off).unwrap_or(false)
+            }
             _ => args.unknown_option(&OPTIONS),
         }
     }
@@ -342,13 +349,11 @@ fn bytes(word: &str) -> Result<u64, ValueError> {
     number.checked_mul(unit).filter(|size| (MIN_SIZE..=1 << 40).contains(size)).ok_or_else(wrong)
 }
 
-fn on_off(word: &str) -> Result<bool, ValueError> {
-    match word {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => value::boolean(word)
-            .map_err(|_| ValueError::new(format!("{word:?} is neither on nor off"), "on or off")),
+fn stale_policy(word: &str) -> Result<(), ValueError> {
+    if word == "prefer_positive" {
+        return Ok(());
     }
+    Err(ValueError::new(format!("there is no policy {word:?}"), "prefer_positive"))
 }
 
 #[cfg(test)]

@@ -85,6 +85,8 @@ impl Config {
                         (!every.is_zero()).then_some(every.max(Duration::from_secs(1)))
                     });
                 }
+                // What changes is read whatever the time of its last change says.
+                "reload_by_mtime" => {}
                 "fallthrough" => config.fallthrough = Fallthrough::parse(&mut args),
                 // Without effect in CoreDNS since 1.7.
                 "upstream" => {

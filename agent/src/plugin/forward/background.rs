@@ -56,7 +56,10 @@ impl Forward {
     /// # Errors
     /// None answers: the address of each and why, in words that stay the same from one time to the next.
     pub async fn first_answer(&self) -> Result<(), Vec<String>> {
-        let upstreams = self.upstreams();
+        let upstreams = match self.config.named().next() {
+            Some(_) => self.named_upstreams().await,
+            None => self.upstreams(),
+        };
         let probes = upstreams.iter().map(async |upstream| {
             let error = self.probe(upstream).await.err()?;
             Some(match error {
@@ -66,7 +69,10 @@ impl Forward {
         });
         let failures = join_all(probes).await.into_iter().collect::<Option<Vec<String>>>();
         match failures {
-            None => Ok(()),
+            None => {
+                self.wait_for_use(&upstreams).await;
+                Ok(())
+            }
             Some(failures) if failures.is_empty() => Err(vec!["there is none".to_owned()]),
             Some(failures) => Err(failures),
         }
@@ -130,7 +136,9 @@ impl State {
 
     /// Does what is due. Returns how long there is nothing more to do, if nothing happens.
     async fn step(&mut self, forward: &Arc<Forward>) -> Duration {
-        if std::mem::take(&mut self.read) {
+        if std::mem::take(&mut self.read) | forward.renamed.load(Relaxed) {
+            // Before what is read, so that what comes meanwhile is not missed.
+            forward.renamed.store(false, Relaxed);
             self.read_again(forward);
         }
         if self.waiting.is_some() {
@@ -152,6 +160,14 @@ impl State {
         if reading.notes != self.known.notes {
             for note in &reading.notes {
                 tracing::warn!("forward: {note}");
+            }
+        }
+        // Why there are none is told by the set.
+        let is_other_problem = targets.is_empty() && forward.set.load().upstreams.is_empty();
+        if targets == self.targets && is_other_problem {
+            match forward.build(&targets, &reading) {
+                Ok(set) => forward.set.store(Arc::new(set)),
+                Err(error) => tracing::error!("forward: {error}"),
             }
         }
         if targets != self.targets {

@@ -1,13 +1,17 @@
 //! What `forward` says.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::options::OPTIONS;
 use crate::config::{Args, zone_names};
 use crate::corefile::{Diagnostics, Directive, Token};
 use crate::upstream::TransportConfig;
-use crate::upstream::address::{Scheme, Target, TargetError};
+use crate::upstream::address::{NamedTarget, Scheme, Target, TargetError, Written};
 use crate::upstream::follow::RESOLVED_CONF;
+use crate::upstream::names::Asked;
 use crate::upstream::tls::TlsFiles;
 use crate::wire::{Name, Rcode};
 
@@ -33,6 +37,8 @@ pub enum Policy {
 pub enum To {
     /// An address.
     Target(Target),
+    /// A host name, whose addresses are followed.
+    Named(NamedTarget),
     /// A file in the form of resolv.conf, which is followed.
     File(PathBuf),
 }
@@ -83,6 +89,8 @@ pub struct Config {
     pub tls: TlsFiles,
     /// Where systemd-resolved writes its real upstreams.
     pub resolved_conf: PathBuf,
+    /// Who is asked for the addresses of names; empty: the servers of the node's resolv.conf.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 impl Default for Config {
@@ -108,6 +116,7 @@ impl Default for Config {
             hedge: true,
             tls: TlsFiles::default(),
             resolved_conf: RESOLVED_CONF.into(),
+            resolvers: Vec::new(),
         }
     }
 }
@@ -144,12 +153,17 @@ impl Config {
             args.end();
         }
         config.name_servers(directive, server_name, diagnostics);
+        if !config.resolvers.is_empty() && config.named().next().is_none() {
+            Args::of(directive, diagnostics).warning(
+                "resolver has no effect: no upstream is a host name",
+                "write an upstream by its name, or remove it",
+            );
+        }
         config
     }
 
     fn read_to(&mut self, args: &mut Args<'_, '_>) {
-        const WANTED: &str =
-            "an address as 10.0.0.1, [fd00::1]:53 or tls://9.9.9.9, or a file as /etc/resolv.conf";
+        const WANTED: &str = "an address as 10.0.0.1, [fd00::1]:53 or tls://9.9.9.9, a name as tls://dns.quad9.net, or a file as /etc/resolv.conf";
         if args.is_empty() {
             args.error("no upstream to forward to", WANTED);
         }
@@ -164,13 +178,14 @@ impl Config {
                 self.to.push(To::File(word.as_str().into()));
                 continue;
             }
-            match Target::parse(word.as_str()) {
-                Ok(target) => self.to.push(To::Target(target)),
+            match Written::parse(word.as_str()) {
+                Ok(Written::Address(target)) => self.to.push(To::Target(target)),
+                Ok(Written::Host(named)) => {
+                    look_at(&named, word, args);
+                    self.to.push(To::Named(named));
+                }
                 Err(error) => {
                     let wanted = match &error {
-                        TargetError::HostName(_) => {
-                            "its IP address, or a file in the form of resolv.conf"
-                        }
                         TargetError::Words(_) => "a variable for each address",
                         TargetError::Scheme(_) => "dns://, tls://, https:// or quic://",
                         TargetError::PortFirst(_) => "ADDRESS%NAME:PORT",
@@ -191,18 +206,26 @@ impl Config {
         let mut args = Args::of(directive, diagnostics);
         let mut unnamed = false;
         for to in &mut self.to {
-            let To::Target(target) = to else { continue };
-            if target.scheme == Scheme::Plain {
+            let (scheme, server_name, has_name) = match to {
+                To::Target(target) => (target.scheme, &mut target.server_name, false),
+                To::Named(named) => (named.scheme, &mut named.server_name, true),
+                To::File(_) => continue,
+            };
+            if scheme == Scheme::Plain {
                 continue;
             }
-            match (&target.server_name, &name) {
+            if let Some(wrong) = server_name.as_ref().filter(|name| !is_server_name(name)) {
+                let what = format!("{wrong:?} is no name that a certificate can have");
+                args.error(what, "one as dns.quad9.net");
+            }
+            match (&server_name, &name) {
                 (Some(_), Some(name)) => args.error_at(
                     &name.at,
                     "tls_servername stands beside an upstream that brings its own name",
                     "the one or the other",
                 ),
-                (None, Some(name)) => target.server_name = Some(name.text.clone()),
-                (None, None) => unnamed = true,
+                (None, Some(name)) => *server_name = Some(name.text.clone()),
+                (None, None) => unnamed |= !has_name,
                 (Some(_), None) => {}
             }
         }
@@ -222,7 +245,21 @@ impl Config {
 
     /// True where an upstream is encrypted.
     pub fn needs_tls(&self) -> bool {
-        self.to.iter().any(|to| matches!(to, To::Target(target) if target.scheme != Scheme::Plain))
+        self.to.iter().any(|to| match to {
+            To::Target(target) => target.scheme != Scheme::Plain,
+            To::Named(named) => named.scheme != Scheme::Plain,
+            To::File(_) => false,
+        })
+    }
+
+    /// Upstreams by name.
+    pub fn named(&self) -> impl Iterator<Item = &NamedTarget> {
+        self.to.iter().filter_map(|to| if let To::Named(named) = to { Some(named) } else { None })
+    }
+
+    /// What is asked for the addresses of one.
+    pub fn asked(&self, named: &NamedTarget) -> Asked {
+        Asked { host: Arc::clone(&named.host), resolvers: self.resolvers.as_slice().into() }
     }
 
     /// The files that are followed.
@@ -230,6 +267,29 @@ impl Config {
         let file = |to: &To| if let To::File(path) = to { Some(path.clone()) } else { None };
         self.to.iter().filter_map(file).collect()
     }
+}
+
+/// Warns of words that are hardly meant as the names of servers.
+fn look_at(named: &NamedTarget, word: &Token, args: &mut Args<'_, '_>) {
+    if named.scheme != Scheme::Plain {
+        return;
+    }
+    if OPTIONS.contains(&word.as_str()) || word.as_str() == "tls_servername" {
+        args.error_at(
+            &word.at,
+            format!("the option {:?} is not in a block", word.as_str()),
+            "it in braces",
+        );
+    } else if !named.host.contains('.') {
+        args.warning(
+            format!("{:?} is taken for the name of a server", word.as_str()),
+            "write its whole name, or an address",
+        );
+    }
+}
+
+fn is_server_name(name: &str) -> bool {
+    rustls::pki_types::ServerName::try_from(name).is_ok()
 }
 
 /// Whether the first word is no zone but an upstream: FROM was forgotten.
@@ -332,7 +392,7 @@ mod tests {
     #[test]
     fn every_mistake_is_named() {
         let (_, said) = parse(
-            "forward . dns.google tls://dns.quad9.net grpc://1.1.1.1 {
+            "forward . 10.0.0.256 tls://dns..net grpc://1.1.1.1 {
                 max_fail 2
                 max_fails x
                 policy best
@@ -340,14 +400,14 @@ mod tests {
                 failover NOERROR NXDOMAN
                 next
                 health_check 1s sometimes
-                resolver 1.1.1.1
+                resolver 1.1.1.300
                 doh_method GET
                 except
             }",
         );
         for part in [
-            "\"dns.google\" is a host name",
-            "\"dns.quad9.net\" is a host name",
+            "\"10.0.0.256\" is no address, no host name and no file",
+            "\"dns..net\" is no address, no host name and no file",
             "no scheme \"grpc\"",
             "max_fails",
             "no policy \"best\"",
@@ -356,7 +416,7 @@ mod tests {
             "\"NXDOMAN\"",
             "no response code follows",
             "no argument \"sometimes\"",
-            "resolver: host names of upstreams are not resolved here",
+            "resolver: \"1.1.1.300\" is no address of a server",
             "asked by POST only",
             "except: no zone follows",
         ] {
@@ -369,6 +429,23 @@ mod tests {
             assert!(said.contains("the zone to forward is missing"), "{said}");
             assert!(said.ends_with(&format!("expected forward . {word}\n")), "{said}");
         }
+        let (config, said) = parse(
+            "forward . tls://dns.quad9.net Dns.Example.:5353 {\n resolver 10.0.0.1 10.0.0.2:54\n bootstrap [fd00::1]:53\n}",
+        );
+        assert_eq!((said.as_str(), config.named().count(), config.resolvers.len()), ("", 2, 3));
+        assert!(config.needs_tls());
+        for (line, wanted) in [
+            ("forward . 10.0.0.1 force_tcp", "the option \"force_tcp\" is not in a block"),
+            ("forward . 10.0.0.1 resolvconf", "warning: forward: \"resolvconf\" is taken for"),
+            ("forward . tls://dns.quad9.net%a..b", "\"a..b\" is no name that a certificate"),
+            ("forward . dns.a {\n resolver 0.0.0.0\n}", "\"0.0.0.0\" is no address of a server"),
+            ("forward . dns.a {\n resolver fe80::1%lo\n}", "is no address of a server"),
+        ] {
+            let (_, said) = parse(line);
+            assert!(said.contains(wanted), "{line}: {said}");
+        }
+        let (_, said) = parse("forward . 10.0.0.1 {\n resolver 10.0.0.2\n}");
+        assert!(said.contains("resolver has no effect"), "{said}");
         let (_, said) = parse("forward . tls://9.9.9.9%a.b {\n tls_servername c.d\n}");
         assert!(said.contains("the one or the other"), "{said}");
         assert!(parse("forward . tls://9.9.9.9").1.contains("warning"));

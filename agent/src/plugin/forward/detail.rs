@@ -63,8 +63,13 @@ impl Detail for Forwarding {
             "from": text(&self.0.zones()),
             "upstreams": set.upstreams.iter().map(|upstream| told(upstream)).collect::<Vec<_>>(),
         });
-        if let (true, Some(fields)) = (set.upstreams.is_empty(), value.as_object_mut()) {
+        let Some(fields) = value.as_object_mut() else { return value };
+        if set.upstreams.is_empty() {
             fields.insert("trouble".to_owned(), (*set.problem).into());
+        }
+        let names = self.0.told_names();
+        if !names.is_empty() {
+            fields.insert("names".to_owned(), names.into());
         }
         value
     }

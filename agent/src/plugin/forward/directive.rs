@@ -99,11 +99,15 @@ pub fn start(config: Config, cx: &mut BuildContext<'_>) -> anyhow::Result<Arc<Fo
         health_registry: Arc::clone(&cx.shared.health_registry),
         places: Some(Arc::clone(&cx.shared.upstream_places)),
         taps: Arc::clone(&cx.taps),
+        names: cx.shared.names.clone(),
         zones: cx.zones.clone(),
     };
     let forward = Forward::new(config, context)?;
-    // Ends with the forward.
+    // Both end with the forward.
     tokio::spawn(Forward::background(Arc::downgrade(&forward)));
+    if forward.config.named().next().is_some() {
+        tokio::spawn(Forward::follow_names(Arc::downgrade(&forward)));
+    }
     cx.built.sources.push(Arc::clone(&forward) as Arc<dyn Source>);
     let forwarding = Arc::new(Forwarding(forward));
     cx.built.details.push(Arc::clone(&forwarding) as Arc<dyn Detail>);

@@ -110,6 +110,7 @@ impl Limits {
         for to in &config.to {
             match to {
                 To::Target(target) => target.to_string().hash(&mut hasher),
+                To::Named(named) => named.hash(&mut hasher),
                 To::File(path) => path.hash(&mut hasher),
             }
         }

@@ -12,7 +12,8 @@
 //! | `recent` | which question is asked too often, and which upstreams have failed at it |
 //! | `outcome`, `failure` | what a query ends in |
 //! | `background` | files that are followed, probes of upstreams in doubt, probes for loops |
-//! | `targets` | which upstreams there are: what is written and what files name |
+//! | `targets` | which upstreams there are: what is written, what files name, and what names resolve to |
+//! | `named` | looks up the names of upstreams |
 //! | `metrics` | what is counted |
 //! | `detail` | what `nodens status` prints |
 
@@ -28,6 +29,7 @@ mod failure;
 mod handler;
 mod limits;
 mod metrics;
+mod named;
 mod options;
 mod outcome;
 mod query;
@@ -57,6 +59,7 @@ use crate::plugin::dnstap::Dnstap;
 use crate::plugin::loop_::guard::LoopGuard;
 use crate::upstream::follow::Reading;
 use crate::upstream::health::Throttle;
+use crate::upstream::names::Names;
 use crate::upstream::registry::{HealthRegistry, UpstreamKey};
 use crate::upstream::{OwnAddresses, Target, Upstream, UpstreamError};
 use crate::wire::{Name, NameRef};
@@ -97,6 +100,8 @@ pub struct ForwardContext {
     pub places: Option<Arc<UpstreamPlaces>>,
     /// Where its queries are sent as well (`dnstap`).
     pub taps: Arc<[Arc<Dnstap>]>,
+    /// What the names of upstreams resolve to.
+    pub names: Names,
     /// The zones of the server block: only names within them reach the forward. Empty: all names.
     pub zones: Vec<Name>,
 }
@@ -120,6 +125,8 @@ pub struct Forward {
     fallen: Throttle,
     /// The background work is to look for loops.
     suspicious: AtomicBool,
+    /// ... and to find out anew who the upstreams are.
+    renamed: AtomicBool,
     hasher: QuestionHasher,
     rates: RateTable,
     failures: RecentFailures,
@@ -151,6 +158,7 @@ impl Forward {
             suspected: Throttle::default(),
             fallen: Throttle::default(),
             suspicious: AtomicBool::new(true),
+            renamed: AtomicBool::new(false),
             hasher: QuestionHasher::default(),
             rates: RateTable::new(),
             failures: RecentFailures::new(),
@@ -165,7 +173,7 @@ impl Forward {
             tracing::warn!("forward: {note}");
         }
         let set = forward.build(&targets, &reading)?;
-        if set.upstreams.is_empty() {
+        if set.upstreams.is_empty() && !reading.waiting {
             tracing::error!("forward: there is no upstream: {}", set.problem);
         }
         forward.set.store(Arc::new(set));
@@ -205,7 +213,7 @@ impl Forward {
 
     /// Who is to be asked by what is written and what the files say now.
     fn targets(&self) -> (Vec<Target>, Reading) {
-        targets::of(&self.config, &self.context.own)
+        targets::of(&self.config, &self.context.own, Some(&self.context.names))
     }
 
     /// A set of these upstreams. Those that are in the present set go on with all that is known of them.

@@ -1,5 +1,6 @@
 //! The options in the block of a `forward` line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,13 +8,19 @@ use super::config::{Config, Policy};
 use crate::config::{Args, ValueError, value};
 use crate::corefile::Directive;
 use crate::upstream::SourcePort;
+use crate::upstream::address::{Scheme, Target};
+use crate::upstream::own::is_nowhere;
 use crate::upstream::tls::TlsFiles;
 use crate::wire::{Name, Rcode};
 
 /// The longest span of time that an option takes.
 const LONGEST: Duration = Duration::from_secs(24 * 3_600);
 
-const OPTIONS: &[&str] = &[
+/// Servers that are asked for the names of upstreams.
+const MAX_RESOLVERS: usize = 8;
+
+pub(super) const OPTIONS: &[&str] = &[
+    "bootstrap",
     "case_randomization",
     "doh_method",
     "except",
@@ -33,6 +40,7 @@ const OPTIONS: &[&str] = &[
     "policy",
     "prefer_udp",
     "resolved_conf",
+    "resolver",
     "source_port",
     "tls",
     "tls_servername",
@@ -74,9 +82,9 @@ impl Config {
             "next" => self.next.extend(rcodes(args, true)),
             "next_on_nodata" => self.next_on_nodata = true,
             "failover" => self.failover.extend(rcodes(args, false)),
-            "hedge" => set(&mut self.hedge, args.value("on or off", on_off)),
+            "hedge" => set(&mut self.hedge, args.value("on or off", value::on_off)),
             "case_randomization" => {
-                self.transport.random_case = args.optional(on_off).unwrap_or(true)
+                self.transport.random_case = args.optional(value::on_off).unwrap_or(true)
             }
             "source_port" => {
                 set(&mut self.transport.source_port, args.value("pool or fresh", source_port))
@@ -92,12 +100,18 @@ impl Config {
             "doh_method" => {
                 args.value("POST", doh_method);
             }
-            "resolver" => {
-                args.rest();
-                args.error(
-                    "host names of upstreams are not resolved here, so that nothing has to be known before DNS works",
-                    "addresses behind FROM, with tls_servername or %NAME where a certificate is checked",
-                );
+            // CoreDNS's word, and the field's.
+            "resolver" | "bootstrap" => {
+                if args.is_empty() {
+                    args.error("no server follows", "the addresses that are asked for names");
+                }
+                for word in args.rest() {
+                    self.resolvers.extend(args.read(word, resolver));
+                }
+                if self.resolvers.len() > MAX_RESOLVERS {
+                    args.error("there are too many servers", format!("at most {MAX_RESOLVERS}"));
+                    self.resolvers.truncate(MAX_RESOLVERS);
+                }
             }
             _ => args.unknown_option(OPTIONS),
         }
@@ -168,14 +182,6 @@ fn policy(word: &str) -> Result<Policy, ValueError> {
     }
 }
 
-fn on_off(word: &str) -> Result<bool, ValueError> {
-    match word {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => value::boolean(word).map_err(|wrong| ValueError::new(wrong.what, "on or off")),
-    }
-}
-
 fn doh_method(word: &str) -> Result<(), ValueError> {
     match word.to_ascii_uppercase().as_str() {
         "POST" => Ok(()),
@@ -213,4 +219,23 @@ fn rcodes(args: &mut Args<'_, '_>, noerror: bool) -> Vec<Rcode> {
         }
     }
     codes
+}
+
+/// A server that is asked for names, over plain DNS: `IP[:PORT]`.
+fn resolver(word: &str) -> Result<SocketAddr, ValueError> {
+    let target = Target::parse(word).ok().filter(|target| target.scheme == Scheme::Plain);
+    let address = target.map(|target| target.address);
+    address.filter(|address| !is_nowhere(address.ip()) && !has_interface(address)).ok_or_else(
+        || {
+            ValueError::new(
+                format!("{word:?} is no address of a server"),
+                "one as 10.0.0.1 or [fd00::1]:53",
+            )
+        },
+    )
+}
+
+/// Whether it is a link-local address with its interface.
+pub(super) fn has_interface(address: &SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(address) if address.scope_id() != 0)
 }

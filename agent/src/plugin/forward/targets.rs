@@ -3,14 +3,19 @@
 use super::config::{Config, To};
 use crate::corefile::{Diagnostic, Diagnostics, Directive};
 use crate::upstream::follow::{self, Reading};
+use crate::upstream::names::Names;
 use crate::upstream::own::is_nowhere;
 use crate::upstream::{OwnAddresses, Target};
 
 const CURE: &str = "name an address in the forward line, or a resolv.conf that has servers other than this one \
     (on a node with systemd-resolved: /run/systemd/resolve/resolv.conf)";
 
-/// The upstreams of a forward, each once, and what there is to say about them.
-pub fn of(config: &Config, own: &OwnAddresses) -> (Vec<Target>, Reading) {
+/// What is said of a name that brought no address.
+const UNRESOLVED: &str = "cannot be resolved";
+
+/// The upstreams of a forward, each once, and what there is to say about them. `names`: what is known of host names; without it
+/// they are left out.
+pub fn of(config: &Config, own: &OwnAddresses, names: Option<&Names>) -> (Vec<Target>, Reading) {
     let mut targets: Vec<Target> = Vec::new();
     let mut all = Reading::default();
     for to in &config.to {
@@ -24,6 +29,26 @@ pub fn of(config: &Config, own: &OwnAddresses) -> (Vec<Target>, Reading) {
                 ));
             }
             To::Target(target) => push_once(&mut targets, target.clone()),
+            To::Named(named) => {
+                let Some(names) = names else { continue };
+                let known = names.get(&config.asked(named));
+                let of_name = known.iter().flat_map(|known| known.addresses.iter());
+                for target in of_name.map(|ip| named.at(*ip)) {
+                    if is_nowhere(target.address.ip()) || own.contains(target.address) {
+                        let address = target.address;
+                        all.notes.push(format!("{named} has the address {address}, which cannot be an upstream: ignored"));
+                    } else {
+                        push_once(&mut targets, target);
+                    }
+                }
+                if let Some(error) = known.as_ref().and_then(|known| known.error.as_deref()) {
+                    let has_any = known.as_ref().is_some_and(|known| !known.addresses.is_empty());
+                    let kept = if has_any { "; its addresses of before are used" } else { "" };
+                    all.notes.push(format!("{named} {UNRESOLVED}: {error}{kept}"));
+                } else if known.is_none() {
+                    all.waiting = true;
+                }
+            }
             To::File(path) => {
                 let files = [path.clone()];
                 let reading = follow::read(&files, &config.resolved_conf, own);
@@ -47,9 +72,15 @@ pub fn check(
     own: &OwnAddresses,
     diagnostics: &mut Diagnostics,
 ) {
-    let (targets, reading) = of(config, own);
-    // Without any upstream written the mistake is another, and has been told.
-    if !targets.is_empty() || config.to.is_empty() {
+    for resolver in config.resolvers.iter().filter(|resolver| own.contains(**resolver)) {
+        let what = format!("resolver {resolver} is an address that this server listens on");
+        let help = "name a server that answers before this one does";
+        let made = Diagnostic::error(directive.at().clone(), what).help(help);
+        diagnostics.push(made.directive(directive.name.as_str()));
+    }
+    let (targets, reading) = of(config, own, None);
+    // Without any upstream written the mistake is another, and has been told. What names have is not known yet.
+    if !targets.is_empty() || config.to.is_empty() || config.named().next().is_some() {
         return;
     }
     let at = directive.at().clone();
@@ -68,6 +99,10 @@ pub fn check(
 pub(super) fn problem(reading: &Reading) -> String {
     let files: Vec<String> = reading.files.iter().map(|file| file.display().to_string()).collect();
     match (files.is_empty(), reading.notes.last()) {
+        (_, Some(note)) if note.contains(UNRESOLVED) => {
+            format!("{note}; name another server with `resolver`, or an address")
+        }
+        (_, None) if reading.waiting => "the names of upstreams are not resolved yet".to_owned(),
         (_, Some(note)) => format!("{note}; {CURE}"),
         (false, None) => format!("{} names none; {CURE}", files.join(", ")),
         (true, None) => CURE.to_owned(),

@@ -50,6 +50,8 @@ pub struct Config {
     reload: Duration,
     /// Whether a name that is not there is passed on.
     fallthrough: Fallthrough,
+    /// Whether other types than addresses of a name that is there are passed on as well.
+    passes_types: bool,
 }
 
 impl Config {
@@ -69,10 +71,17 @@ impl Config {
             reverse: true,
             reload: DEFAULT_RELOAD,
             fallthrough: Fallthrough::Never,
+            passes_types: false,
         };
         args.end();
         for option in directive.options() {
             config.option(option, Args::of_option(directive, option, diagnostics));
+        }
+        if config.passes_types && config.fallthrough == Fallthrough::Never {
+            Args::of(directive, diagnostics).error(
+                "fallthrough_unsupported stands without fallthrough",
+                "fallthrough beside it, whose zones are meant",
+            );
         }
         config
     }
@@ -91,6 +100,7 @@ impl Config {
                     args.duration("a duration, as 5s; 0s for never").unwrap_or(self.reload);
             }
             "fallthrough" => self.fallthrough = Fallthrough::parse(&mut args),
+            "fallthrough_unsupported" => self.passes_types = true,
             line => {
                 if table::address(line).is_none() {
                     args.warning(
@@ -231,6 +241,10 @@ impl Handler for Hosts {
             reply.set_rcode(Rcode::SERVFAIL);
             return Step::Done(Outcome::new(Plugin::Hosts, Rcode::SERVFAIL));
         };
+        let is_address = matches!(qtype, RecordType::A | RecordType::AAAA);
+        if !is_address && self.config.passes_types && self.config.fallthrough.passes(asked) {
+            return Step::Next;
+        }
         reply.set_flags(flags::AA, true);
         let records = match qtype {
             RecordType::A => Some((table::A_LEN, &addresses.v4)),

@@ -78,6 +78,16 @@ fn options_change_what_is_answered() {
 }
 
 #[test]
+fn other_types_may_be_passed_on() {
+    let hosts = inline("10.0.0.1 a.org x.b.org\nfallthrough a.org\nfallthrough_unsupported");
+    assert_eq!(ask(&hosts, "a.org", RecordType::MX), "next");
+    assert_eq!(ask(&hosts, "a.org", RecordType::AAAA), "NOERROR");
+    assert_eq!(ask(&hosts, "x.b.org", RecordType::MX), "NOERROR");
+    let (_, shown) = config("hosts {\n 10.0.0.1 a.org\n fallthrough_unsupported\n}");
+    assert!(shown.contains("stands without fallthrough"), "{shown}");
+}
+
+#[test]
 fn names_outside_of_the_zones_are_not_served() {
     let (config, shown) = config("hosts /dev/null b.org {\n 10.0.0.1 x.b.org x.c.org\n}");
     assert_eq!(shown, "");

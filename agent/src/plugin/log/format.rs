@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::clients::Clients;
 use crate::cluster::object::ObjectId;
 use crate::request::{Origin, Outcome, Request, Transport};
-use crate::wire::{Query, flags, read_u16};
+use crate::wire::{NameRef, Query, flags, read_u16};
 
 /// CoreDNS's common log format.
 const COMMON: &str = "{remote}:{port} - {>id} \"{type} {class} {name} {proto} {size} {>do} {>bufsize}\" \
@@ -45,6 +45,7 @@ enum Field {
     ClientNamespace,
     ClientPod,
     View,
+    Zone,
 }
 
 /// What a template is filled in with.
@@ -92,7 +93,7 @@ impl Unknown {
             }
             Self::Metadata(text) => (
                 format!("there is no metadata {text}: it is always `-`"),
-                "use {/kubernetes/client-namespace}, {/kubernetes/client-pod-name} or {/view/name}, or leave it out",
+                "use {/kubernetes/client-namespace}, {/kubernetes/client-pod-name}, {/kubernetes/zone} or {/view/name}, or leave it out",
             ),
         }
     }
@@ -183,6 +184,7 @@ impl Field {
             "/kubernetes/client-namespace" => Self::ClientNamespace,
             "/kubernetes/client-pod-name" => Self::ClientPod,
             "/view/name" => Self::View,
+            "/kubernetes/zone" => Self::Zone,
             _ => return None,
         })
     }
@@ -278,6 +280,10 @@ impl<'a> Values<'a> {
                 line.push_str(self.view?);
                 Ok(())
             }
+            Field::Zone => {
+                line.push_str(&zone(query.name())?);
+                Ok(())
+            }
         };
         Some(())
     }
@@ -290,6 +296,14 @@ impl<'a> Values<'a> {
             (None, _) => crate::wire::MIN_UDP_PAYLOAD.into(),
         }
     }
+}
+
+/// The zone that a zonal name asks for: all labels before `pin._zone` or `prefer._zone`, as in CoreDNS.
+fn zone(name: NameRef<'_>) -> Option<String> {
+    let labels: Vec<&[u8]> = name.labels().collect();
+    let at = labels.windows(2).position(|pair| matches!(pair, [b"pin" | b"prefer", b"_zone"]))?;
+    let zone = labels.get(..at).filter(|zone| !zone.is_empty())?;
+    Some(zone.iter().map(|label| label.escape_ascii().to_string()).collect::<Vec<_>>().join("."))
 }
 
 /// `None`: no flag is set.
@@ -338,4 +352,24 @@ fn split(text: &str) -> Option<(&str, &str, &str)> {
     let (before, rest) = text.split_once('{')?;
     let (inside, after) = rest.split_once('}')?;
     Some((before, inside, after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Name;
+
+    #[test]
+    fn the_zone_of_a_zonal_name_is_found() {
+        for (name, wanted) in [
+            ("z1.pin._zone.db.shop.svc.cluster.local", Some("z1")),
+            ("corp.example.com.prefer._zone.db.shop.svc.cluster.local", Some("corp.example.com")),
+            ("pin._zone.db.shop.svc.cluster.local", None),
+            ("z1.pin.db.shop.svc.cluster.local", None),
+            ("db.shop.svc.cluster.local", None),
+        ] {
+            let name = Name::from_text(name).unwrap();
+            assert_eq!(zone(name.as_ref()).as_deref(), wanted, "{name}");
+        }
+    }
 }

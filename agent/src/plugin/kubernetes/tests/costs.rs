@@ -17,9 +17,22 @@ const ENDPOINTS: usize = 100;
 const ANSWER: Duration = Duration::from_millis(15);
 /// The most that one change may cost, on average.
 const CHANGE: Duration = Duration::from_millis(3);
+/// What it costs to make a hundred endpoints, which is no code of the index, on the machine for which these bounds are.
+const ENDPOINTS_MADE: Duration = Duration::from_micros(25);
 
 fn now() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+}
+
+/// How many times as slow as that machine the processor is at this moment; 1 if it is faster.
+fn slowness() -> f64 {
+    let began = now();
+    for _ in 0..SLICES {
+        let made: Vec<_> = (0..ENDPOINTS).map(|n| endpoint(address(n), "some")).collect();
+        std::hint::black_box(made);
+    }
+    let each = (now() - began) / SLICES as u32;
+    (each.as_secs_f64() / ENDPOINTS_MADE.as_secs_f64()).max(1.0)
 }
 
 fn address(n: usize) -> IpAddr {
@@ -69,8 +82,11 @@ impl Big {
     fn index(&self) -> Arc<Index> {
         let mut each = Duration::MAX;
         for _ in 0..3 {
+            let before = slowness();
             let (index, cost) = self.changed();
-            println!("a change: {cost:?}");
+            let slowness = before.max(slowness());
+            println!("a change: {cost:?}, the processor is {slowness:.1} times as slow");
+            let cost = cost.div_f64(slowness);
             each = each.min(cost);
             if each < CHANGE * self.parts {
                 return synced(index);
