@@ -290,9 +290,8 @@ fn a_dead_zone_does_not_starve_others() {
         scope.spawn(|| {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             for n in (0..).take_while(|_| !stop.load(Relaxed)) {
-                let name = format!("n{n}.dead.test.");
-                let bytes = Question::new(&name, RecordType::A).to_bytes();
-                let _ = socket.send_to(&bytes, nodens.dns());
+                let question = Question::new(&format!("n{n}.dead.test."), RecordType::A);
+                let _ = socket.send_to(&question.to_bytes(), nodens.dns());
                 sent.fetch_add(1, Relaxed);
                 // It is the server's places that are to be short, and not the kernel's queue.
                 let is_full = || ports::queued(nodens.dns().port()) > 64 << 10;
@@ -311,8 +310,7 @@ fn a_dead_zone_does_not_starve_others() {
         let in_time = |_: &usize| begun.elapsed() < LONG;
         let answers: Vec<_> = (0..200).take_while(in_time).map(|n| (n, ask(n))).collect();
         let took = begun.elapsed();
-        // First, since the flood would go on for ever.
-        stop.store(true, Relaxed);
+        stop.store(true, Relaxed); // First, since the flood would not end.
         for (n, answer) in answers {
             assert_eq!(answer.unwrap().data(RecordType::A), [format!("192.0.2.{n}")]);
         }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::options::OPTIONS;
 use crate::config::{Args, zone_names};
 use crate::corefile::{Diagnostics, Directive, Token};
 use crate::upstream::TransportConfig;
@@ -17,6 +16,34 @@ use crate::wire::{Name, Rcode};
 
 /// Upstreams and files on one line. CoreDNS takes 15.
 const MAX_TO: usize = 64;
+
+/// The options of the block.
+pub(super) const OPTIONS: &[&str] = &[
+    "bootstrap",
+    "case_randomization",
+    "doh_method",
+    "except",
+    "expire",
+    "failfast_all_unhealthy_upstreams",
+    "failover",
+    "force_tcp",
+    "health_check",
+    "hedge",
+    "max_age",
+    "max_concurrent",
+    "max_connect_attempts",
+    "max_fails",
+    "max_idle_conns",
+    "next",
+    "next_on_nodata",
+    "policy",
+    "prefer_udp",
+    "resolved_conf",
+    "resolver",
+    "source_port",
+    "tls",
+    "tls_servername",
+];
 
 /// How an upstream is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::config::{Config, Policy};
+use super::config::{Config, OPTIONS, Policy};
 use crate::config::{Args, ValueError, value};
 use crate::corefile::Directive;
 use crate::upstream::SourcePort;
@@ -18,33 +18,6 @@ const LONGEST: Duration = Duration::from_secs(24 * 3_600);
 
 /// Servers that are asked for the names of upstreams.
 const MAX_RESOLVERS: usize = 8;
-
-pub(super) const OPTIONS: &[&str] = &[
-    "bootstrap",
-    "case_randomization",
-    "doh_method",
-    "except",
-    "expire",
-    "failfast_all_unhealthy_upstreams",
-    "failover",
-    "force_tcp",
-    "health_check",
-    "hedge",
-    "max_age",
-    "max_concurrent",
-    "max_connect_attempts",
-    "max_fails",
-    "max_idle_conns",
-    "next",
-    "next_on_nodata",
-    "policy",
-    "prefer_udp",
-    "resolved_conf",
-    "resolver",
-    "source_port",
-    "tls",
-    "tls_servername",
-];
 
 impl Config {
     /// Reads one option of the block, but for `tls_servername`.
