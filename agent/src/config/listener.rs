@@ -21,25 +21,25 @@ struct Claim<'b> {
     listens: Listens,
     /// Which block.
     block: usize,
-    has_view: bool,
+    view: Option<&'b str>,
     at: &'b Location,
 }
 
 /// Reports zones that two server blocks, or one block twice, claim for the same transport, address and port.
 ///
 /// Several blocks may share a port: the most specific zone answers. A block with `bind` and one without cannot share a
-/// zone and a port, since a query could be for either. Blocks with a `view` share a zone with each other and with one
-/// without; which of them a query reaches is the matter of `plugin::unreachable`.
+/// zone and a port, since a query could be for either. Blocks with views of different names share a zone with each other and
+/// with one without, and are told apart by these names in metrics and by the cache; which of them a query reaches is the matter of `plugin::unreachable`.
 pub(super) fn check(blocks: &[ServerBlock], diagnostics: &mut Diagnostics) {
     let mut claims: HashMap<_, Vec<Claim<'_>>> = HashMap::new();
     for (number, block) in blocks.iter().enumerate() {
         let listens = listens(block, diagnostics);
-        let has_view = block.view().is_some();
+        let view = block.view();
         for zone in &block.zones {
             let claimed = claims.entry((&zone.name, zone.transport, zone.port)).or_default();
             for listen in &listens {
                 let twice = claimed.iter().find(|claim| {
-                    let is_shared = (claim.has_view || has_view) && claim.block != number;
+                    let is_shared = claim.view != view && claim.block != number;
                     claim.listens == *listen && !is_shared
                 });
                 let overlap = claimed.iter().find(|claim| {
@@ -47,13 +47,16 @@ pub(super) fn check(blocks: &[ServerBlock], diagnostics: &mut Diagnostics) {
                         && (is_everywhere(&claim.listens) || is_everywhere(listen))
                 });
                 let (what, at) = match (twice, overlap) {
+                    (Some(claim), _) if view.is_some() && claim.block != number => {
+                        ("is served already, by a view of the same name,", claim.at)
+                    }
                     (Some(claim), _) => ("is served already", claim.at),
                     (None, Some(claim)) => {
                         ("is served already, by a block with other addresses,", claim.at)
                     }
                     (None, None) => {
                         let (listens, at) = (listen.clone(), &zone.at);
-                        claimed.push(Claim { listens, block: number, has_view, at });
+                        claimed.push(Claim { listens, block: number, view, at });
                         continue;
                     }
                 };

@@ -118,7 +118,15 @@ fn zones_are_served_once_for_each_address() {
 fn views_share_a_zone_and_an_address() {
     let view = " view v {\n  expr do()\n }\n";
     good(&format!("a {{\n{view} log\n}}\na {{\n log\n}}\n"));
-    good(&format!("a {{\n bind ::1\n{view} log\n}}\na {{\n bind ::1 ::2\n{view} log\n}}\n"));
+    let other = " view w {\n  expr do()\n }\n";
+    good(&format!("a {{\n bind ::1\n{view} log\n}}\na {{\n bind ::1 ::2\n{other} log\n}}\n"));
+    good(&format!("a {{\n bind ::1\n{view} log\n}}\na {{\n bind ::2\n{view} log\n}}\n"));
+    bad(
+        &format!("a {{\n bind ::1\n{view} log\n}}\na {{\n bind ::1 ::2\n{view} log\n}}\n"),
+        &[
+            "Corefile:8: dns://a.:53 on ::1 is served already, by a view of the same name, at Corefile:1",
+        ],
+    );
     bad(
         &format!("a {{\n{view} log\n}}\na {{\n log\n}}\na {{\n log\n}}\n"),
         &["Corefile:10: dns://a.:53 is served already at Corefile:7"],
@@ -134,7 +142,9 @@ fn views_share_a_zone_and_an_address() {
         &["Corefile:1: dns://a.:53 is served already at Corefile:1"],
     );
     bad(&format!(". {{\n{view}{view} log\n}}\n"), &["Corefile:5: view: duplicate directive"]);
-    let many = format!("a {{\n{view} log\n}}\n").repeat(corefile::limits::VIEWS + 1);
+    let many: String = (0..=corefile::limits::VIEWS)
+        .map(|number| format!("a {{\n view v{number} {{\n  expr do()\n }}\n log\n}}\n"))
+        .collect();
     let shown = read_text(&many).1.to_string();
     assert!(shown.contains("view: there are too many views, expected at most 256"), "{shown}");
 }

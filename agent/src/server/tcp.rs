@@ -11,7 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -23,6 +23,9 @@ pub use self::session::Shared;
 use super::sockets::TCP_BACKLOG;
 use super::worker::{Phase, drained};
 
+/// While no connection can be accepted, that is logged so often.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
+
 /// Accepts connections until `phase` changes.
 pub(super) async fn serve(
     socket: OwnedFd,
@@ -32,13 +35,17 @@ pub(super) async fn serve(
     let socket = TcpListener::from_std(socket.into())?;
     let address = shared.listener.address;
     let sessions = phase.clone();
+    let mut told: Option<Instant> = None;
     let phase = loop {
         tokio::select! {
             accepted = socket.accept() => match accepted {
                 Ok((stream, client)) => begin(stream, client, None, &shared, &sessions),
                 Err(error) => {
                     // Out of descriptors, mostly: the connection stays in the queue, so wait before trying again.
-                    tracing::warn!(%error, %address, "cannot accept a TCP connection");
+                    if told.is_none_or(|at| at.elapsed() >= TELL_AGAIN) {
+                        tracing::warn!(%error, %address, "cannot accept a TCP connection");
+                        told = Some(Instant::now());
+                    }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             },
