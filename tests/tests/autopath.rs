@@ -249,11 +249,16 @@ fn each_pod_has_its_own_list() {
     let explain = ["explain", "www", "--pod", "default/web-1", "--socket", &socket];
     assert!(run(&explain).1.contains("`autopath` answers the first query"));
     let full = "www.default.svc.cluster.local.";
-    let explain = ["explain", full, "--pod", "default/web-1", "--socket", &socket];
+    let explain = ["explain", full, "--pod", "default/web-1", "--ask", "--socket", &socket];
     let (_, explained, _) = run(&explain);
     let continues =
         "`autopath` answers it with the first of these that exists: www.svc.cluster.local. ";
     assert!(explained.contains(continues), "{explained}");
+    assert!(
+        explained.starts_with("`www.default.svc.cluster.local.` is `www.example.org.`"),
+        "{explained}"
+    );
+    assert!(explained.contains("the client sends the first query only"), "{explained}");
     let own =
         json!({"dnsPolicy": "None", "dnsConfig": {"searches": ["nowhere.test", "example.org"]}});
     cluster.server.put(pod(own));

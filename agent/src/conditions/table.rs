@@ -102,7 +102,7 @@ conditions! {
     }
     NO_UPSTREAM = Fail "no_upstream" {
         title: "a forward has no upstream",
-        cure: "Name an address in the forward line, or a resolv.conf that has servers other than this one.",
+        cure: "Name an address in the forward line, a resolv.conf that has servers other than this one, or, for a host name, another resolver.",
         anchor: "resolvconf",
         alert: "NodensUpstreamsDown",
     }

@@ -147,6 +147,14 @@ impl Facts {
         Self { root, outside_name, serve, status, instances, setup, wanted, observed }
     }
 
+    /// Why no upstream can be asked: `none` if there is none.
+    pub fn no_upstream(&self, none: &'static str) -> &'static str {
+        match self.setup.unresolved.is_empty() {
+            true => none,
+            false => "the addresses of upstreams by name are not known",
+        }
+    }
+
     /// A path of the node.
     pub fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))

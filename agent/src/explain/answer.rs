@@ -42,6 +42,49 @@ struct Client {
     notes: Vec<String>,
 }
 
+/// What was tried so far.
+struct Tried<'t> {
+    begun: Instant,
+    shown: Vec<Value>,
+    all: Vec<(&'t Try, Told)>,
+}
+
+impl<'t> Tried<'t> {
+    /// Tries one name after the other, until one exists or would have to be asked of an upstream: that one, and whether it exists.
+    async fn ask(
+        &mut self,
+        place: &Place,
+        tries: &'t [Try],
+        types: &[RecordType],
+        notes: &mut Vec<String>,
+    ) -> Option<(&'t Try, bool)> {
+        for tried in tries {
+            if self.begun.elapsed() > PATIENCE {
+                notes.push(format!(
+                    "`{}` and what follows was not tried: it takes too long",
+                    tried.name
+                ));
+                break;
+            }
+            let begin = self.all.len();
+            for &qtype in types {
+                self.all.push((tried, dry_run::ask(place, &tried.name, qtype).await));
+            }
+            let told = self.all.get(begin..).unwrap_or(&[]);
+            self.shown.push(json!({
+                "name": tried.name.to_string(),
+                "domain": tried.domain,
+                "queries": told.iter().map(|(_, told)| told.json.clone()).collect::<Vec<_>>(),
+            }));
+            let has_records = told.iter().any(|(_, told)| told.has_records);
+            if has_records || told.iter().any(|(_, told)| told.is_open) {
+                return Some((tried, has_records));
+            }
+        }
+        None
+    }
+}
+
 /// Explains a name. To be called in a runtime; blocks for a short read of a file.
 ///
 /// # Errors
@@ -57,34 +100,17 @@ pub async fn explain(world: &World, question: &Question) -> Result<Value, String
         .map_err(|error| format!("{:?} is no name: {error}", question.name))?;
     let (server, dispatch) = listener(world, question.server)?;
     let place = Place { server, dispatch, client: address, asks: question.ask };
-    let mut shown = Vec::new();
-    let mut all: Vec<(&Try, Told)> = Vec::new();
-    let mut ended = None;
-    let begun = Instant::now();
-    for tried in &tries {
-        if begun.elapsed() > PATIENCE {
-            notes.push(format!(
-                "`{}` and what follows was not tried: it takes too long",
-                tried.name
-            ));
-            break;
-        }
-        let begin = all.len();
-        for &qtype in &types {
-            all.push((tried, dry_run::ask(&place, &tried.name, qtype).await));
-        }
-        let told = all.get(begin..).unwrap_or(&[]);
-        shown.push(json!({
-            "name": tried.name.to_string(),
-            "domain": tried.domain,
-            "queries": told.iter().map(|(_, told)| told.json.clone()).collect::<Vec<_>>(),
-        }));
-        let has_records = told.iter().any(|(_, told)| told.has_records);
-        if has_records || told.iter().any(|(_, told)| told.is_open) {
-            ended = Some((tried, has_records));
-            break;
-        }
+    let continued: Vec<Try>;
+    let mut told = Tried { begun: Instant::now(), shown: Vec::new(), all: Vec::new() };
+    let mut ended = told.ask(&place, &tries, &types, &mut notes).await;
+    // Of a name that the client has put together already, `autopath` tries the rest of the list.
+    let first = told.all.first().map_or(&[][..], |(_, first)| &first.continues);
+    if question.name.ends_with('.') && ended.is_none() && !first.is_empty() {
+        continued = first.iter().map(|name| Try { name: name.clone(), domain: None }).collect();
+        notes.push("the client sends the first query only: `autopath` looks up the others, and answers it with what they come to".to_owned());
+        ended = told.ask(&place, &continued, &types, &mut notes).await;
     }
+    let Tried { shown, all, .. } = told;
     let is_searched = all
         .first()
         .is_some_and(|(_, told)| told.is_searched && told.rcode == Some(Rcode::NXDOMAIN));
@@ -215,13 +241,13 @@ fn client(world: &World, question: &Question) -> Result<Client, String> {
         match known {
             Some(known) => address = Some(known),
             None => notes.push(format!(
-                "Pod `{namespace}/{pod}` is not known here (`pods node` and `pods verified` watch Pods): only its namespace is used, with `dnsPolicy: ClusterFirst`"
+                "Pod `{namespace}/{pod}` is not known here (`pods node` and `pods verified` watch Pods): only its namespace is used, with `dnsPolicy: ClusterFirst`, and views and limits take it for an unknown client"
             )),
         }
     }
     // What asks for the client's namespace, as views and limits do, knows it by the address.
     let are_pods_known = world.stores.iter().any(|store| store.spec().wanted.node.is_some());
-    if let (Some(namespace), None, true) = (namespace, address, are_pods_known) {
+    if let (Some(namespace), None, true) = (namespace, address, are_pods_known && pod.is_none()) {
         let other = world.stores.iter().find_map(|store| store.sink().pod_in(namespace));
         notes.push(match &other {
             Some((pod, ip)) => format!("asked as Pod `{namespace}/{pod}` with {ip}, as which views and limits know it"),

@@ -49,6 +49,8 @@ pub struct Told {
     pub found: bool,
     /// The client's search list begins with it, and `autopath` goes through the list.
     pub is_searched: bool,
+    /// The names that `autopath` looks up next, of one that does not exist.
+    pub continues: Vec<Name>,
     /// All of it.
     pub json: Value,
 }
@@ -78,7 +80,7 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
     let mut after = Vec::new();
     let is_searched = chain.autopath.as_ref().is_some_and(|autopath| {
         autopath.each_after(&first, &mut |name| {
-            after.push(name.to_string());
+            after.push(name.to_name());
             true
         })
     });
@@ -116,7 +118,7 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
     let json = json!({
         "name": name.to_string(),
         "type": qtype.to_string(),
-        "autopath_continues_with": after,
+        "autopath_continues_with": after.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "server": chain.server_label.as_ref(),
         "zone": chain.zone_label.as_ref(),
         "view": chain.view.as_ref().map(|view| view.name()),
@@ -129,8 +131,8 @@ pub async fn ask(place: &Place, name: &Name, qtype: RecordType) -> Told {
         "error": error,
         "records": records,
     });
-    let rcode = (!outcome.silent).then_some(outcome.rcode);
-    Told { rcode, has_records, is_open, is_forwarded, reasons, found, is_searched, json }
+    let (rcode, continues) = ((!outcome.silent).then_some(outcome.rcode), after);
+    Told { rcode, has_records, is_open, is_forwarded, reasons, found, is_searched, continues, json }
 }
 
 /// No block serves the name, or only for queries that fit the views that were `passed_over`.
@@ -157,8 +159,8 @@ fn refused(name: &Name, qtype: RecordType, passed_over: &[String]) -> Told {
     let rcode = Some(Rcode::REFUSED);
     let reasons = vec![Reason { text: why, is_hint: false }];
     let (has_records, is_open, is_forwarded) = (false, false, false);
-    let (found, is_searched) = (false, false);
-    Told { rcode, has_records, is_open, is_forwarded, reasons, found, is_searched, json }
+    let (found, is_searched, continues) = (false, false, Vec::new());
+    Told { rcode, has_records, is_open, is_forwarded, reasons, found, is_searched, continues, json }
 }
 
 /// The answer's records in presentation format, and whether one is of the type.

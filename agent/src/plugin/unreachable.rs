@@ -181,8 +181,12 @@ fn superseded(block: &Block, diagnostics: &mut Diagnostics) {
     }
     for line in block.written.named("kubernetes") {
         for name in ["topology", "pods", "endpoints", "ttl", "snapshot", "max_staleness"] {
+            // `pods node` stands beside the mode of the names of Pods.
+            let is_beside = |option: &Directive| {
+                name == "pods" && option.args.first().is_some_and(|word| word.as_str() == "node")
+            };
             let options = line.options().iter().filter(|option| option.name.as_str() == name);
-            let options: Vec<&Directive> = options.collect();
+            let options: Vec<&Directive> = options.filter(|option| !is_beside(option)).collect();
             let Some((last, others)) = options.split_last() else { continue };
             for option in others.iter().filter(|option| !have_same_words(option, last)) {
                 let what = format!("has no effect: the line at {} replaces it", last.at());
@@ -418,9 +422,13 @@ mod tests {
 
     #[test]
     fn blocks_whose_queries_others_take_are_named() {
+        let number = std::cell::Cell::new(0);
         let view = |key: &str, view: &str, more: &str| {
-            let view =
-                if view.is_empty() { String::new() } else { format!(" view v {{\n{view} }}\n") };
+            number.set(number.get() + 1);
+            let view = match view {
+                "" => String::new(),
+                view => format!(" view v{} {{\n{view} }}\n", number.get()),
+            };
             format!("{key} {{\n{view}{more} whoami\n}}\n")
         };
         let (a, all, any) = (" expr do()\n", " expr true\n", "");
@@ -460,6 +468,8 @@ mod tests {
             ". {\n acl {\n  allow net 192.0.2.0/24\n  block\n }\n forward . 192.0.2.1\n}",
             ". {\n template IN AAAA .\n forward . 192.0.2.1\n}",
             ". {\n log . {\n  class error\n }\n whoami\n}",
+            "a {\n kubernetes a {\n  pods insecure\n  pods node n1\n }\n}",
+            "a {\n kubernetes a {\n  pods node n1\n  pods verified\n }\n}",
             ". {\n hosts {\n  192.0.2.1 a\n }\n forward . 192.0.2.1\n}",
             "10.0.0.0/8 {\n forward . 192.0.2.1\n cache 30\n}",
         ] {

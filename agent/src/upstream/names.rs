@@ -36,7 +36,7 @@ const ALL: Duration = Duration::from_secs(8);
 /// Addresses of a name that are used, and those of each family that are looked at.
 const MAX_ADDRESSES: usize = 16;
 const MAX_LOOKED_AT: usize = 64;
-/// A name is in use while somebody asks for it so often.
+/// A name that was not asked for within this time is no longer in use.
 const USED: Duration = Duration::from_secs(30);
 /// Names that are known at a time; those that were not used for longest make room.
 const MAX_NAMES: usize = 256;
@@ -95,7 +95,7 @@ impl Names {
         self.0.changed.notified()
     }
 
-    /// Has the name looked up if that is due, and nobody does; on the runtime of the caller. `servers` are those to ask. Returns
+    /// Has the name looked up if that is due and not under way, on the runtime of the caller. `servers` are those to ask. Returns
     /// what is known so far.
     pub fn follow(
         &self,
@@ -231,7 +231,10 @@ async fn resolve(host: &str, servers: &[SocketAddr]) -> Result<Found, String> {
     match (addresses.is_empty(), v4, v6) {
         (false, ..) => Ok(Found { addresses, lifetime, missing }),
         (true, ..) if has_any => Err("this host has no route to any of its addresses".to_owned()),
-        (true, Err(error), _) | (true, _, Err(error)) => Err(error),
+        (true, Err(error), _) | (true, _, Err(error)) => {
+            let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+            Err(format!("{error} (asked of {})", servers.join(", ")))
+        }
         (true, Ok(_), Ok(_)) => Err("it has no address".to_owned()),
     }
 }

@@ -161,7 +161,7 @@ pub fn upstreams(facts: &Facts) -> Finding {
         );
     }
     if notes.is_empty() {
-        return Finding::skipped("nothing is forwarded");
+        return Finding::skipped(facts.no_upstream("nothing is forwarded"));
     }
     Finding::problem(
         notes,
@@ -214,7 +214,7 @@ pub fn forwarding_loop(facts: &Facts) -> Finding {
     if found.is_empty() && asked > 0 {
         return Finding::ok(format!("none of {asked} upstreams sends queries back"));
     }
-    Finding::worst(found, "nothing is forwarded")
+    Finding::worst(found, facts.no_upstream("nothing is forwarded"))
 }
 
 /// The upstreams that the running server has set aside for a reason with these words.
@@ -252,5 +252,5 @@ pub fn stub(facts: &Facts) -> Finding {
     if found.is_empty() && !facts.setup.upstreams.is_empty() {
         return Finding::ok("no upstream is a loopback address");
     }
-    Finding::worst(found, "nothing is forwarded")
+    Finding::worst(found, facts.no_upstream("nothing is forwarded"))
 }

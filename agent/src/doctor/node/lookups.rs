@@ -287,7 +287,7 @@ pub async fn against_upstreams(facts: Arc<Facts>) -> Finding {
         return Finding::skipped("no address is known at which the server listens");
     };
     if upstreams.is_empty() {
-        return Finding::skipped("nothing is forwarded");
+        return Finding::skipped(facts.no_upstream("nothing is forwarded"));
     }
     let ours = async {
         let made = resolver(server, ProtocolConfig::Udp, Vec::new(), None);

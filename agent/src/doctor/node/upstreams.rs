@@ -204,7 +204,7 @@ pub async fn tls(facts: Arc<Facts>) -> Finding {
             }
         }
     });
-    Finding::worst(join_all(asked).await, "no upstream over TLS is configured")
+    Finding::worst(join_all(asked).await, facts.no_upstream("no upstream over TLS is configured"))
 }
 
 /// Runs a check for each plain upstream.

@@ -180,7 +180,9 @@ impl Config {
             args.end();
         }
         config.name_servers(directive, server_name, diagnostics);
-        if !config.resolvers.is_empty() && config.named().next().is_none() {
+        // What could not be read may have been one.
+        let are_read = config.to.len() + 1 == directive.args.len();
+        if !config.resolvers.is_empty() && config.named().next().is_none() && are_read {
             Args::of(directive, diagnostics).warning(
                 "resolver has no effect: no upstream is a host name",
                 "write an upstream by its name, or remove it",
@@ -307,7 +309,7 @@ fn look_at(named: &NamedTarget, word: &Token, args: &mut Args<'_, '_>) {
             format!("the option {:?} is not in a block", word.as_str()),
             "it in braces",
         );
-    } else if !named.host.contains('.') {
+    } else if !named.host.contains('.') || named.host.ends_with(".conf") {
         args.warning(
             format!("{:?} is taken for the name of a server", word.as_str()),
             "write its whole name, or an address",

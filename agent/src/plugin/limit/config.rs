@@ -39,8 +39,16 @@ pub struct Config {
     /// Clients without a limit.
     except: Networks,
     /// What some Pods may ask instead, each of them. The first that fits counts.
-    own: Vec<(Pods, Rate)>,
+    own: Vec<Own>,
     /// Where it is written.
+    at: Location,
+}
+
+/// A rate of their own.
+#[derive(Debug)]
+struct Own {
+    pods: Pods,
+    rate: Rate,
     at: Location,
 }
 
@@ -99,7 +107,7 @@ impl Config {
         let burst = args.optional(|word| value::integer(word, 1..=MAX)).unwrap_or(qps);
         args.end();
         let (mut action, mut prefix4, mut prefix6) = (None, 32, 128);
-        let (mut except, mut own) = (Vec::new(), Vec::<(Pods, Rate)>::new());
+        let (mut except, mut own) = (Vec::new(), Vec::<Own>::new());
         for option in directive.options() {
             let mut args = Args::of_option(directive, option, diagnostics);
             match option.name.as_str() {
@@ -139,10 +147,11 @@ impl Config {
                     };
                     let qps = args.integer("queries a second", 1..=MAX).unwrap_or(MAX);
                     let burst = args.optional(|word| value::integer(word, 1..=MAX)).unwrap_or(qps);
-                    if pods.as_ref().is_some_and(|pods| own.iter().any(|(own, _)| own == pods)) {
+                    if pods.as_ref().is_some_and(|pods| own.iter().any(|own| own.pods == *pods)) {
                         args.error(format!("the {kind} has a rate already"), "one line for each");
                     }
-                    own.extend(pods.map(|pods| (pods, Rate::new(qps, burst))));
+                    let (rate, at) = (Rate::new(qps, burst), option.at().clone());
+                    own.extend(pods.map(|pods| Own { pods, rate, at }));
                 }
                 _ => args.unknown_option(&OPTIONS),
             }
@@ -162,17 +171,17 @@ impl Config {
 
     /// What this Pod may ask, if that is a rate of its own.
     pub fn rate_of(&self, pod: &NodePod) -> Option<Rate> {
-        self.own.iter().find(|(pods, _)| pods.has(pod)).map(|(_, rate)| *rate)
+        self.own.iter().find(|own| own.pods.has(pod)).map(|own| own.rate)
     }
 
     /// For people: what a client may ask, `is_exceeded` at this moment, and where that is written.
     pub fn describe(&self, address: IpAddr, pod: Option<&NodePod>, is_exceeded: bool) -> String {
-        let own = pod.and_then(|pod| self.own.iter().find(|(pods, _)| pods.has(pod)));
-        let rate = own.map_or(self.rate, |(_, rate)| *rate);
-        let because = own.map_or(String::new(), |(pods, _)| format!(" (`{pods}`)"));
+        let own = pod.and_then(|pod| self.own.iter().find(|own| own.pods.has(pod)));
+        let (rate, at) = own.map_or((self.rate, &self.at), |own| (own.rate, &own.at));
+        let because = own.map_or(String::new(), |own| format!(" (`{}`)", own.pods));
         let who = self.sharer(address, pod);
         let verb = if is_exceeded { "has used up its" } else { "may ask" };
-        format!("{who} {verb} {rate}{because}, by {}", self.at)
+        format!("{who} {verb} {rate}{because}, by {at}")
     }
 
     /// Who has a rate for itself: a Pod, an address, or a network whose clients share it.
