@@ -103,3 +103,18 @@ pub fn queued(port: u16) -> u64 {
     });
     queues.max().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_in_a_queue_is_counted() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = socket.local_addr().unwrap();
+        assert_eq!(queued(to.port()), 0);
+        let from = UdpSocket::bind("127.0.0.1:0").unwrap();
+        (0..10).for_each(|_| assert_eq!(from.send_to(&[0; 100], to).unwrap(), 100));
+        assert!(queued(to.port()) >= 1_000, "{}", queued(to.port()));
+    }
+}
