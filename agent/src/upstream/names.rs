@@ -290,7 +290,7 @@ fn resolver(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
 }
 
 /// Whether the kernel has a route; no packet is sent. It has none where it has no IPv6, nor to a link-local address without an
-/// interface. What cannot be told for want of resources is taken for a way.
+/// interface. Where descriptors or memory are short, an address counts as reachable.
 fn has_way_to(ip: IpAddr) -> bool {
     let any: IpAddr = if ip.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
     match UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((ip, 53))) {
