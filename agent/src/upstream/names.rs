@@ -80,6 +80,15 @@ struct Inner {
     changed: Notify,
 }
 
+/// A look-up: however it ends, the next one may begin.
+struct UnderWay<'n>(&'n Inner, &'n Asked);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.asking.lock().unwrap_or_else(PoisonError::into_inner).remove(self.1);
+    }
+}
+
 impl Names {
     fn lock(&self) -> MutexGuard<'_, HashMap<Asked, Known>> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
@@ -116,10 +125,11 @@ impl Names {
         if is_due && asking().insert(asked.clone()) {
             let (names, asked, servers) = (self.clone(), asked.clone(), servers());
             tokio::spawn(async move {
+                let under_way = UnderWay(&names.0, &asked);
                 let found = timeout(ALL, resolve(&asked.host, &servers)).await;
                 let late = |_| Err("no server has answered in time".to_owned());
                 names.learn(&asked, found.unwrap_or_else(late), Instant::now());
-                names.0.asking.lock().unwrap_or_else(PoisonError::into_inner).remove(&asked);
+                drop(under_way);
                 names.0.changed.notify_waiters();
             });
         }

@@ -1,9 +1,8 @@
 //! The fields of Pods, as names and as clients.
 
-use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Error, MapAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{Head, List, MOST, Meta, Seconds, Str};
@@ -137,50 +136,11 @@ impl<'a> AllLabels<'a> {
 }
 
 /// The value of a label. A number or a truth value, as people write it in a file, is none.
-struct Value<'a>(Option<Str<'a>>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Value<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-
-        impl<'de> Visitor<'de> for Any {
-            type Value = Value<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the value of a label")
-            }
-
-            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Value<'de>, E> {
-                Ok(Value(Some(Str::new(Cow::Borrowed(text)))))
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Value<'de>, E> {
-                Ok(Value(Some(Str::new(Cow::Owned(text.to_owned())))))
-            }
-
-            fn visit_bool<E: Error>(self, _: bool) -> Result<Value<'de>, E> {
-                Ok(Value(None))
-            }
-
-            fn visit_i64<E: Error>(self, _: i64) -> Result<Value<'de>, E> {
-                Ok(Value(None))
-            }
-
-            fn visit_u64<E: Error>(self, _: u64) -> Result<Value<'de>, E> {
-                Ok(Value(None))
-            }
-
-            fn visit_f64<E: Error>(self, _: f64) -> Result<Value<'de>, E> {
-                Ok(Value(None))
-            }
-
-            fn visit_unit<E: Error>(self) -> Result<Value<'de>, E> {
-                Ok(Value(None))
-            }
-        }
-
-        deserializer.deserialize_any(Any)
-    }
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Value<'a> {
+    Text(#[serde(borrow)] Str<'a>),
+    Other(IgnoredAny),
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for AllLabels<'a> {
@@ -197,7 +157,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for AllLabels<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut labels = AllLabels::default();
                 while let Some((key, value)) = map.next_entry::<Str<'_>, Value<'_>>()? {
-                    labels.push(key, value.0.unwrap_or_default());
+                    let value = match value {
+                        Value::Text(text) => text,
+                        Value::Other(_) => Str::default(),
+                    };
+                    labels.push(key, value);
                 }
                 Ok(labels)
             }
