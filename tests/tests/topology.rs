@@ -91,9 +91,10 @@ fn the_answer_follows_endpoints_that_come_and_go() {
     assert_eq!(ask(&nodens, "_sql._tcp.db.shop.svc.cluster.local."), [1]);
     // Only the own Node is asked for.
     for verb in ["list", "watch"] {
-        let asked = cluster.server.requests_of(verb, "nodes");
+        let requests = || cluster.server.requests_of(verb, "nodes");
+        wait_for(&format!("a {verb} of nodes"), SOON, || !requests().is_empty());
+        let asked = requests();
         let is_own = |field: &String| field == "metadata.name=node-1";
-        assert!(!asked.is_empty());
         assert!(asked.iter().all(|request| request.query.get("fieldSelector").is_some_and(is_own)));
     }
     nodens.wait_for_metrics("the zone", SOON, |metrics| {
