@@ -97,6 +97,7 @@ impl Assembled {
             cluster: self.cluster.as_ref().map(|(zone, of)| (zone.clone(), Arc::clone(of.sink()))),
             clients: Arc::clone(&shared.clients),
             watches_pods: pods.is_some(),
+            of_all_nodes: self.stores.iter().map(|store| Arc::clone(store.sink())).collect(),
             of_node: SearchList::of_node(),
         });
         shared.stale.store(self.stale, Relaxed);

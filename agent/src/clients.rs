@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 
 use crate::admission::{Permit, Shares};
+use crate::clock::CoarseInstant;
 use crate::cluster::index::Index;
 use crate::cluster::object::NodePod;
 
@@ -28,6 +29,27 @@ impl Clients {
         let index = self.0.load();
         let of_pod = |pod: &NodePod| (!pod.host_network).then(|| read(pod));
         index.as_ref()?.client(address.to_canonical(), of_pod).flatten()
+    }
+
+    /// Whether the address is that of a Pod of this node, or of one that shares the node's.
+    pub fn has(&self, address: IpAddr) -> bool {
+        let index = self.0.load();
+        index.as_ref().is_some_and(|index| index.client(address.to_canonical(), |_| ()).is_some())
+    }
+
+    /// As [`Clients::pod`], for a query that was asked at `at`: `None` if it was not known then that the Pod has the address, which
+    /// may have been another's.
+    pub fn pod_of_query<R>(
+        &self,
+        address: IpAddr,
+        at: CoarseInstant,
+        read: impl FnOnce(&NodePod) -> R,
+    ) -> Option<R> {
+        let index = self.0.load();
+        let of_pod = |pod: &NodePod, since: CoarseInstant| {
+            (!pod.host_network && since < at).then(|| read(pod))
+        };
+        index.as_ref()?.client_since(address.to_canonical(), of_pod).flatten()
     }
 
     /// The address that stands for the client where places are shared: of a Pod its first, so that both families are one client.

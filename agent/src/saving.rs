@@ -13,9 +13,9 @@ pub enum End<'a> {
     Unknown,
 }
 
-/// What would save the queries in vain of a look-up of `written`, by a resolver with `ndots`; each by itself is enough.
-/// `has_autopath`: `autopath` is configured already.
-pub fn ways(written: &str, end: End<'_>, ndots: u8, has_autopath: bool) -> Vec<String> {
+/// What would save the queries in vain of a look-up of `written`, by a Pod with `ndots`, or by who is no Pod
+/// (`None`); each by itself is enough. `has_autopath`: `autopath` is configured already.
+pub fn ways(written: &str, end: End<'_>, ndots: Option<u8>, has_autopath: bool) -> Vec<String> {
     let dots = written.matches('.').count();
     let mut ways = Vec::new();
     match end {
@@ -27,6 +27,7 @@ pub fn ways(written: &str, end: End<'_>, ndots: u8, has_autopath: bool) -> Vec<S
         )),
         End::AsItIs | End::Unknown => ways.push(format!("write `{written}.` with a trailing dot")),
     }
+    let Some(ndots) = ndots else { return ways };
     // More would not do, and fewer change the look-up of other names.
     if end == End::AsItIs && (1..usize::from(ndots)).contains(&dots) {
         let also = match dots {
@@ -49,7 +50,7 @@ mod tests {
 
     #[test]
     fn each_way_fits_the_name() {
-        let told = |written, end, ndots, has| ways(written, end, ndots, has).join(" | ");
+        let told = |written, end, ndots, has| ways(written, end, Some(ndots), has).join(" | ");
         let outside = told("www.example.com", End::AsItIs, 5, false);
         assert_eq!(
             outside,
@@ -67,6 +68,7 @@ mod tests {
         ));
         assert!(of_cluster.contains("autopath") && !of_cluster.contains("ndots"));
         assert!(!told("intranet", End::AsItIs, 5, false).contains("autopath"));
-        assert_eq!(ways("absent.example", End::Nowhere, 5, false).len(), 1);
+        assert_eq!(ways("absent.example", End::Nowhere, Some(5), false).len(), 1);
+        assert_eq!(ways("www.example.com", End::AsItIs, None, false).len(), 1);
     }
 }

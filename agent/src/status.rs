@@ -133,11 +133,7 @@ impl Status {
 
     /// What the queries of the last minute or two have in common, and the upstreams.
     fn top(&self, rows: usize) -> Value {
-        let mut shown = {
-            let stores = self.running().stores.clone();
-            let pod = |client| stores.iter().find_map(|store| store.sink().pod_at(client));
-            self.parts.shared.observed.top(rows.min(MAX_ROWS), pod)
-        };
+        let mut shown = self.parts.shared.observed.top(rows.min(MAX_ROWS));
         let running = self.running();
         let forwards = running.details.iter().filter(|detail| detail.name() == "forward");
         let upstreams: Vec<Value> = forwards

@@ -93,6 +93,10 @@ fn the_pods_of_the_node_are_known_and_no_others() {
         };
         assert!(asked.iter().all(|request| only_of_node(&request.query)), "{asked:?}");
     }
+    let socket = nodens.folder().join("nodens.sock").to_string_lossy().into_owned();
+    // Without a terminal it is printed once.
+    let top = || run(&["top", "--socket", &socket]).1;
+    assert!(top().contains("127.0.1.5 shop/web-1"), "{}", top());
     // Its end, before and after its address is another's.
     cluster.server.put(pod("shop", "web-2", "node-9", &["127.0.1.5"]));
     wait_for_client(&nodens, "127.0.1.5", "shop/web-2");
@@ -101,7 +105,6 @@ fn the_pods_of_the_node_are_known_and_no_others() {
     cluster.server.put(ended);
     wait_for_client(&nodens, "127.0.1.6", "-/-");
     assert_eq!(who(&nodens, "127.0.1.5"), "shop/web-2");
-    let socket = nodens.folder().join("nodens.sock").to_string_lossy().into_owned();
     let observe =
         ["observe", "-n", "1", "-o", "json", "--client", "shop/web-2", "--socket", &socket];
     std::thread::scope(|scope| {
@@ -112,9 +115,9 @@ fn the_pods_of_the_node_are_known_and_no_others() {
         let seen: Value = serde_json::from_str(&observed.join().unwrap()).unwrap();
         assert_eq!((&seen["client"], &seen["pod"]), (&json!("127.0.1.5"), &json!("shop/web-2")));
     });
-    // Without a terminal it is printed once.
-    let (_, top, _) = run(&["top", "--socket", &socket]);
-    assert!(top.contains("shop/web-2"), "{top}");
+    for pod in ["127.0.1.5 shop/web-1", "127.0.1.5 shop/web-2"] {
+        assert!(top().contains(pod), "{}", top());
+    }
 
     // A crash while the API server is away: what was known is known.
     cluster.server.refuse();
@@ -394,6 +397,9 @@ fn a_node_without_pods_is_told() {
     let nodens = start(&cluster, "pods node elsewhere", LOG);
     let body = || nodens.get(nodens.ports().ready, "/ready?verbose").unwrap().body;
     wait_for("the state to say so", SOON, || body().contains("no Pod of the node `elsewhere`"));
+    wait_for("the condition", SOON, || body().contains("node_unknown"));
+    cluster.server.put(pod("shop", "web-1", "elsewhere", &["127.0.1.5"]));
+    wait_for("its end", SOON, || !body().contains("node_unknown"));
 }
 
 /// A minute later, since API servers that start refuse what they will allow.

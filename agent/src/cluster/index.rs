@@ -188,6 +188,15 @@ impl Index {
 
     /// Calls `read` with the Pod of this node that has the address. Without a lock or an allocation.
     pub fn client<R>(&self, address: IpAddr, read: impl FnOnce(&NodePod) -> R) -> Option<R> {
+        self.clients.read(address, |pod, _| read(pod))
+    }
+
+    /// As [`Index::client`], with the time since when it is known that the Pod has the address.
+    pub fn client_since<R>(
+        &self,
+        address: IpAddr,
+        read: impl FnOnce(&NodePod, CoarseInstant) -> R,
+    ) -> Option<R> {
         self.clients.read(address, read)
     }
 

@@ -125,6 +125,13 @@ pub struct ObjectId {
     pub name: Text,
 }
 
+/// `namespace/name`.
+impl std::fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 /// A transport protocol of a port; only these have names in DNS.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Protocol {

@@ -12,10 +12,14 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle};
 
+use super::object::Kind;
+
 /// How long it rests: eight events at a thousand a second, and less than half of what a change may take to be answered.
 const REST: Duration = Duration::from_millis(8);
-/// Events that come this soon after others come thick.
-const THICK: Duration = Duration::from_millis(10);
+/// How long it rests when only the Pods of this node change. What a kubelet tells of a Pod is older than that when it comes.
+const REST_OF_PODS: Duration = Duration::from_millis(32);
+/// Events that come this soon after a rest come thick.
+const THICK: Duration = Duration::from_millis(2);
 /// After so many events a worker that waits goes first: a fifth of a millisecond's work.
 const TURN: u32 = 8;
 
@@ -24,6 +28,8 @@ const WAITED: Duration = Duration::from_micros(100);
 
 thread_local! {
     static EVENTS: Cell<u32> = const { Cell::new(0) };
+    /// Whether an answer may hang on one of them.
+    static OF_ANSWERS: Cell<bool> = const { Cell::new(false) };
     static LAST: Cell<Option<Instant>> = const { Cell::new(None) };
     /// When it began to wait for sockets.
     static PARKED: Cell<Option<Instant>> = const { Cell::new(None) };
@@ -47,9 +53,12 @@ impl WatchThread {
     }
 }
 
-/// Says that this thread has taken in an event, and now and then lets a worker that waits for the processor go first: the
+/// Says that this thread has taken in an event of that kind, and now and then lets a worker that waits for the processor go first: the
 /// scheduler by itself would let this thread work off all that has come.
-pub(super) fn note_event() {
+pub(super) fn note_event(kind: Kind) {
+    if kind != Kind::NodePod {
+        OF_ANSWERS.set(true);
+    }
     let count = EVENTS.get().wrapping_add(1);
     EVENTS.set(count.max(1));
     if count.is_multiple_of(TURN) {
@@ -95,8 +104,9 @@ fn rest() {
     if EVENTS.replace(0) == 0 {
         return;
     }
+    let rest = if OF_ANSWERS.take() { REST } else { REST_OF_PODS };
     let now = Instant::now();
-    if LAST.replace(Some(now)).is_some_and(|last| now.duration_since(last) < THICK) {
-        thread::sleep(REST);
+    if LAST.replace(Some(now)).is_some_and(|last| now.duration_since(last) < rest + THICK) {
+        thread::sleep(rest);
     }
 }

@@ -345,7 +345,7 @@ impl Watcher {
         let status = self.applier.kind_status();
         status.note_event(event);
         status.note_version(self.known);
-        thread::note_event();
+        thread::note_event(self.kind);
         Ok(())
     }
 

@@ -82,6 +82,12 @@ conditions! {
         anchor: "the-api-server-cannot-be-reached",
         alert: "NodensRunsOnSnapshot",
     }
+    NODE_UNKNOWN = Warn "node_unknown" {
+        title: "the API server knows nothing of this node",
+        cure: "Give the node's name as `kubectl get nodes` has it: in NODE_NAME, or behind `pods node`.",
+        anchor: "the-node-is-unknown",
+        alert: DEGRADED,
+    }
     OBJECTS_SKIPPED = Warn "objects_skipped" {
         title: "invalid objects are not served",
         cure: "Put the object right; the log names each once.",
@@ -144,7 +150,7 @@ conditions! {
     }
     CLIENTS_LIMITED = Warn "clients_limited" {
         title: "clients ask for more than their share",
-        cure: "Find the client (`log`), or raise the rate of `limit` and the number of connections.",
+        cure: "`nodens top` shows who asks most. If that is right, raise the rate of `limit`; if not, mend the client.",
         anchor: "queries-are-dropped",
         alert: DEGRADED,
     }

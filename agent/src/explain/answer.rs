@@ -134,7 +134,7 @@ pub async fn explain(world: &World, question: &Question) -> Result<Value, String
     // What costs no more than it has to needs no advice.
     let saved = if is_by_autopath { 0 } else { all.len().saturating_sub(types.len()) };
     let advice = end.filter(|_| saved > 0).map_or(Vec::new(), |end| {
-        ways(question.name.trim_end_matches('.'), end, search.ndots, is_searched)
+        ways(question.name.trim_end_matches('.'), end, Some(search.ndots), is_searched)
     });
     let cost = (!search.domains.is_empty() && !question.name.ends_with('.')).then(|| {
         json!({

@@ -1,7 +1,7 @@
 //! The most frequent keys of a stream in bounded memory: space-saving (Metwally, Agrawal, El Abbadi, 2005), of which the least
 //! frequent keys are let go of by many at once, so that a key costs one look-up.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 /// A sketch that never misses a key with more than its share of the stream: one of as many parts as it keeps keys. Of each key it
 /// may keep something else beside its count.
@@ -35,17 +35,16 @@ impl<B: Beside> Heavy<B> {
         Self { keep, counts: HashMap::default(), floor: 0 }
     }
 
-    /// Adds `weight` to a key.
-    pub fn add(&mut self, key: &[u8], weight: u64) {
-        if let Some(count) = self.counts.get_mut(key) {
-            count.sum += weight;
-            return;
-        }
-        if self.counts.len() >= 2 * self.keep {
+    /// Adds `weight` to a key. Returns what is kept beside its count.
+    pub fn add(&mut self, key: &[u8], weight: u64) -> &mut B {
+        if !self.counts.contains_key(key) && self.counts.len() >= 2 * self.keep {
             self.prune();
         }
-        let count = Count { sum: self.floor + weight, error: self.floor, beside: B::default() };
-        self.counts.insert(key.into(), count);
+        let floor = self.floor;
+        let new = || Count { sum: floor, error: floor, beside: B::default() };
+        let count = self.counts.entry_ref(key).or_insert_with(new);
+        count.sum += weight;
+        &mut count.beside
     }
 
     /// What is kept beside the count of a key that is there.
@@ -66,7 +65,7 @@ impl<B: Beside> Heavy<B> {
     ) -> Vec<(&'a [u8], u64, B)> {
         let mut sums: HashMap<&[u8], (u64, B)> = HashMap::new();
         for (key, count) in std::iter::once(self).chain(older).flat_map(|heavy| &heavy.counts) {
-            let (sum, beside) = sums.entry(key).or_default();
+            let (sum, beside) = sums.entry(&**key).or_default();
             *sum += count.sum - count.error;
             beside.join(&count.beside);
         }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::clients::{Clients, first_address};
+use crate::clock::CoarseInstant;
 use crate::cluster::index::Index;
-use crate::cluster::object::{NodePod, Text};
+use crate::cluster::object::{NodePod, ObjectId, PodOwner};
 use crate::search_list::{MAX_DOMAINS, SearchList, each_domain_of_pod, ndots_of_pod};
 use crate::wire::name::Labels;
 use crate::wire::{Name, NameRef};
@@ -21,6 +22,8 @@ pub struct Lists {
     pub clients: Arc<Clients>,
     /// Whether they are watched.
     pub watches_pods: bool,
+    /// Where the Pods of all nodes may be known (`pods verified`).
+    pub of_all_nodes: Vec<Arc<Index>>,
     /// The list of the node's resolv.conf.
     pub of_node: SearchList,
 }
@@ -30,8 +33,8 @@ pub struct Lists {
 pub struct Asked {
     /// The first address of the Pod, or the one that asks.
     pub client: IpAddr,
-    /// The Pod's namespace; `None`: the client is unknown, or shares the node's addresses.
-    pub namespace: Option<Text>,
+    /// The Pod; `None`: the client is unknown, or shares the node's addresses.
+    pub who: Option<Who>,
     /// Where the domains begin that may have been appended, the longest domain first.
     pub cuts: SmallVec<[Cut; 4]>,
 }
@@ -45,14 +48,15 @@ pub struct Cut {
     pub in_cluster: bool,
 }
 
-/// A Pod, for people.
+/// The Pod that a query came from. To make or clone one allocates nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Who {
-    /// `namespace/name`.
-    pub pod: String,
-    /// What controls it, as `Deployment web`.
-    pub owner: Option<String>,
-    /// Its `ndots`.
-    pub ndots: u8,
+    /// Its name.
+    pub id: ObjectId,
+    /// What controls it.
+    pub owner: Option<PodOwner>,
+    /// Its `ndots`; `None` if only its name is known.
+    pub ndots: Option<u8>,
 }
 
 impl Lists {
@@ -70,27 +74,41 @@ impl Lists {
         (!self.watches_pods).then_some(of_cluster)
     }
 
-    /// Who asks from an address, and where a name in lower case can be cut.
-    pub fn asked(&self, address: IpAddr, name: NameRef<'_>) -> Asked {
+    /// Who asked from an address at that time, and where a name in lower case can be cut.
+    pub fn asked(&self, address: IpAddr, at: CoarseInstant, name: NameRef<'_>) -> Asked {
         let of_pod = |pod: &NodePod| Asked {
             client: first_address(pod, address),
-            namespace: Some(Arc::clone(&pod.id.namespace)),
+            who: Some(self.who_is(pod)),
             cuts: self.cuts_of_pod(pod, name),
         };
-        self.clients.pod(address, of_pod).unwrap_or_else(|| Asked {
+        self.clients.pod_of_query(address, at, of_pod).unwrap_or_else(|| Asked {
             client: address,
-            namespace: None,
+            who: self.by_name(address),
             cuts: self.cuts_of_cluster(name).unwrap_or_default(),
         })
     }
 
-    /// The Pod with an address.
-    pub fn who(&self, address: IpAddr) -> Option<Who> {
-        self.clients.pod(address, |pod| Who {
-            pod: format!("{}/{}", pod.id.namespace, pod.id.name),
-            owner: pod.owner.as_ref().map(ToString::to_string),
-            ndots: ndots_of_pod(&pod.dns, &self.of_node),
-        })
+    /// The Pod that asked from an address at that time.
+    pub fn who(&self, address: IpAddr, at: CoarseInstant) -> Option<Who> {
+        let known = self.clients.pod_of_query(address, at, |pod| self.who_is(pod));
+        known.or_else(|| self.by_name(address))
+    }
+
+    fn who_is(&self, pod: &NodePod) -> Who {
+        Who {
+            id: pod.id.clone(),
+            owner: pod.owner.clone(),
+            ndots: Some(ndots_of_pod(&pod.dns, &self.of_node)),
+        }
+    }
+
+    /// The Pod of another node with an address. Of this node's Pods it is known who had it.
+    fn by_name(&self, address: IpAddr) -> Option<Who> {
+        if self.clients.has(address) {
+            return None;
+        }
+        let id = self.of_all_nodes.iter().find_map(|index| index.pod_at(address))?;
+        Some(Who { id, owner: None, ndots: None })
     }
 
     /// Whether an application may have meant the name as it is: it has the form of a Service's in a namespace that exists, or is
@@ -161,6 +179,8 @@ pub(super) mod tests {
     };
 
     pub(in crate::observe) const POD: &str = "10.0.0.7";
+    /// After all that tests do.
+    pub(in crate::observe) const LATER: CoarseInstant = CoarseInstant::from_millis(1 << 47);
 
     fn name(text: &str) -> Name {
         Name::from_text(text).unwrap()
@@ -197,6 +217,7 @@ pub(super) mod tests {
             cluster: Some((name("cluster.local"), index)),
             clients,
             watches_pods: true,
+            of_all_nodes: Vec::new(),
             of_node,
         }
     }
@@ -204,7 +225,7 @@ pub(super) mod tests {
     /// What stands before the domains that may have been appended.
     fn written(lists: &Lists, from: &str, text: &str) -> Vec<String> {
         let name = name(text);
-        let asked = lists.asked(from.parse().unwrap(), name.as_ref());
+        let asked = lists.asked(from.parse().unwrap(), LATER, name.as_ref());
         let text = |cut: &Cut| {
             let wire = [&name.as_bytes()[..cut.at], &[0]].concat();
             NameRef::parse(&wire).unwrap().to_string()
@@ -233,8 +254,10 @@ pub(super) mod tests {
         let own = lists(own);
         assert_eq!(written(&own, POD, "a.b.x.test"), ["a.b."]);
         assert!(written(&own, POD, "a.shop.svc.cluster.local").is_empty());
-        assert_eq!(own.who(POD.parse().unwrap()).unwrap().ndots, 1);
-        assert_eq!(cluster.who(POD.parse().unwrap()).unwrap().pod, "shop/web");
+        assert_eq!(own.who(POD.parse().unwrap(), LATER).unwrap().ndots, Some(1));
+        assert_eq!(cluster.who(POD.parse().unwrap(), LATER).unwrap().id.to_string(), "shop/web");
+        // What was asked before the Pod was known may have been another's.
+        assert!(cluster.who(POD.parse().unwrap(), CoarseInstant::from_millis(1)).is_none());
     }
 
     #[test]
@@ -247,7 +270,7 @@ pub(super) mod tests {
         assert_eq!(cuts("example.com.cluster.local"), ["example.com."]);
         assert_eq!(cuts("svc.cluster.local"), ["svc."]);
         assert!(cuts("cluster.local").is_empty() && cuts("a.corp.example").is_empty());
-        assert!(lists.who("10.9.9.9".parse().unwrap()).is_none());
+        assert!(lists.who("10.9.9.9".parse().unwrap(), LATER).is_none());
     }
 
     #[test]

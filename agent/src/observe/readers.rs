@@ -1,6 +1,5 @@
 //! Takes records out of the workers' rings and hands them on: to whoever observes, and to the gathering of `nodens top`.
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,7 +12,7 @@ use super::lists::Lists;
 use super::namespaces::Namespaces;
 use super::ring::Taps;
 use super::top::Tops;
-use super::waste::{Sampled, put_in_order};
+use super::waste::{Advice, Sampled, put_in_order};
 use crate::clock::CoarseInstant;
 use crate::metrics::{Counter, Scrape, Source, names};
 
@@ -79,16 +78,11 @@ impl Observed {
         self.drain(&mut self.state());
     }
 
-    /// What is on top, `rows` of each kind. Clients that are Pods of this node have their names, and others `name_of`.
-    pub fn top(&self, rows: usize, name_of: impl Fn(IpAddr) -> Option<String>) -> Value {
+    /// What is on top, `rows` of each kind.
+    pub fn top(&self, rows: usize) -> Value {
         let mut state = self.state();
         self.drain(&mut state);
-        let State { tops, lists, .. } = &*state;
-        let who = |address| {
-            let known = lists.as_ref().and_then(|lists| lists.who(address));
-            known.map_or_else(|| (name_of(address), None), |who| (Some(who.pod), who.owner))
-        };
-        tops.to_json(rows, Instant::now(), who)
+        state.tops.to_json(rows, Instant::now())
     }
 
     /// Looks clients and their search lists up here from now on.
@@ -107,8 +101,9 @@ impl Observed {
         let mut state = self.state();
         self.drain(&mut state);
         let State { tops, lists, .. } = &*state;
-        let who = |address| lists.as_ref()?.who(address);
-        let mut shown = tops.waste_to_json(rows, Instant::now(), has_autopath, who);
+        let knows_pods = lists.as_ref().is_some_and(|lists| lists.watches_pods);
+        let mut shown =
+            tops.waste_to_json(rows, Instant::now(), Advice { has_autopath, knows_pods });
         if let Some(shown) = shown.as_object_mut() {
             let note = lists.as_ref().map_or(Some(Lists::UNKNOWN.to_owned()), Lists::note);
             shown.insert("note".to_owned(), note.into());
@@ -180,8 +175,9 @@ impl Observed {
         let dropped = self.taps.dropped();
         let mut sampled = Vec::new();
         self.taps.drain(|record| {
+            let who = || lists.as_ref().and_then(|lists| lists.who(record.client.ip(), record.at));
             if record.weight > 0 {
-                tops.add(record, now);
+                tops.add(record, who().as_ref(), now);
                 if lists.is_some() {
                     sampled.push(Sampled::of(record));
                 }
@@ -192,14 +188,7 @@ impl Observed {
                     (unix as u64).saturating_sub(coarse.millis_since(record.at))
                 });
                 reader.begin(dropped);
-                let frame = &mut reader.frame;
-                let clients = lists.as_ref().map(|lists| &lists.clients);
-                let of_pod = clients.and_then(|clients| {
-                    clients.pod(record.client.ip(), |pod| record.write(at, Some(&pod.id), frame))
-                });
-                if of_pod.is_none() {
-                    record.write(at, None, &mut reader.frame);
-                }
+                record.write(at, who().as_ref().map(|who| &who.id), &mut reader.frame);
                 reader.records += 1;
                 if reader.frame.len() >= FRAME {
                     missed.add(reader.send());
@@ -228,10 +217,10 @@ fn look_at_searches(
 ) {
     put_in_order(&mut sampled);
     for query in &sampled {
-        let asked = lists.asked(query.client, query.name());
+        let asked = lists.asked(query.client, query.at, query.name());
         let wasted = tops.add_search(query, &asked, || lists.may_be_meant(query.name()));
         if lists.watches_pods {
-            namespaces.add(asked.namespace.as_ref(), query.weight, wasted);
+            namespaces.add(asked.who.as_ref().map(|who| &who.id.namespace), query.weight, wasted);
         }
     }
 }
@@ -303,7 +292,7 @@ mod tests {
             (seen, rest) = (seen + 1, left);
         }
         assert!((1..=3).contains(&seen) && rest.is_empty());
-        assert_eq!(observed.top(5, |_| None)["queries"], 7);
+        assert_eq!(observed.top(5)["queries"], 7);
         drop(frames);
         while observed.state().is_watched {
             std::thread::yield_now();

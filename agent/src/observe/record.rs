@@ -130,14 +130,33 @@ fn address(bits: u128) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from_bits(bits)).to_canonical()
 }
 
-/// A client's address as a key: 16 octets, IPv4 as `::ffff:a.b.c.d`.
-pub(super) fn octets_of(ip: IpAddr) -> [u8; 16] {
-    address_bits(ip).to_be_bytes()
+/// Adds a client to a key: its address in 16 octets, IPv4 as `::ffff:a.b.c.d`, the length (u16) of `namespace/name` of the Pod that
+/// had it, which is 0 if it is unknown, and that.
+pub(super) fn push_client(key: &mut Vec<u8>, ip: IpAddr, pod: Option<&ObjectId>) {
+    key.extend_from_slice(&address_bits(ip).to_be_bytes());
+    push_pod(key, pod);
 }
 
-/// The address of such a key; the unspecified one for what is none.
-pub(super) fn address_of(key: &[u8]) -> IpAddr {
-    address(<[u8; 16]>::try_from(key).map_or(0, u128::from_be_bytes))
+/// Appends the length (u16) of `namespace/name`, 0 if there is no Pod, and that.
+fn push_pod(out: &mut Vec<u8>, pod: Option<&ObjectId>) {
+    let pod: [&[u8]; 3] = match pod {
+        Some(pod) => [pod.namespace.as_bytes(), b"/", pod.name.as_bytes()],
+        None => [&[]; 3],
+    };
+    let len: usize = pod.iter().map(|part| part.len()).sum();
+    out.extend_from_slice(&(len as u16).to_be_bytes());
+    pod.iter().for_each(|part| out.extend_from_slice(part));
+}
+
+/// The address of a client's key, and what stands behind the client; the unspecified address for what is none.
+pub(super) fn client_of(key: &[u8]) -> (IpAddr, &[u8]) {
+    let read = || {
+        let (bits, rest) = key.split_first_chunk()?;
+        let (len, rest) = rest.split_first_chunk()?;
+        let behind = rest.get(usize::from(u16::from_be_bytes(*len))..)?;
+        Some((address(u128::from_be_bytes(*bits)), behind))
+    };
+    read().unwrap_or((Ipv6Addr::UNSPECIFIED.into(), &[]))
 }
 
 fn cache_use(number: u8) -> CacheUse {
@@ -206,13 +225,7 @@ impl Record {
         let last = [self.plugin as u8, self.cache as u8, tcp | silent, name.len() as u8];
         out.extend_from_slice(&last);
         out.extend_from_slice(name);
-        let pod: [&[u8]; 3] = match pod {
-            Some(pod) => [pod.namespace.as_bytes(), b"/", pod.name.as_bytes()],
-            None => [&[]; 3],
-        };
-        let len: usize = pod.iter().map(|part| part.len()).sum();
-        out.extend_from_slice(&(len as u16).to_be_bytes());
-        pod.iter().for_each(|part| out.extend_from_slice(part));
+        push_pod(out, pod);
     }
 
     /// Reads one from the start of `bytes` as a reader gets it, and what follows. `None` if it is cut off or has no name.

@@ -1,15 +1,14 @@
 //! What the queries of the last minute or two have in common: names, clients, codes, sources, and the slowest of them.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::heavy::Heavy;
+use super::heavy::{Beside, Heavy};
 use super::lists::{Asked, Who};
-use super::record::{Record, address_of, octets_of};
-use super::waste::{Sampled, Waste};
+use super::record::{Record, client_of, push_client};
+use super::waste::{Advice, Sampled, Waste};
 use crate::wire::{NameRef, Rcode, RecordType};
 
 /// How long queries are gathered before a new gathering begins. The last two are shown.
@@ -35,22 +34,31 @@ struct Volume {
     is_sample: bool,
 }
 
+/// A query that waited.
+struct Slow {
+    record: Record,
+    who: Option<Who>,
+    at: Instant,
+}
+
 struct Generation {
     begun: Instant,
     queries: u64,
     /// Records that these queries were counted by: as many, or fewer if they are a sample.
     records: u64,
     names: Heavy,
-    clients: Heavy,
+    clients: Heavy<Option<Who>>,
     nxdomain_names: Heavy,
-    nxdomain_clients: Heavy,
+    nxdomain_clients: Heavy<Option<Who>>,
+    /// The key at hand.
+    key: Vec<u8>,
     rcodes: BTreeMap<u16, u64>,
     /// Queries that got no reply, and so no code.
     silent: u64,
     types: BTreeMap<u16, u64>,
     sources: BTreeMap<&'static str, u64>,
     /// The slowest first.
-    slowest: Vec<(Record, Instant)>,
+    slowest: Vec<Slow>,
     /// What search lists cost.
     waste: Waste,
 }
@@ -73,9 +81,9 @@ impl Tops {
         self.before = (age < 2 * GENERATION).then_some(old);
     }
 
-    /// Adds a query that is in the sample.
-    pub fn add(&mut self, record: &Record, now: Instant) {
-        self.current.add(record, now);
+    /// Adds a query that is in the sample, and who asked it.
+    pub fn add(&mut self, record: &Record, who: Option<&Who>, now: Instant) {
+        self.current.add(record, who, now);
     }
 
     /// Looks at what search lists have to do with a query in the sample; returns as [`Waste::add`] does.
@@ -90,13 +98,7 @@ impl Tops {
     }
 
     /// What search lists cost: the names that wasted most queries, and what would save them.
-    pub fn waste_to_json(
-        &self,
-        rows: usize,
-        now: Instant,
-        has_autopath: bool,
-        who: impl Fn(IpAddr) -> Option<Who>,
-    ) -> Value {
+    pub fn waste_to_json(&self, rows: usize, now: Instant, advice: Advice) -> Value {
         let (current, before) = (&self.current.waste, self.before.as_ref().map(|all| &all.waste));
         let wasted = current.wasted() + before.map_or(0, Waste::wasted);
         let Volume { seconds, queries, is_sample } = self.volume(now);
@@ -106,7 +108,7 @@ impl Tops {
             // Some may be of queries that have left this window.
             "wasted": wasted.min(queries),
             "sampled": is_sample,
-            "lookups": current.rows(before, rows, has_autopath, who),
+            "lookups": current.rows(before, rows, advice),
         })
     }
 
@@ -119,13 +121,8 @@ impl Tops {
         Volume { seconds, queries, is_sample: records < queries }
     }
 
-    /// What is on top, `rows` of each kind; `who` tells the Pod that a client is, and what controls it.
-    pub fn to_json(
-        &self,
-        rows: usize,
-        now: Instant,
-        who: impl Fn(IpAddr) -> (Option<String>, Option<String>),
-    ) -> Value {
+    /// What is on top, `rows` of each kind. A client is an address, and the Pod that had it when it asked.
+    pub fn to_json(&self, rows: usize, now: Instant) -> Value {
         let (current, before) = (&self.current, self.before.as_ref());
         let Volume { seconds, queries, is_sample } = self.volume(now);
         let per_second = |queries: u64| match seconds > 0.0 {
@@ -138,21 +135,16 @@ impl Tops {
                 .map(|(key, queries)| json!({ "name": name(key), "queries": queries }))
                 .collect()
         };
-        let clients = |of: fn(&Generation) -> &Heavy| {
-            let top = of(current).merged(before.map(of), rows);
-            let row = |(key, queries): (&[u8], u64)| {
-                let address = address_of(key);
-                let mut row = json!({
-                    "client": address.to_string(),
+        let clients = |of: fn(&Generation) -> &Heavy<Option<Who>>| {
+            let top = of(current).merged_with(before.map(of), rows);
+            let row = |(key, queries, who): (&[u8], u64, Option<Who>)| {
+                json!({
+                    "client": client_of(key).0.to_string(),
                     "queries": queries,
                     "per_second": per_second(queries),
-                });
-                if let Some(row) = row.as_object_mut() {
-                    let (pod, owner) = who(address);
-                    row.insert("pod".to_owned(), pod.into());
-                    row.insert("owner".to_owned(), owner.into());
-                }
-                row
+                    "pod": who.as_ref().map(|who| who.id.to_string()),
+                    "owner": who.and_then(|who| who.owner).map(|owner| owner.to_string()),
+                })
             };
             Value::Array(top.into_iter().map(row).collect())
         };
@@ -201,12 +193,13 @@ impl Tops {
             .chain(&self.before)
             .flat_map(|generation| &generation.slowest)
             .collect();
-        all.sort_by_key(|(record, _)| std::cmp::Reverse(record.micros));
-        let row = |(record, at): &(Record, Instant)| {
+        all.sort_by_key(|slow| std::cmp::Reverse(slow.record.micros));
+        let row = |Slow { record, who, at }: &Slow| {
             json!({
                 "name": record.name().to_string(),
                 "type": record.qtype.to_string(),
                 "client": record.client.ip().to_string(),
+                "pod": who.as_ref().map(|who| who.id.to_string()),
                 "rcode": record.rcode.to_string(),
                 "source": record.source(),
                 "milliseconds": f64::from(record.micros) / 1e3,
@@ -227,6 +220,7 @@ impl Generation {
             clients: Heavy::new(KEEP),
             nxdomain_names: Heavy::new(KEEP),
             nxdomain_clients: Heavy::new(KEEP),
+            key: Vec::new(),
             rcodes: BTreeMap::new(),
             silent: 0,
             types: BTreeMap::new(),
@@ -236,16 +230,17 @@ impl Generation {
         }
     }
 
-    fn add(&mut self, record: &Record, now: Instant) {
+    fn add(&mut self, record: &Record, who: Option<&Who>, now: Instant) {
         let weight = u64::from(record.weight);
         self.queries += weight;
         self.records += 1;
-        let client = octets_of(record.client.ip());
+        self.key.clear();
+        push_client(&mut self.key, record.client.ip(), who.map(|who| &who.id));
         self.names.add(record.name_bytes(), weight);
-        self.clients.add(&client, weight);
+        self.clients.add(&self.key, weight).keep(who);
         if record.rcode == Rcode::NXDOMAIN && !record.is_silent {
             self.nxdomain_names.add(record.name_bytes(), weight);
-            self.nxdomain_clients.add(&client, weight);
+            self.nxdomain_clients.add(&self.key, weight).keep(who);
         }
         if record.is_silent {
             self.silent += weight;
@@ -257,15 +252,34 @@ impl Generation {
             *self.types.entry(record.qtype.0).or_default() += weight;
         }
         if record.micros > 0 {
-            self.add_slow(record, now);
+            self.add_slow(record, who, now);
         }
     }
 
-    fn add_slow(&mut self, record: &Record, now: Instant) {
-        let place = self.slowest.partition_point(|(other, _)| other.micros >= record.micros);
+    fn add_slow(&mut self, record: &Record, who: Option<&Who>, at: Instant) {
+        let place = self.slowest.partition_point(|slow| slow.record.micros >= record.micros);
         if place < SLOWEST {
-            self.slowest.insert(place, (*record, now));
+            self.slowest.insert(place, Slow { record: *record, who: who.cloned(), at });
             self.slowest.truncate(SLOWEST);
+        }
+    }
+}
+
+/// Of a client the Pod is kept, which its key names.
+impl Beside for Option<Who> {
+    fn join(&mut self, older: &Self) {
+        self.keep(older.as_ref());
+    }
+}
+
+trait Keep {
+    fn keep(&mut self, who: Option<&Who>);
+}
+
+impl Keep for Option<Who> {
+    fn keep(&mut self, who: Option<&Who>) {
+        if self.is_none() {
+            *self = who.cloned();
         }
     }
 }
@@ -278,20 +292,43 @@ fn name(key: &[u8]) -> String {
 mod tests {
     use super::super::record::tests::record;
     use super::*;
+    use crate::cluster::object::{ObjectId, PodOwner};
+
+    fn web() -> Who {
+        let id = ObjectId { namespace: "shop".into(), name: "web-1".into() };
+        let owner = PodOwner { kind: "Deployment".into(), name: "web".into() };
+        Who { id, owner: Some(owner), ndots: Some(5) }
+    }
+
+    #[test]
+    fn an_address_that_is_used_again_is_another_client() {
+        let now = Instant::now();
+        let mut tops = Tops::default();
+        let old = Who { owner: None, ..web() };
+        let id = ObjectId { namespace: "shop".into(), name: "web-2".into() };
+        for who in [Some(Who { id, ..old.clone() }), Some(old), None] {
+            tops.add(&record("a.test.", Rcode::NXDOMAIN, 7), who.as_ref(), now);
+        }
+        let shown = tops.to_json(10, now);
+        for kind in ["clients", "nxdomain_clients", "slowest"] {
+            let rows = shown[kind].as_array().unwrap();
+            let mut pods: Vec<_> = rows.iter().map(|row| row["pod"].as_str()).collect();
+            pods.sort_unstable();
+            assert_eq!(pods, [None, Some("shop/web-1"), Some("shop/web-2")], "{kind}");
+        }
+    }
 
     #[test]
     fn the_last_two_gatherings_are_shown() {
         let begun = Instant::now();
         let mut tops = Tops { current: Generation::new(begun), before: None };
         for _ in 0..3 {
-            tops.add(&record("old.test.", Rcode::NXDOMAIN, 0), begun);
+            tops.add(&record("old.test.", Rcode::NXDOMAIN, 0), Some(&web()), begun);
         }
         tops.turn(begun + GENERATION);
-        tops.add(&record("new.test.", Rcode::NOERROR, 5_000), begun + GENERATION);
+        tops.add(&record("new.test.", Rcode::NOERROR, 5_000), Some(&web()), begun + GENERATION);
         let at = begun + GENERATION + Duration::from_secs(20);
-        let shown = tops.to_json(10, at, |_| {
-            (Some("shop/web-1".to_owned()), Some("Deployment web".to_owned()))
-        });
+        let shown = tops.to_json(10, at);
         assert_eq!((&shown["seconds"], &shown["queries"]), (&json!(80.0), &json!(4)));
         assert_eq!(shown["names"][0], json!({ "name": "old.test.", "queries": 3 }));
         assert_eq!(shown["nxdomain_names"].as_array().unwrap().len(), 1);
@@ -303,7 +340,7 @@ mod tests {
         assert_eq!(shown["slowest"][0]["seconds_ago"], 20);
         tops.turn(at + GENERATION);
         tops.turn(at + 2 * GENERATION);
-        assert_eq!(tops.to_json(10, at + 2 * GENERATION, |_| (None, None))["queries"], 0);
+        assert_eq!(tops.to_json(10, at + 2 * GENERATION)["queries"], 0);
     }
 
     #[test]
@@ -311,10 +348,10 @@ mod tests {
         let now = Instant::now();
         let mut tops = Tops::default();
         for micros in 1..1_000 {
-            tops.add(&record("a.test.", Rcode::NOERROR, micros * 7 % 1_000), now);
+            tops.add(&record("a.test.", Rcode::NOERROR, micros * 7 % 1_000), None, now);
         }
         assert_eq!(tops.current.slowest.len(), SLOWEST);
-        let shown = tops.to_json(3, now, |_| (None, None));
+        let shown = tops.to_json(3, now);
         let slowest: Vec<_> = shown["slowest"].as_array().unwrap().iter().collect();
         assert_eq!(slowest.len(), 3);
         assert_eq!(slowest[0]["milliseconds"], 0.999);

@@ -21,7 +21,8 @@ use serde_json::{Value, json};
 
 use super::heavy::{Beside, Heavy};
 use super::lists::{Asked, Cut, Who};
-use super::record::{Record, address_of, octets_of};
+use super::record::{Record, client_of, push_client};
+use crate::clock::CoarseInstant;
 use crate::saving::{End, ways};
 use crate::search_list::CLUSTER_NDOTS;
 use crate::wire::name::Labels;
@@ -29,14 +30,14 @@ use crate::wire::{NameRef, Rcode};
 
 /// Written names of clients that are kept.
 const KEEP: usize = 256;
-/// Octets of a client before the name in a key.
-const CLIENT: usize = 16;
 
 /// A query in the sample, as far as search lists have to do with it.
 #[derive(Clone, Debug)]
 pub struct Sampled {
     /// Who asks.
     pub client: IpAddr,
+    /// When.
+    pub at: CoarseInstant,
     /// The response code; `None` for silence.
     pub rcode: Option<Rcode>,
     /// How many queries it stands for.
@@ -49,6 +50,7 @@ impl Sampled {
     pub fn of(record: &Record) -> Self {
         Self {
             client: record.client.ip(),
+            at: record.at,
             rcode: (!record.is_silent).then_some(record.rcode),
             weight: record.weight.into(),
             name: record.name_bytes().into(),
@@ -70,10 +72,19 @@ pub fn put_in_order(queries: &mut [Sampled]) {
     });
 }
 
+/// What is known for the advice that rows give.
+#[derive(Clone, Copy, Debug)]
+pub struct Advice {
+    /// `autopath` is configured already.
+    pub has_autopath: bool,
+    /// Who is no Pod is known to be none, and is not told what only Pods can do.
+    pub knows_pods: bool,
+}
+
 /// What one gathering knows.
 pub struct Waste {
     wasted: u64,
-    /// By client and written name in wire form; counted is what was wasted.
+    /// By client and written name in wire form, without its root; counted is what was wasted.
     names: Heavy<Searched>,
     /// The key at hand.
     key: Vec<u8>,
@@ -82,6 +93,8 @@ pub struct Waste {
 /// The look-ups of one name by one client.
 #[derive(Clone, Debug, Default)]
 pub struct Searched {
+    /// The Pod that makes them.
+    who: Option<Who>,
     /// With a domain and as it is.
     queries: u64,
     /// Denials of a name of one label that no later answer has made waste of.
@@ -95,6 +108,9 @@ pub struct Searched {
 impl Beside for Searched {
     fn join(&mut self, older: &Self) {
         self.queries += older.queries;
+        if self.who.is_none() {
+            self.who.clone_from(&older.who);
+        }
         self.open += older.open;
         self.is_denied |= older.is_denied;
         if self.found.is_none() {
@@ -143,18 +159,11 @@ impl Waste {
     }
 
     /// The names that wasted most, with what would save it.
-    pub fn rows(
-        &self,
-        before: Option<&Self>,
-        rows: usize,
-        has_autopath: bool,
-        who: impl Fn(IpAddr) -> Option<Who>,
-    ) -> Vec<Value> {
+    pub fn rows(&self, before: Option<&Self>, rows: usize, advice: Advice) -> Vec<Value> {
         let all = self.names.merged_with(before.map(|before| &before.names), rows);
         let row = |(key, wasted, searched): (&[u8], u64, Searched)| {
-            let (client, written) = key.split_at_checked(CLIENT)?;
-            let client = address_of(client);
-            let (written, who) = (text(written), who(client));
+            let (client, written) = client_of(key);
+            let (written, who) = (text(written), searched.who);
             let found = searched.found.as_deref().map(text);
             let end = match &found {
                 Some(found) if *found == written => End::AsItIs,
@@ -162,27 +171,29 @@ impl Waste {
                 None if searched.is_denied => End::Nowhere,
                 None => End::Unknown,
             };
-            let ndots = who.as_ref().map_or(CLUSTER_NDOTS, |who| who.ndots);
+            let ndots = who.as_ref().and_then(|who| who.ndots);
+            let takes_advice = who.is_some() || !advice.knows_pods;
+            let advised = takes_advice.then(|| ndots.unwrap_or(CLUSTER_NDOTS));
             let queries = searched.queries.max(wasted);
             // Each look-up has one query that is not in vain.
             let lookups = queries - wasted;
             let each =
                 (lookups > 0).then(|| (queries as f64 / lookups as f64 * 10.0).round() / 10.0);
-            Some(json!({
+            json!({
                 "client": client.to_string(),
-                "pod": who.as_ref().map(|who| &*who.pod),
-                "owner": who.as_ref().and_then(|who| who.owner.as_deref()),
+                "pod": who.as_ref().map(|who| who.id.to_string()),
+                "owner": who.and_then(|who| who.owner).map(|owner| owner.to_string()),
                 "name": written,
                 "queries": queries,
                 "wasted": wasted,
                 "queries_per_lookup": each,
                 "found": found,
                 "exists": if end == End::Unknown { None } else { Some(end != End::Nowhere) },
-                "ndots": who.map(|who| who.ndots),
-                "saved_by": ways(&written, end, ndots, has_autopath),
-            }))
+                "ndots": ndots,
+                "saved_by": ways(&written, end, advised, advice.has_autopath),
+            })
         };
-        all.into_iter().filter_map(row).collect()
+        all.into_iter().map(row).collect()
     }
 
     /// Whether what stands before the cut was searched for by the client; its key is at hand then, and in this gathering.
@@ -200,7 +211,7 @@ impl Waste {
 
     fn take_key(&mut self, asked: &Asked, name: NameRef<'_>, cut: Cut) {
         self.key.clear();
-        self.key.extend_from_slice(&octets_of(asked.client));
+        push_client(&mut self.key, asked.client, asked.who.as_ref().map(|who| &who.id));
         self.key.extend_from_slice(name.as_bytes().get(..cut.at).unwrap_or_default());
         self.key.push(0);
     }
@@ -240,12 +251,13 @@ impl Waste {
         let written = name.as_bytes().get(..cut.at).unwrap_or_default();
         let is_one_label = Labels::of_prefix(written).count() == 1;
         let wasted = if is_one_label || may_be_meant() { 0 } else { weight };
-        self.names.add(&self.key, wasted);
-        if let Some(searched) = self.names.beside(&self.key) {
-            searched.queries += weight;
-            if is_one_label {
-                searched.open += weight;
-            }
+        let searched = self.names.add(&self.key, wasted);
+        searched.queries += weight;
+        if is_one_label {
+            searched.open += weight;
+        }
+        if searched.who.is_none() {
+            searched.who.clone_from(&asked.who);
         }
         wasted
     }
@@ -261,7 +273,7 @@ fn text(wire: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::lists::Lists;
-    use super::super::lists::tests::{POD, lists};
+    use super::super::lists::tests::{LATER, POD, lists};
     use super::super::record::tests::record;
     use super::*;
     use crate::cluster::object::PodDns;
@@ -272,7 +284,7 @@ mod tests {
     fn ask(waste: &mut Waste, lists: &Lists, from: &str, queries: &[(&str, Rcode)]) -> u64 {
         let add = |(name, rcode): &(&str, Rcode)| {
             let query = sampled(from, name, *rcode);
-            let asked = lists.asked(query.client, query.name());
+            let asked = lists.asked(query.client, query.at, query.name());
             waste.add(&query, &asked, || lists.may_be_meant(query.name()), None)
         };
         queries.iter().map(add).sum()
@@ -281,11 +293,12 @@ mod tests {
     fn sampled(from: &str, name: &str, rcode: Rcode) -> Sampled {
         let mut record = record(name, rcode, 0);
         record.client = (from.parse::<IpAddr>().unwrap(), 5353).into();
+        record.at = LATER;
         Sampled::of(&record)
     }
 
-    fn rows(waste: &Waste, lists: &Lists) -> Vec<Value> {
-        waste.rows(None, 10, false, |address| lists.who(address))
+    fn rows(waste: &Waste) -> Vec<Value> {
+        waste.rows(None, 10, Advice { has_autopath: false, knows_pods: true })
     }
 
     const NO: Rcode = Rcode::NXDOMAIN;
@@ -305,7 +318,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(ask(&mut waste, &lists, POD, &search), 4);
         }
-        let rows = rows(&waste, &lists);
+        let rows = rows(&waste);
         assert_eq!(rows.len(), 1, "{rows:#?}");
         let row = &rows[0];
         assert_eq!((&row["name"], &row["pod"]), (&json!("www.example.com"), &json!("shop/web")));
@@ -322,7 +335,7 @@ mod tests {
         let search =
             [("api.other.shop.svc.cluster.local", NO), ("api.other.svc.cluster.local", YES)];
         assert_eq!(ask(&mut waste, &lists, POD, &search), 1);
-        let rows = rows(&waste, &lists);
+        let rows = rows(&waste);
         assert_eq!(rows[0]["found"], "api.other.svc.cluster.local");
         assert_eq!(rows[0]["queries_per_lookup"], 2.0);
         let saved_by = rows[0]["saved_by"].to_string();
@@ -346,7 +359,7 @@ mod tests {
         // Silence and failures say nothing of a name.
         let failed = [("www.example.com.shop.svc.cluster.local", Rcode::SERVFAIL)];
         assert_eq!(ask(&mut waste, &lists, POD, &failed), 0);
-        assert!(rows(&waste, &lists).is_empty());
+        assert!(rows(&waste).is_empty());
     }
 
     #[test]
@@ -358,7 +371,7 @@ mod tests {
             ("old.example.com", NO),
         ];
         assert_eq!(ask(&mut waste, &lists, OTHER, &search), 1);
-        let rows = rows(&waste, &lists);
+        let rows = rows(&waste);
         assert_eq!((&rows[0]["exists"], &rows[0]["queries"]), (&json!(false), &json!(3)));
         assert!(rows[0]["pod"].is_null() && rows[0]["ndots"].is_null());
     }
@@ -372,13 +385,13 @@ mod tests {
             ("intranet.cluster.local", NO),
         ];
         assert_eq!(ask(&mut waste, &lists, POD, &denied), 0);
-        assert!(rows(&waste, &lists).is_empty());
+        assert!(rows(&waste).is_empty());
         // A Service of that name comes.
         assert_eq!(ask(&mut waste, &lists, POD, &[("intranet.shop.svc.cluster.local", YES)]), 0);
         // A host of the node's domain.
         assert_eq!(ask(&mut waste, &lists, POD, &[("intranet.corp.example", YES)]), 3);
         assert_eq!(ask(&mut waste, &lists, POD, &[("intranet.corp.example", YES)]), 0);
-        assert_eq!(rows(&waste, &lists)[0]["found"], "intranet.corp.example");
+        assert_eq!(rows(&waste)[0]["found"], "intranet.corp.example");
         assert_eq!(ask(&mut waste, &lists, POD, &denied), 0);
         assert_eq!(ask(&mut waste, &lists, POD, &[("intranet", YES)]), 3);
         assert_eq!(waste.wasted(), 6);
@@ -390,9 +403,9 @@ mod tests {
             (Waste::default(), Waste::default(), lists(PodDns::default()));
         ask(&mut old, &lists, POD, &[("a.example.shop.svc.cluster.local", NO)]);
         let query = sampled(POD, "a.example", YES);
-        let asked = lists.asked(query.client, query.name());
+        let asked = lists.asked(query.client, query.at, query.name());
         new.add(&query, &asked, || false, Some(&old));
-        let rows = new.rows(Some(&old), 10, true, |_| None);
+        let rows = new.rows(Some(&old), 10, Advice { has_autopath: true, knows_pods: false });
         assert_eq!((&rows[0]["queries"], &rows[0]["wasted"]), (&json!(2), &json!(1)));
         assert_eq!(rows[0]["found"], "a.example");
     }
@@ -411,10 +424,10 @@ mod tests {
         .into();
         put_in_order(&mut all);
         for query in &all {
-            let asked = lists.asked(query.client, query.name());
+            let asked = lists.asked(query.client, query.at, query.name());
             waste.add(query, &asked, || lists.may_be_meant(query.name()), None);
         }
-        let rows = rows(&waste, &lists);
+        let rows = rows(&waste);
         let told: Vec<_> = rows
             .iter()
             .map(|row| (row["name"].as_str().unwrap(), row["queries_per_lookup"].as_f64()))

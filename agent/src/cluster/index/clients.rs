@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use super::table::Table;
 use super::targets::Hasher;
+use crate::clock::CoarseInstant;
 use crate::cluster::object::{NodePod, ObjectId};
 
 /// What readers find: which Pods have which addresses.
@@ -25,6 +26,8 @@ pub(super) struct Clients {
 struct Owner {
     address: IpAddr,
     pod: Arc<NodePod>,
+    /// When it was heard that this Pod has it.
+    since: CoarseInstant,
 }
 
 /// What only the writer knows.
@@ -51,10 +54,20 @@ impl Clients {
         Self { by_address: Table::new(6), hasher: Hasher::default() }
     }
 
-    /// Calls `read` with the Pod that has the address.
-    pub(super) fn read<R>(&self, address: IpAddr, read: impl FnOnce(&NodePod) -> R) -> Option<R> {
+    /// Calls `read` with the Pod that has the address, and since when.
+    pub(super) fn read<R>(
+        &self,
+        address: IpAddr,
+        read: impl FnOnce(&NodePod, CoarseInstant) -> R,
+    ) -> Option<R> {
         let is = |owner: &Owner| owner.address == address;
-        self.by_address.read(self.hash(address), is, |owner| read(&owner.pod))
+        self.by_address.read(self.hash(address), is, |owner| read(&owner.pod, owner.since))
+    }
+
+    /// When it was heard that this Pod has the address, if it has it already.
+    fn since(&self, address: IpAddr, pod: &NodePod) -> Option<CoarseInstant> {
+        let is_same = |known: &NodePod| known.id == pod.id && known.created == pod.created;
+        self.read(address, |known, since| is_same(known).then_some(since)).flatten()
     }
 
     fn hash(&self, address: IpAddr) -> u64 {
@@ -135,7 +148,10 @@ impl ClientWriter {
         let hash = clients.hash(address);
         let is = |owner: &Owner| owner.address == address;
         match self.owner(address) {
-            Some(pod) => clients.by_address.put(hash, is, Owner { address, pod }),
+            Some(pod) => {
+                let since = clients.since(address, &pod).unwrap_or_else(CoarseInstant::now);
+                clients.by_address.put(hash, is, Owner { address, pod, since });
+            }
             None => clients.by_address.remove(hash, is),
         }
     }
@@ -186,7 +202,7 @@ mod tests {
         }
 
         fn who(&self, address: &str) -> String {
-            let read = |pod: &NodePod| pod.id.name.to_string();
+            let read = |pod: &NodePod, _| pod.id.name.to_string();
             self.0.read(address.parse().unwrap(), read).unwrap_or_default()
         }
     }

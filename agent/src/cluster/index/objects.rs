@@ -104,16 +104,13 @@ impl Index {
         pods.find(|pod| *pod.id.namespace == *namespace && *pod.id.name == *name).cloned()
     }
 
-    /// Namespace and name of the Pod with this address, as far as Pods are known.
-    pub fn pod_at(&self, address: IpAddr) -> Option<String> {
-        let client = |pod: &NodePod| {
-            (!pod.host_network).then(|| format!("{}/{}", pod.id.namespace, pod.id.name))
+    /// The Pod with this address, as far as the Pods of all nodes are known (`pods verified`).
+    pub fn pod_at(&self, address: IpAddr) -> Option<ObjectId> {
+        let read = |pod: &Arc<super::Pod>| ObjectId {
+            namespace: text(pod.namespace.as_bytes()),
+            name: (&*pod.name).into(),
         };
-        // Of this node's Pods it is known who has an address now, and that none has the node's own.
-        self.client(address, client).unwrap_or_else(|| {
-            let read = |pod: &Arc<super::Pod>| format!("{}/{}", &*pod.namespace, pod.name);
-            self.pods.read(self.hash(address), |pod| pod.address == address, read)
-        })
+        self.pods.read(self.hash(address), |pod| pod.address == address, read)
     }
 }
 

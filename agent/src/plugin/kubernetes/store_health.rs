@@ -49,6 +49,25 @@ impl StoreHealth {
         ))
     }
 
+    /// What the API server does not have of this node, though it was asked, a part for each kind. Something runs on every node, if
+    /// only this server.
+    fn unknown_of_node(&self) -> impl Iterator<Item = String> {
+        let status = self.report.status();
+        let lacks = move |kind| {
+            let is_listed =
+                status.wanted().any(|wanted| wanted == kind) && status.kind(kind).is_synced();
+            is_listed && self.report.objects(kind) == 0
+        };
+        let pods = status
+            .node()
+            .filter(|_| lacks(Kind::NodePod))
+            .map(|node| format!("no Pod of the node `{node}` is known: is that its name?"));
+        let node = lacks(Kind::Node).then(|| {
+            "there is no Node of this node's name, so `topology` has no effect".to_owned()
+        });
+        pods.into_iter().chain(node)
+    }
+
     /// One line for people.
     fn state(&self) -> String {
         let status = self.report.status();
@@ -71,20 +90,8 @@ impl StoreHealth {
         let away: Vec<&str> =
             status.wanted().filter(|&kind| !status.kind(kind).is_live()).map(plural).collect();
         if away.is_empty() {
-            let mut state = "up to date".to_owned();
-            if let Some(node) = status.node().filter(|_| self.report.objects(Kind::NodePod) == 0) {
-                state.push_str(&format!(
-                    "; no Pod of the node `{node}` is known: is that its name?"
-                ));
-            }
-            if status.wanted().any(|kind| kind == Kind::Node)
-                && self.report.objects(Kind::Node) == 0
-            {
-                state.push_str(
-                    "; there is no Node of this node's name, so `topology` has no effect",
-                );
-            }
-            return state;
+            let of_node = self.unknown_of_node().map(|unknown| format!("; {unknown}"));
+            return ["up to date".to_owned()].into_iter().chain(of_node).collect();
         }
         format!("watching again soon: {}; names are answered from what is known", away.join(", "))
     }
@@ -140,6 +147,9 @@ impl Watched for StoreHealth {
         } else if let Some(age) = status.age().filter(|&age| age > STALE && status.is_watched()) {
             let evidence = format!("nothing was heard of the API server for {}", in_words(age));
             found.add_since(&table::CLUSTER_STALE, evidence, age);
+        }
+        for unknown in self.unknown_of_node() {
+            found.add(&table::NODE_UNKNOWN, unknown);
         }
         if status.is_snapshot_in_use() {
             found.add(&table::SNAPSHOT_IN_USE, self.state());
