@@ -36,7 +36,14 @@ pub struct Contestant {
     pub name: String,
     /// Its own loopback address.
     pub address: Ipv4Addr,
+    /// Another contestant whose command and files it has, which has no such line itself.
+    #[serde(default)]
+    pub like: String,
+    /// By a line of those files, without its indentation: lines that follow it.
+    #[serde(default)]
+    pub insert: BTreeMap<String, String>,
     /// Words of the command, with `@placeholders@`.
+    #[serde(default)]
     pub command: String,
     /// The workloads of which it is the floor; nothing else is asked of it.
     #[serde(default)]
@@ -59,9 +66,9 @@ impl Contestant {
     /// Reads every contestant of a folder.
     ///
     /// # Errors
-    /// A file that cannot be read or understood.
+    /// A file that cannot be read or understood, or a contestant or line that another one refers to and that is not there.
     pub fn read_all(folder: &Path) -> anyhow::Result<Vec<Self>> {
-        let mut all = Vec::new();
+        let mut all: Vec<Self> = Vec::new();
         for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
             let path = entry?.path();
             if path.extension().is_none_or(|extension| extension != "toml") {
@@ -73,8 +80,38 @@ impl Contestant {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             all.push(Self { name, ..contestant });
         }
+        let given = all.clone();
+        for contestant in all.iter_mut().filter(|contestant| !contestant.like.is_empty()) {
+            let model = given.iter().find(|model| model.name == contestant.like);
+            let model = model.with_context(|| format!("no contestant `{}`", contestant.like))?;
+            contestant.take_over(model)?;
+        }
         all.sort_by_key(|contestant| contestant.address);
         Ok(all)
+    }
+
+    /// Takes over command and files of `model`.
+    fn take_over(&mut self, model: &Self) -> anyhow::Result<()> {
+        self.command.clone_from(&model.command);
+        self.files.clone_from(&model.files);
+        for (line, lines) in &self.insert {
+            let mut is_there = false;
+            for text in self.files.values_mut() {
+                let mut with = String::with_capacity(text.len() + lines.len());
+                for old in text.lines() {
+                    with.extend([old, "\n"]);
+                    if old.trim() == line {
+                        is_there = true;
+                        with.extend([lines.trim_end(), "\n"]);
+                    }
+                }
+                *text = with;
+            }
+            if !is_there {
+                bail!("{}: `{}` has no line `{line}`", self.name, model.name);
+            }
+        }
+        Ok(())
     }
 
     /// Where it listens.
