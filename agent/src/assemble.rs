@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
+use tokio::runtime::Handle;
 
 use crate::admin::Pages;
 use crate::chain::{Chain, ErrorLog, QueryLog};
 use crate::cluster::Store;
 use crate::cluster::index::Index;
 use crate::cluster::object::Kind;
-use crate::config::ListenAddress;
+use crate::config::{ListenAddress, Transport};
 use crate::detail::Detail;
 use crate::detail::Monitor;
 use crate::metrics::{Enabled, Handlers, Source};
@@ -26,10 +27,13 @@ use crate::plugin::dnstap::Dnstap;
 use crate::plugin::forward::Forward;
 use crate::plugin::log::Log;
 use crate::plugin::settings::Timeouts;
-use crate::plugin::{Block, bind, health, reload};
+use crate::plugin::{Block, bind, health, reload, tls};
 use crate::request::Plugin;
 use crate::search_list::SearchList;
 use crate::server::Dispatch;
+use crate::server::handshake::Encrypted;
+use crate::server::tls::Scheme;
+use crate::server::tls::certificates::Certificates;
 use crate::shared::Shared;
 use crate::upstream::OwnAddresses;
 use crate::wire::Name;
@@ -72,6 +76,10 @@ pub struct Assembled {
     pub stacktrace: bool,
     /// Who answers on which address.
     pub listeners: BTreeMap<SocketAddr, Arc<Dispatch>>,
+    /// Who answers over TLS and HTTPS, and where.
+    pub encrypted: BTreeMap<SocketAddr, Encrypted>,
+    /// What these show their clients.
+    pub certificates: Vec<Arc<Certificates>>,
     /// What of it clients and operators would miss.
     pub outline: Outline,
     /// How long the start may wait for what is not ready: the longest `startup_timeout`.
@@ -107,6 +115,11 @@ impl Assembled {
     /// Sends what collectors of `dnstap` are to get, and ends their streams.
     pub async fn end_taps(taps: Vec<Arc<Dnstap>>) {
         join_all(taps.iter().map(|tap| tap.sender().end())).await;
+    }
+
+    /// Where it listens over TLS and HTTPS, for people.
+    pub fn encrypted_addresses(&self) -> impl Iterator<Item = String> {
+        self.encrypted.iter().map(|(address, of)| format!("{}://{address}", of.scheme.name()))
     }
 
     /// True once every cluster that is watched is known, be it from a snapshot: its names can be answered.
@@ -163,6 +176,8 @@ pub fn assemble(blocks: Vec<Block>, shared: &Arc<Shared>) -> anyhow::Result<Asse
 struct Assembly {
     done: Assembled,
     by_address: BTreeMap<SocketAddr, Vec<Arc<Chain>>>,
+    /// How those are reached that are encrypted. No address is reached in two ways.
+    encryption: BTreeMap<SocketAddr, (Scheme, Arc<Certificates>)>,
     timeouts: BTreeMap<SocketAddr, Timeouts>,
     /// The labels `server` and `view` of each chain with a cache, for the cache's metrics.
     caches: Vec<([Arc<str>; 2], Cache)>,
@@ -190,12 +205,20 @@ impl Assembly {
             monitor: ready.map(|ready| ready.monitor).unwrap_or_default(),
             stacktrace: blocks.iter().flat_map(|b| &b.errors).any(|errors| errors.stacktrace),
             listeners: BTreeMap::new(),
+            encrypted: BTreeMap::new(),
+            certificates: Vec::new(),
             outline: Outline::default(),
             startup_timeout: patient.map(|k| k.startup_timeout).max().unwrap_or_default(),
             lameduck: health::lameduck(blocks.iter().flat_map(|block| &block.health)),
             reload: blocks.iter().flat_map(|block| &block.reload).next().copied(),
         };
-        Self { done, by_address: BTreeMap::new(), timeouts: BTreeMap::new(), caches: Vec::new() }
+        Self {
+            done,
+            by_address: BTreeMap::new(),
+            encryption: BTreeMap::new(),
+            timeouts: BTreeMap::new(),
+            caches: Vec::new(),
+        }
     }
 
     /// Builds a block: its handlers, and a chain for each of its zones and addresses.
@@ -270,10 +293,41 @@ impl Assembly {
                 self.done.sources.push(Arc::new(enabled(&block, &chain)));
                 self.done.chains.push(Arc::clone(&chain));
                 let address = SocketAddr::new(ip, zone.port);
+                self.add_encryption(address, zone.transport, block.tls.last())?;
                 self.by_address.entry(address).or_default().push(chain);
                 self.timeouts.extend(block.timeouts.last().map(|&found| (address, found)));
             }
         }
+        Ok(())
+    }
+
+    /// Notes how an address is reached. Blocks that share it have the same certificate.
+    fn add_encryption(
+        &mut self,
+        address: SocketAddr,
+        transport: Transport,
+        line: Option<&tls::Config>,
+    ) -> anyhow::Result<()> {
+        let scheme = match transport {
+            Transport::Tls => Scheme::Tls,
+            Transport::Https => Scheme::Https,
+            Transport::Dns | Transport::Quic => return Ok(()),
+        };
+        let Some(line) = line.filter(|_| !self.encryption.contains_key(&address)) else {
+            return Ok(());
+        };
+        let known = self.done.certificates.iter().find(|known| known.is_of(line, scheme));
+        let certificates = match known {
+            Some(known) => Arc::clone(known),
+            None => {
+                let read = Certificates::new(line.clone(), scheme).context("tls")?;
+                Handle::current().spawn(Certificates::follow(Arc::downgrade(&read)));
+                self.done.details.push(Arc::clone(&read) as _);
+                self.done.certificates.push(Arc::clone(&read));
+                read
+            }
+        };
+        self.encryption.insert(address, (scheme, certificates));
         Ok(())
     }
 
@@ -316,7 +370,14 @@ impl Assembly {
             let timeouts = self.timeouts.get(&address).copied().unwrap_or_default();
             let dispatch = Dispatch::new(chains).with_timeouts(timeouts);
             self.done.sources.push(Arc::clone(dispatch.outside()) as Arc<dyn Source>);
-            self.done.listeners.insert(address, Arc::new(dispatch));
+            let dispatch = Arc::new(dispatch);
+            match self.encryption.remove(&address) {
+                Some((scheme, certificates)) => {
+                    let encrypted = Encrypted { scheme, certificates, dispatch };
+                    self.done.encrypted.insert(address, encrypted);
+                }
+                None => drop(self.done.listeners.insert(address, dispatch)),
+            }
         }
         self.done
     }

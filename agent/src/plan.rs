@@ -10,6 +10,7 @@ use crate::assemble::own_addresses;
 use crate::cluster::Source;
 use crate::corefile::{Diagnostic, Diagnostics, Directive, File, Token};
 use crate::plugin::{self, Block, bind, forward, reload};
+use crate::server::tls::{Scheme, certificates};
 use crate::upstream::OwnAddresses;
 
 /// What was read, and what is wrong with it.
@@ -126,10 +127,27 @@ fn check_machine(block: &Block, machine: &Machine<'_>, diagnostics: &mut Diagnos
             fail(line, error.to_string(), "name files that exist and can be read");
         }
     }
+    for (config, line) in block.tls.iter().zip(block.written.named("tls")) {
+        let Err(error) = certificates::load(config, Scheme::Tls) else { continue };
+        let what = error.to_string();
+        let help = "name a certificate and its key, as PEM, that can be read";
+        let is_elsewhere = !machine.is_here && config.files().iter().any(|path| !path.exists());
+        let said = match is_elsewhere {
+            true => Diagnostic::warning(line.at().clone(), what),
+            false => Diagnostic::error(line.at().clone(), what),
+        };
+        diagnostics.push(said.help(help).directive(line.name.as_str()));
+    }
 }
 
 /// The files that a block follows. One that is missing may come later.
 fn check_files(block: &Block, diagnostics: &mut Diagnostics) {
+    for (config, line) in block.tls.iter().zip(block.written.named("tls")) {
+        if certificates::is_open_to_all(&config.key) {
+            let what = format!("everyone on this machine can read {}", config.key.display());
+            diagnostics.push(warning(line, what, "chmod o-r"));
+        }
+    }
     let mut missing = |line: &Directive, what: &str, path: &Path, help: &str| {
         if let Err(error) = std::fs::metadata(path) {
             let what = format!("{what}{}: {error}", path.display());

@@ -313,7 +313,7 @@ impl Server {
             let waiting = running.waiting_for().join("; ");
             tracing::warn!(waiting, "serving before everything is there");
         }
-        pool.apply(running.listeners.clone())?;
+        pool.apply(running.listeners.clone(), running.encrypted.clone())?;
         liveness.set_addresses(running.listeners.keys().copied());
         tokio::spawn(Arc::clone(&liveness).watch());
         if let Some(path) = &args.pidfile {
@@ -366,7 +366,12 @@ impl Server {
         if successor.is_some() {
             status.set_can_hand_over();
         }
-        let addresses: Vec<_> = running.listeners.keys().map(ToString::to_string).collect();
+        let addresses: Vec<_> = running
+            .listeners
+            .keys()
+            .map(ToString::to_string)
+            .chain(running.encrypted_addresses())
+            .collect();
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             workers = shared.workers,

@@ -86,6 +86,8 @@ pub trait Reloads: Send + Sync {
 struct Running {
     blocks: Value,
     listeners: BTreeMap<SocketAddr, Arc<Dispatch>>,
+    /// Where else it listens, over TLS and HTTPS.
+    encrypted: Vec<String>,
     stores: Vec<Arc<Store<Index>>>,
     details: Vec<Arc<dyn Detail>>,
 }
@@ -113,6 +115,7 @@ impl Status {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Running {
             blocks: assembled.outline.to_json(),
             listeners: assembled.listeners.clone(),
+            encrypted: assembled.encrypted_addresses().collect(),
             stores: assembled.stores.clone(),
             details: assembled.details.clone(),
         };

@@ -34,5 +34,6 @@ pub mod poll;
 pub mod ports;
 pub mod process;
 pub mod sink;
+pub mod tls;
 pub mod upstream;
 pub mod zone;

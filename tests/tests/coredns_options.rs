@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use tests::api::certificates::{Authority, Pair};
 use tests::process::run;
 
 /// A row of the table.
@@ -23,7 +24,7 @@ fn rows() -> Vec<Row> {
 }
 
 /// A Corefile with the example as it stands in CoreDNS's manual, and what it needs beside it.
-fn corefile(example: &str) -> String {
+fn corefile(example: &str, folder: &Path) -> String {
     let mut lines = Vec::new();
     match example.split_once(" { ").zip(example.strip_suffix(" }")) {
         Some(((head, _), whole)) => {
@@ -35,6 +36,9 @@ fn corefile(example: &str) -> String {
         None => lines.push(example.to_owned()),
     }
     let directive = example.split(' ').next().unwrap();
+    if directive == "tls" {
+        lines.insert(0, format!("root {}", folder.display()));
+    }
     if directive != "bind" {
         lines.insert(0, "bind 127.0.0.1".to_owned());
     }
@@ -44,7 +48,8 @@ fn corefile(example: &str) -> String {
     if example.ends_with("@kubernetes") {
         lines.push("kubernetes cluster.local".to_owned());
     }
-    format!(".:5398 {{\n{}\n}}\n", lines.join("\n"))
+    let scheme = if directive == "tls" { "tls://" } else { "" };
+    format!("{scheme}.:5398 {{\n{}\n}}\n", lines.join("\n"))
 }
 
 #[test]
@@ -53,12 +58,19 @@ fn every_option_is_taken_as_the_table_says() {
     for file in ["cert.pem", "key.pem", "ca.pem", "weights", "config", "db.example.org"] {
         std::fs::write(folder.path().join(file), "\n").unwrap();
     }
+    let authority = Authority::new("of listeners").unwrap();
+    let Pair { certificate, key } = authority.server(&["dns.test"]).unwrap();
+    for (file, text) in
+        [("cert.pem", &*certificate), ("key.pem", &key), ("ca.pem", authority.pem())]
+    {
+        std::fs::write(folder.path().join(file), text).unwrap();
+    }
     let path = folder.path().join("Corefile").to_string_lossy().into_owned();
     let rows = rows();
     assert!(rows.len() > 150, "{} rows", rows.len());
     let mut wrong = Vec::new();
     for Row { example, verdict } in rows {
-        std::fs::write(&path, corefile(&example)).unwrap();
+        std::fs::write(&path, corefile(&example, folder.path())).unwrap();
         let (status, out, err) = run(&["check", &path]);
         let is_right = match verdict.as_str() {
             "yes" | "no effect" => status.success(),

@@ -166,6 +166,12 @@ conditions! {
         anchor: "a-change-has-no-effect",
         alert: "NodensConfigurationHeldBack",
     }
+    CERTIFICATE_UNREADABLE = Warn "certificate_unreadable" {
+        title: "a certificate on disk cannot be used, and an older one is shown to clients",
+        cure: "Put right what the evidence says: certificate and key, as PEM, that belong together.",
+        anchor: "a-certificate-cannot-be-used",
+        alert: DEGRADED,
+    }
     NETWORK_BROKEN = Fail "network_broken" {
         title: "the node's network is not as it should be, and cannot be repaired",
         cure: "The evidence has the kernel's error: a right, a module, or an address that other software uses.",

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use super::ServerBlock;
+use super::{ServerBlock, Transport};
 use crate::corefile::{Diagnostic, Diagnostics, Location, Token};
 
 /// Where a server block listens, as far as the file shows.
@@ -25,12 +25,55 @@ struct Claim<'b> {
     at: &'b Location,
 }
 
+/// Where a port is claimed for a transport.
+struct Port<'b> {
+    listens: Listens,
+    transport: Transport,
+    at: &'b Location,
+}
+
+/// Reports ports that two blocks claim for different transports: each is served in one way.
+fn check_ports(blocks: &[ServerBlock], diagnostics: &mut Diagnostics) {
+    let mut claims: HashMap<u16, Vec<Port<'_>>> = HashMap::new();
+    for block in blocks {
+        // What is wrong with the lines is said by `check`.
+        let listens = listens(block, &mut Diagnostics::default());
+        for zone in &block.zones {
+            let claimed = claims.entry(zone.port).or_default();
+            for listen in &listens {
+                let meets = |other: &Listens| {
+                    other == listen || is_everywhere(other) || is_everywhere(listen)
+                };
+                let other = claimed
+                    .iter()
+                    .find(|claim| claim.transport != zone.transport && meets(&claim.listens));
+                if let Some(other) = other {
+                    let what = format!(
+                        "port {}{listen} is for {}:// already, at {}",
+                        zone.port,
+                        other.transport.scheme(),
+                        other.at
+                    );
+                    diagnostics.push(
+                        Diagnostic::error(zone.at.clone(), what)
+                            .expected("another port for each of dns://, tls:// and https://"),
+                    );
+                    break;
+                }
+                let (listens, transport) = (listen.clone(), zone.transport);
+                claimed.push(Port { listens, transport, at: &zone.at });
+            }
+        }
+    }
+}
+
 /// Reports zones that two server blocks, or one block twice, claim for the same transport, address and port.
 ///
 /// Several blocks may share a port: the most specific zone answers. A block with `bind` and one without cannot share a
 /// zone and a port, since a query could be for either. Blocks with views of different names share a zone with each other and
 /// with one without, and are told apart by these names in metrics and by the cache; which of them a query reaches is the matter of `plugin::unreachable`.
 pub(super) fn check(blocks: &[ServerBlock], diagnostics: &mut Diagnostics) {
+    check_ports(blocks, diagnostics);
     let mut claims: HashMap<_, Vec<Claim<'_>>> = HashMap::new();
     for (number, block) in blocks.iter().enumerate() {
         let listens = listens(block, diagnostics);

@@ -42,12 +42,12 @@ fn blocks_have_zones_and_directives() {
 #[test]
 fn five_mistakes_are_five_lines() {
     bad(
-        "example.org:99999 {\n    forwrad . 1.1.1.1\n    cache 30\n    cache 60\n}\ntls://. {\n    proxy . 8.8.8.8\n    transfer\n}\n",
+        "example.org:99999 {\n    forwrad . 1.1.1.1\n    cache 30\n    cache 60\n}\nquic://. {\n    proxy . 8.8.8.8\n    transfer\n}\n",
         &[
             "Corefile:1: the port in \"example.org:99999\" is out of range, expected a port from 1 to 65535",
             "Corefile:2: there is no directive \"forwrad\"; did you mean \"forward\"?",
             "Corefile:4: cache: duplicate directive; first used at Corefile:3; keep one of them",
-            "Corefile:6: \"tls://.\": serving over tls is not supported yet, expected",
+            "Corefile:6: \"quic://.\": serving over quic is not supported yet, expected",
             "Corefile:7: proxy: removed from CoreDNS long ago; use `forward`",
             "Corefile:8: transfer: not supported by Nodens; use a server made for zone transfers",
         ],

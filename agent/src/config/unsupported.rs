@@ -43,7 +43,12 @@ const TABLE: &[(&str, Unsupported)] = &[
     ("geoip", Missing(REMOVE)),
     ("grpc", Missing("use `forward` with dns:// or tls:// upstreams")),
     ("grpc_server", Missing(REMOVE)),
-    ("https", Missing(REMOVE)),
+    (
+        "https",
+        Ignored(
+            "remove the line: connections over HTTPS count among those over TCP, which are limited",
+        ),
+    ),
     ("https3", Missing(REMOVE)),
     ("k8s_external", Missing("use `forward` to a CoreDNS with k8s_external")),
     ("metadata", Ignored("remove the line: directives that use metadata always have it")),
@@ -59,7 +64,6 @@ const TABLE: &[(&str, Unsupported)] = &[
     ("shed", Ignored("remove the line: what exceeds a client's share is shed without it")),
     ("sign", Missing("sign the zone before, and serve the signed file with `file`")),
     ("startup", Removed(RUN_BEFORE)),
-    ("tls", Missing("remove the line: serving over TLS is not supported yet")),
     ("trace", Ignored("use `log` and the metrics")),
     ("transfer", Missing(NO_TRANSFERS)),
     ("tsig", Missing(NO_TRANSFERS)),

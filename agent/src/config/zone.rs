@@ -44,6 +44,11 @@ impl Transport {
         }
     }
 
+    /// Whether it is over TLS, so that it needs a certificate.
+    pub fn is_encrypted(self) -> bool {
+        self != Self::Dns
+    }
+
     /// The scheme, without `://`.
     pub fn scheme(self) -> &'static str {
         match self {
@@ -83,12 +88,12 @@ pub(super) fn parse(key: &Token, dns_port: u16, diagnostics: &mut Diagnostics) -
             return Vec::new();
         }
     };
-    if transport != Transport::Dns {
+    if transport == Transport::Quic {
         let what =
             format!("{:?}: serving over {} is not supported yet", key.as_str(), transport.scheme());
         diagnostics.push(
             Diagnostic::error(key.at.clone(), what)
-                .expected("a zone without a scheme, or with dns://"),
+                .expected("a zone without a scheme, or with dns://, tls:// or https://"),
         );
     }
     if let Some((what, expected)) = doubtful(zone) {
@@ -166,7 +171,7 @@ fn transport(key: &str) -> Result<(Transport, &str), ValueError> {
         _ => {
             return Err(ValueError::new(
                 format!("{key:?} has the unknown scheme {scheme:?}"),
-                "dns:// or none",
+                "dns://, tls://, https:// or none",
             ));
         }
     };
@@ -244,6 +249,8 @@ mod tests {
             ("Example.ORG", "dns://example.org.:53"),
             ("example.org.:54", "dns://example.org.:54"),
             ("dns://example.org", "dns://example.org.:53"),
+            ("tls://example.org", "tls://example.org.:853"),
+            ("HTTPS://.:8443", "https://.:8443"),
             ("DNS://.:1053", "dns://.:1053"),
             ("10.0.0.0/8", "dns://10.in-addr.arpa.:53"),
             ("10.0.0.0/8:54", "dns://10.in-addr.arpa.:54"),
@@ -274,7 +281,10 @@ mod tests {
             ("fd00::/129", "\"fd00::/129\" is not a network"),
             ("grpc://.", "\"grpc://.\": nodens does not serve over grpc"),
             ("unix:///run/x.sock", "\"unix:///run/x.sock\": nodens does not serve over unix"),
-            ("tcp://.", "\"tcp://.\" has the unknown scheme \"tcp\", expected dns:// or none"),
+            (
+                "tcp://.",
+                "\"tcp://.\" has the unknown scheme \"tcp\", expected dns://, tls://, https:// or none",
+            ),
             ("a,b", "\"a,b\" has a comma in it"),
             ("a b", "\"a b\" has a space in it"),
             ("${domain}", "\"${domain}\" looks like a template"),
@@ -285,14 +295,9 @@ mod tests {
             assert!(zones.is_empty(), "{key}");
             assert!(shown.starts_with(&format!("Corefile:1: {expected}")), "{shown}");
         }
-        for scheme in ["tls", "https", "quic"] {
-            let (zones, shown) = read(&format!("{scheme}://."));
-            assert_eq!(zones.len(), 1);
-            assert!(
-                shown.contains(&format!("serving over {scheme} is not supported yet")),
-                "{shown}"
-            );
-        }
+        let (zones, shown) = read("quic://.");
+        assert_eq!(zones.len(), 1);
+        assert!(shown.contains("serving over quic is not supported yet"), "{shown}");
         let long = "a".repeat(64);
         assert!(read(&long).1.contains("a label is longer than 63 octets"));
     }

@@ -11,6 +11,8 @@ pub enum SocketKind {
     Udp,
     /// DNS over TCP.
     Tcp,
+    /// DNS over TLS or HTTPS.
+    Tls,
     /// `/metrics`, `/health` and `/ready`.
     Http,
 }
@@ -20,6 +22,7 @@ impl SocketKind {
         match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
+            Self::Tls => "tls",
             Self::Http => "http",
         }
     }
@@ -49,7 +52,7 @@ impl FromStr for SocketName {
     fn from_str(text: &str) -> Result<Self, ()> {
         let mut words = text.split(' ');
         let (kind, address, number) = (words.next(), words.next(), words.next());
-        let kind = [SocketKind::Udp, SocketKind::Tcp, SocketKind::Http]
+        let kind = [SocketKind::Udp, SocketKind::Tcp, SocketKind::Tls, SocketKind::Http]
             .into_iter()
             .find(|known| Some(known.as_str()) == kind)
             .ok_or(())?;
@@ -134,7 +137,12 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for text in ["udp 169.254.20.10:53 0", "tcp [fd00::10]:53 7", "http 0.0.0.0:9153 0"] {
+        for text in [
+            "udp 169.254.20.10:53 0",
+            "tcp [fd00::10]:53 7",
+            "http 0.0.0.0:9153 0",
+            "tls 10.0.0.1:853 0",
+        ] {
             assert_eq!(SocketName::from_str(text).map(|name| name.to_string()), Ok(text.into()));
         }
         for bad in

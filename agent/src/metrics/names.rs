@@ -55,6 +55,10 @@ families! {
     UNSENT_REPLIES = Counter "nodens_unsent_replies_total" [];
     /// Open TCP connections of clients.
     TCP_CONNECTIONS = Gauge "nodens_tcp_connections" [];
+    /// TLS handshakes of clients: full, resumed or failed.
+    TLS_HANDSHAKES = Counter "nodens_tls_handshakes_total" ["result"];
+    /// Responses over HTTPS by HTTP status code.
+    HTTPS_RESPONSES = Counter "coredns_dns_https_responses_total" ["server", "status"];
     /// Bytes that TCP connections of clients buffer.
     TCP_BUFFER_BYTES = Gauge "nodens_tcp_buffer_bytes" [];
     /// TCP connections that were refused or closed because their client had its share of places or bytes.

@@ -38,6 +38,7 @@ pub mod special_names;
 pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod tls;
 pub(crate) mod unreachable;
 pub mod view;
 pub mod whoami;
@@ -120,6 +121,7 @@ pub fn read(file: &File, dns_port: u16, diagnostics: &mut Diagnostics) -> Vec<Bl
     let blocks = config::read(file, dns_port, diagnostics);
     let mut blocks: Vec<Block> =
         blocks.into_iter().map(|written| parse(written, diagnostics)).collect();
+    tls::check(&blocks, diagnostics);
     imply_clients(&mut blocks, diagnostics);
     share_clients(&mut blocks);
     blocks

@@ -231,7 +231,7 @@ impl Server {
     /// Puts a configuration in the place of the running one. Without an await, so that a reload that is dropped is done or
     /// has changed nothing.
     fn apply(&mut self, assembled: Assembled, hash: String, file: &File) -> anyhow::Result<String> {
-        self.pool.apply(assembled.listeners.clone())?;
+        self.pool.apply(assembled.listeners.clone(), assembled.encrypted.clone())?;
         self.liveness.set_addresses(assembled.listeners.keys().copied());
         let changed = self.running.outline.changes(&assembled.outline).to_string();
         assembled.show(&self.shared, &hash);

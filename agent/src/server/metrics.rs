@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::handshake::listeners::AllEncrypted;
 use super::tcp::Connections;
 use super::worker::Worker;
 use crate::metrics::cells::{Cell, Histogram, QUEUE_BUCKETS, Tally};
@@ -11,6 +12,7 @@ use crate::metrics::{AnsweredBy, Scrape, Source, names};
 pub struct PoolMetrics {
     pub(super) workers: Vec<Arc<Worker>>,
     pub(super) connections: Arc<Connections>,
+    pub(super) encrypted: Arc<AllEncrypted>,
 }
 
 impl Source for PoolMetrics {
@@ -38,5 +40,6 @@ impl Source for PoolMetrics {
         out.gauge(&names::TCP_CONNECTIONS, &[], self.connections.count() as f64);
         out.gauge(&names::TCP_BUFFER_BYTES, &[], self.connections.buffered() as f64);
         out.count(&names::TCP_REFUSED, &[], self.connections.refused());
+        self.encrypted.collect(out);
     }
 }

@@ -9,6 +9,9 @@
 //! | [`udp`] | one worker's loop on one socket |
 //! | [`batch`] | `recvmmsg` and `sendmmsg`: its one unsafe module |
 //! | [`tcp`] | streams: pipelined, out of order, bounded |
+//! | [`tls`] | certificates, streams that are encrypted |
+//! | [`handshake`] | accepts connections over TLS, and gives them to workers |
+//! | `https`, `responses` | queries over HTTP, and what became of them |
 //! | [`dispatch`] | the longest zone suffix picks the server block |
 //! | [`metrics`] | what the workers count besides queries |
 //! | [`liveness`] | whether the workers still do their work |
@@ -21,6 +24,8 @@
 pub mod answer;
 mod batch;
 pub mod dispatch;
+pub mod handshake;
+mod https;
 pub mod listener;
 pub mod liveness;
 pub mod metrics;
@@ -28,11 +33,13 @@ mod miss;
 mod pending;
 mod places;
 pub mod pool;
+mod responses;
 mod search;
 mod send_queue;
 pub mod sockets;
 pub mod source;
 pub mod tcp;
+pub mod tls;
 mod udp;
 pub mod worker;
 

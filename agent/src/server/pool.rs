@@ -18,14 +18,17 @@ use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::handshake::Encrypted;
+use super::handshake::listeners::{AllEncrypted, Give};
 use super::listener::Listener;
 use super::metrics::PoolMetrics;
 use super::places::Places;
 use super::sockets::{BindError, Sockets};
 use super::source::SocketSource;
 use super::tcp::{self, Connections};
+use super::tls::{Scheme, Secured};
 use super::worker::{MAX_PENDING, PassOn, Phase, Worker};
-use super::{Dispatch, pending, udp};
+use super::{Dispatch, https, pending, udp};
 use crate::admission::Shares;
 use crate::chain::Local;
 use crate::clients::{ClientShares, Clients};
@@ -55,6 +58,8 @@ enum Work {
     Sockets(Sockets),
     /// A connection that another process has accepted, and the name under which the supervisor keeps it, if it does.
     Connection(OwnedFd, Option<String>),
+    /// A connection within TLS, whose handshake is done.
+    Secured(Box<Secured>),
 }
 
 struct Thread {
@@ -79,6 +84,7 @@ pub struct Pool {
     /// Counts connections of other processes, so that workers get them in turns.
     adopted: AtomicUsize,
     open: Mutex<BTreeMap<SocketAddr, Open>>,
+    encrypted: Arc<AllEncrypted>,
 }
 
 impl Pool {
@@ -104,7 +110,8 @@ impl Pool {
         let workers = threads.iter().map(|thread| Arc::clone(&thread.worker)).collect();
         let (threads, open) = (Mutex::new(threads), Mutex::default());
         let adopted = AtomicUsize::new(0);
-        Ok(Self { threads, workers, places, connections, source, adopted, open })
+        let encrypted = Arc::default();
+        Ok(Self { threads, workers, places, connections, source, adopted, open, encrypted })
     }
 
     /// The workers, for their numbers.
@@ -115,7 +122,8 @@ impl Pool {
     /// What it hands in to metrics, for the life of the process.
     pub fn metrics(&self) -> Arc<PoolMetrics> {
         let connections = Arc::clone(&self.connections);
-        Arc::new(PoolMetrics { workers: self.workers.clone(), connections })
+        let encrypted = Arc::clone(&self.encrypted);
+        Arc::new(PoolMetrics { workers: self.workers.clone(), connections, encrypted })
     }
 
     /// What clients can fill, for the memory budget; `forwarded` are the places of queries for groups of upstreams.
@@ -136,14 +144,21 @@ impl Pool {
 
     /// Makes the listening addresses those of `wanted`, with these dispatches. New addresses are opened first: if one
     /// cannot be had, nothing changes. Addresses that stay keep their sockets; those that go are drained.
-    pub fn apply(&self, wanted: BTreeMap<SocketAddr, Arc<Dispatch>>) -> Result<(), BindError> {
+    /// `encrypted` are addresses of TCP, none of which is in `wanted`.
+    pub fn apply(
+        &self,
+        wanted: BTreeMap<SocketAddr, Arc<Dispatch>>,
+        encrypted: BTreeMap<SocketAddr, Encrypted>,
+    ) -> Result<(), BindError> {
         let mut open = self.lock();
+        let secured = self.encrypted.open_new(&encrypted, &self.source)?;
         let mut new: Vec<(SocketAddr, Vec<Sockets>)> = Vec::new();
         for address in wanted.keys().filter(|address| !open.contains_key(address)) {
             match self.source.dns(*address, self.workers.len()) {
                 Ok(sockets) => new.push((*address, sockets)),
                 Err(error) => {
                     new.iter().for_each(|(address, _)| self.source.forget(&DNS, *address));
+                    self.encrypted.give_up(secured, &self.source);
                     return Err(error);
                 }
             }
@@ -164,14 +179,31 @@ impl Pool {
         }
         for (address, sockets) in new {
             let Some(dispatch) = wanted.get(&address) else { continue };
-            let listener = Arc::new(Listener::new(address, Arc::clone(dispatch)));
+            let listener = Arc::new(Listener::new(address, Arc::clone(dispatch), None));
             let new = Open { listener, phase: watch::channel(Phase::Serving).0 };
             for (number, sockets) in sockets.into_iter().enumerate() {
                 self.give(number, &new, Work::Sockets(sockets));
             }
             open.insert(address, new);
         }
+        let left = (&*self.source, &ending);
+        self.encrypted.apply(encrypted, secured, &self.connections, &self.giver(), left);
         Ok(())
+    }
+
+    /// Gives connections to workers in turns, for as long as these live.
+    fn giver(&self) -> Give {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let inboxes: Vec<_> = threads.iter().map(|thread| thread.tasks.downgrade()).collect();
+        let next = AtomicUsize::new(0);
+        Arc::new(move |listener, secured, phase| {
+            let number = next.fetch_add(1, Relaxed) % inboxes.len().max(1);
+            if let Some(inbox) = inboxes.get(number).and_then(mpsc::WeakUnboundedSender::upgrade) {
+                // Without a worker the connection is closed.
+                let work = Work::Secured(Box::new(secured));
+                let _ = inbox.send(Task { listener, work, phase });
+            }
+        })
     }
 
     /// Serves a connection that another process has accepted at `address`. It is closed if that is not listened on.
@@ -230,6 +262,7 @@ impl Pool {
         for (_, old) in std::mem::take(&mut *self.lock()) {
             old.phase.send_replace(phase.clone());
         }
+        self.encrypted.end(phase);
         let deadline = std::time::Instant::now() + patience + Duration::from_secs(1);
         for Thread { worker, tasks, handle, ended } in
             self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..)
@@ -297,6 +330,13 @@ async fn run(
             Work::Sockets(sockets) => sockets,
             Work::Connection(connection, kept) => {
                 tcp::adopt(connection, kept, &shared, &phase);
+                continue;
+            }
+            Work::Secured(secured) => {
+                match listener.encryption.as_ref().map(|encryption| encryption.scheme) {
+                    Some(Scheme::Https) => https::serve(*secured, &shared, &phase),
+                    _ => tcp::secured(*secured, &shared, &phase),
+                }
                 continue;
             }
         };

@@ -53,6 +53,17 @@ impl SocketSource {
         Ok(all)
     }
 
+    /// A listening socket for TLS at `address`, inherited or opened.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn tls(&self, address: SocketAddr) -> Result<OwnedFd, BindError> {
+        let inherited = self.inherited.take_sockets(SocketKind::Tls, address).into_iter().next();
+        let socket = inherited.map_or_else(|| Sockets::open_tcp(address), Ok)?;
+        self.hold(SocketName { kind: SocketKind::Tls, address, number: 0 }, &socket);
+        Ok(socket)
+    }
+
     /// A listening socket for HTTP at `address`, inherited or as `open` makes it.
     pub fn http(
         &self,

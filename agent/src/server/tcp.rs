@@ -5,6 +5,7 @@ mod buffer;
 mod kept;
 mod limits;
 mod session;
+mod stream;
 mod turns;
 
 use std::io;
@@ -20,11 +21,44 @@ use self::kept::Kept;
 pub use self::limits::{Connections, MAX_BYTES, MAX_CONNECTIONS, MAX_PER_CLIENT};
 use self::session::Session;
 pub use self::session::Shared;
+use self::stream::Stream;
 use super::sockets::TCP_BACKLOG;
+use super::tls::Secured;
 use super::worker::{Phase, drained};
 
 /// While no connection can be accepted, that is logged so often.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
+
+/// Takes connections off a listening socket.
+pub(super) struct Accept<'s> {
+    socket: &'s TcpListener,
+    address: SocketAddr,
+    told: Option<Instant>,
+}
+
+impl<'s> Accept<'s> {
+    /// Those of `socket`, which listens at `address`.
+    pub(super) fn new(socket: &'s TcpListener, address: SocketAddr) -> Self {
+        Self { socket, address, told: None }
+    }
+
+    /// The next connection.
+    pub(super) async fn next(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.socket.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) => {
+                    // Out of descriptors, mostly: the connection stays in the queue, so wait before trying again.
+                    if self.told.is_none_or(|at| at.elapsed() >= TELL_AGAIN) {
+                        tracing::warn!(%error, address = %self.address, "cannot accept a TCP connection");
+                        self.told = Some(Instant::now());
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+}
 
 /// Accepts connections until `phase` changes.
 pub(super) async fn serve(
@@ -35,20 +69,10 @@ pub(super) async fn serve(
     let socket = TcpListener::from_std(socket.into())?;
     let address = shared.listener.address;
     let sessions = phase.clone();
-    let mut told: Option<Instant> = None;
+    let mut accept = Accept::new(&socket, address);
     let phase = loop {
         tokio::select! {
-            accepted = socket.accept() => match accepted {
-                Ok((stream, client)) => begin(stream, client, None, &shared, &sessions),
-                Err(error) => {
-                    // Out of descriptors, mostly: the connection stays in the queue, so wait before trying again.
-                    if told.is_none_or(|at| at.elapsed() >= TELL_AGAIN) {
-                        tracing::warn!(%error, %address, "cannot accept a TCP connection");
-                        told = Some(Instant::now());
-                    }
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            },
+            (stream, client) = accept.next() => begin(stream, client, None, &shared, &sessions),
             phase = drained(&mut phase) => break phase,
         }
     };
@@ -99,6 +123,8 @@ fn begin(
     shared: &Arc<Shared>,
     phase: &watch::Receiver<Phase>,
 ) {
+    let _ = stream.set_nodelay(true);
+    let stream = Stream::Plain(stream);
     let phase = phase.clone();
     let ip = client.ip().to_canonical();
     if let Some(place) = shared.connections.open(ip) {
@@ -119,6 +145,20 @@ fn begin(
             run(session, client, shared.listener.address, phase).await;
         }
     });
+}
+
+/// Spawns a session for a connection within TLS, whose handshake is done.
+pub(super) fn secured(
+    Secured { connection, client, place }: Secured,
+    shared: &Arc<Shared>,
+    phase: &watch::Receiver<Phase>,
+) {
+    // It fails if the runtime has no place for the socket; then the connection is closed.
+    let Ok(stream) = connection.resume() else { return };
+    let stream = Stream::Tls(Box::new(stream));
+    if let Some(session) = Session::new(stream, client, place, None, shared) {
+        tokio::spawn(run(session, client, shared.listener.address, phase.clone()));
+    }
 }
 
 async fn run(

@@ -39,6 +39,7 @@ pub(super) fn report(status: &Status, running: &Running) -> Value {
         "uptime_seconds": status.begun.elapsed().as_secs(),
         "workers": shared.workers,
         "addresses": running.listeners.keys().map(ToString::to_string).collect::<Vec<_>>(),
+        "encrypted": running.encrypted,
         "ready": waits.is_empty(),
         "waiting": waits,
         "stalled": parts.readiness.trouble(),

@@ -37,6 +37,9 @@ pub enum TlsError {
         "the system has no certificate authorities: install ca-certificates in the image, or name a CA file with tls"
     )]
     NoRoots,
+    /// Authorities that cannot be used.
+    #[error("the authorities are not usable: {0}")]
+    Roots(String),
     /// Certificates that rustls does not take.
     #[error("the certificate or its key is not usable: {0}")]
     Rustls(#[from] rustls::Error),
@@ -129,7 +132,11 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// The certificates of a PEM file; at least one.
+///
+/// # Errors
+/// It cannot be read, or there is none in it.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let failed = |source| TlsError::File { path: path.into(), source };
     let found = CertificateDer::pem_file_iter(path).map_err(failed)?;
     let found: Vec<_> = found.collect::<Result<_, _>>().map_err(failed)?;

@@ -19,9 +19,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::net::{RecvFlags, recv};
+use rustix::net::RecvFlags;
 use socket2::SockRef;
-use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -31,6 +30,7 @@ use super::answers::{Answer, Owed};
 use super::buffer::Buffer;
 use super::kept::Kept;
 use super::limits::Connections;
+use super::stream::Stream;
 use super::turns::{Buffers, READ_LEN, Turn, Turns};
 use crate::admission::Permit;
 use crate::chain::Local;
@@ -86,7 +86,7 @@ impl Shared {
 /// One connection.
 pub struct Session {
     shared: Arc<Shared>,
-    stream: TcpStream,
+    stream: Stream,
     client: SocketAddr,
     local: SocketAddr,
     place: Permit,
@@ -131,17 +131,20 @@ enum Turned {
 impl Session {
     /// A session over `stream`, for which `place` was acquired. `None`: the connection is gone already.
     pub fn new(
-        stream: TcpStream,
+        stream: Stream,
         client: SocketAddr,
         place: Permit,
         kept: Option<Kept>,
         shared: &Arc<Shared>,
     ) -> Option<Self> {
-        let _ = stream.set_nodelay(true);
         let local = stream.local_addr().unwrap_or(shared.listener.address);
         let ip = client.ip().to_canonical();
         let buffer = || shared.connections.bytes(ip, 0).map(Buffer::new);
         let now = Instant::now();
+        let served = match kept.is_some() || !stream.can_move() {
+            true => Served::Enough,
+            false => Served::Nothing,
+        };
         Some(Self {
             client: SocketAddr::new(ip, client.port()),
             local: SocketAddr::new(local.ip().to_canonical(), local.port()),
@@ -152,7 +155,7 @@ impl Session {
             stream,
             answers: None,
             in_flight: 0,
-            served: if kept.is_some() { Served::Enough } else { Served::Nothing },
+            served,
             kept,
             queued: Queued::default(),
             query_since: now,
@@ -172,7 +175,13 @@ impl Session {
             // The supervisor has it open, too, and the client is not to wait for that. It may have ended it itself.
             let _ = SockRef::from(&self.stream).shutdown(Shutdown::Both);
         }
-        Ok(ended?.map(|pass_on| (self.stream, pass_on)))
+        self.stream.close();
+        let pass_on = ended?;
+        Ok(match self.stream {
+            Stream::Plain(stream) => pass_on.map(|pass_on| (stream, pass_on)),
+            // The client makes another connection, to the process that serves now.
+            Stream::Tls(_) => None,
+        })
     }
 
     async fn serve_until_end(
@@ -288,7 +297,7 @@ impl Session {
         turn.with_buffers(|Buffers { read, out }| {
             let mut len = 0;
             if !self.has_query() {
-                len = match self.read(&mut read[..], RecvFlags::empty()) {
+                len = match self.stream.read(&mut read[..], RecvFlags::empty()) {
                     Ok(0) => return Ok(Turned::Eof),
                     Ok(len) => len,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -323,28 +332,6 @@ impl Session {
             let more = self.has_query() || len == READ_LEN;
             Ok(if more { Turned::More } else { Turned::Done })
         })
-    }
-
-    /// Reads what is there, or looks at it with [`RecvFlags::PEEK`].
-    fn read(&self, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
-        let mut read = Ok(0);
-        let polled = self.stream.try_io(Interest::READABLE, || {
-            read = recv(&self.stream, &mut *buffer, flags)
-                .map(|(_, len)| len)
-                .map_err(io::Error::from);
-            match &read {
-                // Less than the buffer: what comes later makes a new event, and the call that would find nothing is spared.
-                Ok(len) if *len > 0 && *len < buffer.len() => Err(io::ErrorKind::WouldBlock.into()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    Err(io::ErrorKind::WouldBlock.into())
-                }
-                _ => Ok(()),
-            }
-        });
-        match (polled, read) {
-            (Err(_), Ok(0)) => Err(io::ErrorKind::WouldBlock.into()),
-            (_, read) => read,
-        }
     }
 
     /// Writes what the socket takes at once, and keeps the rest.
@@ -473,7 +460,7 @@ impl Session {
 
     /// Writes what the client has not taken.
     async fn flush(&mut self) -> io::Result<()> {
-        if !self.rest.is_empty() {
+        if !self.rest.is_empty() || self.stream.has_unsent() {
             let patience = self.shared.listener.dispatch.load().timeouts().write;
             timeout(patience, self.stream.write_all(self.rest.as_slice())).await??;
             self.rest.consume(usize::MAX);

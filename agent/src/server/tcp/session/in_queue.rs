@@ -49,7 +49,7 @@ impl Session {
             let seen = match self.queued.has_query {
                 // It was seen in the last turn: there is no event to wait for.
                 true => receive(self, &mut read[..], RecvFlags::PEEK),
-                false => self.read(&mut read[..], RecvFlags::PEEK),
+                false => self.stream.read(&mut read[..], RecvFlags::PEEK),
             };
             let len = match seen {
                 Ok(0) => return Ok(Turned::Eof),

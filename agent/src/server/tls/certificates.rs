@@ -1,0 +1,222 @@
+//! What a TLS listener shows its clients, and whom it takes: read from the files of `tls`, and again when one changes.
+//!
+//! Connections that are open keep what they began with. A file that is wrong changes nothing: what was read before is used on, and
+//! the condition `certificate_unreadable` holds.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+
+use serde_json::{Value, json};
+
+use super::scheme::Scheme;
+use crate::conditions::{Found, Watched, table};
+use crate::detail::Detail;
+use crate::file_watch::FileWatch;
+use crate::plugin::tls::{ClientAuth, Config};
+use crate::upstream::tls::{TlsError, certificates};
+
+/// How often the files are looked at, beside what inotify says.
+const POLL: Duration = Duration::from_secs(10);
+/// Tickets for resumption that a client gets: one for each connection that it may open next.
+const TICKETS: usize = 2;
+
+/// The certificate of one `tls` line.
+pub struct Certificates {
+    config: Config,
+    scheme: Scheme,
+    current: ArcSwap<ServerConfig>,
+    /// Why the files as they are cannot be used.
+    trouble: Mutex<Option<String>>,
+}
+
+impl Certificates {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// One of them cannot be read, or they do not fit together.
+    pub fn new(config: Config, scheme: Scheme) -> Result<Arc<Self>, TlsError> {
+        let current = ArcSwap::from_pointee(load(&config, scheme)?);
+        Ok(Arc::new(Self { config, scheme, current, trouble: Mutex::default() }))
+    }
+
+    /// Whether it is that of this line.
+    pub fn is_of(&self, config: &Config, scheme: Scheme) -> bool {
+        self.config == *config && self.scheme == scheme
+    }
+
+    /// What the next connection is to be greeted with.
+    pub fn current(&self) -> Arc<ServerConfig> {
+        self.current.load_full()
+    }
+
+    /// Follows the files until it is dropped. To be spawned on the control runtime.
+    pub async fn follow(this: Weak<Self>) {
+        let Some(paths) = this.upgrade().map(|this| this.config.files()) else { return };
+        let mut watch = FileWatch::new(paths, POLL);
+        loop {
+            watch.changed().await;
+            let Some(this) = this.upgrade() else { return };
+            let read = tokio::task::spawn_blocking(move || this.read_again()).await;
+            if let Err(error) = read {
+                tracing::error!(%error, "changes of certificates are no longer noticed");
+                return;
+            }
+        }
+    }
+
+    fn read_again(&self) {
+        let path = self.config.certificate.display();
+        let trouble = match load(&self.config, self.scheme) {
+            Ok(config) => {
+                self.current.store(Arc::new(config));
+                tracing::info!("the certificate {path} was read again");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the certificate {path} is used as it was before");
+                Some(error.to_string())
+            }
+        };
+        *self.trouble() = trouble;
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Detail for Certificates {
+    fn name(&self) -> &str {
+        "tls"
+    }
+
+    fn detail(&self) -> Value {
+        json!({
+            "scheme": self.scheme.name(),
+            "certificate": self.config.certificate,
+            "trouble": *self.trouble(),
+        })
+    }
+}
+
+impl Watched for Certificates {
+    fn look(&self, found: &mut Found) {
+        if let Some(trouble) = &*self.trouble() {
+            found.add(&table::CERTIFICATE_UNREADABLE, trouble.as_str());
+        }
+    }
+}
+
+/// Reads what a `tls` line names.
+///
+/// # Errors
+/// A file cannot be read, or the key is not the certificate's.
+pub fn load(config: &Config, scheme: Scheme) -> Result<ServerConfig, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let key = PrivateKeyDer::from_pem_file(&config.key)
+        .map_err(|source| TlsError::File { path: config.key.clone(), source })?;
+    let verifier = verifier(config, &provider)?;
+    let builder =
+        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut server = builder.with_single_cert(certificates(&config.certificate)?, key)?;
+    server.alpn_protocols = scheme.protocols();
+    // Its own, so that what a client has proven to another listener counts for nothing here.
+    server.ticketer = ring::Ticketer::new()?;
+    server.send_tls13_tickets = TICKETS;
+    Ok(server)
+}
+
+/// Whether a certificate's key may be read by everyone on the machine.
+pub fn is_open_to_all(key: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::metadata(key).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0)
+}
+
+fn verifier(
+    config: &Config,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    let is_mandatory =
+        matches!(config.client_auth, ClientAuth::Require | ClientAuth::RequireAndVerify);
+    match (config.client_auth, &config.roots) {
+        (ClientAuth::None, _) => Ok(None),
+        (ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify, Some(path)) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate)?;
+            }
+            let provider = Arc::clone(provider);
+            let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let builder = if is_mandatory { builder } else { builder.allow_unauthenticated() };
+            Ok(Some(builder.build().map_err(|error| TlsError::Roots(error.to_string()))?))
+        }
+        _ => Ok(Some(Arc::new(AnyClient { provider: Arc::clone(provider), is_mandatory }))),
+    }
+}
+
+/// Takes any certificate; that the client has its key is still checked.
+#[derive(Debug)]
+struct AnyClient {
+    provider: Arc<CryptoProvider>,
+    is_mandatory: bool,
+}
+
+impl ClientCertVerifier for AnyClient {
+    fn client_auth_mandatory(&self) -> bool {
+        self.is_mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
