@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use futures_util::future::join_all;
-use tokio::runtime::Handle;
 
 use crate::admin::Pages;
 use crate::chain::{Chain, ErrorLog, QueryLog};
@@ -78,8 +77,6 @@ pub struct Assembled {
     pub listeners: BTreeMap<SocketAddr, Arc<Dispatch>>,
     /// Who answers over TLS and HTTPS, and where.
     pub encrypted: BTreeMap<SocketAddr, Encrypted>,
-    /// What these show their clients.
-    pub certificates: Vec<Arc<Certificates>>,
     /// What of it clients and operators would miss.
     pub outline: Outline,
     /// How long the start may wait for what is not ready: the longest `startup_timeout`.
@@ -115,6 +112,12 @@ impl Assembled {
     /// Sends what collectors of `dnstap` are to get, and ends their streams.
     pub async fn end_taps(taps: Vec<Arc<Dnstap>>) {
         join_all(taps.iter().map(|tap| tap.sender().end())).await;
+    }
+
+    /// Every address that is listened on, however it is reached, and who answers there.
+    pub fn dispatches(&self) -> impl Iterator<Item = (SocketAddr, &Arc<Dispatch>)> {
+        let encrypted = self.encrypted.iter().map(|(address, of)| (*address, &of.dispatch));
+        self.listeners.iter().map(|(address, of)| (*address, of)).chain(encrypted)
     }
 
     /// Where it listens over TLS and HTTPS, for people.
@@ -178,6 +181,8 @@ struct Assembly {
     by_address: BTreeMap<SocketAddr, Vec<Arc<Chain>>>,
     /// How those are reached that are encrypted. No address is reached in two ways.
     encryption: BTreeMap<SocketAddr, (Scheme, Arc<Certificates>)>,
+    transports: BTreeMap<SocketAddr, Transport>,
+    certificates: Vec<Arc<Certificates>>,
     timeouts: BTreeMap<SocketAddr, Timeouts>,
     /// The labels `server` and `view` of each chain with a cache, for the cache's metrics.
     caches: Vec<([Arc<str>; 2], Cache)>,
@@ -190,6 +195,9 @@ impl Assembly {
         // With a fallback there are answers at once.
         let patient = kubernetes.filter(|kubernetes| kubernetes.fallback.is_empty());
         let stale = blocks.iter().flat_map(|block| &block.cache).filter_map(|c| c.stale.as_ref());
+        let denials = blocks.iter().flat_map(|block| &block.cache);
+        let denials = denials.filter_map(|c| c.last_good.as_ref());
+        let denials = denials.map(|last_good| last_good.seconds.saturating_mul(2));
         let ready = blocks.iter().flat_map(|block| &block.ready).next();
         let done = Assembled {
             chains: Vec::new(),
@@ -201,12 +209,12 @@ impl Assembly {
             pages: blocks.iter().flat_map(pages).collect(),
             details: Vec::new(),
             cache: (cache, Vec::new()),
-            stale: stale.map(|stale| stale.seconds).max().unwrap_or(0),
+            // From its end an answer waits for a denial, and from that for the time that it is given on.
+            stale: stale.map(|stale| stale.seconds).chain(denials).max().unwrap_or(0),
             monitor: ready.map(|ready| ready.monitor).unwrap_or_default(),
             stacktrace: blocks.iter().flat_map(|b| &b.errors).any(|errors| errors.stacktrace),
             listeners: BTreeMap::new(),
             encrypted: BTreeMap::new(),
-            certificates: Vec::new(),
             outline: Outline::default(),
             startup_timeout: patient.map(|k| k.startup_timeout).max().unwrap_or_default(),
             lameduck: health::lameduck(blocks.iter().flat_map(|block| &block.health)),
@@ -216,6 +224,8 @@ impl Assembly {
             done,
             by_address: BTreeMap::new(),
             encryption: BTreeMap::new(),
+            transports: BTreeMap::new(),
+            certificates: Vec::new(),
             timeouts: BTreeMap::new(),
             caches: Vec::new(),
         }
@@ -293,7 +303,7 @@ impl Assembly {
                 self.done.sources.push(Arc::new(enabled(&block, &chain)));
                 self.done.chains.push(Arc::clone(&chain));
                 let address = SocketAddr::new(ip, zone.port);
-                self.add_encryption(address, zone.transport, block.tls.last())?;
+                self.add_encryption(address, zone.transport, block.tls.last(), shared)?;
                 self.by_address.entry(address).or_default().push(chain);
                 self.timeouts.extend(block.timeouts.last().map(|&found| (address, found)));
             }
@@ -301,13 +311,22 @@ impl Assembly {
         Ok(())
     }
 
-    /// Notes how an address is reached. Blocks that share it have the same certificate.
+    /// Notes how an address is reached. Blocks that share it have the same certificate. Words that differ (an interface, and its
+    /// address) may mean one address, so that this is the last place to see that it is to be reached in two ways.
     fn add_encryption(
         &mut self,
         address: SocketAddr,
         transport: Transport,
         line: Option<&tls::Config>,
+        shared: &Shared,
     ) -> anyhow::Result<()> {
+        let first = *self.transports.entry(address).or_insert(transport);
+        if first != transport {
+            let (one, other) = (first.scheme(), transport.scheme());
+            bail!(
+                "{address} is to be reached over {one}:// and {other}://: give one of them another port"
+            );
+        }
         let scheme = match transport {
             Transport::Tls => Scheme::Tls,
             Transport::Https => Scheme::Https,
@@ -316,17 +335,11 @@ impl Assembly {
         let Some(line) = line.filter(|_| !self.encryption.contains_key(&address)) else {
             return Ok(());
         };
-        let known = self.done.certificates.iter().find(|known| known.is_of(line, scheme));
-        let certificates = match known {
-            Some(known) => Arc::clone(known),
-            None => {
-                let read = Certificates::new(line.clone(), scheme).context("tls")?;
-                Handle::current().spawn(Certificates::follow(Arc::downgrade(&read)));
-                self.done.details.push(Arc::clone(&read) as _);
-                self.done.certificates.push(Arc::clone(&read));
-                read
-            }
-        };
+        let certificates = shared.certificates.of(line, scheme).context("tls")?;
+        if !self.certificates.iter().any(|known| Arc::ptr_eq(known, &certificates)) {
+            self.done.details.push(Arc::clone(&certificates) as _);
+            self.certificates.push(Arc::clone(&certificates));
+        }
         self.encryption.insert(address, (scheme, certificates));
         Ok(())
     }

@@ -72,6 +72,7 @@ numbers! {
         ConcurrentRejects = FORWARD_MAX_CONCURRENT_REJECTS [] sum,
         ShareRejects = FORWARD_SHARE_REJECTS [] sum,
         Limited = LIMIT_REQUESTS [] sum,
+        Overruled = CACHE_DENIALS_OVERRULED [] sum,
         TcpRefused = TCP_REFUSED [] sum,
         Unsent = UNSENT_REPLIES [] sum,
         HealthFailures = HEALTH_REQUEST_FAILURES [] sum,

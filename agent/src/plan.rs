@@ -131,7 +131,7 @@ fn check_machine(block: &Block, machine: &Machine<'_>, diagnostics: &mut Diagnos
         let Err(error) = certificates::load(config, Scheme::Tls) else { continue };
         let what = error.to_string();
         let help = "name a certificate and its key, as PEM, that can be read";
-        let is_elsewhere = !machine.is_here && config.files().iter().any(|path| !path.exists());
+        let is_elsewhere = !machine.is_here && config.paths().iter().any(|path| !path.exists());
         let said = match is_elsewhere {
             true => Diagnostic::warning(line.at().clone(), what),
             false => Diagnostic::error(line.at().clone(), what),

@@ -19,6 +19,7 @@ use crate::plugin::cache::{self, config::Size};
 use crate::plugin::forward::UpstreamPlaces;
 use crate::plugin::limit::Buckets;
 use crate::plugin::loop_::guard::LoopGuard;
+use crate::server::tls::certificates::KnownCertificates;
 use crate::server::worker::MAX_FORWARDED;
 use crate::upstream::names::Names;
 use crate::upstream::registry::HealthRegistry;
@@ -47,6 +48,8 @@ pub struct Shared {
     pub health_registry: Arc<HealthRegistry>,
     /// What the names of upstreams resolve to.
     pub names: Names,
+    /// The certificates of listeners.
+    pub certificates: KnownCertificates,
     /// Places of all queries that are forwarded.
     pub upstream_places: Arc<UpstreamPlaces>,
     /// The rates of clients (`limit`), which outlive a reload.
@@ -79,6 +82,7 @@ impl Shared {
             stale: AtomicU32::new(0),
             health_registry: Arc::default(),
             names: Names::default(),
+            certificates: KnownCertificates::default(),
             upstream_places: UpstreamPlaces::new(MAX_FORWARDED, Arc::clone(&clients)),
             limits: OnceLock::new(),
             loops: Arc::default(),

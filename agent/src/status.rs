@@ -88,6 +88,8 @@ struct Running {
     listeners: BTreeMap<SocketAddr, Arc<Dispatch>>,
     /// Where else it listens, over TLS and HTTPS.
     encrypted: Vec<String>,
+    /// Who answers at all of these addresses.
+    dispatches: BTreeMap<SocketAddr, Arc<Dispatch>>,
     stores: Vec<Arc<Store<Index>>>,
     details: Vec<Arc<dyn Detail>>,
 }
@@ -116,6 +118,7 @@ impl Status {
             blocks: assembled.outline.to_json(),
             listeners: assembled.listeners.clone(),
             encrypted: assembled.encrypted_addresses().collect(),
+            dispatches: assembled.dispatches().map(|(at, of)| (at, Arc::clone(of))).collect(),
             stores: assembled.stores.clone(),
             details: assembled.details.clone(),
         };
@@ -126,7 +129,7 @@ impl Status {
         let world = {
             let running = self.running();
             World {
-                listeners: running.listeners.clone(),
+                listeners: running.dispatches.clone(),
                 stores: running.stores.clone(),
                 zone: running.details.iter().find_map(cluster_zone),
             }

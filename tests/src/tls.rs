@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::Message;
+use rustls::client::Resumption;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -50,6 +51,14 @@ impl TlsClient {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Self { config: Arc::new(config) }
+    }
+
+    /// The same, with a full handshake for each connection.
+    #[must_use]
+    pub fn without_resumption(self) -> Self {
+        let mut config = (*self.config).clone();
+        config.resumption = Resumption::disabled();
         Self { config: Arc::new(config) }
     }
 

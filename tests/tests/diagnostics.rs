@@ -14,6 +14,7 @@ use hickory_proto::rr::RecordType;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use nodens::config::{Effect, table};
+use tests::api::certificates::{Authority, Pair};
 use tests::client::{Client, Question};
 use tests::poll;
 use tests::process::{self, Ready, Setup};
@@ -444,14 +445,21 @@ fn operations_change_no_octet_of_an_answer() {
         "limit" => "    limit 100000\n".to_owned(),
         // Nobody takes what is sent there.
         "dnstap" => "    dnstap @folder@/tap.sock full\n".to_owned(),
+        // Asked over UDP all the same.
+        "tls" => "    tls cert.pem key.pem\n".to_owned(),
         "reload" | "debug" | "errors" => format!("    {name}\n"),
         other => panic!("{other} has no line in this test"),
     };
     let operations = table::all().iter().filter(|entry| entry.effect == Effect::Operations);
     let lines: String = operations.map(|entry| line(entry.name)).collect();
     let up = Upstream::with_zone(ZONE);
+    let Pair { certificate, key } =
+        Authority::new("of TLS").unwrap().server(&["dns.test"]).unwrap();
     let start = |more: &str| {
-        Setup::new(&block.replace("    @more@\n", more)).word("up", up.address()).start()
+        let encrypted = if more.is_empty() { " " } else { " tls://.:@dns2@ " };
+        let block = block.replace("    @more@\n", more).replacen(' ', encrypted, 1);
+        let setup = Setup::new(&block).file("cert.pem", &certificate).file("key.pem", &key);
+        setup.word("up", up.address()).start()
     };
     let (without, with) = (start(""), start(&lines));
     let mut compared = 0;

@@ -206,8 +206,19 @@ fn answers_come_as_they_are_ready_and_sessions_are_resumed() {
     }
     assert!(!connection.is_resumed());
     assert!(client.connect(world.tls(), NAME).unwrap().is_resumed());
+    // Also after a reload that leaves the line as it is.
+    let socket = world.nodens.folder().join("nodens.sock").to_string_lossy().into_owned();
+    let corefile = std::fs::read_to_string(world.nodens.folder().join("Corefile")).unwrap();
+    world.nodens.write_corefile(&corefile.replace("cache 30", "cache 60"));
+    assert!(run(&["reload", "--socket", &socket]).0.success());
+    assert!(client.connect(world.tls(), NAME).unwrap().is_resumed());
     let metrics = world.nodens.metrics();
-    assert_eq!(metrics.sum("nodens_tls_handshakes_total", &[("result", "resumed")]), 1.0);
+    assert_eq!(metrics.sum("nodens_tls_handshakes_total", &[("result", "resumed")]), 2.0);
+    // What is served there is explained.
+    let at = world.tls().to_string();
+    let (status, said, error) =
+        run(&["explain", "one.example", "--server", &at, "--socket", &socket]);
+    assert!(status.success() && said.contains("10.0.0.1"), "{said}{error}");
 }
 
 #[test]
@@ -249,6 +260,11 @@ fn certificates_are_read_again_without_an_end_of_connections() {
     wait_for("an answer after a crash", SOON, || asked(&world).is_some());
     let plain = corefile.replace(&format!(" tls://.:{}", world.nodens.ports().dns2), "");
     world.nodens.write_corefile(&plain);
+    // Clients have used it, so that it has to be meant.
+    let (status, _, said) = run(&["reload", "--socket", &socket]);
+    assert!(!status.success() && said.contains("which it does not listen on"), "{said}");
+    let (status, _, said) = run(&["reload", "--force", "--socket", &socket]);
+    assert!(status.success(), "{said}");
     wait_for("its end", SOON, || TcpStream::connect(world.tls()).is_err());
     assert!(TcpStream::connect(world.https()).is_ok());
 }

@@ -189,6 +189,7 @@ fn section(directive: &str) -> Option<String> {
     match directive {
         "kubernetes" | "cache" | "forward" => return Some(page(&format!("{directive}.md"))),
         "loop" => return Some(page("forward.md")),
+        "stale_on_denial" => return Some(page("cache.md")),
         _ => {}
     }
     let both = page("directives.md") + &page("directives-queries.md");

@@ -58,6 +58,7 @@ fn short(span: &Span, found: &mut Found) {
     say(&table::REPLIES_UNSENT, span.increase(Total::Unsent), "replies were refused by the kernel");
     say(&table::CLIENTS_LIMITED, span.increase(Total::Limited), "queries exceeded limit");
     say(&table::CLIENTS_LIMITED, span.increase(Total::TcpRefused), "TCP connections were refused");
+    say(&table::DENIALS_OVERRULED, span.increase(Total::Overruled), "denials were not believed");
     let failures = span.increase(Total::HealthFailures);
     if failures > HEALTH_FAILURES {
         say(&table::OVERLOADED, failures, "requests to /health had no answer");

@@ -136,6 +136,12 @@ conditions! {
         anchor: "servfail-for-names-outside",
         alert: "NodensErrors",
     }
+    DENIALS_OVERRULED = Warn "denials_overruled" {
+        title: "upstreams deny names that were good for long, whose last answers are given",
+        cure: "`nodens observe --source stale` shows the names: ask another resolver for them. `nodens cache flush NAME` forgets one.",
+        anchor: "upstreams-deny-what-was-good",
+        alert: DEGRADED,
+    }
     QUERIES_DROPPED = Warn "queries_dropped" {
         title: "queries are refused because too many wait",
         cure: "Look for slow upstreams, or for a client that floods the node with names that are not cached.",

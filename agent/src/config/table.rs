@@ -45,6 +45,7 @@ macro_rules! directives {
                 reload       "reload"       Many Operations  (reload::Config)
                 root         "root"         Many Setting     (settings::Root)
                 timeouts     "timeouts"     Many Operations  (settings::Timeouts)
+                stale_on_denial "stale_on_denial" Once EditsReply (cache::last_good::Config)
                 tls          "tls"          Once Operations  (tls::Config)
                 view         "view"         Once EditsReply  (view::Config)
             }

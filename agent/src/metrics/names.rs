@@ -94,6 +94,8 @@ families! {
     CACHE_DROPS = Counter "coredns_cache_drops_total" ["server", "zones", "view"];
     /// Responses that a full cache did not admit because their question came for the first time.
     NODENS_CACHE_TURNED_AWAY = Counter "nodens_cache_turned_away_total" ["server", "zones", "view"];
+    /// Denials instead of which the last good answer was given (`stale_on_denial`).
+    CACHE_DENIALS_OVERRULED = Counter "nodens_cache_denials_overruled_total" ["server", "zones", "view"];
     /// Queries answered with records that had expired.
     CACHE_SERVED_STALE = Counter "coredns_cache_served_stale_total" ["server", "zones", "view"];
     /// Messages evicted to make room for others.

@@ -209,6 +209,8 @@ fn parse(written: ServerBlock, diagnostics: &mut Diagnostics) -> Block {
         block.read(directive, &mut cx);
     }
     block.is_sound = cx.diagnostics.errors() == errors;
+    let denials = written.named("stale_on_denial").last();
+    cache::last_good::apply(&block.stale_on_denial, denials, &mut block.cache, diagnostics);
     block.imply_special_names(zones);
     block
 }

@@ -1,28 +1,14 @@
 //! `tls CERT KEY [CA] { client_auth MODE }`: the certificate of a server block that is reached over TLS or HTTPS, and which clients
 //! it takes.
 
-use std::path::PathBuf;
-
 use super::Block;
 use crate::config::{Args, Transport};
 use crate::corefile::{Diagnostic, Diagnostics, Directive, Location, Token};
 use crate::plugin::directive::{ReadContext, ReadDirective};
+use crate::server::tls::files::ClientAuth;
 
-/// Which certificates clients have to have. The words and what they mean are CoreDNS's, which are those of Go's `ClientAuthType`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ClientAuth {
-    /// None is asked for.
-    #[default]
-    None,
-    /// One is asked for, and not looked at.
-    Request,
-    /// There has to be one, whoever has signed it.
-    Require,
-    /// If there is one, one of the authorities has to have signed it.
-    VerifyIfGiven,
-    /// There has to be one that one of the authorities has signed.
-    RequireAndVerify,
-}
+/// What one line means.
+pub type Config = crate::server::tls::files::Files;
 
 const MODES: [(&str, ClientAuth); 5] = [
     ("nocert", ClientAuth::None),
@@ -31,31 +17,6 @@ const MODES: [(&str, ClientAuth); 5] = [
     ("verify_if_given", ClientAuth::VerifyIfGiven),
     ("require_and_verify", ClientAuth::RequireAndVerify),
 ];
-
-/// What one line means.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Config {
-    /// The chain of certificates, PEM, the server's own first.
-    pub certificate: PathBuf,
-    /// Its key, PEM.
-    pub key: PathBuf,
-    /// The authorities of clients, PEM.
-    pub roots: Option<PathBuf>,
-    /// Which clients are taken.
-    pub client_auth: ClientAuth,
-}
-
-impl Config {
-    /// The files that it names.
-    pub fn files(&self) -> Vec<PathBuf> {
-        let files = [Some(&self.certificate), Some(&self.key), self.roots.as_ref()];
-        files.into_iter().flatten().cloned().collect()
-    }
-
-    fn needs_roots(&self) -> bool {
-        matches!(self.client_auth, ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify)
-    }
-}
 
 impl ReadDirective for Config {
     fn read(directive: &Directive, cx: &mut ReadContext<'_>) -> Self {
@@ -163,6 +124,8 @@ pub fn check(blocks: &[Block], diagnostics: &mut Diagnostics) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::corefile;
 

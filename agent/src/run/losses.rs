@@ -41,12 +41,11 @@ impl Used {
         let outline = &running.outline;
         let asked = Asked { count: 0, last: Some(now) };
         Self {
-            addresses: running.listeners.keys().map(|address| (*address, asked)).collect(),
+            addresses: running.dispatches().map(|(address, _)| (address, asked)).collect(),
             cluster: outline.cluster_zones(),
             forwarded: running
-                .listeners
-                .keys()
-                .copied()
+                .dispatches()
+                .map(|(address, _)| address)
                 .filter(|address| outline.answers_all(*address))
                 .collect(),
         }
@@ -55,10 +54,10 @@ impl Used {
     /// Adds what has been used of `running`, and forgets what it no longer has. To be called several times within
     /// [`RECENT`].
     pub(super) fn update(&mut self, running: &Assembled, now: Instant) {
-        self.addresses.retain(|address, _| running.listeners.contains_key(address));
+        self.addresses.retain(|address, _| running.dispatches().any(|(at, _)| at == *address));
         self.cluster.retain(|(address, zone)| running.outline.has_cluster_zone(*address, zone));
         self.forwarded.retain(|address| running.outline.answers_all(*address));
-        for (&address, dispatch) in &running.listeners {
+        for (address, dispatch) in running.dispatches() {
             self.addresses.entry(address).or_default().look(answered(dispatch), now);
             for chain in dispatch.chains() {
                 for zone in chain.handlers().iter().flat_map(|handler| handler.answered_zones()) {

@@ -21,11 +21,11 @@ use tokio::time::timeout;
 
 use super::Dispatch;
 use super::listener::Listener;
-use super::tcp::{Accept, Connections};
+use super::tcp::{Accept, Connections, accept_last};
 use super::tls::certificates::Certificates;
 use super::tls::stream::{CONNECTION, TlsStream};
 use super::tls::{Scheme, Secured};
-use super::worker::{Phase, drained};
+use super::worker::{LAST_QUERIES, Phase, drained};
 use crate::admission::Permit;
 use crate::metrics::{Scrape, names};
 
@@ -85,15 +85,25 @@ impl Accepting {
     ) -> io::Result<()> {
         let socket = TcpListener::from_std(socket.into())?;
         let mut accept = Accept::new(&socket, self.listener.address);
-        loop {
+        let begun = phase.clone();
+        let phase = loop {
             tokio::select! {
-                (stream, client) = accept.next() => self.begin(stream, client),
-                _ = drained(&mut phase) => return Ok(()),
+                (stream, client) = accept.next() => self.begin(stream, client, &begun),
+                phase = drained(&mut phase) => break phase,
             }
+        };
+        match phase {
+            Phase::HandedOver(_) => Ok(()),
+            _ => accept_last(socket, |stream, client| self.begin(stream, client, &begun)),
         }
     }
 
-    fn begin(self: &Arc<Self>, stream: TcpStream, client: SocketAddr) {
+    fn begin(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        client: SocketAddr,
+        phase: &watch::Receiver<Phase>,
+    ) {
         let ip = client.ip().to_canonical();
         let place = match self.connections.open(ip) {
             Some(place) => Ok(place),
@@ -102,8 +112,8 @@ impl Accepting {
                 None => return self.connections.count_refused(),
             },
         };
-        let this = Arc::clone(self);
-        tokio::spawn(async move {
+        let (this, mut phase) = (Arc::clone(self), phase.clone());
+        let shaken = async move {
             let place = match place {
                 Ok(place) => Some(place),
                 Err(waiting) => this.connections.admit(ip, waiting).await,
@@ -113,6 +123,16 @@ impl Accepting {
                 return this.connections.count_refused();
             };
             this.shake_hands(stream, client, place, octets).await;
+        };
+        tokio::spawn(async move {
+            let too_late = async {
+                drained(&mut phase).await;
+                tokio::time::sleep(LAST_QUERIES).await;
+            };
+            tokio::select! {
+                () = shaken => {}
+                () = too_late => {}
+            }
         });
     }
 

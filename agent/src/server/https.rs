@@ -16,8 +16,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Limited};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -28,16 +28,17 @@ use tokio::time::timeout;
 use super::answer::{Disposition, answer};
 use super::pending;
 use super::send_queue::{OwedReply, ReplyPath};
-use super::tcp::Shared;
+use super::tcp::{IDLE_WHEN_SCARCE, Shared};
 use super::tls::Secured;
 use super::tls::stream::TlsStream;
-use super::worker::{Phase, drained};
+use super::worker::{DRAIN, Phase, drained};
 use crate::admission::Permit;
 use crate::chain::Local;
 use crate::clock::CoarseInstant;
 use crate::plugin::settings::Timeouts;
 use crate::request::{Origin, Transport};
-use crate::wire::{HEADER_LEN, Layout, MAX_MESSAGE, Section};
+use crate::wire::rdata::negative_ttl;
+use crate::wire::{HEADER_LEN, Layout, MAX_MESSAGE, RecordType, Section};
 
 /// The one path (RFC 8484 section 4.1 leaves it to the server; it is CoreDNS's).
 const PATH: &str = "/dns-query";
@@ -49,16 +50,24 @@ const PIECE: usize = 4 << 10;
 /// Octets of the headers of a request. With GET the query is among them.
 const HEADERS: u32 = 16 << 10;
 /// Octets that HTTP/1.1 buffers, which is the longest GET.
-const BUFFER: usize = 96 << 10;
+const BUFFER: usize = 16 << 10;
+/// Octets of requests that HTTP/2 lets a client send before they are looked at.
+const WINDOW: u32 = 32 << 10;
+/// What HTTP takes of a connection beside TLS, charged to the client's budget: either of these two, and what it notes.
+const CONNECTION: usize = 64 << 10;
+/// How long a connection that is to end may still take its time.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// One connection.
 struct Connection {
     shared: Arc<Shared>,
     client: SocketAddr,
     local: SocketAddr,
-    /// Requests that are not answered.
-    busy: AtomicUsize,
-    /// When there was one last.
+    /// Requests that are being resolved: what they wait for is not the client's doing.
+    resolving: AtomicUsize,
+    /// Answers that the client has not taken.
+    sending: AtomicUsize,
+    /// When it last did something: asked, or took a piece of an answer.
     since: Mutex<Instant>,
 }
 
@@ -70,21 +79,25 @@ pub(super) fn serve(
 ) {
     let Ok(stream) = connection.resume() else { return };
     let ip = client.ip().to_canonical();
+    let Some(octets) = shared.connections.bytes(ip, CONNECTION) else {
+        return shared.connections.count_refused();
+    };
     let local = stream.socket().local_addr().unwrap_or(shared.listener.address);
     let connection = Arc::new(Connection {
         shared: Arc::clone(shared),
         client: SocketAddr::new(ip, client.port()),
         local: SocketAddr::new(local.ip().to_canonical(), local.port()),
-        busy: AtomicUsize::new(0),
+        resolving: AtomicUsize::new(0),
+        sending: AtomicUsize::new(0),
         since: Mutex::new(Instant::now()),
     });
-    tokio::spawn(run(connection, stream, place, phase.clone()));
+    tokio::spawn(run(connection, stream, (place, octets), phase.clone()));
 }
 
 async fn run(
     connection: Arc<Connection>,
     stream: TlsStream,
-    _place: Permit,
+    (place, _octets): (Permit, Permit),
     mut phase: watch::Receiver<Phase>,
 ) {
     let mut http = Builder::new(TokioExecutor::new());
@@ -97,8 +110,8 @@ async fn run(
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(HEADERS)
         .max_send_buf_size(PIECE)
-        .initial_stream_window_size(MAX_MESSAGE as u32 + 1)
-        .initial_connection_window_size(4 * (MAX_MESSAGE as u32 + 1));
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW);
     let of_requests = Arc::clone(&connection);
     let service = service_fn(move |request| {
         let connection = Arc::clone(&of_requests);
@@ -106,10 +119,12 @@ async fn run(
     });
     let mut served = pin!(http.serve_connection(TokioIo::new(stream), service));
     let shared = Arc::clone(&connection.shared);
-    let mut is_ending = false;
+    // Until when it may say goodbye.
+    let mut ending: Option<Instant> = None;
     loop {
         let left = connection.patience();
-        tokio::select! {
+        let left = ending.map_or(left, |end| end.saturating_duration_since(Instant::now()));
+        let ends = tokio::select! {
             ended = served.as_mut() => {
                 if let Err(error) = ended {
                     tracing::trace!(%error, client = %connection.client, "connection ended");
@@ -117,27 +132,28 @@ async fn run(
                 return;
             }
             () = tokio::time::sleep(left) => {
-                if !connection.patience().is_zero() {
-                    continue;
-                }
-                if is_ending {
-                    // It was told to end and does not.
+                let is_over = connection.patience().is_zero();
+                // An answer that is not taken cannot be waited for.
+                if ending.is_some() || is_over && connection.sending.load(Relaxed) > 0 {
                     return;
                 }
-                is_ending = true;
-                connection.touch();
-                served.as_mut().graceful_shutdown();
+                is_over.then_some(GOODBYE)
             }
-            _ = drained(&mut phase), if !is_ending => {
-                is_ending = true;
-                connection.touch();
-                served.as_mut().graceful_shutdown();
+            _ = drained(&mut phase), if ending.is_none() => {
+                Some(if connection.is_idle() { GOODBYE } else { DRAIN })
             }
-            () = shared.connections.scarce(), if !is_ending && connection.is_idle() => {
-                shared.connections.count_refused();
-                is_ending = true;
-                served.as_mut().graceful_shutdown();
+            () = shared.connections.scarce(), if ending.is_none() => {
+                let gives_up = connection.is_idle()
+                    && (place.is_over_share() || connection.since() >= IDLE_WHEN_SCARCE);
+                if gives_up {
+                    shared.connections.count_refused();
+                }
+                gives_up.then_some(GOODBYE)
             }
+        };
+        if let Some(time) = ends {
+            ending = Some(Instant::now() + time);
+            served.as_mut().graceful_shutdown();
         }
     }
 }
@@ -148,17 +164,21 @@ impl Connection {
     }
 
     fn is_idle(&self) -> bool {
-        self.busy.load(Relaxed) == 0
+        self.resolving.load(Relaxed) == 0 && self.sending.load(Relaxed) == 0
     }
 
-    /// How long it may still be idle.
+    /// How long ago the client last did something.
+    fn since(&self) -> Duration {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// How long the client may still take: to take an answer, or to ask.
     fn patience(&self) -> Duration {
-        let idle = self.timeouts().idle;
-        if !self.is_idle() {
-            return idle;
+        let Timeouts { write, idle, .. } = self.timeouts();
+        if self.sending.load(Relaxed) > 0 {
+            return write.saturating_sub(self.since());
         }
-        let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.saturating_sub(since.elapsed())
+        if self.is_idle() { idle.saturating_sub(self.since()) } else { idle }
     }
 
     fn touch(&self) {
@@ -166,16 +186,16 @@ impl Connection {
     }
 
     async fn respond(self: &Arc<Self>, request: Request<Incoming>) -> Response<Answer> {
-        self.busy.fetch_add(1, Relaxed);
-        let busy = Busy(Arc::clone(self));
+        let resolving = Counted::new(self, |connection| &connection.resolving);
         let response = match self.query(request).await {
-            Ok(query) => self.answer(&query, busy).await,
+            Ok(query) => self.answer(&query).await,
             Err(status) => Err(status),
         };
         let status = response.as_ref().map_or_else(|status| *status, Response::status);
         if let Some(encryption) = &self.shared.listener.encryption {
             encryption.responses.note(status);
         }
+        drop(resolving);
         response.unwrap_or_else(refusal)
     }
 
@@ -184,28 +204,27 @@ impl Connection {
         if request.uri().path() != PATH {
             return Err(StatusCode::NOT_FOUND);
         }
-        let octets = match *request.method() {
-            Method::GET => Bytes::from(of_uri(request.uri()).ok_or(StatusCode::BAD_REQUEST)?),
-            Method::POST => {
-                if request.headers().get(CONTENT_TYPE) != Some(&MESSAGE) {
-                    return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
-                }
-                let body = Limited::new(request.into_body(), MAX_MESSAGE).collect();
-                match timeout(self.timeouts().read, body).await {
-                    Ok(Ok(body)) => body.to_bytes(),
-                    Ok(Err(_)) => return Err(StatusCode::PAYLOAD_TOO_LARGE),
-                    Err(_) => return Err(StatusCode::REQUEST_TIMEOUT),
-                }
+        let ip = self.client.ip();
+        let charged = self.shared.connections.bytes(ip, 0);
+        let mut query =
+            Query { octets: Vec::new(), permit: charged.ok_or(StatusCode::TOO_MANY_REQUESTS)? };
+        match *request.method() {
+            Method::GET => {
+                query.push(&of_uri(request.uri()).ok_or(StatusCode::BAD_REQUEST)?)?;
             }
+            Method::POST if is_message(request.headers()) => {
+                let body = query.read(request.into_body());
+                let read = timeout(self.timeouts().read, body).await;
+                read.map_err(|_| StatusCode::REQUEST_TIMEOUT)??;
+            }
+            Method::POST => return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
             _ => return Err(StatusCode::METHOD_NOT_ALLOWED),
-        };
-        let charged = self.shared.connections.bytes(self.client.ip(), octets.len());
-        let permit = charged.ok_or(StatusCode::TOO_MANY_REQUESTS)?;
-        Ok(Query { octets, permit })
+        }
+        Ok(query)
     }
 
     /// Runs on the worker's thread, as all of this does.
-    async fn answer(&self, query: &Query, busy: Busy) -> Result<Response<Answer>, StatusCode> {
+    async fn answer(self: &Arc<Self>, query: &Query) -> Result<Response<Answer>, StatusCode> {
         let worker = &self.shared.worker;
         let origin = Origin {
             client: self.client,
@@ -245,11 +264,9 @@ impl Connection {
         let permit = self.shared.connections.bytes(self.client.ip(), out.capacity());
         let permit = permit.ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
         let age = lifetime(&out);
-        let mut response = Response::new(Answer {
-            left: Bytes::from(out),
-            _permit: Some(permit),
-            _busy: Some(busy),
-        });
+        let sending = Counted::new(self, |connection| &connection.sending);
+        let body = Answer { left: Bytes::from(out), _permit: Some(permit), sending: Some(sending) };
+        let mut response = Response::new(body);
         response.headers_mut().insert(CONTENT_TYPE, MESSAGE);
         if let Ok(value) = HeaderValue::from_str(&format!("max-age={age}")) {
             response.headers_mut().insert(CACHE_CONTROL, value);
@@ -260,18 +277,52 @@ impl Connection {
 
 /// A query, charged until it is answered.
 struct Query {
-    octets: Bytes,
-    #[allow(dead_code, reason = "held for its drop")]
+    octets: Vec<u8>,
     permit: Permit,
 }
 
-/// The connection has something to do while this lives.
-struct Busy(Arc<Connection>);
+impl Query {
+    async fn read(&mut self, mut body: Incoming) -> Result<(), StatusCode> {
+        while let Some(frame) = body.frame().await {
+            // The client has given it up, or means something else.
+            let frame = frame.map_err(|_| StatusCode::BAD_REQUEST)?;
+            if let Ok(octets) = frame.into_data() {
+                self.push(&octets)?;
+            }
+        }
+        Ok(())
+    }
 
-impl Drop for Busy {
+    fn push(&mut self, octets: &[u8]) -> Result<(), StatusCode> {
+        if self.octets.len() + octets.len() > MAX_MESSAGE {
+            return Err(StatusCode::PAYLOAD_TOO_LARGE);
+        }
+        if !self.permit.grow(octets.len()) {
+            return Err(StatusCode::TOO_MANY_REQUESTS);
+        }
+        self.octets.extend_from_slice(octets);
+        Ok(())
+    }
+}
+
+/// One of what a connection counts, while this lives. Its begin and end are something that the client does.
+struct Counted {
+    connection: Arc<Connection>,
+    count: fn(&Connection) -> &AtomicUsize,
+}
+
+impl Counted {
+    fn new(connection: &Arc<Connection>, count: fn(&Connection) -> &AtomicUsize) -> Self {
+        connection.touch();
+        count(connection).fetch_add(1, Relaxed);
+        Self { connection: Arc::clone(connection), count }
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.touch();
-        self.0.busy.fetch_sub(1, Relaxed);
+        self.connection.touch();
+        (self.count)(&self.connection).fetch_sub(1, Relaxed);
     }
 }
 
@@ -292,7 +343,7 @@ impl OwedReply for Owed {
 struct Answer {
     left: Bytes,
     _permit: Option<Permit>,
-    _busy: Option<Busy>,
+    sending: Option<Counted>,
 }
 
 impl Body for Answer {
@@ -305,6 +356,9 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let len = self.left.len().min(PIECE);
         let piece = self.left.split_to(len);
+        if let Some(sending) = &self.sending {
+            sending.connection.touch();
+        }
         Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
     }
 
@@ -318,7 +372,7 @@ impl Body for Answer {
 }
 
 fn refusal(status: StatusCode) -> Response<Answer> {
-    let mut response = Response::new(Answer { left: Bytes::new(), _permit: None, _busy: None });
+    let mut response = Response::new(Answer { left: Bytes::new(), _permit: None, sending: None });
     *response.status_mut() = status;
     if status == StatusCode::METHOD_NOT_ALLOWED {
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST"));
@@ -340,12 +394,21 @@ fn dropped(query: &[u8]) -> StatusCode {
     if is_query { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::BAD_REQUEST }
 }
 
-/// For how many seconds HTTP may keep an answer: the shortest time to live of its answers, of a denial that of the SOA (RFC 8484
+/// Whether a request says that it carries a message.
+fn is_message(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("application/dns-message")
+}
+
+/// For how many seconds HTTP may keep an answer: the shortest time to live of its records, of a denial that of the SOA (RFC 8484
 /// section 5.1).
 fn lifetime(message: &[u8]) -> u32 {
     let Ok(layout) = Layout::parse(message) else { return 0 };
-    let of = |section| layout.records.iter().filter(move |r| r.section == section).map(|r| r.ttl);
-    of(Section::Answer).min().or_else(|| of(Section::Authority).min()).unwrap_or(0)
+    let of = |section| layout.records.iter().filter(move |r| r.section == section);
+    let soa = of(Section::Authority).find(|record| record.rtype == RecordType::SOA);
+    let denied = soa.map(|soa| negative_ttl(soa.ttl, soa.rdata(message)));
+    of(Section::Answer).map(|record| record.ttl).min().or(denied).unwrap_or(0)
 }
 
 #[cfg(test)]

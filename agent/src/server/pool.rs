@@ -27,6 +27,7 @@ use super::sockets::{BindError, Sockets};
 use super::source::SocketSource;
 use super::tcp::{self, Connections};
 use super::tls::{Scheme, Secured};
+pub use super::worker::DRAIN;
 use super::worker::{MAX_PENDING, PassOn, Phase, Worker};
 use super::{Dispatch, https, pending, udp};
 use crate::admission::Shares;
@@ -42,9 +43,6 @@ const SLICE: Duration = Duration::from_micros(100);
 
 /// What belongs to an address.
 const DNS: [SocketKind; 2] = [SocketKind::Udp, SocketKind::Tcp];
-
-/// Queries that still wait when the server stops are given this long (CoreDNS's graceful stop).
-pub const DRAIN: Duration = Duration::from_secs(5);
 
 /// What a worker is to serve, until `phase` changes.
 struct Task {

@@ -58,9 +58,15 @@ impl SocketSource {
     /// # Errors
     /// The kernel refuses it.
     pub fn tls(&self, address: SocketAddr) -> Result<OwnedFd, BindError> {
+        let name = SocketName { kind: SocketKind::Tls, address, number: 0 };
+        if let Some(held) = self.lock().get(&name) {
+            // It goes on with another scheme.
+            let failed = |source| BindError { address, transport: "tls", source };
+            return held.try_clone().map_err(failed);
+        }
         let inherited = self.inherited.take_sockets(SocketKind::Tls, address).into_iter().next();
         let socket = inherited.map_or_else(|| Sockets::open_tcp(address), Ok)?;
-        self.hold(SocketName { kind: SocketKind::Tls, address, number: 0 }, &socket);
+        self.hold(name, &socket);
         Ok(socket)
     }
 

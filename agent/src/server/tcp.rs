@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use self::kept::Kept;
-pub use self::limits::{Connections, MAX_BYTES, MAX_CONNECTIONS, MAX_PER_CLIENT};
+pub use self::limits::{Connections, IDLE_WHEN_SCARCE, MAX_BYTES, MAX_CONNECTIONS, MAX_PER_CLIENT};
 use self::session::Session;
 pub use self::session::Shared;
 use self::stream::Stream;
@@ -79,7 +79,14 @@ pub(super) async fn serve(
     if matches!(phase, Phase::HandedOver(_)) {
         return Ok(());
     }
-    // Clients that have connected by now would be reset when the socket closes.
+    accept_last(socket, |stream, client| begin(stream, client, None, &shared, &sessions))
+}
+
+/// Takes the connections that wait yet: they would be reset when the socket closes.
+pub(super) fn accept_last(
+    socket: TcpListener,
+    mut take: impl FnMut(TcpStream, SocketAddr),
+) -> io::Result<()> {
     let socket = socket.into_std()?;
     for _ in 0..TCP_BACKLOG {
         match socket.accept() {
@@ -87,7 +94,7 @@ pub(super) async fn serve(
                 if stream.set_nonblocking(true).is_ok()
                     && let Ok(stream) = TcpStream::from_std(stream)
                 {
-                    begin(stream, client, None, &shared, &sessions);
+                    take(stream, client);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

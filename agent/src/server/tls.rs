@@ -2,6 +2,7 @@
 //! it.
 
 pub mod certificates;
+pub mod files;
 pub mod scheme;
 pub mod stream;
 

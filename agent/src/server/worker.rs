@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
@@ -129,6 +130,12 @@ impl Worker {
         self.tally.caught();
     }
 }
+
+/// Queries that still wait when the server stops are given this long (CoreDNS's graceful stop).
+pub const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long a connection still takes queries once the server drains: those that were on their way.
+pub(super) const LAST_QUERIES: Duration = Duration::from_millis(50);
 
 /// Takes connections of this process over into another: called with the listening address and the connection.
 pub type PassOn = Arc<dyn Fn(SocketAddr, OwnedFd) + Send + Sync>;

@@ -15,6 +15,7 @@ use hickory_proto::rr::RecordType;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
 use serde_json::json;
+use tests::api::certificates::{Authority, Pair};
 use tests::api::generate::Shape;
 use tests::bench::ping::come_first;
 use tests::client::{Client, Question};
@@ -22,6 +23,7 @@ use tests::cluster::Cluster;
 use tests::load::{Load, Questions, Report};
 use tests::poll::{pause, wait_for};
 use tests::process::{Nodens, Ready, Setup};
+use tests::tls::TlsClient;
 use tests::upstream::{Act, Upstream};
 
 const USAGE: &str =
@@ -44,8 +46,13 @@ const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 const MODEST: u64 = 1_000;
 /// Connections that the greedy client holds at most.
 const CONNECTIONS: usize = 4_000;
-const COREFILE: &str = "test.:@port@ {
+/// TLS handshakes a second of the greedy client.
+const HANDSHAKES: u64 = 1_000;
+/// The name in the server's certificate.
+const NAME: &str = "dns.test";
+const COREFILE: &str = "test.:@port@ tls://test.:@dns2@ {
     bind 127.0.0.1
+    tls cert.pem key.pem
     forward . @upstream@
     cache 300
     prometheus 127.0.0.1:@metrics@
@@ -103,6 +110,8 @@ fn arguments() -> anyhow::Result<Arguments> {
 
 struct Site {
     cluster: Cluster,
+    authority: Authority,
+    pair: Pair,
     upstream: Upstream,
     address: SocketAddr,
     folder: tempfile::TempDir,
@@ -116,12 +125,18 @@ impl Site {
             .word("port", self.address.port())
             .word("upstream", self.upstream.address())
             .word("kubeconfig", self.cluster.path("kubeconfig").display())
+            .file("cert.pem", &self.pair.certificate)
+            .file("key.pem", &self.pair.key)
             .arguments(&["--socket", &socket.to_string_lossy()])
             .ready(Ready::AnswerAt(self.address))
     }
 
     fn load(&self) -> Load {
         Load::start(self.address, self.rate, self.rate / 10, questions())
+    }
+
+    fn client(&self) -> TlsClient {
+        TlsClient::new(self.authority.pem(), None, &["dot"])
     }
 
     /// A client that wants little. Its thread comes before others, so that what it measures is the server's and not how busy this
@@ -202,6 +217,77 @@ impl Connections {
     }
 }
 
+/// A client that makes TLS connections at a rate, each for one query.
+struct Handshakes {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<u64>>,
+}
+
+impl Handshakes {
+    fn start(client: &TlsClient, server: SocketAddr) -> Self {
+        const THREADS: u64 = 4;
+        let stop = Arc::new(AtomicBool::new(false));
+        let each = Duration::from_secs(1) / (HANDSHAKES / THREADS) as u32;
+        let thread = |_| {
+            let (client, stop) = (client.clone(), Arc::clone(&stop));
+            let question = Question::new("n1.test.", RecordType::A);
+            std::thread::spawn(move || {
+                let (begun, mut made) = (Instant::now(), 0);
+                while !stop.load(Relaxed) {
+                    // With the answer come the tickets for the next connection.
+                    let asked = client.connect(server, NAME).and_then(|mut c| c.ask(&question));
+                    made += u64::from(asked.is_ok());
+                    pause((begun + each * made as u32).saturating_duration_since(Instant::now()));
+                }
+                made
+            })
+        };
+        Self { threads: (0..THREADS).map(thread).collect(), stop }
+    }
+
+    fn stop(self) -> anyhow::Result<u64> {
+        self.stop.store(true, Relaxed);
+        let made = self.threads.into_iter().map(JoinHandle::join);
+        made.sum::<Result<_, _>>().map_err(|_| anyhow::anyhow!("the flood has failed"))
+    }
+}
+
+/// What a hit costs the server over one connection, twelve queries under way: over TCP, and within TLS.
+fn streams(site: &Site, now: &Nodens, time: Duration) -> anyhow::Result<()> {
+    const UNDER_WAY: usize = 12;
+    let question = Question::new("n1.test.", RecordType::A);
+    let measure = |what: &str, round: &mut dyn FnMut() -> anyhow::Result<()>| {
+        round()?;
+        let (used, begun, mut rounds) = (now.cpu(), Instant::now(), 0);
+        while begun.elapsed() < time {
+            round()?;
+            rounds += 1;
+        }
+        let queries = rounds * UNDER_WAY;
+        let us = (now.cpu() - used).as_secs_f64() * 1e6 / queries as f64;
+        println!("{}", json!({ "event": what, "queries": queries, "us_each": us }));
+        anyhow::Ok(())
+    };
+    let mut plain = Client::new(site.address).connect()?;
+    let message = question.to_bytes();
+    let framed = [&(message.len() as u16).to_be_bytes()[..], &message].concat();
+    measure("hits over TCP", &mut || {
+        plain.send_raw(&framed.repeat(UNDER_WAY))?;
+        (0..UNDER_WAY).try_for_each(|_| plain.receive().map(|_| ()))?;
+        Ok(())
+    })?;
+    let mut secure = site.client().connect(tls(now), NAME)?;
+    measure("hits over TLS", &mut || {
+        secure.send_raw(&framed.repeat(UNDER_WAY))?;
+        (0..UNDER_WAY).try_for_each(|_| secure.receive().map(|_| ()))?;
+        Ok(())
+    })
+}
+
+fn tls(nodens: &Nodens) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, nodens.ports().dns2).into()
+}
+
 /// A connection from the greedy client's address.
 fn connect(server: SocketAddr) -> anyhow::Result<TcpStream> {
     let SocketAddr::V4(to) = server else { anyhow::bail!("not IPv4: {server}") };
@@ -214,7 +300,7 @@ fn connect(server: SocketAddr) -> anyhow::Result<TcpStream> {
 }
 
 /// What one client notices while another floods in this way or that.
-fn floods(site: &Site, metrics: u16, time: Duration) -> anyhow::Result<()> {
+fn floods(site: &Site, now: &Nodens, time: Duration) -> anyhow::Result<()> {
     let alone = |flood: &str, more: serde_json::Value| {
         let load = site.neighbour();
         pause(Duration::from_millis(500));
@@ -241,7 +327,18 @@ fn floods(site: &Site, metrics: u16, time: Duration) -> anyhow::Result<()> {
         let lost = greedy.stop().lost.len();
         println!("{}", json!({ "event": flood, "greedy_lost": lost }));
     }
-    let admin = SocketAddr::from(([127, 0, 0, 1], metrics));
+    for (flood, client) in [
+        // Without a store of sessions each handshake is a full one.
+        ("flood of TLS handshakes", site.client().without_resumption()),
+        ("flood of TLS handshakes that are resumed", site.client()),
+    ] {
+        let greedy = Handshakes::start(&client, tls(now));
+        let used = now.cpu();
+        alone(flood, json!({}));
+        let used = (now.cpu() - used).as_secs_f64() / time.as_secs_f64();
+        println!("{}", json!({ "event": flood, "made": greedy.stop()?, "cpu": used }));
+    }
+    let admin = SocketAddr::from(([127, 0, 0, 1], now.ports().metrics));
     for (flood, server, octets) in [
         ("flood of TCP connections", site.address, &b"\0\x20ab"[..]),
         ("flood of connections to the metrics", admin, &b"GET /met"[..]),
@@ -282,8 +379,11 @@ fn main() -> anyhow::Result<()> {
     let arguments = arguments()?;
     let records: String = (0..HOT).map(|n| format!("n{n} IN A 192.0.2.1\n")).collect();
     let zone = "$ORIGIN test.\n$TTL 300\n@ IN SOA ns.test. admin.test. 1 3600 600 86400 60\n";
+    let authority = Authority::new("of the bench")?;
     let site = Site {
         cluster: Cluster::default(),
+        pair: authority.server(&[NAME])?,
+        authority,
         upstream: Upstream::with_zone(&format!("{zone}{records}")),
         address: SocketAddr::from(([127, 0, 0, 1], tests::ports::one())),
         folder: tempfile::tempdir()?,
@@ -346,7 +446,8 @@ fn main() -> anyhow::Result<()> {
     show("reload", arguments.reloads, &load.stop(), from, json!({}));
 
     if !arguments.flood.is_zero() {
-        floods(&site, now.ports().metrics, arguments.flood)?;
+        floods(&site, &now, arguments.flood)?;
+        streams(&site, &now, arguments.flood)?;
     }
     now.stop(SOON);
     Ok(())

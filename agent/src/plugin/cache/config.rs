@@ -85,7 +85,27 @@ pub struct Config {
     pub size: Option<u64>,
     /// NXDOMAIN holds for all names below it (RFC 8020).
     pub nxdomain_cut: bool,
+    /// What was good for long outlives a denial (`stale_on_denial` of the block).
+    pub last_good: Option<LastGood>,
     capacity: u64,
+}
+
+/// When the last good answer is given instead of a denial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastGood {
+    /// Seconds for which a question has to have been answered without a break.
+    pub after: u32,
+    /// Seconds for which the last answer is given, from the first denial on.
+    pub seconds: u32,
+    /// Names within one of these.
+    pub zones: Vec<Name>,
+}
+
+impl LastGood {
+    /// Whether it is for this name.
+    pub fn covers(&self, name: NameRef<'_>) -> bool {
+        is_within(name, &self.zones)
+    }
 }
 
 /// How one of the two sides is kept.
@@ -146,6 +166,7 @@ impl Config {
             prefer_positive: false,
             size: None,
             nxdomain_cut: false,
+            last_good: None,
             capacity: 0,
         }
     }

@@ -82,6 +82,8 @@ pub struct BlockStats {
     pub prefetches: AtomicU64,
     /// `nodens_cache_overflow_total`: queries refused because too many waited for the same answer.
     pub turned_away: AtomicU64,
+    /// `nodens_cache_denials_overruled_total`: denials instead of which the last good answer was given.
+    pub overruled: AtomicU64,
     /// The name of the block's view, for people; unset without one.
     pub view: OnceLock<Box<str>>,
 }
@@ -140,6 +142,8 @@ pub struct Entry {
     // live as big-endian u16: one allocation for all that varies in length.
     data: Box<[u8]>,
     stored: CoarseInstant,
+    /// Since when its question has been answered without a break.
+    good_since: CoarseInstant,
     lifetime: u32,
     message_len: u16,
     options_len: u16,
@@ -154,6 +158,8 @@ pub struct Entry {
     asked: AtomicU32,
     last_asked: AtomicU32,
     retry_at: AtomicU32,
+    /// Seconds after `stored` at which upstreams began to deny it, and 1; 0: they do not.
+    denied: AtomicU32,
 }
 
 impl Entry {
@@ -185,6 +191,7 @@ impl Entry {
         }
         let entry = Self {
             stored,
+            good_since: stored,
             lifetime: lifetime.seconds,
             message_len: u16::try_from(bytes.len()).ok()?,
             options_len: u16::try_from(options.len()).ok()?,
@@ -198,6 +205,7 @@ impl Entry {
             asked: AtomicU32::new(0),
             last_asked: AtomicU32::new(0),
             retry_at: AtomicU32::new(0),
+            denied: AtomicU32::new(0),
             data: data.into_boxed_slice(),
             stats,
         };
@@ -337,8 +345,11 @@ impl Entry {
         self.asked.load(Relaxed)
     }
 
-    /// Takes over what was counted for the entry that this one replaces.
-    pub fn inherit(&self, older: &Self) {
+    /// Takes over what is known by the entry that this one replaces.
+    pub fn inherit(&mut self, older: &Self) {
+        if (self.kind, older.kind) == (Kind::Success, Kind::Success) {
+            self.good_since = older.good_since;
+        }
         self.set_asked(older.asked());
         self.used.store(older.used.load(Relaxed), Relaxed);
     }
@@ -346,6 +357,23 @@ impl Entry {
     /// Sets what [`Entry::asked`] returns.
     pub fn set_asked(&self, asked: u32) {
         self.asked.store(asked, Relaxed);
+    }
+
+    /// Since when its question has been answered without a break.
+    pub fn good_since(&self) -> CoarseInstant {
+        self.good_since
+    }
+
+    /// Since when upstreams deny it, if they do.
+    pub fn denied_since(&self) -> Option<CoarseInstant> {
+        let seconds = self.denied.load(Relaxed).checked_sub(1)?;
+        Some(self.stored.plus_millis(u64::from(seconds) * 1_000))
+    }
+
+    /// Notes that upstreams deny it now. The first time counts.
+    pub fn set_denied(&self, now: CoarseInstant) {
+        let seconds = now.seconds_since(self.stored).saturating_add(1);
+        let _ = self.denied.compare_exchange(0, seconds, Relaxed, Relaxed);
     }
 
     /// True until the time that [`Entry::defer`] or [`Entry::claim`] has set.

@@ -55,6 +55,9 @@ impl Cache {
         } else {
             let ended = age.saturating_sub(entry.lifetime());
             let stale = match self.stale_for(&entry, now) {
+                Some(_) if entry.denied_since().is_some() => {
+                    "; upstreams deny it, and it is given yet (stale_on_denial)"
+                }
                 Some(_) if step == Step::Wait => "; it may still be served if upstreams fail",
                 _ => "",
             };

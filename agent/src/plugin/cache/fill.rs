@@ -38,6 +38,9 @@ impl Cache {
         };
         bound(&mut answer, kind, lifetime);
         let now = (self.now)();
+        if let Some(answer) = self.instead_of_denial(question, old, kind, now) {
+            return answer;
+        }
         if let Some(old) =
             old.filter(|old| self.config.prefer_positive && self.outranks(old, kind, now))
         {
@@ -57,7 +60,7 @@ impl Cache {
             return answer;
         }
         let stats = Arc::clone(&self.stats);
-        let Some(entry) =
+        let Some(mut entry) =
             Entry::new(stats, key.bits | failed, kind, &answer.message, lifetime, now)
         else {
             return answer;

@@ -36,6 +36,8 @@ impl Source for CacheMetrics {
             out.count(&names::NODENS_CACHE_OVERFLOW, &labels, overflow);
             let not_admitted = stats.not_admitted.load(Relaxed);
             out.count(&names::NODENS_CACHE_TURNED_AWAY, &labels, not_admitted);
+            let overruled = stats.overruled.load(Relaxed);
+            out.count(&names::CACHE_DENIALS_OVERRULED, &labels, overruled);
         }
         out.gauge(&names::NODENS_CACHE_BYTES, &[], self.store.weight() as f64);
         out.gauge(&names::NODENS_CACHE_LIMIT_BYTES, &[], self.store.limit() as f64);

@@ -26,7 +26,9 @@ pub mod entry;
 mod explain;
 pub mod export;
 mod fill;
+mod in_place;
 pub mod inspect;
+pub mod last_good;
 mod membership;
 mod metrics;
 pub mod rules;
@@ -40,7 +42,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::admission::Permit;
-use crate::chain::{Detached, Handler, JoinMiss, Local, Miss, MissFlight, Next, Resolving};
+use crate::chain::{Detached, Handler, JoinMiss, Local, Miss, Next, Resolving};
 use crate::clock::CoarseInstant;
 use crate::config::{Effect, ServerBlock, table};
 use crate::corefile;
@@ -56,7 +58,7 @@ pub use worker_cache::WorkerCache;
 
 use config::{Refresh, Stale};
 use entry::{BlockStats, Entry, Key, bits};
-use single_flight::{FlightGuard, Join};
+use single_flight::Join;
 
 /// How long one refresh has the right to be the only one, seconds: longer than an upstream's last time-out, so that it
 /// ends only with a refresh that has died.
@@ -142,8 +144,15 @@ impl Cache {
     }
 
     /// The stale rules, where this entry falls under them now.
-    fn stale_for(&self, entry: &Entry, now: CoarseInstant) -> Option<&Stale> {
-        self.config.stale.as_ref().filter(|stale| entry.is_stale_within(now, stale.seconds))
+    fn stale_for(&self, entry: &Entry, now: CoarseInstant) -> Option<Stale> {
+        let stale = self.config.stale.filter(|stale| entry.is_stale_within(now, stale.seconds));
+        stale.or_else(|| self.denied(entry, now))
+    }
+
+    /// Whether an entry that is there may matter to a question that has to wait.
+    fn may_have_old(&self) -> bool {
+        let Config { stale, prefetch, last_good, .. } = &*self.config;
+        stale.is_some() || prefetch.is_some() || last_good.is_some()
     }
 
     /// True where a popular entry is near its end; counts the query.
@@ -176,11 +185,14 @@ impl Cache {
     }
 
     fn write_stale(&self, entry: &Entry, stale: &Stale, reply: &mut Reply<'_>) -> Outcome {
-        reply.push_options(if entry.rcode() == Rcode::NXDOMAIN {
-            &STALE_NXDOMAIN
+        if entry.denied_since().is_some() {
+            reply.extended_error(ede::STALE_ANSWER, last_good::TOLD);
         } else {
-            &STALE_ANSWER
-        });
+            reply.push_options(match entry.rcode() {
+                Rcode::NXDOMAIN => &STALE_NXDOMAIN,
+                _ => &STALE_ANSWER,
+            });
+        }
         self.write(entry, reply, Ttl::Set(stale.ttl), 0).with_cache(CacheUse::Stale)
     }
 
@@ -316,24 +328,6 @@ impl Cache {
         }
     }
 
-    /// Leads the flight of a miss if nothing matters but the answer that will come: there is no old one, and no flight to
-    /// follow.
-    fn try_lead(&self, request: &Request<'_>) -> Option<InPlaceFlight> {
-        let query = &request.query;
-        let key = self.key(query)?;
-        if self.config.nxdomain_cut {
-            return None;
-        }
-        let hash = self.store.hash(&self.stats, &key);
-        let may_have_old = self.config.stale.is_some() || self.config.prefetch.is_some();
-        if may_have_old && self.find(hash, &key).is_some() {
-            return None;
-        }
-        let flights = self.store.flights();
-        let guard = flights.try_lead(hash, self.stats.block, &key, query.recursion_desired())?;
-        Some(InPlaceFlight { cache: self.clone(), guard, hash })
-    }
-
     /// What a flight brought that was completed between this query's look at the store, where it saw `old`, and its joining.
     fn filled_meanwhile(
         &self,
@@ -370,7 +364,7 @@ impl Cache {
             }
             if let Some(stale) = self.stale_for(&entry, now) {
                 return match entry.is_deferred(now) {
-                    true => Step::Done(self.write_stale(&entry, stale, reply)),
+                    true => Step::Done(self.write_stale(&entry, &stale, reply)),
                     false => Step::Wait,
                 };
             }
@@ -420,8 +414,8 @@ impl Handler for Cache {
                 let answer = next.resolve(request).await;
                 return Answer { outcome: answer.outcome.with_cache(CacheUse::Miss), ..answer };
             }
-            let may_have_old = self.config.stale.is_some() || self.config.prefetch.is_some();
-            if let Some(entry) = may_have_old.then(|| self.find(question.hash, &key)).flatten() {
+            let old = self.may_have_old().then(|| self.find(question.hash, &key)).flatten();
+            if let Some(entry) = old {
                 let now = (self.now)();
                 if entry.is_fresh(now) {
                     if self.is_near_end(&entry, now)
@@ -434,7 +428,10 @@ impl Handler for Cache {
                     return self.fresh_answer(&entry, &view);
                 }
                 if let Some(stale) = self.stale_for(&entry, now) {
-                    return self.resolve_stale(request, question, &entry, stale, next).await;
+                    return self.resolve_stale(request, question, &entry, &stale, next).await;
+                }
+                if self.may_be_last_good(&entry) {
+                    return self.resolve_once(request, question, Some(&entry), next).await;
                 }
             }
             if self.config.nxdomain_cut
@@ -444,23 +441,6 @@ impl Handler for Cache {
             }
             self.resolve_once(request, question, None, next).await
         })
-    }
-}
-
-/// The flight of a miss that is resolved in place.
-struct InPlaceFlight {
-    cache: Cache,
-    guard: FlightGuard,
-    hash: u64,
-}
-
-impl MissFlight for InPlaceFlight {
-    fn complete(self: Box<Self>, request: &Request<'_>, answer: Answer) -> Answer {
-        let Self { cache, guard, hash } = *self;
-        let Some(key) = cache.key(&request.query) else { return answer };
-        let answer = cache.keep(&Question { view: request, key: &key, hash }, None, answer);
-        guard.complete(&answer);
-        answer
     }
 }
 

@@ -27,6 +27,8 @@ pub const MAX_BYTES: usize = 32 << 20;
 /// What is left of these at least, however small the memory limit is.
 const MIN_CONNECTIONS: usize = 64;
 const MIN_BYTES: usize = 1 << 20;
+/// A connection that has been idle for so long gives up its place to a new client.
+pub const IDLE_WHEN_SCARCE: Duration = Duration::from_secs(1);
 /// A new client waits so long for a place when all are held, as often as [`ADMIT_TRIES`] says.
 const ADMIT_PAUSE: Duration = Duration::from_millis(20);
 const ADMIT_TRIES: usize = 5;

@@ -29,7 +29,7 @@ use self::in_queue::{Queued, Served};
 use super::answers::{Answer, Owed};
 use super::buffer::Buffer;
 use super::kept::Kept;
-use super::limits::Connections;
+use super::limits::{Connections, IDLE_WHEN_SCARCE};
 use super::stream::Stream;
 use super::turns::{Buffers, READ_LEN, Turn, Turns};
 use crate::admission::Permit;
@@ -41,7 +41,7 @@ use crate::server::answer::{Disposition, PendingReply, answer};
 use crate::server::listener::Listener;
 use crate::server::pending;
 use crate::server::send_queue::ReplyPath;
-use crate::server::worker::{PassOn, Phase, Worker, drained};
+use crate::server::worker::{LAST_QUERIES, PassOn, Phase, Worker, drained};
 use crate::wire::{read_u16, write_u16};
 
 /// Queries of one connection that may wait at once; then it is not read until one is answered.
@@ -50,10 +50,6 @@ const MAX_IN_FLIGHT: usize = 128;
 const QUERIES_PER_TURN: usize = 64;
 /// A turn ends when so many bytes of replies have gathered.
 const OUT_PER_TURN: usize = 64 << 10;
-/// How long a session still takes queries once the server drains: those that were on their way.
-const LAST_QUERIES: Duration = Duration::from_millis(50);
-/// A connection that has been idle for so long gives up its place to a new client.
-const IDLE_WHEN_SCARCE: Duration = Duration::from_secs(1);
 
 /// What all connections of one worker and listener have in common.
 pub struct Shared {
@@ -212,7 +208,9 @@ impl Session {
                         Some(_) => self.take_turn_in_queue(&turn)?,
                         None => self.take_turn(&turn)?,
                     };
-                    turn.end(matches!(turned, Turned::More)).await;
+                    // Within TLS more may have come than was decrypted, and no event tells it.
+                    let more = matches!(turned, Turned::More) || !self.stream.can_move();
+                    turn.end(more).await;
                     if matches!(turned, Turned::Eof) {
                         return self.finish().await.map(|()| None);
                     }

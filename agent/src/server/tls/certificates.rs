@@ -20,12 +20,13 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
+use super::files::{ClientAuth, Files};
 use super::scheme::Scheme;
 use crate::conditions::{Found, Watched, table};
 use crate::detail::Detail;
-use crate::file_watch::FileWatch;
-use crate::plugin::tls::{ClientAuth, Config};
+use crate::file_watch::{FileVersions, FileWatch};
 use crate::upstream::tls::{TlsError, certificates};
 
 /// How often the files are looked at, beside what inotify says.
@@ -35,9 +36,11 @@ const TICKETS: usize = 2;
 
 /// The certificate of one `tls` line.
 pub struct Certificates {
-    config: Config,
+    files: Files,
     scheme: Scheme,
     current: ArcSwap<ServerConfig>,
+    /// The files as they were when they were read.
+    seen: Mutex<FileVersions>,
     /// Why the files as they are cannot be used.
     trouble: Mutex<Option<String>>,
 }
@@ -47,14 +50,11 @@ impl Certificates {
     ///
     /// # Errors
     /// One of them cannot be read, or they do not fit together.
-    pub fn new(config: Config, scheme: Scheme) -> Result<Arc<Self>, TlsError> {
-        let current = ArcSwap::from_pointee(load(&config, scheme)?);
-        Ok(Arc::new(Self { config, scheme, current, trouble: Mutex::default() }))
-    }
-
-    /// Whether it is that of this line.
-    pub fn is_of(&self, config: &Config, scheme: Scheme) -> bool {
-        self.config == *config && self.scheme == scheme
+    pub fn new(files: Files, scheme: Scheme) -> Result<Arc<Self>, TlsError> {
+        // Before they are read, so that no change is missed.
+        let seen = Mutex::new(FileVersions::of(files.paths()));
+        let current = ArcSwap::from_pointee(load(&files, scheme)?);
+        Ok(Arc::new(Self { files, scheme, current, seen, trouble: Mutex::default() }))
     }
 
     /// What the next connection is to be greeted with.
@@ -64,22 +64,26 @@ impl Certificates {
 
     /// Follows the files until it is dropped. To be spawned on the control runtime.
     pub async fn follow(this: Weak<Self>) {
-        let Some(paths) = this.upgrade().map(|this| this.config.files()) else { return };
+        let Some(paths) = this.upgrade().map(|this| this.files.paths()) else { return };
         let mut watch = FileWatch::new(paths, POLL);
         loop {
-            watch.changed().await;
+            // Looked at with each poll, so that the watch ends soon after who wanted it.
             let Some(this) = this.upgrade() else { return };
-            let read = tokio::task::spawn_blocking(move || this.read_again()).await;
+            let read = tokio::task::spawn_blocking(move || this.read_if_changed()).await;
             if let Err(error) = read {
                 tracing::error!(%error, "changes of certificates are no longer noticed");
                 return;
             }
+            watch.due().await;
         }
     }
 
-    fn read_again(&self) {
-        let path = self.config.certificate.display();
-        let trouble = match load(&self.config, self.scheme) {
+    fn read_if_changed(&self) {
+        if !self.seen.lock().unwrap_or_else(PoisonError::into_inner).has_changed() {
+            return;
+        }
+        let path = self.files.certificate.display();
+        let trouble = match load(&self.files, self.scheme) {
             Ok(config) => {
                 self.current.store(Arc::new(config));
                 tracing::info!("the certificate {path} was read again");
@@ -98,6 +102,29 @@ impl Certificates {
     }
 }
 
+/// Those that are in use, so that a reload goes on with them, and with the sessions that clients may resume. One for the process.
+#[derive(Default)]
+pub struct KnownCertificates(Mutex<Vec<Weak<Certificates>>>);
+
+impl KnownCertificates {
+    /// The one of a line: as it is used already, or read from its files and followed from now on.
+    ///
+    /// # Errors
+    /// As [`Certificates::new`].
+    pub fn of(&self, line: &Files, scheme: Scheme) -> Result<Arc<Certificates>, TlsError> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|known| known.strong_count() > 0);
+        let mut used = known.iter().filter_map(Weak::upgrade);
+        if let Some(used) = used.find(|used| used.files == *line && used.scheme == scheme) {
+            return Ok(used);
+        }
+        let read = Certificates::new(line.clone(), scheme)?;
+        Handle::current().spawn(Certificates::follow(Arc::downgrade(&read)));
+        known.push(Arc::downgrade(&read));
+        Ok(read)
+    }
+}
+
 impl Detail for Certificates {
     fn name(&self) -> &str {
         "tls"
@@ -106,7 +133,7 @@ impl Detail for Certificates {
     fn detail(&self) -> Value {
         json!({
             "scheme": self.scheme.name(),
-            "certificate": self.config.certificate,
+            "certificate": self.files.certificate,
             "trouble": *self.trouble(),
         })
     }
@@ -124,18 +151,18 @@ impl Watched for Certificates {
 ///
 /// # Errors
 /// A file cannot be read, or the key is not the certificate's.
-pub fn load(config: &Config, scheme: Scheme) -> Result<ServerConfig, TlsError> {
+pub fn load(files: &Files, scheme: Scheme) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
-    let key = PrivateKeyDer::from_pem_file(&config.key)
-        .map_err(|source| TlsError::File { path: config.key.clone(), source })?;
-    let verifier = verifier(config, &provider)?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|source| TlsError::File { path: files.key.clone(), source })?;
+    let verifier = verifier(files, &provider)?;
     let builder =
         ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let builder = match verifier {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
-    let mut server = builder.with_single_cert(certificates(&config.certificate)?, key)?;
+    let mut server = builder.with_single_cert(certificates(&files.certificate)?, key)?;
     server.alpn_protocols = scheme.protocols();
     // Its own, so that what a client has proven to another listener counts for nothing here.
     server.ticketer = ring::Ticketer::new()?;
@@ -150,12 +177,12 @@ pub fn is_open_to_all(key: &Path) -> bool {
 }
 
 fn verifier(
-    config: &Config,
+    files: &Files,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
     let is_mandatory =
-        matches!(config.client_auth, ClientAuth::Require | ClientAuth::RequireAndVerify);
-    match (config.client_auth, &config.roots) {
+        matches!(files.client_auth, ClientAuth::Require | ClientAuth::RequireAndVerify);
+    match (files.client_auth, &files.roots) {
         (ClientAuth::None, _) => Ok(None),
         (ClientAuth::VerifyIfGiven | ClientAuth::RequireAndVerify, Some(path)) => {
             let mut roots = RootCertStore::empty();

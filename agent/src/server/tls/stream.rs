@@ -227,10 +227,12 @@ impl AsyncRead for TlsStream {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
+            // Asked first, so that the runtime can make way for others, however fast the client sends.
+            if this.readable == 0 {
+                ready!(this.stream.poll_read_ready(context))?;
+            }
             match this.try_read(into.initialize_unfilled()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(this.stream.poll_read_ready(context))?;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => {
                     into.advance(read?);
                     return Poll::Ready(Ok(()));
@@ -248,10 +250,9 @@ impl AsyncWrite for TlsStream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         loop {
+            ready!(this.stream.poll_write_ready(context))?;
             match this.try_write(octets) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(this.stream.poll_write_ready(context))?;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return Poll::Ready(written),
             }
         }
@@ -259,14 +260,14 @@ impl AsyncWrite for TlsStream {
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        loop {
+        while this.has_unsent() {
+            ready!(this.stream.poll_write_ready(context))?;
             match this.send() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(this.stream.poll_write_ready(context))?;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 sent => return Poll::Ready(sent),
             }
         }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
