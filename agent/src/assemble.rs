@@ -69,6 +69,8 @@ pub struct Assembled {
     pub cache: (Arc<cache::Store>, Vec<u64>),
     /// For how many seconds answers may be served after they have expired (`serve_stale`).
     pub stale: u32,
+    /// For how many seconds what has expired may be a last good answer (`stale_on_denial`).
+    pub last_good: u32,
     /// How `/ready` behaves once everything was ready.
     pub monitor: Monitor,
     /// Whether a panic is logged with its stack.
@@ -106,6 +108,7 @@ impl Assembled {
             of_node: SearchList::of_node(),
         });
         shared.stale.store(self.stale, Relaxed);
+        shared.last_good.store(self.last_good, Relaxed);
         shared.stacktrace.store(self.stacktrace, Relaxed);
     }
 
@@ -209,8 +212,9 @@ impl Assembly {
             pages: blocks.iter().flat_map(pages).collect(),
             details: Vec::new(),
             cache: (cache, Vec::new()),
+            stale: stale.map(|stale| stale.seconds).max().unwrap_or(0),
             // From its end an answer waits for a denial, and from that for the time that it is given on.
-            stale: stale.map(|stale| stale.seconds).chain(denials).max().unwrap_or(0),
+            last_good: denials.max().unwrap_or(0),
             monitor: ready.map(|ready| ready.monitor).unwrap_or_default(),
             stacktrace: blocks.iter().flat_map(|b| &b.errors).any(|errors| errors.stacktrace),
             listeners: BTreeMap::new(),

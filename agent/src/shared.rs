@@ -44,6 +44,8 @@ pub struct Shared {
     pub cache: ArcSwap<Store>,
     /// For how many seconds it keeps answers that have expired.
     pub stale: AtomicU32,
+    /// For how many seconds it keeps those that may be last good ones (`stale_on_denial`).
+    pub last_good: AtomicU32,
     /// Which upstreams are down, which loop, and how long each takes.
     pub health_registry: Arc<HealthRegistry>,
     /// What the names of upstreams resolve to.
@@ -80,6 +82,7 @@ impl Shared {
             budget: Arc::default(),
             cache: ArcSwap::from_pointee(Store::new(cache::Config::budget([]))),
             stale: AtomicU32::new(0),
+            last_good: AtomicU32::new(0),
             health_registry: Arc::default(),
             names: Names::default(),
             certificates: KnownCertificates::default(),

@@ -17,7 +17,7 @@ use super::object::Kind;
 /// How long it rests: eight events at a thousand a second, and less than half of what a change may take to be answered.
 const REST: Duration = Duration::from_millis(8);
 /// How long it rests when only the Pods of this node change. What a kubelet tells of a Pod is older than that when it comes.
-const REST_OF_PODS: Duration = Duration::from_millis(64);
+const REST_OF_PODS: Duration = Duration::from_millis(100);
 /// Events that come this soon after a rest come thick.
 const THICK: Duration = Duration::from_millis(2);
 /// After so many events a worker that waits goes first: a fifth of a millisecond's work.

@@ -77,9 +77,12 @@ async fn sweep(shared: Arc<Shared>) {
     loop {
         often.tick().await;
         let store = shared.cache.load_full();
-        let stale = shared.stale.load(Relaxed);
+        let (stale, last_good) = (shared.stale.load(Relaxed), shared.last_good.load(Relaxed));
         // It walks every entry: not on a thread that others wait for.
-        let _ = tokio::task::spawn_blocking(move || store.sweep(CoarseInstant::now(), stale)).await;
+        let _ = tokio::task::spawn_blocking(move || {
+            store.sweep(CoarseInstant::now(), stale, last_good)
+        })
+        .await;
     }
 }
 

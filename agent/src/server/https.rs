@@ -55,8 +55,10 @@ const BUFFER: usize = 16 << 10;
 const WINDOW: u32 = 32 << 10;
 /// What HTTP takes of a connection beside TLS, charged to the client's budget: either of these two, and what it notes.
 const CONNECTION: usize = 64 << 10;
-/// How long a connection that is to end may still take its time.
+/// How long a connection that is to end, and has nothing to do, may still take its time.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// The same where a new client waits for its place, which it does for a tenth of a second.
+const HURRIED: Duration = Duration::from_millis(40);
 
 /// One connection.
 struct Connection {
@@ -119,11 +121,11 @@ async fn run(
     });
     let mut served = pin!(http.serve_connection(TokioIo::new(stream), service));
     let shared = Arc::clone(&connection.shared);
-    // Until when it may say goodbye.
-    let mut ending: Option<Instant> = None;
+    // Since it is to end: until when it may say goodbye, and until when a query that came before may be answered.
+    let mut ending: Option<(Instant, Instant)> = None;
     loop {
         let left = connection.patience();
-        let left = ending.map_or(left, |end| end.saturating_duration_since(Instant::now()));
+        let left = ending.map_or(left, |(end, _)| end.saturating_duration_since(Instant::now()));
         let ends = tokio::select! {
             ended = served.as_mut() => {
                 if let Err(error) = ended {
@@ -132,9 +134,16 @@ async fn run(
                 return;
             }
             () = tokio::time::sleep(left) => {
+                if let Some((end, last)) = &mut ending {
+                    if connection.is_idle() || end >= last {
+                        return;
+                    }
+                    *end = *last;
+                    continue;
+                }
                 let is_over = connection.patience().is_zero();
                 // An answer that is not taken cannot be waited for.
-                if ending.is_some() || is_over && connection.sending.load(Relaxed) > 0 {
+                if is_over && connection.sending.load(Relaxed) > 0 {
                     return;
                 }
                 is_over.then_some(GOODBYE)
@@ -148,11 +157,12 @@ async fn run(
                 if gives_up {
                     shared.connections.count_refused();
                 }
-                gives_up.then_some(GOODBYE)
+                gives_up.then_some(HURRIED)
             }
         };
         if let Some(time) = ends {
-            ending = Some(Instant::now() + time);
+            let now = Instant::now();
+            ending = Some((now + time, now + DRAIN));
             served.as_mut().graceful_shutdown();
         }
     }

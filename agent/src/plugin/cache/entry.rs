@@ -142,7 +142,7 @@ pub struct Entry {
     // live as big-endian u16: one allocation for all that varies in length.
     data: Box<[u8]>,
     stored: CoarseInstant,
-    /// Since when its question has been answered without a break.
+    /// Since when its question has been answered so without a break.
     good_since: CoarseInstant,
     lifetime: u32,
     message_len: u16,
@@ -345,9 +345,9 @@ impl Entry {
         self.asked.load(Relaxed)
     }
 
-    /// Takes over what is known by the entry that this one replaces.
-    pub fn inherit(&mut self, older: &Self) {
-        if (self.kind, older.kind) == (Kind::Success, Kind::Success) {
+    /// Takes over what is known by the entry that this one replaces; `without_a_break`: the one follows closely on the other.
+    pub fn inherit(&mut self, older: &Self, without_a_break: bool) {
+        if without_a_break && self.kind == older.kind {
             self.good_since = older.good_since;
         }
         self.set_asked(older.asked());
@@ -359,7 +359,7 @@ impl Entry {
         self.asked.store(asked, Relaxed);
     }
 
-    /// Since when its question has been answered without a break.
+    /// Since when its question has been answered so without a break.
     pub fn good_since(&self) -> CoarseInstant {
         self.good_since
     }
@@ -368,6 +368,11 @@ impl Entry {
     pub fn denied_since(&self) -> Option<CoarseInstant> {
         let seconds = self.denied.load(Relaxed).checked_sub(1)?;
         Some(self.stored.plus_millis(u64::from(seconds) * 1_000))
+    }
+
+    /// When its lifetime is over.
+    pub fn end(&self) -> CoarseInstant {
+        self.stored.plus_millis(u64::from(self.lifetime) * 1_000)
     }
 
     /// Notes that upstreams deny it now. The first time counts.

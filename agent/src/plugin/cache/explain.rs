@@ -55,7 +55,7 @@ impl Cache {
         } else {
             let ended = age.saturating_sub(entry.lifetime());
             let stale = match self.stale_for(&entry, now) {
-                Some(_) if entry.denied_since().is_some() => {
+                Some(_) if self.denied(&entry, now).is_some() => {
                     "; upstreams deny it, and it is given yet (stale_on_denial)"
                 }
                 Some(_) if step == Step::Wait => "; it may still be served if upstreams fail",

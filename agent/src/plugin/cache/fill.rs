@@ -34,6 +34,10 @@ impl Cache {
                 self.stats.drops.fetch_add(1, Relaxed);
                 return answer;
             }
+            Err(Refusal::Unwanted(kind)) => {
+                let instead = self.instead_of_denial(question, old, kind, (self.now)());
+                return instead.unwrap_or(answer);
+            }
             Err(_) => return answer,
         };
         bound(&mut answer, kind, lifetime);
@@ -71,7 +75,7 @@ impl Cache {
             return answer;
         }
         if let Some(old) = old {
-            entry.inherit(old);
+            entry.inherit(old, self.ended_lately(old, now));
             old.set_replaced();
         }
         self.store.insert(question.hash, Arc::new(entry));

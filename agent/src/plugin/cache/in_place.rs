@@ -1,5 +1,6 @@
 //! Misses that are resolved without a task: their flight, and its end.
 
+use super::entry::Entry;
 use super::single_flight::FlightGuard;
 use super::{Cache, Question};
 use crate::chain::MissFlight;
@@ -15,7 +16,13 @@ impl Cache {
             return None;
         }
         let hash = self.store.hash(&self.stats, &key);
-        if self.may_have_old() && self.find(hash, &key).is_some() {
+        let now = request.origin.received;
+        let matters = |entry: &Entry| {
+            entry.is_fresh(now)
+                || self.stale_for(entry, now).is_some()
+                || self.may_be_last_good(entry)
+        };
+        if self.may_have_old() && self.find(hash, &key).is_some_and(|entry| matters(&entry)) {
             return None;
         }
         let flights = self.store.flights();

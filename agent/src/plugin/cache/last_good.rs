@@ -96,15 +96,32 @@ impl Cache {
         })
     }
 
-    /// Whether an entry that has ended is still wanted: for its age, and in case that its question is denied.
+    /// Whether an entry that has ended is still wanted: for its age, and in case that its question is denied. That a name has no
+    /// records of a type is good, too: a client that asks for A and AAAA takes NXDOMAIN for either as the end of both.
     pub(super) fn may_be_last_good(&self, entry: &Entry) -> bool {
         let config = self.config.last_good.as_ref();
-        entry.kind() == Kind::Success && config.is_some_and(|config| config.covers(entry.name()))
+        let is_good = matches!(entry.kind(), Kind::Success | Kind::NoData);
+        is_good && config.is_some_and(|config| config.covers(entry.name()))
     }
 
-    fn was_good_for_long(&self, entry: &Entry, now: CoarseInstant) -> bool {
-        let age = entry.denied_since().unwrap_or(now).seconds_since(entry.good_since());
-        self.may_be_last_good(entry)
+    /// Whether an entry has ended so lately that the next answer follows on it without a break.
+    pub(super) fn ended_lately(&self, entry: &Entry, now: CoarseInstant) -> bool {
+        let config = self.config.last_good.as_ref();
+        config.is_some_and(|config| entry.is_stale_within(now, config.seconds))
+    }
+
+    /// Whether a denial of this kind is not to be believed yet.
+    fn was_good_for_long(&self, entry: &Entry, denial: Kind, now: CoarseInstant) -> bool {
+        let says_less = match denial {
+            Kind::NxDomain => true,
+            Kind::NoData => entry.kind() == Kind::Success,
+            Kind::Success | Kind::Failure => false,
+        };
+        let denied = entry.denied_since().unwrap_or(now);
+        let age = denied.min(entry.end()).seconds_since(entry.good_since());
+        says_less
+            && self.may_be_last_good(entry)
+            && self.ended_lately(entry, denied)
             && self.config.last_good.as_ref().is_some_and(|config| age >= config.after)
     }
 
@@ -116,8 +133,7 @@ impl Cache {
         kind: Kind,
         now: CoarseInstant,
     ) -> Option<Answer> {
-        let is_denial = matches!(kind, Kind::NxDomain | Kind::NoData);
-        let old = old.filter(|old| is_denial && self.was_good_for_long(old, now))?;
+        let old = old.filter(|old| self.was_good_for_long(old, kind, now))?;
         old.set_denied(now);
         let rules = self.denied(old, now)?;
         self.stats.overruled.fetch_add(1, Relaxed);

@@ -67,9 +67,11 @@ const CLAIM: u32 = 10;
 const PREFETCH_RECHECK: u32 = 5;
 
 /// The identity of a server block for [`Cache::new`]: a hash of its zones and of every directive that has to do with its
-/// answers, the same in every process. Blocks that say the same share their entries.
+/// answers, the same in every process. Blocks that say the same share their entries. What is kept does not depend on
+/// `stale_on_denial`, which is written while upstreams deny what is kept.
 pub fn block_id(block: &ServerBlock) -> u64 {
     let shows = |name| table::find(name).is_none_or(|entry| entry.effect != Effect::Operations);
+    let shows = |name| name != "stale_on_denial" && shows(name);
     let answering = block.directives.iter().filter(|directive| shows(directive.name.as_str()));
     let (directives, at) = (answering.cloned().collect(), block.at.clone());
     let mut text = corefile::ServerBlock { keys: Vec::new(), directives, at }.to_string();
@@ -185,7 +187,7 @@ impl Cache {
     }
 
     fn write_stale(&self, entry: &Entry, stale: &Stale, reply: &mut Reply<'_>) -> Outcome {
-        if entry.denied_since().is_some() {
+        if self.denied(entry, (self.now)()).is_some() {
             reply.extended_error(ede::STALE_ANSWER, last_good::TOLD);
         } else {
             reply.push_options(match entry.rcode() {

@@ -32,8 +32,8 @@ pub enum Refusal {
     Rcode,
     /// A referral to other name servers: it is no answer to the question.
     Referral,
-    /// The configuration does not want it.
-    Unwanted,
+    /// The configuration does not want what it says to be kept.
+    Unwanted(Kind),
 }
 
 /// Decides about an answer to `key`.
@@ -63,7 +63,7 @@ pub fn judge(
     }
     let side = if kind.is_denial() { &config.denial } else { &config.success };
     if side.is_disabled(key.name) {
-        return Err(Refusal::Unwanted);
+        return Err(Refusal::Unwanted(kind));
     }
     let least = layout.records.iter().map(|record| lives(message, record, kind)).min();
     // RFC 2308 section 5 would not keep a denial without an SOA, whatever else is in it, as nothing says how long it
@@ -72,14 +72,14 @@ pub fn judge(
     let least = if unbounded { least.unwrap_or(FLOOR).min(FLOOR) } else { least.unwrap_or(FLOOR) };
     let seconds = least.max(side.floor).min(side.cap);
     if seconds == 0 {
-        return Err(Refusal::Unwanted);
+        return Err(Refusal::Unwanted(kind));
     }
     Ok((kind, Lifetime { seconds, floor: side.floor.min(side.cap), cap: side.cap }))
 }
 
 fn failure(config: &Config, key: &Key<'_>) -> Result<(Kind, Lifetime), Refusal> {
     if config.servfail.is_zero() || config.denial.is_disabled(key.name) {
-        return Err(Refusal::Unwanted);
+        return Err(Refusal::Unwanted(Kind::Failure));
     }
     let seconds = (config.servfail.as_millis().div_ceil(1_000) as u32).max(1);
     Ok((Kind::Failure, Lifetime { seconds, floor: 0, cap: seconds }))

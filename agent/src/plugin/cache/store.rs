@@ -246,15 +246,20 @@ impl Store {
         self.remove_if(|entry| !blocks.contains(&entry.stats().block));
     }
 
-    /// Removes what was stale for longer than `stale` seconds and serves nobody any more. For a task that runs now and
+    /// Removes what was stale for longer than `stale` seconds, what may be a last good answer for longer than `last_good`, and
+    /// serves nobody any more. For a task that runs now and
     /// then: without it such entries stay until their room is wanted.
-    pub fn sweep(&self, now: CoarseInstant, stale: u32) -> usize {
+    pub fn sweep(&self, now: CoarseInstant, stale: u32, last_good: u32) -> usize {
         let mut removed = 0;
         let _one_at_a_time = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
         self.membership.begin_rebuild();
         for (hash, entry) in &**self.cache.load() {
             // A failure is of no use after its end, whatever the stale time is.
-            let stale = if entry.kind() == Kind::Failure { 0 } else { stale };
+            let stale = match entry.kind() {
+                Kind::Failure => 0,
+                Kind::NxDomain => stale,
+                Kind::Success | Kind::NoData => stale.max(last_good),
+            };
             if entry.is_stale_within(now, stale) {
                 self.membership.insert(*hash);
                 entry.age();

@@ -92,10 +92,15 @@ impl AllEncrypted {
         open.retain(|address, old| {
             let stays = wanted.get(address).map(|new| new.scheme) == old.scheme();
             if !stays {
-                if !wanted.contains_key(address) {
-                    source.forget(&[SocketKind::Tls], *address);
-                }
-                old.phase.send_replace(ending.clone());
+                // With another scheme the same socket goes on, with all that waits in it.
+                let ending = match wanted.contains_key(address) {
+                    true => Phase::HandedOver(Arc::new(|_, _| {})),
+                    false => {
+                        source.forget(&[SocketKind::Tls], *address);
+                        ending.clone()
+                    }
+                };
+                old.phase.send_replace(ending);
             }
             stays
         });

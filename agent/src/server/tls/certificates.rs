@@ -79,10 +79,13 @@ impl Certificates {
     }
 
     fn read_if_changed(&self) {
-        if !self.seen.lock().unwrap_or_else(PoisonError::into_inner).has_changed() {
+        let has_changed = self.seen.lock().unwrap_or_else(PoisonError::into_inner).has_changed();
+        // What has failed may have failed for a moment only.
+        if !has_changed && self.trouble().is_none() {
             return;
         }
         let path = self.files.certificate.display();
+        let before = self.trouble().clone();
         let trouble = match load(&self.files, self.scheme) {
             Ok(config) => {
                 self.current.store(Arc::new(config));
@@ -90,8 +93,11 @@ impl Certificates {
                 None
             }
             Err(error) => {
-                tracing::warn!(%error, "the certificate {path} is used as it was before");
-                Some(error.to_string())
+                let error = error.to_string();
+                if before.as_ref() != Some(&error) {
+                    tracing::warn!(error, "the certificate {path} is used as it was before");
+                }
+                Some(error)
             }
         };
         *self.trouble() = trouble;
@@ -112,16 +118,25 @@ impl KnownCertificates {
     /// # Errors
     /// As [`Certificates::new`].
     pub fn of(&self, line: &Files, scheme: Scheme) -> Result<Arc<Certificates>, TlsError> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|known| known.strong_count() > 0);
-        let mut used = known.iter().filter_map(Weak::upgrade);
-        if let Some(used) = used.find(|used| used.files == *line && used.scheme == scheme) {
+        if let Some(used) = self.used(line, scheme) {
+            used.read_if_changed();
             return Ok(used);
         }
         let read = Certificates::new(line.clone(), scheme)?;
         Handle::current().spawn(Certificates::follow(Arc::downgrade(&read)));
-        known.push(Arc::downgrade(&read));
+        self.lock().push(Arc::downgrade(&read));
         Ok(read)
+    }
+
+    fn used(&self, line: &Files, scheme: Scheme) -> Option<Arc<Certificates>> {
+        let mut known = self.lock();
+        known.retain(|known| known.strong_count() > 0);
+        let mut used = known.iter().filter_map(Weak::upgrade);
+        used.find(|used| used.files == *line && used.scheme == scheme)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Certificates>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
