@@ -1,6 +1,6 @@
 //! From what the Corefile means to what runs: handlers, chains, and the addresses that they listen on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -32,7 +32,7 @@ use crate::search_list::SearchList;
 use crate::server::Dispatch;
 use crate::server::handshake::Encrypted;
 use crate::server::tls::Scheme;
-use crate::server::tls::certificates::Certificates;
+use crate::server::tls::certificates::{Certificates, Unserved};
 use crate::shared::Shared;
 use crate::upstream::OwnAddresses;
 use crate::wire::Name;
@@ -185,6 +185,8 @@ struct Assembly {
     /// How those are reached that are encrypted. No address is reached in two ways.
     encryption: BTreeMap<SocketAddr, (Scheme, Arc<Certificates>)>,
     transports: BTreeMap<SocketAddr, Transport>,
+    /// Those that are encrypted and have no certificate.
+    unserved: BTreeSet<SocketAddr>,
     certificates: Vec<Arc<Certificates>>,
     timeouts: BTreeMap<SocketAddr, Timeouts>,
     /// The labels `server` and `view` of each chain with a cache, for the cache's metrics.
@@ -229,6 +231,7 @@ impl Assembly {
             by_address: BTreeMap::new(),
             encryption: BTreeMap::new(),
             transports: BTreeMap::new(),
+            unserved: BTreeSet::new(),
             certificates: Vec::new(),
             timeouts: BTreeMap::new(),
             caches: Vec::new(),
@@ -339,7 +342,17 @@ impl Assembly {
         let Some(line) = line.filter(|_| !self.encryption.contains_key(&address)) else {
             return Ok(());
         };
-        let certificates = shared.certificates.of(line, scheme).context("tls")?;
+        let certificates = match shared.certificates.of(line, scheme) {
+            Ok(certificates) => certificates,
+            // A plan refuses this, but that of a configuration that has run here: its other listeners are to be served.
+            Err(error) => {
+                let at = format!("{}://{address}", scheme.name());
+                tracing::error!(%error, "{at} is not served");
+                self.done.details.push(Unserved::new(&at, &error));
+                self.unserved.insert(address);
+                return Ok(());
+            }
+        };
         if !self.certificates.iter().any(|known| Arc::ptr_eq(known, &certificates)) {
             self.done.details.push(Arc::clone(&certificates) as _);
             self.certificates.push(Arc::clone(&certificates));
@@ -383,6 +396,7 @@ impl Assembly {
         self.caches.dedup_by_key(|(labels, cache)| (labels.clone(), cache.stats().block));
         let store = Arc::clone(&self.done.cache.0);
         self.done.sources.push(Arc::new(cache::CacheMetrics::new(store, self.caches)));
+        self.by_address.retain(|address, _| !self.unserved.contains(address));
         for (address, chains) in self.by_address {
             let timeouts = self.timeouts.get(&address).copied().unwrap_or_default();
             let dispatch = Dispatch::new(chains).with_timeouts(timeouts);

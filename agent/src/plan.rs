@@ -90,6 +90,8 @@ pub struct Machine<'a> {
     pub link: Option<&'a LinkName>,
     /// The addresses that it gives that interface.
     pub addresses: &'a [IpAddr],
+    /// A configuration that ran here before is used again: it is not to fail for a certificate that has become unreadable.
+    pub has_run: bool,
     /// Whether it is this one. If it may be another one, an address that is not here is no error.
     pub is_here: bool,
 }
@@ -132,7 +134,7 @@ fn check_machine(block: &Block, machine: &Machine<'_>, diagnostics: &mut Diagnos
         let what = error.to_string();
         let help = "name a certificate and its key, as PEM, that can be read";
         let is_elsewhere = !machine.is_here && config.paths().iter().any(|path| !path.exists());
-        let said = match is_elsewhere {
+        let said = match is_elsewhere || machine.has_run {
             true => Diagnostic::warning(line.at().clone(), what),
             false => Diagnostic::error(line.at().clone(), what),
         };

@@ -234,7 +234,10 @@ fn certificates_are_read_again_without_an_end_of_connections() {
     assert_eq!(addresses(&old.ask(&question("one.example.")).unwrap()), ["10.0.0.1"]);
 
     world.nodens.write_file("cert.pem", "no certificate");
-    let ready = || world.nodens.get(world.nodens.ports().ready, "/ready?verbose").unwrap().body;
+    let ready = || {
+        let page = world.nodens.get(world.nodens.ports().ready, "/ready?verbose");
+        page.map_or(String::new(), |page| page.body)
+    };
     wait_for("the condition", SOON, || ready().contains("certificate_unreadable"));
     assert!(ready().contains("there is no certificate in it"), "{}", ready());
     assert_eq!(world.connect().certificate(), second);
@@ -258,6 +261,15 @@ fn certificates_are_read_again_without_an_end_of_connections() {
         connection.ask(&question("one.example.")).ok()
     };
     wait_for("an answer after a crash", SOON, || asked(&world).is_some());
+    // A crash while the key is missing takes the encrypted listeners only.
+    let key = std::fs::read_to_string(world.nodens.folder().join("key.pem")).unwrap();
+    std::fs::remove_file(world.nodens.folder().join("key.pem")).unwrap();
+    world.nodens.signal_server(Signal::SIGKILL);
+    let plainly = || world.nodens.client().ask("one.example.", RecordType::A).is_ok();
+    wait_for("plain DNS", SOON, || ready().contains("is not served") && plainly());
+    world.nodens.write_file("key.pem", &key);
+    wait_for("a reload", SOON, || run(&["reload", "--socket", &socket]).0.success());
+    wait_for("an answer over TLS", SOON, || asked(&world).is_some());
     let plain = corefile.replace(&format!(" tls://.:{}", world.nodens.ports().dns2), "");
     world.nodens.write_corefile(&plain);
     // Clients have used it, so that it has to be meant.

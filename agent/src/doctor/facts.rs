@@ -488,9 +488,10 @@ fn zone_of(block: &Block, from: &[Name]) -> String {
     narrow.and_then(|zones| Some(zones.first()?.to_string())).unwrap_or_else(|| ".".to_owned())
 }
 
-/// Where a block listens, as far as that can be told without its interfaces.
+/// Where a block listens for plain DNS, as far as that can be told without its interfaces.
 fn addresses(block: &Block) -> Vec<SocketAddr> {
     let ips = bind::resolve(&block.bind).unwrap_or_default();
-    let zones = &block.written.zones;
-    ips.iter().flat_map(|ip| zones.iter().map(|zone| SocketAddr::new(*ip, zone.port))).collect()
+    let zones = block.written.zones.iter().filter(|zone| !zone.transport.is_encrypted());
+    let ports: Vec<u16> = zones.map(|zone| zone.port).collect();
+    ips.iter().flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port))).collect()
 }

@@ -217,7 +217,12 @@ pub fn pages(args: &Serve) -> Option<(ListenAddress, Pages)> {
 /// The machine as the start leaves it, by the flags: with an interface, if they say so.
 pub fn machine(flags: &NodeFlags, is_here: bool) -> Machine<'_> {
     if flags.setupinterface && !flags.localip.is_empty() {
-        Machine { link: Some(&flags.interfacename), addresses: &flags.localip, is_here }
+        Machine {
+            link: Some(&flags.interfacename),
+            addresses: &flags.localip,
+            has_run: false,
+            is_here,
+        }
     } else {
         Machine { is_here, ..Machine::default() }
     }

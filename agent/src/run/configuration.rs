@@ -69,9 +69,21 @@ pub(super) fn load(args: &Serve, origin: &Origin) -> Plan {
 
 /// Checks a configuration for this machine. Addresses of which there are sockets may be missing on it at the moment.
 fn plan(args: &Serve, file: File, diagnostics: Diagnostics, sockets: &[IpAddr]) -> Plan {
+    plan_of(args, file, diagnostics, sockets, false)
+}
+
+/// `has_run`: it is one that ran here before.
+fn plan_of(
+    args: &Serve,
+    file: File,
+    diagnostics: Diagnostics,
+    sockets: &[IpAddr],
+    has_run: bool,
+) -> Plan {
     let machine = node::machine(&args.node, true);
     let addresses = [machine.addresses, sockets].concat();
-    Plan::new(file, diagnostics, args.dns_port, &Machine { addresses: &addresses, ..machine })
+    let machine = Machine { addresses: &addresses, has_run, ..machine };
+    Plan::new(file, diagnostics, args.dns_port, &machine)
 }
 
 /// With what the start begins; the second is the kept configuration if that is it, and the file is still to be read.
@@ -90,7 +102,7 @@ pub(super) fn choose(
     if !is_broken && reload::hash(&file) == on_disk.hash() {
         return (on_disk, None);
     }
-    let as_it_ran = plan(args, file.clone(), Diagnostics::default(), &sockets);
+    let as_it_ran = plan_of(args, file.clone(), Diagnostics::default(), &sockets, true);
     let path = origin.path().display();
     if as_it_ran.diagnostics.has_errors() {
         let why = as_it_ran.diagnostics.summary();

@@ -211,26 +211,26 @@ impl Connection {
 
     /// The message that a request carries.
     async fn query(&self, request: Request<Incoming>) -> Result<Query, StatusCode> {
-        if request.uri().path() != PATH {
-            return Err(StatusCode::NOT_FOUND);
-        }
-        let ip = self.client.ip();
-        let charged = self.shared.connections.bytes(ip, 0);
+        let (parts, body) = request.into_parts();
+        let charged = self.shared.connections.bytes(self.client.ip(), 0);
         let mut query =
             Query { octets: Vec::new(), permit: charged.ok_or(StatusCode::TOO_MANY_REQUESTS)? };
-        match *request.method() {
+        let refused = match parts.method {
+            _ if parts.uri.path() != PATH => Some(StatusCode::NOT_FOUND),
             Method::GET => {
-                query.push(&of_uri(request.uri()).ok_or(StatusCode::BAD_REQUEST)?)?;
+                query.push(&of_uri(&parts.uri).ok_or(StatusCode::BAD_REQUEST)?)?;
+                return Ok(query);
             }
-            Method::POST if is_message(request.headers()) => {
-                let body = query.read(request.into_body());
-                let read = timeout(self.timeouts().read, body).await;
-                read.map_err(|_| StatusCode::REQUEST_TIMEOUT)??;
-            }
-            Method::POST => return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
-            _ => return Err(StatusCode::METHOD_NOT_ALLOWED),
+            Method::POST if is_message(&parts.headers) => None,
+            Method::POST => Some(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            _ => Some(StatusCode::METHOD_NOT_ALLOWED),
+        };
+        // Also of one that is refused: some clients take the end of a request that was not read for that of its response.
+        let read = timeout(self.timeouts().read, query.read(body)).await;
+        match refused {
+            Some(status) => Err(status),
+            None => read.map_err(|_| StatusCode::REQUEST_TIMEOUT)?.map(|()| query),
         }
-        Ok(query)
     }
 
     /// Runs on the worker's thread, as all of this does.

@@ -68,6 +68,9 @@ impl Page {
             ),
         );
         self.line("addresses", &words(&status["addresses"]));
+        if status["encrypted"].as_array().is_some_and(|encrypted| !encrypted.is_empty()) {
+            self.line("encrypted", &words(&status["encrypted"]));
+        }
         let ready =
             if status["ready"] == true { "yes".to_owned() } else { words(&status["waiting"]) };
         self.line("ready", &ready);

@@ -88,10 +88,11 @@ impl Cache {
     pub(super) fn denied(&self, entry: &Entry, now: CoarseInstant) -> Option<Stale> {
         let config = self.config.last_good.as_ref()?;
         let since = entry.denied_since()?;
-        (now.seconds_since(since) < config.seconds).then_some(Stale {
+        let left = config.seconds.saturating_sub(now.seconds_since(since));
+        (left > 0).then_some(Stale {
             seconds: config.seconds,
             refresh: Refresh::Verify(CLIENT_WAIT),
-            ttl: STALE_TTL,
+            ttl: STALE_TTL.min(left),
             recheck: RECHECK,
         })
     }

@@ -6,6 +6,7 @@
 //!            store          moka, shared by all workers, with one budget in bytes
 //! join_miss  single_flight  queries for a question that is being resolved wait for its answer
 //! complete   rules          what may be cached, and for how long (RFC 2308, 8767, 9520)
+//!            last_good      what was good for long is not given up for a denial at once
 //!            fill           times to live are bounded here, once, for all that use the answer
 //!            doorkeeper     a full cache admits an answer when it is queried for the second time
 //! ```

@@ -140,6 +140,32 @@ impl KnownCertificates {
     }
 }
 
+/// A listener that is not served, since its certificate cannot be read.
+pub struct Unserved(String);
+
+impl Unserved {
+    /// The one at this address, and why.
+    pub fn new(at: &str, error: &TlsError) -> Arc<Self> {
+        Arc::new(Self(format!("{at} is not served: {error}")))
+    }
+}
+
+impl Detail for Unserved {
+    fn name(&self) -> &str {
+        "tls"
+    }
+
+    fn detail(&self) -> Value {
+        json!({ "trouble": self.0 })
+    }
+}
+
+impl Watched for Unserved {
+    fn look(&self, found: &mut Found) {
+        found.add(&table::CERTIFICATE_UNREADABLE, self.0.as_str());
+    }
+}
+
 impl Detail for Certificates {
     fn name(&self) -> &str {
         "tls"
