@@ -13,7 +13,7 @@ pub enum End<'a> {
     Unknown,
 }
 
-/// What would save the queries in vain of a look-up of `written`, by a Pod with `ndots`, or by who is no Pod
+/// What would save the wasted queries of a look-up of `written`, by a Pod with `ndots`, or by a client that is none
 /// (`None`); each by itself is enough. `has_autopath`: `autopath` is configured already.
 pub fn ways(written: &str, end: End<'_>, ndots: Option<u8>, has_autopath: bool) -> Vec<String> {
     let dots = written.matches('.').count();

@@ -60,7 +60,7 @@ impl SocketSource {
     pub fn tls(&self, address: SocketAddr) -> Result<OwnedFd, BindError> {
         let name = SocketName { kind: SocketKind::Tls, address, number: 0 };
         if let Some(held) = self.lock().get(&name) {
-            // It goes on with another scheme.
+            // It is used further, with another scheme.
             let failed = |source| BindError { address, transport: "tls", source };
             return held.try_clone().map_err(failed);
         }

@@ -187,8 +187,14 @@ impl Cache {
         self.write(entry, reply, ttl, first).with_cache(cache)
     }
 
-    fn write_stale(&self, entry: &Entry, stale: &Stale, reply: &mut Reply<'_>) -> Outcome {
-        if self.denied(entry, (self.now)()).is_some() {
+    fn write_stale(
+        &self,
+        entry: &Entry,
+        stale: &Stale,
+        now: CoarseInstant,
+        reply: &mut Reply<'_>,
+    ) -> Outcome {
+        if self.denied(entry, now).is_some() {
             reply.extended_error(ede::STALE_ANSWER, last_good::TOLD);
         } else {
             reply.push_options(match entry.rcode() {
@@ -209,7 +215,7 @@ impl Cache {
     }
 
     fn stale_answer(&self, entry: &Entry, stale: &Stale, view: &Request<'_>) -> Answer {
-        Answer::stored(view, |reply| self.write_stale(entry, stale, reply))
+        Answer::stored(view, |reply| self.write_stale(entry, stale, view.origin.received, reply))
     }
 
     /// Answers from an entry after its end, with or after an attempt to refresh it (RFC 8767 section 5).
@@ -367,7 +373,7 @@ impl Cache {
             }
             if let Some(stale) = self.stale_for(&entry, now) {
                 return match entry.is_deferred(now) {
-                    true => Step::Done(self.write_stale(&entry, &stale, reply)),
+                    true => Step::Done(self.write_stale(&entry, &stale, now, reply)),
                     false => Step::Wait,
                 };
             }

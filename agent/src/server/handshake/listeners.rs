@@ -92,7 +92,7 @@ impl AllEncrypted {
         open.retain(|address, old| {
             let stays = wanted.get(address).map(|new| new.scheme) == old.scheme();
             if !stays {
-                // With another scheme the same socket goes on, with all that waits in it.
+                // With another scheme the same socket stays open, with all that waits in it.
                 let ending = match wanted.contains_key(address) {
                     true => Phase::HandedOver(Arc::new(|_, _| {})),
                     false => {

@@ -108,7 +108,7 @@ impl Certificates {
     }
 }
 
-/// Those that are in use, so that a reload goes on with them, and with the sessions that clients may resume. One for the process.
+/// Those that are in use, so that a reload keeps them, and the sessions that clients may resume. One for the process.
 #[derive(Default)]
 pub struct KnownCertificates(Mutex<Vec<Weak<Certificates>>>);
 

@@ -10,7 +10,7 @@ pub enum ClientAuth {
     None,
     /// One is asked for, and not looked at.
     Request,
-    /// There has to be one, whoever has signed it.
+    /// There has to be one, by any signer.
     Require,
     /// If there is one, one of the authorities has to have signed it.
     VerifyIfGiven,

@@ -65,11 +65,6 @@ impl TlsStream {
         Ok(accepted)
     }
 
-    /// The protocol that was agreed upon (ALPN).
-    pub fn protocol(&self) -> Option<&[u8]> {
-        self.tls.alpn_protocol()
-    }
-
     /// True if the handshake continued an earlier session.
     pub fn is_resumed(&self) -> bool {
         self.tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
@@ -188,11 +183,6 @@ impl Parked {
     pub fn resume(self) -> io::Result<TlsStream> {
         let Self { stream, tls, readable, permit } = self;
         Ok(TlsStream { stream: TcpStream::from_std(stream)?, tls, readable, permit })
-    }
-
-    /// The protocol that was agreed upon (ALPN).
-    pub fn protocol(&self) -> Option<&[u8]> {
-        self.tls.alpn_protocol()
     }
 }
 
